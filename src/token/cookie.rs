@@ -1,0 +1,57 @@
+//! Finds one cookie among all that a client sent ([RFC 6265, section 5.4]), without building a jar.
+//!
+//! [RFC 6265, section 5.4]: https://www.rfc-editor.org/rfc/rfc6265#section-5.4
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use percent_encoding::percent_decode;
+
+use super::{SessionToken, TokenError};
+
+/// Looks through every `Cookie` header, since HTTP/2 may split the cookies over several.
+pub(super) fn find(
+    headers: &HeaderMap,
+    name: &str,
+    percent: bool,
+    max_len: usize,
+) -> Result<Option<SessionToken>, TokenError> {
+    let mut found: Option<&[u8]> = None;
+    let pairs = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    for pair in pairs {
+        let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
+            continue;
+        };
+        if pair[..equals].trim_ascii() != name.as_bytes() {
+            continue;
+        }
+        let value = unquoted(pair[equals + 1..].trim_ascii());
+        // Which of two values counts is decided by paths that the server never sees.
+        if found.is_some_and(|earlier| earlier != value) {
+            return Err(TokenError::Repeated);
+        }
+        found = Some(value);
+    }
+    let Some(value) = found else {
+        return Ok(None);
+    };
+    // Three bytes for one is the most that percent-encoding takes.
+    if value.len() > max_len.saturating_mul(if percent { 3 } else { 1 }) {
+        return Err(TokenError::TooLong);
+    }
+    let token = if percent && value.contains(&b'%') {
+        Bytes::from_iter(percent_decode(value))
+    } else {
+        Bytes::copy_from_slice(value)
+    };
+    SessionToken::parse(token).map(Some)
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
+}
