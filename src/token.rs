@@ -332,7 +332,7 @@ fn only<'a>(
     Ok(first)
 }
 
-/// The token that starts behind `from`, white space around it apart. Shares the header's bytes.
+/// The token that starts behind `from`, white space around it apart.
 fn from_header(
     value: &HeaderValue,
     from: usize,
@@ -349,7 +349,7 @@ fn from_header(
     if bytes[start..end].contains(&b',') {
         return Err(TokenError::List);
     }
-    SessionToken::parse(Bytes::from(value.clone()).slice(start..end))
+    SessionToken::parse(Bytes::copy_from_slice(&bytes[start..end]))
 }
 
 fn mark(headers: &mut HeaderMap, name: &HeaderName) {
