@@ -1,0 +1,82 @@
+//! Counts that tell an operator what the cache does; read by [`SessionCache::stats`].
+//!
+//! [`SessionCache::stats`]: super::SessionCache::stats
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// What a cache has done since it was built, and what it holds. All counts start at zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Requests answered from the cache.
+    pub hits: u64,
+    /// Lookups that found nothing usable.
+    pub misses: u64,
+    /// Validations begun.
+    pub validations: u64,
+    /// Requests that waited for a validation which another one had begun.
+    pub joined: u64,
+    /// Validations that the identity provider refused.
+    pub refused: u64,
+    /// Validations that nobody could decide.
+    pub unavailable: u64,
+    /// Validations whose answer was stored.
+    pub stored: u64,
+    /// Validations that a revocation overtook, so that the provider was asked again.
+    pub overtaken: u64,
+    /// Calls of `invalidate_token`, `revoke_token` and `invalidate_user`.
+    pub revocations: u64,
+    /// Sessions in memory now, some of them perhaps ended.
+    pub entries: u64,
+    /// Revoked tokens remembered now.
+    pub verdicts: u64,
+    /// Validations in flight now.
+    pub in_flight: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) validations: AtomicU64,
+    pub(crate) joined: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) unavailable: AtomicU64,
+    pub(crate) stored: AtomicU64,
+    pub(crate) overtaken: AtomicU64,
+    pub(crate) revocations: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Relaxed);
+}
+
+impl Counters {
+    pub(super) fn read(&self, entries: u64, verdicts: u64, in_flight: u64) -> Stats {
+        let Self {
+            hits,
+            misses,
+            validations,
+            joined,
+            refused,
+            unavailable,
+            stored,
+            overtaken,
+            revocations,
+        } = self;
+        Stats {
+            hits: hits.load(Relaxed),
+            misses: misses.load(Relaxed),
+            validations: validations.load(Relaxed),
+            joined: joined.load(Relaxed),
+            refused: refused.load(Relaxed),
+            unavailable: unavailable.load(Relaxed),
+            stored: stored.load(Relaxed),
+            overtaken: overtaken.load(Relaxed),
+            revocations: revocations.load(Relaxed),
+            entries,
+            verdicts,
+            in_flight,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Revocation by counting: why nothing that was looked up before a revocation survives it.
+//!
+//! A global sequence numbers the revocations of this process. Each revocation writes its number
+//! into the stripe of its token or user. Whoever looks something up notes the sequence *first*;
+//! what comes of that lookup is good only while its stripes hold no later number. Nothing has to
+//! be found and evicted, so there is no moment between a check and an insert, no index of users,
+//! and no list of revocations that could grow or forget. Two names that share a stripe cost a
+//! validation, never a wrong answer.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+};
+
+use super::key::TokenKey;
+
+/// 16,384 stripes of 8 bytes a kind: one in 16,384 sessions suffers from a stranger's logout.
+const STRIPES: usize = 1 << 14;
+
+/// What had been revoked when a lookup began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen(u64);
+
+/// Where a user's revocations are counted; kept with an entry, so that a hit hashes no id.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UserStripe(u32);
+
+pub(super) struct Stripes {
+    sequence: AtomicU64,
+    tokens: Box<[AtomicU64]>,
+    users: Box<[AtomicU64]>,
+    hasher: RandomState,
+}
+
+impl Stripes {
+    pub(super) fn new() -> Self {
+        let stripes = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            sequence: AtomicU64::new(0),
+            tokens: stripes(),
+            users: stripes(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// To be called before anything is looked up or validated.
+    pub(super) fn seen(&self) -> Seen {
+        Seen(self.sequence.load(SeqCst))
+    }
+
+    pub(super) fn user(&self, id: &str) -> UserStripe {
+        // Keyed, so that nobody picks ids that share a stripe with a victim's.
+        UserStripe((self.hasher.hash_one(id) % STRIPES as u64) as u32)
+    }
+
+    pub(super) fn revoke_token(&self, token: &TokenKey) {
+        self.bump(&self.tokens[token.stripe(STRIPES)]);
+    }
+
+    pub(super) fn revoke_user(&self, id: &str) {
+        self.bump(&self.users[self.user(id).0 as usize]);
+    }
+
+    /// Whether neither token nor user was revoked since `seen`.
+    pub(super) fn unchanged(&self, seen: Seen, token: &TokenKey, user: UserStripe) -> bool {
+        self.tokens[token.stripe(STRIPES)].load(SeqCst) <= seen.0
+            && self.users[user.0 as usize].load(SeqCst) <= seen.0
+    }
+
+    /// A lookup between the two steps sees the new number but not yet its stripe. That is sound:
+    /// it began after the revocation did, so its validation knows what the provider revoked.
+    fn bump(&self, stripe: &AtomicU64) {
+        let number = self.sequence.fetch_add(1, SeqCst) + 1;
+        stripe.fetch_max(number, SeqCst);
+    }
+}

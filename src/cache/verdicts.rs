@@ -1,0 +1,93 @@
+//! Tokens that are refused whatever the identity provider says, until they have surely ended.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::key::TokenKey;
+
+/// Bounded, oldest out first: all verdicts last equally long, so the oldest ends first, too.
+pub(super) struct Verdicts {
+    until: HashMap<TokenKey, u64>,
+    order: VecDeque<(TokenKey, u64)>,
+    capacity: usize,
+}
+
+impl Verdicts {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            until: HashMap::new(),
+            order: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    /// Remembers a verdict; answers whether a live one had to be forgotten for it.
+    pub(super) fn insert(&mut self, token: TokenKey, until: u64, now: u64) -> bool {
+        self.until.insert(token, until);
+        self.order.push_back((token, until));
+        let mut forgot = false;
+        while let Some((oldest, ends)) = self.order.front().copied() {
+            // A verdict given twice stands in the queue twice; only its last place counts.
+            let superseded = self.until.get(&oldest) != Some(&ends);
+            let full = self.order.len() > self.capacity;
+            if !(superseded || ends <= now || full) {
+                break;
+            }
+            self.order.pop_front();
+            if !superseded {
+                self.until.remove(&oldest);
+                forgot |= ends > now;
+            }
+        }
+        forgot
+    }
+
+    pub(super) fn refuses(&self, token: &TokenKey, now: u64) -> bool {
+        self.until.get(token).is_some_and(|until| now < *until)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.until.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::SessionToken;
+
+    fn key(n: usize) -> TokenKey {
+        TokenKey::of(&SessionToken::parse(format!("token-{n}")).unwrap())
+    }
+
+    #[test]
+    fn holds_until_its_end_and_no_longer() {
+        let mut verdicts = Verdicts::new(2);
+        assert!(!verdicts.insert(key(1), 10, 0));
+        assert!(verdicts.refuses(&key(1), 9));
+        assert!(!verdicts.refuses(&key(1), 10));
+        assert!(!verdicts.refuses(&key(2), 0));
+    }
+
+    #[test]
+    fn forgets_the_oldest_when_full_and_says_so() {
+        let mut verdicts = Verdicts::new(2);
+        assert!(!verdicts.insert(key(1), 10, 0));
+        assert!(!verdicts.insert(key(2), 11, 1));
+        assert!(verdicts.insert(key(3), 12, 2));
+        assert!(!verdicts.refuses(&key(1), 3));
+        assert!(verdicts.refuses(&key(2), 3) && verdicts.refuses(&key(3), 3));
+        assert!(!verdicts.insert(key(4), 30, 20), "the others have ended");
+        assert_eq!(verdicts.len(), 1);
+    }
+
+    #[test]
+    fn the_same_token_again_extends_and_takes_no_second_place() {
+        let mut verdicts = Verdicts::new(2);
+        for now in 0..100 {
+            assert!(!verdicts.insert(key(1), now + 50, now));
+            assert_eq!(verdicts.len(), 1);
+            assert!(verdicts.order.len() <= 2);
+        }
+        assert!(verdicts.refuses(&key(1), 148));
+    }
+}

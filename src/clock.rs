@@ -1,0 +1,46 @@
+//! The time that decides about expiry, so that tests can move it.
+//!
+//! Two readings, since neither replaces the other: the wall clock says whether a session has
+//! ended, and a clock that cannot be set says how long a record has been cached.
+
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+
+#[derive(Clone, Debug)]
+pub(crate) enum Clock {
+    System { start: Instant },
+    #[cfg(feature = "testing")]
+    Manual(crate::testing::ManualClock),
+}
+
+impl Clock {
+    pub(crate) fn system() -> Self {
+        Self::System {
+            start: Instant::now(),
+        }
+    }
+
+    /// Microseconds since the Unix epoch, by the node's clock.
+    pub(crate) fn wall(&self) -> i64 {
+        match self {
+            Self::System { .. } => Utc::now().timestamp_micros(),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.now().timestamp_micros(),
+        }
+    }
+
+    /// Microseconds since this clock was made; never goes back.
+    pub(crate) fn elapsed(&self) -> u64 {
+        match self {
+            Self::System { start } => u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            #[cfg(feature = "testing")]
+            Self::Manual(clock) => clock.elapsed(),
+        }
+    }
+}
+
+/// A time as [`Clock::wall`] counts it.
+pub(crate) fn wall_micros(time: DateTime<Utc>) -> i64 {
+    time.timestamp_micros()
+}
