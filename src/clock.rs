@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
-    System { start: Instant },
+    System {
+        start: Instant,
+    },
     #[cfg(feature = "testing")]
     Manual(crate::testing::ManualClock),
 }
@@ -33,7 +35,9 @@ impl Clock {
     /// Microseconds since this clock was made; never goes back.
     pub(crate) fn elapsed(&self) -> u64 {
         match self {
-            Self::System { start } => u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX),
+            Self::System { start } => {
+                u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+            }
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.elapsed(),
         }

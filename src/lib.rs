@@ -1,11 +1,82 @@
-//! Session cache.
+//! A tower middleware that authenticates opaque session tokens at cache speed, and forgets a
+//! revoked session at once.
+//!
+//! # The path of a request
+//!
+//! | step | file | what happens |
+//! | --- | --- | --- |
+//! | layer | `layer.rs`, `policy.rs` | [`SessionCacheLayer`]: built once, cheap to clone, wraps any service |
+//! | call | `service.rs` | [`SessionCacheService`] takes the request and the inner service that was polled ready |
+//! | token | `token.rs` | a [`TokenSource`] reads the headers: found, absent or malformed |
+//! | key | `cache/key.rs` | the token's digest; past this file only the validator sees the token |
+//! | near | `cache/local.rs` | a usable session in memory: no await, no box, straight to the inner service |
+//! | ask | `resolver.rs`, `validator.rs` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
+//! | fill | `resolver.rs`, `cache/local.rs` | re-check, store, answer; ask once more if a revocation came between |
+//! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
+//! | refuse | `rejection.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
+//!
+//! # A service
+//!
+//! ```
+//! use axum::{Extension, Json, Router, routing::get};
+//! use tower_session_cache::{
+//!     SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn,
+//! };
+//!
+//! async fn me(Extension(user): Extension<UserData>) -> Json<UserData> {
+//!     Json(user)
+//! }
+//!
+//! # fn app() -> Result<Router, Box<dyn std::error::Error>> {
+//! let cache = SessionCache::builder().build()?;
+//! // A closure for tests; `AppwriteValidator` (feature `appwrite`) or your own in production.
+//! let validator = validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) });
+//! let app = Router::new()
+//!     .route("/api/v1/auth/me", get(me))
+//!     .layer(SessionCacheLayer::new(cache.clone(), validator));
+//! # Ok(app) }
+//! # app().unwrap();
+//! ```
+//!
+//! Keep a handle of the cache for logout ([`SessionCache::revoke_token`]) and for changes of a
+//! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
+//! then the cache: what is validated after the revocation counts again.
+//!
+//! # Features
+//!
+//! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
+//! - `testing`: a clock that tests move by hand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod body;
+mod cache;
+mod clock;
+mod future;
+mod layer;
+mod outcome;
+mod policy;
+mod rejection;
+mod resolver;
+mod service;
+mod session;
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod testing;
 mod time;
 mod token;
 mod user;
 mod validator;
 
+pub use body::ResponseBody;
+pub use cache::{
+    CachedSession, ConfigError, Fill, Health, Lookup, RedisHealth, Revocation, RevokeError,
+    RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats, Ticket,
+};
+pub use future::ResponseFuture;
+pub use layer::SessionCacheLayer;
+pub use rejection::{Rejection, RejectionBody, RejectionKind};
+pub use service::SessionCacheService;
+pub use session::{Origin, SessionInfo};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 pub use validator::{

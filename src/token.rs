@@ -202,7 +202,9 @@ impl TokenSource {
     pub fn appwrite(project_id: &str) -> Self {
         Self::bearer()
             .or(Self::header(HeaderName::from_static("x-appwrite-session")))
-            .or(Self::percent_encoded_cookie(format!("a_session_{project_id}")))
+            .or(Self::percent_encoded_cookie(format!(
+                "a_session_{project_id}"
+            )))
             .or(Self::percent_encoded_cookie(format!(
                 "a_session_{project_id}_legacy"
             )))

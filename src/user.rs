@@ -52,7 +52,6 @@ impl UserData {
 
     /// Starts a user with every member but the id at its default: texts empty, `email_verified`
     /// false, tier `free`, no dates, no attributes.
-    #[must_use]
     pub fn builder(id: impl Into<String>) -> UserDataBuilder {
         UserDataBuilder(Fields {
             id: id.into(),
@@ -118,7 +117,6 @@ impl UserData {
     }
 
     /// A builder that starts from this user.
-    #[must_use]
     pub fn to_builder(&self) -> UserDataBuilder {
         UserDataBuilder((*self.0).clone())
     }

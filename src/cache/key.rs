@@ -12,10 +12,10 @@ use crate::token::SessionToken;
 
 /// The SHA-256 digest of a token. Revocations speak of this: they hold in every namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct TokenKey([u8; 32]);
+pub(super) struct TokenKey([u8; 32]);
 
 impl TokenKey {
-    pub(crate) fn of(token: &SessionToken) -> Self {
+    pub(super) fn of(token: &SessionToken) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
@@ -35,8 +35,17 @@ impl fmt::Debug for TokenKey {
 /// The name of a cached session: a token as one namespace's validator understands it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryKey {
-    pub(crate) token: TokenKey,
-    pub(crate) namespace: Option<Arc<str>>,
+    pub(super) token: TokenKey,
+    namespace: Option<Arc<str>>,
+}
+
+impl EntryKey {
+    pub(super) fn new(token: &SessionToken, namespace: Option<Arc<str>>) -> Self {
+        Self {
+            token: TokenKey::of(token),
+            namespace,
+        }
+    }
 }
 
 impl Hash for EntryKey {

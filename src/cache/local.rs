@@ -12,18 +12,15 @@ use chrono::{DateTime, Utc};
 use quick_cache::sync::Cache;
 
 use super::{
-    key::EntryKey,
+    key::{EntryKey, TokenKey},
     stripes::{Seen, Stripes, UserStripe},
     verdicts::Verdicts,
 };
 use crate::{
     clock::{Clock, wall_micros},
-    token::SessionToken,
     user::UserData,
     validator::ValidatedSession,
 };
-
-use super::key::TokenKey;
 
 pub(super) struct Local {
     entries: Cache<EntryKey, Entry>,
@@ -189,11 +186,9 @@ impl Local {
     pub(super) fn revoke_token(&self, key: EntryKey) -> bool {
         let now = self.clock.elapsed();
         // The verdict stands before the stripe moves, so whoever sees the one finds the other.
-        let forgot = self.verdicts().insert(
-            key.token,
-            now.saturating_add(self.verdict_ttl),
-            now,
-        );
+        let forgot = self
+            .verdicts()
+            .insert(key.token, now.saturating_add(self.verdict_ttl), now);
         self.invalidate_token(key);
         forgot
     }
@@ -219,12 +214,4 @@ impl Local {
 
 fn ended(expires_at: Option<DateTime<Utc>>, clock: &Clock) -> bool {
     expires_at.is_some_and(|at| wall_micros(at) <= clock.wall())
-}
-
-/// Names the entry of a token.
-pub(super) fn entry_key(token: &SessionToken, namespace: Option<std::sync::Arc<str>>) -> EntryKey {
-    EntryKey {
-        token: TokenKey::of(token),
-        namespace,
-    }
 }

@@ -1,0 +1,171 @@
+//! The future of a request: passed on at once, refused at once, or waiting for an answer first.
+//!
+//! Only a request that must wait costs a box. Dropping the future at any point is safe: the
+//! validation that it waits for goes on for others, and the inner service was either called or
+//! not.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::{
+    body::ResponseBody,
+    outcome::{Outcome, Resolved},
+    policy::Policy,
+    rejection::Refusal,
+    session::SessionInfo,
+    token::SessionToken,
+};
+
+pin_project! {
+    /// The response future of [`SessionCacheService`](crate::SessionCacheService).
+    pub struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, ReqBody, F> {
+        Passed { #[pin] inner: F },
+        Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
+        Refused { refusal: Option<Refusal> },
+    }
+}
+
+/// A request that waits, and everything that it takes to go on.
+pub(crate) struct Waiting<S, ReqBody> {
+    pub(crate) outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+    pub(crate) token: SessionToken,
+    pub(crate) policy: Arc<Policy>,
+    /// The service that was polled ready, kept for this very request.
+    pub(crate) service: S,
+    pub(crate) request: Request<ReqBody>,
+}
+
+impl<S, ReqBody> ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(crate) fn passed(inner: S::Future) -> Self {
+        Self {
+            state: State::Passed { inner },
+        }
+    }
+
+    pub(crate) fn waiting(waiting: Waiting<S, ReqBody>) -> Self {
+        Self {
+            state: State::Waiting {
+                waiting: Some(Box::new(waiting)),
+            },
+        }
+    }
+
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        Self {
+            state: State::Refused {
+                refusal: Some(refusal),
+            },
+        }
+    }
+}
+
+/// Lets a request in: who it is goes into its extensions.
+pub(crate) fn admit<ReqBody>(
+    request: &mut Request<ReqBody>,
+    token: SessionToken,
+    resolved: Resolved,
+) {
+    let extensions = request.extensions_mut();
+    extensions.insert(SessionInfo {
+        token,
+        origin: resolved.origin,
+        expires_at: resolved.expires_at,
+        stale: false,
+    });
+    extensions.insert(resolved.user);
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            let next = match state.as_mut().project() {
+                StateProj::Passed { inner } => {
+                    return Poll::Ready(
+                        ready!(inner.poll(cx)).map(|response| response.map(ResponseBody::inner)),
+                    );
+                }
+                StateProj::Refused { refusal } => match refusal.take() {
+                    Some(refusal) => return Poll::Ready(Ok(refusal.into_response())),
+                    // Polled again after its end: a caller's bug, and no reason to panic.
+                    None => return Poll::Pending,
+                },
+                StateProj::Waiting { waiting } => {
+                    let Some(now) = waiting else {
+                        return Poll::Pending;
+                    };
+                    let outcome = ready!(now.outcome.as_mut().poll(cx));
+                    match waiting.take() {
+                        Some(waiting) => waiting.go_on(outcome),
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            state.set(next);
+        }
+    }
+}
+
+impl<S, ReqBody> Waiting<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn go_on(mut self, outcome: Outcome) -> State<S, ReqBody, S::Future> {
+        match outcome {
+            Ok(resolved) => admit(&mut self.request, self.token, resolved),
+            Err(denied) => {
+                let rejection = denied.into();
+                if let Some(refusal) = self.policy.refusal(rejection, self.request.headers()) {
+                    return State::Refused {
+                        refusal: Some(refusal),
+                    };
+                }
+            }
+        }
+        State::Passed {
+            inner: self.service.call(self.request),
+        }
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.state {
+            State::Passed { .. } => "passed",
+            State::Waiting { .. } => "waiting",
+            State::Refused { .. } => "refused",
+        };
+        f.debug_tuple("ResponseFuture").field(&state).finish()
+    }
+}

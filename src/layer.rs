@@ -1,0 +1,146 @@
+//! The layer: configured once, cheap to clone, wraps any service.
+
+use std::{fmt, sync::Arc};
+
+use http::HeaderMap;
+use tower_layer::Layer;
+
+use crate::{
+    cache::SessionCache,
+    policy::Policy,
+    rejection::{Rejection, RejectionBody},
+    resolver::Resolver,
+    service::{Gate, SessionCacheService},
+    token::TokenSource,
+    validator::SessionValidator,
+};
+
+/// Authenticates requests by their session token.
+///
+/// A request that is let in carries [`UserData`](crate::UserData) and
+/// [`SessionInfo`](crate::SessionInfo) in its extensions. One that is not is answered here
+/// ([`Rejection`]) and never reaches the inner service. A request that already carries `UserData`,
+/// since an outer layer knows who it is, passes untouched.
+///
+/// Cloning the layer is cheap, whatever the validator is.
+///
+/// # Cancel safety
+///
+/// Dropping a response future is safe at any time. A validation that it began goes on in a task
+/// of its own, for others that wait for it and for the cache.
+///
+/// ```
+/// use http::{Request, Response, StatusCode};
+/// use tower::{Layer, Service, ServiceExt, service_fn};
+/// use tower_session_cache::{SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let layer = SessionCacheLayer::new(
+///     SessionCache::builder().build()?,
+///     validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) }),
+/// );
+/// let mut service = layer.layer(service_fn(async |request: Request<String>| {
+///     let user = request.extensions().get::<UserData>().expect("behind the layer");
+///     Ok::<_, std::convert::Infallible>(Response::new(user.id().to_owned()))
+/// }));
+///
+/// let request = Request::builder().header("authorization", "Bearer s3cr3t").body(String::new())?;
+/// assert_eq!(service.ready().await?.call(request).await?.status(), StatusCode::OK);
+///
+/// let stranger = Request::new(String::new());
+/// let refused = service.ready().await?.call(stranger).await?;
+/// assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+/// # Ok(()) }
+/// ```
+pub struct SessionCacheLayer<V> {
+    gate: Arc<Gate<V>>,
+}
+
+impl<V: SessionValidator> SessionCacheLayer<V> {
+    /// A layer that requires a session, takes the token from `Authorization: Bearer`, and refuses
+    /// with empty bodies.
+    ///
+    /// Layers may share a cache. If their validators differ, give each its own
+    /// [namespace](Self::with_namespace).
+    pub fn new(cache: SessionCache, validator: V) -> Self {
+        Self {
+            gate: Arc::new(Gate {
+                policy: Arc::new(Policy::required()),
+                resolver: Resolver::new(cache, validator),
+            }),
+        }
+    }
+
+    /// Lets nobody in without a valid session. The default.
+    #[must_use]
+    pub fn required(self) -> Self {
+        self.with_policy(|policy| policy.optional = false)
+    }
+
+    /// Lets requests without a session in, too: an absent or refused token passes on without
+    /// `UserData` and `SessionInfo`, and the inner service decides.
+    ///
+    /// A malformed token is still answered with 400, and 503 when nobody could decide: a user
+    /// must not become anonymous because the identity provider is down.
+    #[must_use]
+    pub fn optional(self) -> Self {
+        self.with_policy(|policy| policy.optional = true)
+    }
+
+    /// Sets where the token is looked for. Defaults to [`TokenSource::bearer`].
+    #[must_use]
+    pub fn with_token_source(self, source: TokenSource) -> Self {
+        self.with_policy(|policy| policy.source = source)
+    }
+
+    /// Sets what the body of a refusal is, for example [`RejectionBody::problem_json`]; status
+    /// and challenge stay. The hook sees the request's headers, tokens included, so that it can
+    /// choose by `Accept`. Defaults to [`RejectionBody::empty`].
+    #[must_use]
+    pub fn with_rejection_body<F>(self, make: F) -> Self
+    where
+        F: Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync + 'static,
+    {
+        self.with_policy(|policy| policy.make_body = Some(Arc::new(make)))
+    }
+
+    /// Keeps the sessions of this layer apart from those of other layers on the same cache, as
+    /// [`SessionCache::with_namespace`] does. Defaults to the namespace of the cache's handle.
+    #[must_use]
+    pub fn with_namespace(mut self, name: impl Into<String>) -> Self {
+        Arc::make_mut(&mut self.gate)
+            .resolver
+            .set_namespace(name.into());
+        self
+    }
+
+    fn with_policy(mut self, change: impl FnOnce(&mut Policy)) -> Self {
+        change(Arc::make_mut(&mut Arc::make_mut(&mut self.gate).policy));
+        self
+    }
+}
+
+impl<S, V> Layer<S> for SessionCacheLayer<V> {
+    type Service = SessionCacheService<S, V>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionCacheService::new(inner, Arc::clone(&self.gate))
+    }
+}
+
+impl<V> Clone for SessionCacheLayer<V> {
+    fn clone(&self) -> Self {
+        Self {
+            gate: Arc::clone(&self.gate),
+        }
+    }
+}
+
+impl<V> fmt::Debug for SessionCacheLayer<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionCacheLayer")
+            .field("policy", &self.gate.policy)
+            .field("cache", self.gate.resolver.cache())
+            .finish()
+    }
+}

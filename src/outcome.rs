@@ -1,0 +1,29 @@
+//! What becomes of a token: somebody's session, or a denial. The word in which cache, resolver
+//! and layer speak to each other.
+
+use chrono::{DateTime, Utc};
+
+use crate::{session::Origin, user::UserData, validator::ValidationError};
+
+pub(crate) type Outcome = Result<Resolved, Denied>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    pub(crate) user: UserData,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) origin: Origin,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Denied {
+    /// The application has revoked the token.
+    Revoked,
+    /// The validator said no, or could not tell.
+    Validation(ValidationError),
+}
+
+impl From<ValidationError> for Denied {
+    fn from(error: ValidationError) -> Self {
+        Self::Validation(error)
+    }
+}

@@ -1,0 +1,59 @@
+//! What a layer was told to do: where tokens are, who may pass without one, how to refuse.
+
+use std::{fmt, sync::Arc};
+
+use http::HeaderMap;
+
+use crate::{
+    rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
+    token::{SessionToken, TokenSource},
+};
+
+type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;
+
+#[derive(Clone)]
+pub(crate) struct Policy {
+    pub(crate) source: TokenSource,
+    pub(crate) optional: bool,
+    pub(crate) make_body: Option<Arc<MakeBody>>,
+}
+
+impl Policy {
+    pub(crate) fn required() -> Self {
+        Self {
+            source: TokenSource::default(),
+            optional: false,
+            make_body: None,
+        }
+    }
+
+    /// The request's token, or why there is none.
+    pub(crate) fn token(&self, headers: &HeaderMap) -> Result<SessionToken, Rejection> {
+        match self.source.extract(headers) {
+            Ok(Some(token)) => Ok(token),
+            Ok(None) => Err(Rejection::new(RejectionKind::Missing)),
+            Err(error) => Err(Rejection::new(RejectionKind::Malformed(error))),
+        }
+    }
+
+    /// The refusal of a request; nothing when it may pass without a user.
+    pub(crate) fn refusal(&self, rejection: Rejection, request: &HeaderMap) -> Option<Refusal> {
+        if self.optional && rejection.is_anonymous() {
+            return None;
+        }
+        let body = self
+            .make_body
+            .as_ref()
+            .map_or_else(RejectionBody::empty, |make| make(&rejection, request));
+        Some(Refusal { rejection, body })
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("source", &self.source)
+            .field("optional", &self.optional)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,240 @@
+//! How a request is refused: the status, the challenge, the reason and the body.
+//!
+//! A refusal is a response and never an error, so that the service's error type stays its own.
+//! Status and `WWW-Authenticate` follow [RFC 6750, section 3]; the reason travels in the
+//! response's extensions, for logs and metrics of outer layers.
+//!
+//! [RFC 6750, section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{
+    body::ResponseBody,
+    outcome::Denied,
+    token::TokenError,
+    validator::{ForbiddenReason, ValidationErrorKind},
+};
+
+/// When a client that was answered 503 may come back, unless the identity provider says.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+
+/// Why a request was refused; found in the extensions of the response.
+///
+/// ```
+/// # use tower_session_cache::Rejection;
+/// fn log<B>(response: &http::Response<B>) {
+///     if let Some(rejection) = response.extensions().get::<Rejection>() {
+///         println!("refused: {}", rejection.reason());
+///     }
+/// }
+/// # log(&http::Response::new(()));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    kind: RejectionKind,
+    retry_after: Duration,
+}
+
+/// The cases of a [`Rejection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// The credential is malformed: 400, `error="invalid_request"`.
+    Malformed(TokenError),
+    /// There is no session token: 401, without an error code.
+    Missing,
+    /// The identity provider refused the token: 401, `error="invalid_token"`.
+    Invalid,
+    /// The application has revoked the token: 401, `error="invalid_token"`.
+    Revoked,
+    /// The user is known, but not let in: 403.
+    Forbidden(ForbiddenReason),
+    /// Nobody could decide: 503 with `Retry-After`.
+    Unavailable,
+}
+
+impl Rejection {
+    pub(crate) fn new(kind: RejectionKind) -> Self {
+        Self {
+            kind,
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    /// Which case it is.
+    #[must_use]
+    pub fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    /// The status of the response: 400, 401, 403 or 503.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self.kind {
+            RejectionKind::Malformed(_) => StatusCode::BAD_REQUEST,
+            RejectionKind::Missing | RejectionKind::Invalid | RejectionKind::Revoked => {
+                StatusCode::UNAUTHORIZED
+            }
+            RejectionKind::Forbidden(_) => StatusCode::FORBIDDEN,
+            RejectionKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// A short, stable word for logs, metrics and problem bodies; never anything of the request.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self.kind {
+            RejectionKind::Malformed(_) => "malformed_token",
+            RejectionKind::Missing => "missing_token",
+            RejectionKind::Invalid => "invalid_token",
+            RejectionKind::Revoked => "revoked_token",
+            RejectionKind::Forbidden(reason) => reason.as_str(),
+            RejectionKind::Unavailable => "unavailable",
+        }
+    }
+
+    /// When the client may try again; for 503 only.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.kind == RejectionKind::Unavailable).then_some(self.retry_after)
+    }
+
+    /// Whether the token was refused, or there is none, so that `optional` mode passes it on.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        match self.kind {
+            RejectionKind::Missing
+            | RejectionKind::Invalid
+            | RejectionKind::Revoked
+            | RejectionKind::Forbidden(_) => true,
+            RejectionKind::Malformed(_) | RejectionKind::Unavailable => false,
+        }
+    }
+
+    fn challenge(&self) -> Option<&'static str> {
+        match self.kind {
+            RejectionKind::Malformed(_) => Some(r#"Bearer error="invalid_request""#),
+            RejectionKind::Missing => Some("Bearer"),
+            RejectionKind::Invalid | RejectionKind::Revoked => {
+                Some(r#"Bearer error="invalid_token""#)
+            }
+            RejectionKind::Forbidden(_) | RejectionKind::Unavailable => None,
+        }
+    }
+
+    fn title(&self) -> String {
+        match self.kind {
+            RejectionKind::Malformed(error) => error.to_string(),
+            RejectionKind::Missing => "a session is required".to_owned(),
+            RejectionKind::Invalid | RejectionKind::Revoked => {
+                "the session has ended or never was".to_owned()
+            }
+            RejectionKind::Forbidden(_) => "the user is not let in".to_owned(),
+            RejectionKind::Unavailable => "the session cannot be checked now".to_owned(),
+        }
+    }
+}
+
+impl From<Denied> for Rejection {
+    fn from(denied: Denied) -> Self {
+        let error = match denied {
+            Denied::Revoked => return Self::new(RejectionKind::Revoked),
+            Denied::Validation(error) => error,
+        };
+        Self {
+            kind: match error.kind() {
+                ValidationErrorKind::Invalid => RejectionKind::Invalid,
+                ValidationErrorKind::Forbidden(reason) => RejectionKind::Forbidden(reason),
+                ValidationErrorKind::Unavailable | ValidationErrorKind::Misconfigured => {
+                    RejectionKind::Unavailable
+                }
+            },
+            retry_after: error.retry_after().unwrap_or(RETRY_AFTER),
+        }
+    }
+}
+
+/// The body of a refusal, made by the hook of
+/// [`with_rejection_body`](crate::SessionCacheLayer::with_rejection_body).
+#[derive(Clone, Debug, Default)]
+pub struct RejectionBody {
+    content_type: Option<HeaderValue>,
+    bytes: Bytes,
+}
+
+impl RejectionBody {
+    /// No body at all; the default.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::default()
+    }
+
+    /// A body of any type.
+    #[must_use]
+    pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
+        Self {
+            content_type: Some(content_type),
+            bytes: bytes.into(),
+        }
+    }
+
+    /// Problem details as JSON ([RFC 9457]), with the member `reason` beside the standard ones.
+    ///
+    /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
+    #[must_use]
+    pub fn problem_json(rejection: &Rejection, _request: &HeaderMap) -> Self {
+        let problem = json!({
+            "type": "about:blank",
+            "title": rejection.status().canonical_reason(),
+            "status": rejection.status().as_u16(),
+            "detail": rejection.title(),
+            "reason": rejection.reason(),
+        });
+        Self::new(
+            HeaderValue::from_static("application/problem+json"),
+            problem.to_string(),
+        )
+    }
+}
+
+/// A rejection with its body: all that the response takes, whatever the inner body's type.
+pub(crate) struct Refusal {
+    pub(crate) rejection: Rejection,
+    pub(crate) body: RejectionBody,
+}
+
+impl Refusal {
+    pub(crate) fn into_response<B>(self) -> Response<ResponseBody<B>> {
+        let Self { rejection, body } = self;
+        let status = rejection.status();
+        tracing::debug!(
+            status = status.as_u16(),
+            reason = rejection.reason(),
+            "refused"
+        );
+        let mut response = Response::new(ResponseBody::refusal(body.bytes));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = rejection.challenge() {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
+        }
+        if let Some(after) = rejection.retry_after() {
+            // Rounded up: a client that comes too early is refused again.
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(content_type) = body.content_type {
+            headers.insert(header::CONTENT_TYPE, content_type);
+        }
+        response.extensions_mut().insert(rejection);
+        response
+    }
+}

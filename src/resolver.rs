@@ -1,0 +1,264 @@
+//! From a token to a user: the cache first, then one validation for all who ask.
+//!
+//! Everything that must not be wrong under a race happens in one order. A flight looks the token
+//! up, asks the validator, closes to joiners, and only then re-checks and stores. When a
+//! revocation came between, it asks once more with what it then knows, so that nobody is locked
+//! out; when another one comes, the answer goes to those who wait (they all began earlier), and
+//! nothing is stored.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+};
+
+use tokio::runtime::Handle;
+
+use crate::{
+    cache::{Boarding, EntryKey, Fill, Flight, Landing, Lookup, SessionCache, Ticket, count},
+    outcome::{Denied, Outcome, Resolved},
+    session::Origin,
+    token::SessionToken,
+    validator::{SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
+};
+
+/// Each turn waits for a flight that came to an end, so more than one is already bad luck.
+const TURNS: usize = 4;
+
+pub(crate) struct Resolver<V> {
+    cache: SessionCache,
+    validator: Arc<V>,
+    reachable: Arc<Reachable>,
+}
+
+impl<V> Clone for Resolver<V> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            validator: Arc::clone(&self.validator),
+            reachable: Arc::clone(&self.reachable),
+        }
+    }
+}
+
+impl<V> Resolver<V> {
+    pub(crate) fn new(cache: SessionCache, validator: V) -> Self {
+        Self {
+            cache,
+            validator: Arc::new(validator),
+            reachable: Arc::default(),
+        }
+    }
+
+    pub(crate) fn cache(&self) -> &SessionCache {
+        &self.cache
+    }
+
+    pub(crate) fn set_namespace(&mut self, name: String) {
+        self.cache = self.cache.clone().with_namespace(name);
+    }
+
+    pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
+        self.cache.key(token)
+    }
+}
+
+impl<V: SessionValidator> Resolver<V> {
+    /// What can be answered without waiting.
+    pub(crate) fn near(&self, key: &EntryKey) -> Option<Outcome> {
+        let outcome = self.look_up(key).ok()?;
+        if outcome.is_ok() {
+            count(&self.cache.counters().hits);
+        }
+        Some(outcome)
+    }
+
+    /// Waits for the answer; dropping the future stops no validation that others wait for.
+    pub(crate) async fn resolve(self, token: SessionToken, key: EntryKey) -> Outcome {
+        count(&self.cache.counters().misses);
+        if !self.cache.is_enabled() {
+            let (flight, landing) = self.cache.fly_alone();
+            self.begin(flight, token, key)?;
+            return landed(landing).await;
+        }
+        for _ in 0..TURNS {
+            match self.cache.board(&key) {
+                Boarding::Begin(flight, landing) => {
+                    self.begin(flight, token, key)?;
+                    return landed(landing).await;
+                }
+                Boarding::Join(landing) => {
+                    count(&self.cache.counters().joined);
+                    return landed(landing).await;
+                }
+                Boarding::Late(landing) => {
+                    landing.outcome().await;
+                    if let Ok(outcome) = self.look_up(&key) {
+                        return outcome;
+                    }
+                }
+                Boarding::Full => {
+                    return Err(ValidationError::unavailable(
+                        "too many sessions are being validated at once",
+                    )
+                    .into());
+                }
+            }
+        }
+        Err(ValidationError::unavailable("revocations of this session do not come to rest").into())
+    }
+
+    fn begin(&self, flight: Flight, token: SessionToken, key: EntryKey) -> Result<(), Denied> {
+        let Ok(runtime) = Handle::try_current() else {
+            tracing::error!("the session cache must be polled inside of a Tokio runtime");
+            return Err(ValidationError::unavailable("no Tokio runtime").into());
+        };
+        let resolver = self.clone();
+        runtime.spawn(async move {
+            let outcome = resolver.fly(&flight, &token, &key).await;
+            flight.land(outcome);
+        });
+        Ok(())
+    }
+
+    async fn fly(&self, flight: &Flight, token: &SessionToken, key: &EntryKey) -> Outcome {
+        let ticket = match self.look_up(key) {
+            Err(ticket) => ticket,
+            // An earlier flight landed after the request's own lookup. What is served to those
+            // who have joined must be looked up after the last of them did.
+            Ok(_) => {
+                flight.close();
+                match self.look_up(key) {
+                    Err(ticket) => ticket,
+                    Ok(outcome) => return outcome,
+                }
+            }
+        };
+        let session = self.ask(token).await?;
+        flight.close();
+        let ticket = match self.cache.fill(ticket, &session) {
+            Fill::Overtaken(ticket) => ticket,
+            fill => return served(fill, session),
+        };
+        let session = self.ask(token).await?;
+        served(self.cache.fill(ticket, &session), session)
+    }
+
+    /// The cache's answer, or the ticket for the validation that it takes.
+    fn look_up(&self, key: &EntryKey) -> Result<Outcome, Ticket> {
+        let lookup = match self.cache.lookup(key) {
+            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => self.cache.ask(key),
+            lookup => lookup,
+        };
+        match lookup {
+            Lookup::Hit(hit) => Ok(Ok(Resolved {
+                user: hit.user,
+                expires_at: hit.expires_at,
+                origin: Origin::Local,
+            })),
+            Lookup::Miss(ticket) => Err(ticket),
+            Lookup::Revoked => Ok(Err(Denied::Revoked)),
+        }
+    }
+
+    /// One call of the validator, within its deadline and its share of the calls at once.
+    async fn ask(&self, token: &SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
+            let _slot = self.cache.slot().await;
+            count(&self.cache.counters().validations);
+            self.validator.validate(token.clone()).await
+        })
+        .await
+        .unwrap_or_else(|_| {
+            Err(ValidationError::unavailable(
+                "the validator did not answer within the validation deadline",
+            ))
+        })
+        .and_then(|session| {
+            if session.user.id().is_empty() {
+                Err(ValidationError::unavailable(
+                    "the validator answered with a user that has no id",
+                ))
+            } else {
+                Ok(session)
+            }
+        });
+        match &answer {
+            Err(error) if error.is_refused() => count(&self.cache.counters().refused),
+            Err(_) => count(&self.cache.counters().unavailable),
+            Ok(_) => {}
+        }
+        self.reachable.observe(answer.as_ref().err());
+        answer
+    }
+}
+
+async fn landed(landing: Landing) -> Outcome {
+    landing.outcome().await.unwrap_or_else(|| {
+        Err(ValidationError::unavailable("the validation ended without an answer").into())
+    })
+}
+
+fn served(fill: Fill, session: ValidatedSession) -> Outcome {
+    match fill {
+        // Overtaken a second time: everyone who waits began before that revocation returned.
+        Fill::Stored | Fill::Skipped | Fill::Overtaken(_) => Ok(Resolved {
+            user: session.user,
+            expires_at: session.expires_at,
+            origin: Origin::Validator,
+        }),
+        Fill::Ended => Err(ValidationError::invalid().into()),
+        Fill::Revoked => Err(Denied::Revoked),
+    }
+}
+
+/// Whether the identity provider answers, so that a change is logged once and not per request.
+#[derive(Default)]
+struct Reachable(AtomicU8);
+
+impl Reachable {
+    fn observe(&self, error: Option<&ValidationError>) {
+        const ANSWERS: u8 = 0;
+        const UNAVAILABLE: u8 = 1;
+        const MISCONFIGURED: u8 = 2;
+
+        let state = match error.map(ValidationError::kind) {
+            None | Some(ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_)) => {
+                ANSWERS
+            }
+            Some(ValidationErrorKind::Unavailable) => UNAVAILABLE,
+            Some(ValidationErrorKind::Misconfigured) => MISCONFIGURED,
+        };
+        if self.0.load(Relaxed) == state || self.0.swap(state, Relaxed) == state {
+            return;
+        }
+        match (state, error) {
+            (MISCONFIGURED, Some(error)) => {
+                tracing::error!(error = %Chain(error), "no session can be validated");
+            }
+            (UNAVAILABLE, Some(error)) => tracing::warn!(
+                error = %Chain(error),
+                "sessions cannot be validated now; cached ones go on being served"
+            ),
+            _ => tracing::info!("sessions can be validated again"),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+struct Chain<'a>(&'a ValidationError);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

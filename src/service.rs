@@ -1,0 +1,134 @@
+//! The service of a request: token, cache, then the inner service, a wait or a refusal.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response};
+use tower_service::Service;
+
+use crate::{
+    body::ResponseBody,
+    future::{ResponseFuture, Waiting, admit},
+    policy::Policy,
+    resolver::Resolver,
+    user::UserData,
+    validator::SessionValidator,
+};
+
+/// What all services of one layer share.
+pub(crate) struct Gate<V> {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) resolver: Resolver<V>,
+}
+
+impl<V> Clone for Gate<V> {
+    fn clone(&self) -> Self {
+        Self {
+            policy: Arc::clone(&self.policy),
+            resolver: self.resolver.clone(),
+        }
+    }
+}
+
+/// The service made by [`SessionCacheLayer`](crate::SessionCacheLayer).
+///
+/// It is as ready as the inner service is, and it passes a request to the very instance that was
+/// polled ready. Its errors are the inner service's: a refusal is a response.
+pub struct SessionCacheService<S, V> {
+    inner: S,
+    gate: Arc<Gate<V>>,
+}
+
+impl<S, V> SessionCacheService<S, V> {
+    pub(crate) fn new(inner: S, gate: Arc<Gate<V>>) -> Self {
+        Self { inner, gate }
+    }
+
+    /// The inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, without this one around it.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, V, ReqBody, ResBody> Service<Request<ReqBody>> for SessionCacheService<S, V>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    V: SessionValidator,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if request.extensions().get::<UserData>().is_some() {
+            return ResponseFuture::passed(self.inner.call(request));
+        }
+        let Gate { policy, resolver } = &*self.gate;
+        let token = policy.token(request.headers());
+        policy.source.mark_sensitive(request.headers_mut());
+        let rejection = match token {
+            Err(rejection) => rejection,
+            Ok(token) => {
+                let key = resolver.key(&token);
+                match resolver.near(&key) {
+                    Some(Ok(resolved)) => {
+                        admit(&mut request, token, resolved);
+                        return ResponseFuture::passed(self.inner.call(request));
+                    }
+                    Some(Err(denied)) => denied.into(),
+                    None => {
+                        let outcome = resolver.clone().resolve(token.clone(), key);
+                        let spare = self.inner.clone();
+                        return ResponseFuture::waiting(Waiting {
+                            outcome: Box::pin(outcome),
+                            token,
+                            policy: Arc::clone(policy),
+                            service: std::mem::replace(&mut self.inner, spare),
+                            request,
+                        });
+                    }
+                }
+            }
+        };
+        match policy.refusal(rejection, request.headers()) {
+            Some(refusal) => ResponseFuture::refused(refusal),
+            None => ResponseFuture::passed(self.inner.call(request)),
+        }
+    }
+}
+
+impl<S: Clone, V> Clone for SessionCacheService<S, V> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            gate: Arc::clone(&self.gate),
+        }
+    }
+}
+
+impl<S: fmt::Debug, V> fmt::Debug for SessionCacheService<S, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionCacheService")
+            .field("inner", &self.inner)
+            .field("policy", &self.gate.policy)
+            .field("cache", self.gate.resolver.cache())
+            .finish()
+    }
+}
