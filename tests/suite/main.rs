@@ -1,0 +1,16 @@
+//! All integration tests in one binary: it links once, and every part of `support` is used.
+#![allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends by a panic, and its parts are for all tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod config;
+mod layer;
+mod revocation;
+mod tokens;

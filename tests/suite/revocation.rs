@@ -1,0 +1,305 @@
+//! A request that begins after a revocation returned is never served with what was revoked.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use http::{Request, Response, StatusCode, header};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tower::{Layer, ServiceExt, service_fn};
+use tower_session_cache::{
+    Fill, Lookup, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, UserData,
+    ValidatedSession, ValidationError,
+};
+
+use crate::support::{
+    probe::{Probe, session},
+    soon, until,
+};
+
+fn token(text: &str) -> SessionToken {
+    SessionToken::parse(text.to_owned()).unwrap()
+}
+
+/// The tier of the user that the request was served with, or the status of its refusal.
+async fn ask<V: SessionValidator>(
+    layer: &SessionCacheLayer<V>,
+    token: &str,
+) -> Result<String, StatusCode> {
+    let inner = service_fn(async |request: Request<()>| {
+        let user = request.extensions().get::<UserData>().unwrap();
+        Ok::<_, Infallible>(Response::new(user.tier().to_owned()))
+    });
+    let request = Request::builder()
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .body(())
+        .unwrap();
+    let answer = soon("a response", layer.layer(inner).oneshot(request))
+        .await
+        .unwrap();
+    match answer.extensions().get::<tower_session_cache::Rejection>() {
+        Some(rejection) => Err(rejection.status()),
+        None => Ok(http_body_util::BodyExt::collect(answer.into_body())
+            .await
+            .map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap())
+            .unwrap()),
+    }
+}
+
+fn of_tier(tier: &str) -> ValidatedSession {
+    ValidatedSession::new(UserData::builder("ada").tier(tier).build())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Revoke {
+    Forget,
+    Refuse,
+    User,
+}
+
+async fn revoke(cache: &SessionCache, how: Revoke, text: &str, user: &str) {
+    let done = match how {
+        Revoke::Forget => cache.invalidate_token(&token(text)).await,
+        Revoke::Refuse => cache.revoke_token(&token(text)).await,
+        Revoke::User => cache.invalidate_user(user).await,
+    };
+    let _ = done.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_cached_is_forgotten_or_refused() {
+    let cache = SessionCache::builder().build().unwrap();
+    let probe = Probe::answering(|_| Ok(of_tier("old")));
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    for how in [Revoke::Forget, Revoke::User] {
+        probe.answer(|_| Ok(of_tier("old")));
+        revoke(&cache, Revoke::Forget, "t", "ada").await;
+        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("old"));
+        probe.answer(|_| Ok(of_tier("new")));
+        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("old"), "still cached");
+        revoke(&cache, how, "t", "ada").await;
+        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("new"), "{how:?}");
+    }
+    let calls = probe.calls();
+    revoke(&cache, Revoke::Refuse, "t", "ada").await;
+    assert_eq!(ask(&layer, "t").await, Err(StatusCode::UNAUTHORIZED));
+    assert_eq!(probe.calls(), calls, "the provider is not even asked");
+    assert_eq!(
+        ask(&layer, "other").await.as_deref(),
+        Ok("new"),
+        "another session lives"
+    );
+}
+
+#[tokio::test]
+async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
+    for how in [Revoke::Forget, Revoke::User] {
+        let cache = SessionCache::builder().build().unwrap();
+        let probe = Probe::answering(|_| Ok(of_tier("old")));
+        let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+        probe.hold();
+        let early = tokio::spawn({
+            let layer = layer.clone();
+            async move { ask(&layer, "t").await }
+        });
+        probe.wait_for_calls(1).await;
+        // The provider first, then the cache.
+        probe.answer(|_| Ok(of_tier("new")));
+        revoke(&cache, how, "t", "ada").await;
+        let late = tokio::spawn({
+            let layer = layer.clone();
+            async move { ask(&layer, "t").await }
+        });
+        until("the late one to join", || cache.stats().joined == 1).await;
+        probe.let_go();
+        assert_eq!(late.await.unwrap().as_deref(), Ok("new"), "{how:?}");
+        assert_eq!(early.await.unwrap().as_deref(), Ok("new"));
+        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("new"));
+        let stats = cache.stats();
+        assert_eq!((probe.calls(), stats.overtaken, stats.stored), (2, 1, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_validation_that_a_logout_overtakes_lets_nobody_in() {
+    let cache = SessionCache::builder().build().unwrap();
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    probe.hold();
+    let early = tokio::spawn({
+        let layer = layer.clone();
+        async move { ask(&layer, "t").await }
+    });
+    probe.wait_for_calls(1).await;
+    revoke(&cache, Revoke::Refuse, "t", "ada").await;
+    assert_eq!(
+        ask(&layer, "t").await,
+        Err(StatusCode::UNAUTHORIZED),
+        "at once"
+    );
+    probe.let_go();
+    assert_eq!(early.await.unwrap(), Err(StatusCode::UNAUTHORIZED));
+    assert_eq!(cache.stats().stored, 0);
+}
+
+#[tokio::test]
+async fn whoever_comes_after_the_re_check_began_looks_again() {
+    let cache = SessionCache::builder().build().unwrap();
+    let probe = Probe::answering(|_| Ok(of_tier("one")));
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    probe.hold();
+    let first = tokio::spawn({
+        let layer = layer.clone();
+        async move { ask(&layer, "t").await }
+    });
+    probe.wait_for_calls(1).await;
+    revoke(&cache, Revoke::User, "t", "ada").await;
+    probe.answer(|_| Ok(of_tier("two")));
+    probe.let_one_go();
+    probe.wait_for_calls(2).await;
+    // Now the flight is closed: its second validation must not answer for this request.
+    probe.answer(|_| Ok(of_tier("three")));
+    revoke(&cache, Revoke::User, "t", "ada").await;
+    let late = tokio::spawn({
+        let layer = layer.clone();
+        async move { ask(&layer, "t").await }
+    });
+    until("the late one to wait", || cache.stats().misses == 2).await;
+    probe.let_go();
+    assert_eq!(
+        first.await.unwrap().as_deref(),
+        Ok("two"),
+        "it began before the revocation"
+    );
+    assert_eq!(late.await.unwrap().as_deref(), Ok("three"));
+    assert_eq!(ask(&layer, "t").await.as_deref(), Ok("three"));
+    assert_eq!((probe.calls(), cache.stats().joined), (3, 0));
+}
+
+#[tokio::test]
+async fn tickets_keep_out_what_was_validated_before_a_revocation() {
+    let cache = SessionCache::builder().build().unwrap();
+    let t = token("t");
+    let Lookup::Miss(ticket) = cache.get(&t).await else {
+        panic!("empty")
+    };
+    revoke(&cache, Revoke::User, "t", "somebody-else").await;
+    assert!(matches!(
+        cache.set(ticket.clone(), &session("ada")).await,
+        Fill::Stored
+    ));
+    revoke(&cache, Revoke::User, "t", "ada").await;
+    assert!(matches!(cache.get(&t).await, Lookup::Miss(_)));
+    let Fill::Overtaken(ticket) = cache.set(ticket, &session("ada")).await else {
+        panic!("stored what was revoked")
+    };
+    assert!(matches!(
+        cache.set(ticket.clone(), &session("ada")).await,
+        Fill::Stored
+    ));
+    revoke(&cache, Revoke::Refuse, "t", "ada").await;
+    assert!(matches!(
+        cache.set(ticket, &session("ada")).await,
+        Fill::Revoked
+    ));
+    assert!(matches!(cache.get(&t).await, Lookup::Revoked));
+}
+
+/// An identity provider of which each token's answer carries the number of its last change.
+#[derive(Clone, Default)]
+struct Provider(Arc<Mutex<HashMap<String, u64>>>);
+
+impl Provider {
+    fn change(&self, token: &str) -> u64 {
+        let mut versions = self.0.lock().unwrap();
+        let version = versions.entry(token.to_owned()).or_default();
+        *version += 1;
+        *version
+    }
+}
+
+impl SessionValidator for Provider {
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let yields = |most| rand::rng().random_range(0..most);
+        for _ in 0..yields(4) {
+            tokio::task::yield_now().await;
+        }
+        let text = token.expose_secret().to_owned();
+        let version = self
+            .0
+            .lock()
+            .unwrap()
+            .get(&text)
+            .copied()
+            .unwrap_or_default();
+        for _ in 0..yields(30) {
+            tokio::task::yield_now().await;
+        }
+        let user = UserData::builder(format!("user-of-{text}"));
+        Ok(ValidatedSession::new(
+            user.tier(version.to_string()).build(),
+        ))
+    }
+}
+
+/// Many requests and revocations at random. The oracle: a request is served with a change at
+/// least as late as the last one whose revocation had returned when the request began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_race_serves_what_was_revoked() {
+    let full = std::env::var_os("SESSION_CACHE_FULL").is_some();
+    let (rounds, steps) = if full { (200, 2_000) } else { (10, 400) };
+    for round in 0..rounds {
+        let seed: u64 = rand::rng().random();
+        let cache = SessionCache::builder().build().unwrap();
+        let provider = Provider::default();
+        let layer = SessionCacheLayer::new(cache.clone(), provider.clone());
+        let floors: Arc<HashMap<&str, AtomicU64>> = Arc::new(
+            ["a", "b", "c"]
+                .map(|token| (token, AtomicU64::new(0)))
+                .into(),
+        );
+        let tasks: Vec<_> = (0..16)
+            .map(|task| {
+                let mut random = StdRng::seed_from_u64(seed.wrapping_add(task));
+                let (cache, provider, layer) = (cache.clone(), provider.clone(), layer.clone());
+                let floors = Arc::clone(&floors);
+                tokio::spawn(async move {
+                    for _ in 0..steps {
+                        let text = ["a", "b", "c"][random.random_range(0..3)];
+                        if random.random_range(0..8) == 0 {
+                            let how = [Revoke::Forget, Revoke::User][random.random_range(0..2)];
+                            let version = provider.change(text);
+                            revoke(&cache, how, text, &format!("user-of-{text}")).await;
+                            floors[text].fetch_max(version, SeqCst);
+                        } else {
+                            let floor = floors[text].load(SeqCst);
+                            match ask(&layer, text).await {
+                                Ok(served) => {
+                                    let served: u64 = served.parse().unwrap();
+                                    assert!(
+                                        served >= floor,
+                                        "served {served} after {floor} was revoked, seed {seed}"
+                                    );
+                                }
+                                Err(status) => assert_eq!(status, 503, "seed {seed}"),
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            soon("the end of a task", task).await.unwrap();
+        }
+        let stats = cache.stats();
+        assert!(
+            stats.hits > 0 && stats.joined > 0,
+            "round {round} raced nothing: {stats:?}"
+        );
+    }
+}

@@ -1,0 +1,182 @@
+//! Token extraction, for all inputs: what is found is what was sent, and nothing panics.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use proptest::prelude::*;
+use tower_session_cache::{SessionToken, TokenError, TokenSource};
+
+const SESSION: HeaderName = HeaderName::from_static("x-appwrite-session");
+
+fn headers(name: &HeaderName, values: &[impl AsRef<[u8]>]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for value in values {
+        let value = HeaderValue::from_bytes(value.as_ref()).unwrap();
+        headers.append(name, value);
+    }
+    headers
+}
+
+fn found(source: &TokenSource, headers: &HeaderMap) -> Result<Option<String>, TokenError> {
+    let token = source.extract(headers)?;
+    Ok(token.map(|token| token.expose_secret().to_owned()))
+}
+
+fn cookies(values: &[&str]) -> Result<Option<String>, TokenError> {
+    found(&TokenSource::cookie("s"), &headers(&header::COOKIE, values))
+}
+
+/// Tokens that need no escaping anywhere.
+fn plain() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9._~+/=-]{1,80}"
+}
+
+/// All values that a header may have.
+fn any_value() -> impl Strategy<Value = Vec<u8>> {
+    let byte = prop_oneof![Just(b'\t'), 32u8..=126, 128u8..=255];
+    proptest::collection::vec(byte, 0..100)
+}
+
+proptest! {
+    #[test]
+    fn a_bearer_token_is_found_whatever_the_case_and_the_white_space(
+        token in plain(), scheme in "[Bb][Ee][Aa][Rr][Ee][Rr]", before in "[ \t]{1,3}", after in "[ \t]{0,3}",
+    ) {
+        let headers = headers(&header::AUTHORIZATION, &[format!("{scheme}{before}{token}{after}")]);
+        prop_assert_eq!(found(&TokenSource::bearer(), &headers), Ok(Some(token)));
+    }
+
+    #[test]
+    fn a_cookie_is_found_among_others(
+        token in "[A-Za-z0-9._~+/=-]{1,80}", before in "([a-r]{1,5}=[a-z]{0,5}; ?){0,4}", after in "(; ?[a-r]{1,5}=[a-z]{0,5}){0,4}",
+    ) {
+        let cookie = format!("{before}s={token}{after}");
+        prop_assert_eq!(cookies(&[&cookie]), Ok(Some(token)));
+    }
+
+    #[test]
+    fn a_percent_encoded_cookie_is_the_token_that_was_encoded(token in "[!-~]{1,80}") {
+        let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let source = TokenSource::percent_encoded_cookie("s");
+        let headers = headers(&header::COOKIE, &[format!("s={encoded}")]);
+        prop_assert_eq!(found(&source, &headers), Ok(Some(token)));
+    }
+
+    #[test]
+    fn no_header_breaks_any_source(
+        authorization in proptest::collection::vec(any_value(), 0..3),
+        session in proptest::collection::vec(any_value(), 0..3),
+        cookie in proptest::collection::vec(any_value(), 0..3),
+    ) {
+        let source = TokenSource::appwrite("p").with_max_len(64);
+        let mut all = headers(&header::AUTHORIZATION, &authorization);
+        all.extend(headers(&SESSION, &session));
+        all.extend(headers(&header::COOKIE, &cookie));
+        if let Ok(Some(token)) = source.extract(&all) {
+            let text = token.expose_secret();
+            prop_assert!((1..=64).contains(&text.len()));
+            prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+    }
+
+    #[test]
+    fn bytes_are_a_token_exactly_when_they_are_visible_ascii(bytes in proptest::collection::vec(any::<u8>(), 0..20)) {
+        let graphic = !bytes.is_empty() && bytes.iter().all(u8::is_ascii_graphic);
+        prop_assert_eq!(SessionToken::parse(bytes).is_ok(), graphic);
+    }
+
+    #[test]
+    fn no_token_is_longer_than_allowed(length in 1usize..200, max in 1usize..200) {
+        let token = "x".repeat(length);
+        let expected = if length > max { Err(TokenError::TooLong) } else { Ok(Some(token.clone())) };
+        for (source, name, value) in [
+            (TokenSource::bearer(), header::AUTHORIZATION, format!("Bearer {token}")),
+            (TokenSource::header(SESSION), SESSION, token.clone()),
+            (TokenSource::cookie("s"), header::COOKIE, format!("s={token}")),
+            (TokenSource::percent_encoded_cookie("s"), header::COOKIE, format!("s={}", token.replace('x', "%78"))),
+        ] {
+            prop_assert_eq!(&found(&source.with_max_len(max), &headers(&name, &[value])), &expected);
+        }
+    }
+}
+
+#[test]
+fn other_schemes_are_absent_and_a_bare_scheme_is_empty() {
+    let bearer = |value: &str| {
+        found(
+            &TokenSource::bearer(),
+            &headers(&header::AUTHORIZATION, &[value]),
+        )
+    };
+    assert_eq!(bearer("Basic dTpw"), Ok(None));
+    assert_eq!(bearer("Bearerx"), Ok(None));
+    assert_eq!(bearer("Bearer"), Err(TokenError::Empty));
+    assert_eq!(bearer("Bearer  "), Err(TokenError::Empty));
+    assert_eq!(bearer(""), Err(TokenError::Empty));
+    assert_eq!(bearer("Bearer a b"), Err(TokenError::InvalidByte));
+    assert_eq!(bearer("Bearer a,b"), Err(TokenError::List));
+    assert_eq!(found(&TokenSource::bearer(), &HeaderMap::new()), Ok(None));
+}
+
+#[test]
+fn the_first_source_that_is_present_decides_even_when_it_is_malformed() {
+    let source = TokenSource::appwrite("p");
+    let mut all = headers(
+        &header::COOKIE,
+        &["a_session_p=cookie; a_session_p_legacy=legacy"],
+    );
+    assert_eq!(found(&source, &all), Ok(Some("cookie".into())));
+    all.insert(SESSION, HeaderValue::from_static("header"));
+    assert_eq!(found(&source, &all), Ok(Some("header".into())));
+    all.insert(
+        header::AUTHORIZATION,
+        HeaderValue::from_static("Basic eA=="),
+    );
+    assert_eq!(found(&source, &all), Ok(Some("header".into())));
+    all.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer"));
+    assert_eq!(found(&source, &all), Err(TokenError::Empty));
+    all.insert(
+        header::AUTHORIZATION,
+        HeaderValue::from_static("bearer first"),
+    );
+    assert_eq!(found(&source, &all), Ok(Some("first".into())));
+    all.remove(header::AUTHORIZATION);
+    all.append(SESSION, HeaderValue::from_static("header"));
+    assert_eq!(found(&source, &all), Err(TokenError::Repeated));
+
+    let legacy = headers(&header::COOKIE, &["a_session_p_legacy=eyJ%3D%3D"]);
+    assert_eq!(found(&source, &legacy), Ok(Some("eyJ==".into())));
+}
+
+#[test]
+fn a_cookie_may_come_twice_but_not_with_two_values() {
+    assert_eq!(cookies(&["s=a; t=b; s=a"]), Ok(Some("a".into())));
+    assert_eq!(cookies(&["s=a", "t=b", "s=a"]), Ok(Some("a".into())));
+    assert_eq!(cookies(&["s=a; s=b"]), Err(TokenError::Repeated));
+    assert_eq!(cookies(&["s=a", "s=b"]), Err(TokenError::Repeated));
+    assert_eq!(cookies(&["s="]), Err(TokenError::Empty));
+    assert_eq!(cookies(&["s=\"\""]), Err(TokenError::Empty));
+    assert_eq!(cookies(&["s=\"a\""]), Ok(Some("a".into())));
+    assert_eq!(cookies(&["s=a b"]), Err(TokenError::InvalidByte));
+    assert_eq!(cookies(&["S=a; ss=b; s; =s; x=s=a"]), Ok(None));
+}
+
+#[test]
+fn a_closure_reads_what_no_other_source_does() {
+    let source = TokenSource::from_fn(|headers| {
+        let Some(path) = headers.get("x-path") else {
+            return Ok(None);
+        };
+        SessionToken::parse(path.as_bytes().to_vec()).map(Some)
+    });
+    let path = HeaderName::from_static("x-path");
+    assert_eq!(
+        found(&source, &headers(&path, &["t"])),
+        Ok(Some("t".into()))
+    );
+    assert_eq!(
+        found(&source, &headers(&path, &["a b"])),
+        Err(TokenError::InvalidByte)
+    );
+    assert_eq!(found(&source, &HeaderMap::new()), Ok(None));
+    let long = headers(&path, &["t".repeat(5000)]);
+    assert_eq!(found(&source, &long), Err(TokenError::TooLong));
+}

@@ -1,0 +1,22 @@
+//! What the tests are made of: real servers, and parts that can be held and counted.
+
+pub mod probe;
+
+use std::{future::Future, time::Duration};
+
+/// Awaits what must happen, under a deadline that only a hang exceeds.
+pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(60), event)
+        .await
+        .unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Lets other tasks run until the condition holds.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    soon(what, async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

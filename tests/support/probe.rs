@@ -1,0 +1,92 @@
+//! A validator that a test holds, counts and answers for.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+use tower_session_cache::{
+    SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+};
+
+use super::soon;
+
+type Answer = Result<ValidatedSession, ValidationError>;
+type Decide = dyn Fn(&str) -> Answer + Send + Sync;
+
+/// Like an identity provider it decides when a call arrives, and answers once it is let go.
+#[derive(Clone)]
+pub struct Probe(Arc<Inner>);
+
+struct Inner {
+    decide: Mutex<Arc<Decide>>,
+    calls: watch::Sender<usize>,
+    /// So many calls, counted from the first, have been let go.
+    through: watch::Sender<usize>,
+}
+
+impl Probe {
+    /// Says of every token that it is Ada's.
+    pub fn new() -> Self {
+        Self::answering(|_| Ok(session("ada")))
+    }
+
+    pub fn answering(decide: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner {
+            decide: Mutex::new(Arc::new(decide)),
+            calls: watch::Sender::new(0),
+            through: watch::Sender::new(usize::MAX),
+        }))
+    }
+
+    pub fn answer(&self, decide: impl Fn(&str) -> Answer + Send + Sync + 'static) {
+        *self.0.decide.lock().unwrap() = Arc::new(decide);
+    }
+
+    pub fn calls(&self) -> usize {
+        *self.0.calls.borrow()
+    }
+
+    pub async fn wait_for_calls(&self, n: usize) {
+        let mut calls = self.0.calls.subscribe();
+        soon(
+            "a call of the validator",
+            calls.wait_for(|calls| *calls >= n),
+        )
+        .await
+        .unwrap();
+    }
+
+    /// Lets no call go that has not come yet.
+    pub fn hold(&self) {
+        self.0.through.send_replace(self.calls());
+    }
+
+    pub fn let_one_go(&self) {
+        self.0.through.send_modify(|through| *through += 1);
+    }
+
+    pub fn let_go(&self) {
+        self.0.through.send_replace(usize::MAX);
+    }
+}
+
+impl SessionValidator for Probe {
+    async fn validate(&self, token: SessionToken) -> Answer {
+        let decide = Arc::clone(&self.0.decide.lock().unwrap());
+        let answer = decide(token.expose_secret());
+        let mut through = self.0.through.subscribe();
+        let mut number = 0;
+        self.0.calls.send_modify(|calls| {
+            *calls += 1;
+            number = *calls;
+        });
+        through
+            .wait_for(|through| *through >= number)
+            .await
+            .unwrap();
+        answer
+    }
+}
+
+pub fn session(user_id: &str) -> ValidatedSession {
+    ValidatedSession::new(UserData::new(user_id))
+}
