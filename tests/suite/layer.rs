@@ -319,7 +319,9 @@ async fn readiness_and_errors_are_the_inner_services() {
     assert_eq!(error.to_string(), "the handler's own");
 
     handle.send_error("broken");
-    let error = service.ready().await.err().expect("an error");
+    let Err(error) = service.ready().await else {
+        panic!("ready, though the inner service is broken")
+    };
     assert!(error.to_string().contains("broken"), "{error}");
 }
 
