@@ -48,6 +48,8 @@
 //! - `testing`: a clock that tests move by hand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "appwrite")]
+mod appwrite;
 mod body;
 mod cache;
 mod clock;
@@ -67,6 +69,12 @@ mod token;
 mod user;
 mod validator;
 
+#[cfg(feature = "appwrite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
+pub use appwrite::{
+    AppwriteConfigError, AppwriteError, AppwriteErrorKind, AppwriteLogin, AppwriteUser,
+    AppwriteValidator, AppwriteValidatorBuilder,
+};
 pub use body::ResponseBody;
 pub use cache::{
     CachedSession, ConfigError, Fill, Health, Lookup, RedisHealth, Revocation, RevokeError,
@@ -83,3 +91,8 @@ pub use validator::{
     ErasedValidator, ForbiddenReason, SessionValidator, ValidatedSession, ValidationError,
     ValidationErrorKind, ValidatorFn, validator_fn,
 };
+
+/// Compiles what the README shows.
+#[cfg(all(doctest, feature = "appwrite"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

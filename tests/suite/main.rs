@@ -11,6 +11,9 @@
 mod support;
 
 mod config;
+mod end_to_end;
+mod example;
 mod layer;
 mod revocation;
 mod tokens;
+mod user;

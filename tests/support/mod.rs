@@ -1,6 +1,9 @@
 //! What the tests are made of: real servers, and parts that can be held and counted.
 
+pub mod appwrite;
+pub mod log;
 pub mod probe;
+pub mod process;
 
 use std::{future::Future, time::Duration};
 

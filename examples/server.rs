@@ -1,0 +1,325 @@
+//! An axum service whose users are Appwrite's: login, who am I, logout, password reset.
+//!
+//! `cargo run --example server` needs nothing: it starts a small Appwrite of its own on loopback,
+//! with a user, and prints `curl` lines to paste. The environment points it elsewhere:
+//!
+//! - `LISTEN_ADDR`: `127.0.0.1:3000` unless set; port 0 takes a free one.
+//! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
+//! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
+//! - `RUST_LOG`: `info` unless set.
+
+use std::{
+    env, error::Error, io::Write, net::SocketAddr, process::ExitCode, str::FromStr, time::Duration,
+};
+
+use axum::{
+    Extension, Json, Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
+use tower_session_cache::{
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, RejectionBody, RevokeError, SessionCache,
+    SessionCacheConfig, SessionCacheLayer, SessionInfo, UserData,
+};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+#[path = "../tests/support/appwrite.rs"]
+mod appwrite;
+
+#[derive(Clone)]
+struct App {
+    cache: SessionCache,
+    appwrite: AppwriteValidator,
+    cookie: String,
+}
+
+fn router(app: App) -> Router {
+    let sessions = SessionCacheLayer::new(app.cache.clone(), app.appwrite.clone())
+        .with_token_source(app.appwrite.token_source())
+        .with_rejection_body(RejectionBody::problem_json);
+    Router::new()
+        .route("/api/v1/auth/me", get(me))
+        .route("/api/v1/auth/logout", post(logout))
+        // Only the routes above need a session.
+        .route_layer(sessions)
+        .route("/api/v1/auth/login", post(login))
+        .route("/api/v1/auth/reset-password", post(reset_password))
+        .route("/health", get(health))
+        // A browser sends the cookie with requests that other sites cause.
+        .layer(CsrfLayer::new())
+        .layer(TimeoutLayer::with_status_code(
+            StatusCode::SERVICE_UNAVAILABLE,
+            Duration::from_secs(15),
+        ))
+        .layer(TraceLayer::new_for_http())
+        .with_state(app)
+}
+
+async fn me(Extension(user): Extension<UserData>) -> Json<UserData> {
+    Json(user)
+}
+
+#[derive(Deserialize)]
+struct Credentials {
+    email: String,
+    password: String,
+}
+
+#[derive(Serialize)]
+struct LoggedIn<'a> {
+    token: &'a str,
+    user_id: &'a str,
+    expires_at: Option<String>,
+}
+
+async fn login(
+    State(app): State<App>,
+    Json(credentials): Json<Credentials>,
+) -> Result<Response, Problem> {
+    let login = app
+        .appwrite
+        .login(&credentials.email, &credentials.password)
+        .await?;
+    let body = LoggedIn {
+        token: login.token.expose_secret(),
+        user_id: &login.user_id,
+        expires_at: login.expires_at.map(|at| at.to_rfc3339()),
+    };
+    let mut response = Json(&body).into_response();
+    // Over HTTPS add `Secure`; this service speaks plain HTTP on loopback.
+    let cookie = format!(
+        "{}={}; Path=/; HttpOnly; SameSite=Lax",
+        app.cookie, body.token
+    );
+    let mut cookie = HeaderValue::try_from(cookie).map_err(|_| Problem::unavailable(None))?;
+    cookie.set_sensitive(true);
+    response.headers_mut().insert(header::SET_COOKIE, cookie);
+    let no_store = HeaderValue::from_static("no-store");
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
+    Ok(response)
+}
+
+/// Appwrite first, then the cache: what is validated after the revocation counts again.
+async fn logout(
+    State(app): State<App>,
+    Extension(session): Extension<SessionInfo>,
+) -> Result<Response, Problem> {
+    app.appwrite.logout(session.token()).await?;
+    let _ = app.cache.revoke_token(session.token()).await?;
+    let cookie = format!("{}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0", app.cookie);
+    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response())
+}
+
+#[derive(Deserialize)]
+struct NewPassword {
+    user_id: String,
+    secret: String,
+    password: String,
+}
+
+async fn reset_password(
+    State(app): State<App>,
+    Json(new): Json<NewPassword>,
+) -> Result<StatusCode, Problem> {
+    let user_id = app
+        .appwrite
+        .recover(&new.user_id, &new.secret, &new.password)
+        .await?;
+    let _ = app.cache.invalidate_user(&user_id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn health(State(app): State<App>) -> Json<serde_json::Value> {
+    let health = app.cache.health_check().await;
+    Json(json!({ "status": "ok", "redis": health.redis.as_str() }))
+}
+
+/// What a handler answers when it cannot do what it was asked.
+struct Problem {
+    status: StatusCode,
+    detail: &'static str,
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    fn unavailable(retry_after: Option<Duration>) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            detail: "the identity provider cannot be asked now",
+            retry_after: Some(retry_after.unwrap_or(Duration::from_secs(2))),
+        }
+    }
+}
+
+impl From<AppwriteError> for Problem {
+    fn from(error: AppwriteError) -> Self {
+        match error.kind() {
+            AppwriteErrorKind::Refused => Self {
+                status: StatusCode::UNAUTHORIZED,
+                detail: "wrong credentials",
+                retry_after: None,
+            },
+            AppwriteErrorKind::InvalidArgument => Self {
+                status: StatusCode::BAD_REQUEST,
+                detail: "not a valid e-mail address, secret or password",
+                retry_after: None,
+            },
+            _ => {
+                tracing::warn!(%error, "Appwrite did not answer as it should");
+                Self::unavailable(error.retry_after())
+            }
+        }
+    }
+}
+
+impl From<RevokeError> for Problem {
+    fn from(error: RevokeError) -> Self {
+        tracing::warn!(%error, "a revocation is not yet delivered");
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            detail: "the session ends as soon as all nodes can be told",
+            retry_after: None,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        let problem = HeaderValue::from_static("application/problem+json");
+        let mut response = (self.status, body.to_string()).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, problem);
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs().max(1).into();
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        response
+    }
+}
+
+/// A setting from the environment, or its default.
+fn setting<T: FromStr>(name: &str, default: T) -> Result<T, Box<dyn Error>> {
+    match env::var(name) {
+        Err(env::VarError::NotPresent) => Ok(default),
+        Ok(text) => text
+            .parse()
+            .map_err(|_| format!("{name} has a value that makes no sense: {text:?}").into()),
+        Err(error) => Err(format!("{name}: {error}").into()),
+    }
+}
+
+/// The Appwrite to ask: a real one, or one of our own with a user to try things out.
+async fn provider() -> Result<(AppwriteValidator, Option<Demo>), Box<dyn Error>> {
+    let endpoint = setting("APPWRITE_ENDPOINT", String::new())?;
+    let project = setting("APPWRITE_PROJECT_ID", String::new())?;
+    match (endpoint.is_empty(), project.is_empty()) {
+        (false, false) => Ok((AppwriteValidator::new(&endpoint, project)?, None)),
+        (true, true) => {
+            let demo = appwrite::Appwrite::start().await;
+            demo.add_user("demo-user", "demo@example.com", "demo-password");
+            let validator = AppwriteValidator::new(demo.endpoint(), demo.project_id())?;
+            let secret = demo.recovery_secret("demo-user");
+            Ok((
+                validator,
+                Some(Demo {
+                    secret,
+                    _server: demo,
+                }),
+            ))
+        }
+        _ => Err("set both APPWRITE_ENDPOINT and APPWRITE_PROJECT_ID, or neither".into()),
+    }
+}
+
+/// The embedded Appwrite, which lives as long as this value.
+struct Demo {
+    secret: String,
+    _server: appwrite::Appwrite,
+}
+
+impl Demo {
+    fn lines(&self, address: SocketAddr) -> String {
+        let url = format!("http://{address}/api/v1/auth");
+        let json = "-H 'content-type: application/json'";
+        let me = format!(r#"curl -si {url}/me -H "authorization: Bearer $TOKEN""#);
+        format!(
+            r#"
+An Appwrite of our own runs with the user demo@example.com. Try:
+
+TOKEN=$(curl -s {url}/login {json} -d '{{"email":"demo@example.com","password":"demo-password"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
+{me}
+curl -si -X POST {url}/logout -H "authorization: Bearer $TOKEN"
+{me}
+curl -si {url}/reset-password {json} -d '{{"user_id":"demo-user","secret":"{}","password":"new-password"}}'
+curl -si http://{address}/health
+"#,
+            self.secret
+        )
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .from_env()
+        .map_err(|error| format!("RUST_LOG: {error}"))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+
+    let mut config = SessionCacheConfig::default();
+    config.enabled = setting("SESSION_CACHE_ENABLED", config.enabled)?;
+    config.ttl_seconds = setting("SESSION_CACHE_TTL_SECONDS", config.ttl_seconds)?;
+    let cache = SessionCache::builder().config(&config).build()?;
+    let (appwrite, demo) = provider().await?;
+    let cookie = format!("a_session_{}", appwrite.project_id());
+    let app = App {
+        cache,
+        appwrite,
+        cookie,
+    };
+
+    let address = setting("LISTEN_ADDR", SocketAddr::from(([127, 0, 0, 1], 3000)))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("LISTEN_ADDR={address}: {error}"))?;
+    let address = listener.local_addr()?;
+    let mut greeting = format!("listening on http://{address}\n");
+    if let Some(demo) = &demo {
+        greeting += &demo.lines(address);
+    }
+    // Whoever reads only the first line closes the pipe, which is no reason to stop.
+    let _ = std::io::stdout().write_all(greeting.as_bytes());
+
+    axum::serve(listener, router(app))
+        .with_graceful_shutdown(async {
+            let _ = tokio::signal::ctrl_c().await;
+        })
+        .await?;
+    Ok(())
+}

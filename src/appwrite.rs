@@ -1,0 +1,152 @@
+//! Asks Appwrite whose a session is, without letting two requests meet in one client.
+//!
+//! Appwrite's own SDK keeps the session in a client that its clones share, so two requests in
+//! flight can swap identities. [`AppwriteValidator`] hands each call exactly one credential, the
+//! token it was asked about, and forwards nothing of the client's own request.
+//!
+//! No single call tells both the user and the end of the session, so a validation makes two at
+//! once, `GET /account` and `GET /account/sessions/current`, and puts them together like this:
+//!
+//! 1. Two good answers that name the same user are a session. A name in the token, if it has one,
+//!    must agree; anything else is *unavailable*, never a session.
+//! 2. Each call alone proves the state of the session, so one refusal decides, whatever the other
+//!    call met. *Forbidden* (blocked, a second factor missing) goes before *invalid*.
+//! 3. Otherwise the failure counts: *misconfigured* before *unavailable*.
+//!
+//! An answer is a refusal only by the `type` in Appwrite's own error body. A 401 from a proxy in
+//! front of Appwrite logs nobody out.
+
+use std::{fmt, sync::Arc};
+
+use futures_util::future;
+
+use self::{
+    answer::SessionAnswer,
+    client::{Call, Client},
+};
+use crate::{
+    token::{SessionToken, TokenSource},
+    user::UserData,
+    validator::{SessionValidator, ValidatedSession, ValidationError},
+};
+
+mod answer;
+mod client;
+mod config;
+mod error;
+mod session;
+mod user;
+
+pub use self::{
+    config::{AppwriteConfigError, AppwriteValidatorBuilder},
+    error::{AppwriteError, AppwriteErrorKind},
+    session::AppwriteLogin,
+    user::AppwriteUser,
+};
+
+/// Validates the sessions of one Appwrite project, and logs users in and out.
+///
+/// A clone shares the connections, so make one at the start and clone it. Making it installs
+/// rustls' *ring* provider as the process's default when there is none yet.
+///
+/// 1. Calls go to the endpoint directly or through the proxy that the environment names
+///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
+/// 2. Redirects are not followed, since the token would travel with them. Cookies are not kept.
+/// 3. An answer of more than 256 KiB is not read further.
+/// 4. `https` is not enforced, as Appwrite often runs beside its backend; without it, whoever can
+///    read the network between the two can take over sessions.
+/// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
+///    [`UserData`], a date that cannot be read becomes `None`; for the tier see
+///    [`tier`](AppwriteValidatorBuilder::tier).
+///
+/// ```
+/// use tower_session_cache::AppwriteValidator;
+///
+/// let appwrite = AppwriteValidator::new("https://appwrite.example.com/v1", "demo")?;
+/// let source = appwrite.token_source();
+/// # let _ = source;
+/// # Ok::<(), tower_session_cache::AppwriteConfigError>(())
+/// ```
+#[derive(Clone)]
+pub struct AppwriteValidator(Arc<Inner>);
+
+struct Inner {
+    client: Client,
+    tier: Box<user::Tier>,
+}
+
+impl AppwriteValidator {
+    /// A validator with every setting at its default.
+    ///
+    /// The endpoint is the base of Appwrite's API and ends in `/v1`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppwriteConfigError`], whose text says what to write instead.
+    pub fn new(
+        endpoint: impl AsRef<str>,
+        project_id: impl Into<String>,
+    ) -> Result<Self, AppwriteConfigError> {
+        Self::builder(endpoint, project_id).build()
+    }
+
+    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
+    /// [`build`](AppwriteValidatorBuilder::build).
+    pub fn builder(
+        endpoint: impl AsRef<str>,
+        project_id: impl Into<String>,
+    ) -> AppwriteValidatorBuilder {
+        AppwriteValidatorBuilder::new(endpoint.as_ref(), project_id.into())
+    }
+
+    /// Where clients of this project put the session; see [`TokenSource::appwrite`].
+    ///
+    /// Two of the places are cookies: read there about CSRF before you use it for browsers.
+    #[must_use]
+    pub fn token_source(&self) -> TokenSource {
+        TokenSource::appwrite(self.project_id())
+    }
+
+    /// The project whose sessions it validates.
+    #[must_use]
+    pub fn project_id(&self) -> &str {
+        self.0.client.project_id()
+    }
+
+    async fn account(&self, token: &SessionToken) -> Result<UserData, AppwriteError> {
+        let answer = self.0.client.call(Call::Account, Some(token), None).await?;
+        answer::account(
+            &answer.body,
+            answer::named_in(token).as_deref(),
+            &self.0.tier,
+        )
+    }
+
+    async fn session(&self, token: &SessionToken) -> Result<SessionAnswer, AppwriteError> {
+        let answer = self.0.client.call(Call::Session, Some(token), None).await?;
+        answer::session(Call::Session, &answer.body)
+    }
+}
+
+impl SessionValidator for AppwriteValidator {
+    /// Safe to drop at any time: both calls only read.
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        match future::join(self.account(&token), self.session(&token)).await {
+            (Ok(user), Ok(session)) => {
+                answer::same_user(Call::Session, &session.user_id, user.id())?;
+                Ok(ValidatedSession::new(user).with_expires_at(session.expires_at))
+            }
+            (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
+            (Err(account), Err(session)) => Err(account.or_weightier(session).into()),
+        }
+    }
+}
+
+impl fmt::Debug for AppwriteValidator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppwriteValidator")
+            .field("endpoint", &self.0.client.endpoint())
+            .field("project_id", &self.0.client.project_id())
+            .finish_non_exhaustive()
+    }
+}

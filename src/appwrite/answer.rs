@@ -1,0 +1,321 @@
+//! What an answer means. Nothing here does I/O, so each row of the table is a unit test.
+
+use std::time::Duration;
+
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use chrono::{DateTime, Utc};
+use http::{HeaderMap, StatusCode, header};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{
+    client::Call,
+    error::{AppwriteError, AppwriteErrorKind},
+    user::{AppwriteUser, Tier},
+};
+use crate::{token::SessionToken, user::UserData, validator::ForbiddenReason};
+
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Appwrite's errors. The message is left out: it changes, and may contain an e-mail address.
+#[derive(Deserialize)]
+struct Problem {
+    r#type: String,
+    #[serde(rename = "code")]
+    _code: u16,
+}
+
+/// Sorts an answer by its status and, where that does not settle it, by the `type` of its body.
+///
+/// Only Appwrite's own JSON can refuse: a proxy's 401 must not log anyone out.
+pub(super) fn judge(
+    call: Call,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Result<Vec<u8>, AppwriteError>,
+    now: DateTime<Utc>,
+) -> Result<Vec<u8>, AppwriteError> {
+    if status == call.success() {
+        return body;
+    }
+    let problem = body
+        .as_ref()
+        .ok()
+        .and_then(|body| serde_json::from_slice::<Problem>(body).ok());
+    let named = problem.as_ref().map(|problem| problem.r#type.as_str());
+    let error = |kind, advice| {
+        AppwriteError::new(kind, call, advice)
+            .with_status(status)
+            .with_type(named)
+    };
+
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let advice = "too many calls; ask less often, or raise Appwrite's rate limit for this host";
+        let wait = longer(retry_after(headers, now), rate_limit_reset(headers, now));
+        return Err(error(AppwriteErrorKind::Throttled, advice).with_retry_after(wait));
+    }
+    if status.is_server_error() {
+        let advice = "the server failed; look into the logs of Appwrite and of proxies before it";
+        let wait = retry_after(headers, now);
+        return Err(error(AppwriteErrorKind::ServerError, advice).with_retry_after(wait));
+    }
+    if status.is_redirection() {
+        let advice = "a redirect, which is not followed; set APPWRITE_ENDPOINT to where it leads";
+        return Err(error(AppwriteErrorKind::Misconfigured, advice));
+    }
+    // From here on it is the body that counts, so it must have been read.
+    body?;
+    let known = named
+        .filter(|_| status.is_client_error())
+        .and_then(|named| meaning(call, status, named));
+    let (kind, advice) = known.unwrap_or((
+        AppwriteErrorKind::UnexpectedAnswer,
+        "not an answer that Appwrite gives here; check that APPWRITE_ENDPOINT is Appwrite's and \
+         no proxy answers instead",
+    ));
+    Err(error(kind, advice))
+}
+
+fn meaning(
+    call: Call,
+    status: StatusCode,
+    named: &str,
+) -> Option<(AppwriteErrorKind, &'static str)> {
+    use AppwriteErrorKind::{Forbidden, InvalidArgument, Misconfigured, Refused};
+
+    const NOT_IN: &str = "the user is known, but not let in";
+    let has_arguments = matches!(call, Call::Login | Call::Recovery);
+
+    Some(match named {
+        "general_unauthorized_scope"
+        | "user_jwt_invalid"
+        | "user_unauthorized"
+        | "user_session_not_found"
+        | "user_not_found" => (Refused, "the session or the user is not known"),
+        "user_invalid_credentials" if call == Call::Login => {
+            (Refused, "e-mail address or password is wrong")
+        }
+        "user_invalid_token" if call == Call::Recovery => {
+            (Refused, "the recovery secret is wrong or was used")
+        }
+        "user_blocked" => (Forbidden(ForbiddenReason::Blocked), NOT_IN),
+        "user_password_reset_required" => (Forbidden(ForbiddenReason::PasswordReset), NOT_IN),
+        "user_more_factors_required" => (Forbidden(ForbiddenReason::MoreFactors), NOT_IN),
+        "project_not_found" => (
+            Misconfigured,
+            "no such project; check APPWRITE_PROJECT_ID, and that APPWRITE_ENDPOINT is the server \
+             (or region) that has it",
+        ),
+        "general_route_not_found" => (
+            Misconfigured,
+            "no such route; check that APPWRITE_ENDPOINT ends in the /v1 of Appwrite's API",
+        ),
+        "general_service_disabled" | "general_api_disabled" => (
+            Misconfigured,
+            "the account service or the REST API is off; turn it on in the settings of the \
+             project that APPWRITE_PROJECT_ID names",
+        ),
+        "general_unknown_origin" => (
+            Misconfigured,
+            "the origin is not known; register it as a platform of the project that \
+             APPWRITE_PROJECT_ID names, or keep proxies on the way from adding an Origin header",
+        ),
+        "user_jwt_and_cookie_set" => (
+            Misconfigured,
+            "two credentials arrived; check what the proxies between here and APPWRITE_ENDPOINT \
+             add",
+        ),
+        "general_argument_invalid" | "password_recently_used" | "password_personal_data"
+            if has_arguments =>
+        {
+            (
+                InvalidArgument,
+                "an e-mail address or a password is not acceptable",
+            )
+        }
+        _ if status == StatusCode::BAD_REQUEST => (
+            Misconfigured,
+            "the call is not understood; check APPWRITE_ENDPOINT and APPWRITE_PROJECT_ID, and \
+             that the server is Appwrite 1.5 or newer",
+        ),
+        _ => return None,
+    })
+}
+
+/// `Retry-After`, as seconds or as a date ([RFC 9110, section 10.2.3]).
+///
+/// [RFC 9110, section 10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = value.parse::<i64>().ok().or_else(|| {
+        let date = DateTime::parse_from_rfc2822(value).ok()?;
+        Some(date.timestamp().saturating_sub(now.timestamp()))
+    });
+    seconds.map(clamped)
+}
+
+/// Appwrite's own hint, in seconds since 1970.
+fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get("x-ratelimit-reset")?.to_str().ok()?;
+    let epoch = value.trim().parse::<i64>().ok()?;
+    Some(clamped(epoch.saturating_sub(now.timestamp())))
+}
+
+/// A limit that lasts an hour may be lifted earlier, and a wrong clock must not stop us for days.
+fn clamped(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.clamp(1, 60).unsigned_abs())
+}
+
+fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    // `None` is the least of all options.
+    one.max(other)
+}
+
+/// Reads a user, of whom only what is needed is parsed: other members vary between versions.
+pub(super) fn account(
+    body: &[u8],
+    named_in_token: Option<&str>,
+    tier: &Tier,
+) -> Result<UserData, AppwriteError> {
+    let mut user: Map<String, Value> = json(Call::Account, body)?;
+    let id = text(&user, "$id");
+    if id.is_empty() {
+        return Err(not_appwrites(Call::Account));
+    }
+    if let Some(named) = named_in_token {
+        same_user(Call::Account, id, named)?;
+    }
+    match user.get("status").and_then(Value::as_bool) {
+        Some(true) => {}
+        Some(false) => {
+            let kind = AppwriteErrorKind::Forbidden(ForbiddenReason::Blocked);
+            return Err(AppwriteError::new(
+                kind,
+                Call::Account,
+                "the user is blocked",
+            ));
+        }
+        None => return Err(not_appwrites(Call::Account)),
+    }
+    let verified = user.get("emailVerification").and_then(Value::as_bool);
+    let data = UserData::builder(id)
+        .email(text(&user, "email"))
+        .name(text(&user, "name"))
+        .email_verified(verified.unwrap_or(false))
+        .created_at(time(text(&user, "$createdAt")))
+        .updated_at(time(text(&user, "$updatedAt")));
+    let user = AppwriteUser {
+        id: id.to_owned(),
+        labels: labels(user.remove("labels")),
+        // Old servers write an empty array for no preferences.
+        prefs: match user.remove("prefs") {
+            Some(Value::Object(prefs)) => prefs,
+            _ => Map::new(),
+        },
+    };
+    Ok(data.tier(tier(&user)).build())
+}
+
+#[derive(Debug)]
+pub(super) struct SessionAnswer {
+    pub(super) user_id: String,
+    pub(super) expires_at: DateTime<Utc>,
+    /// Empty except for callers with an API key.
+    pub(super) secret: String,
+}
+
+/// Reads a session, the current one or the one that a login made.
+pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, AppwriteError> {
+    let session: Map<String, Value> = json(call, body)?;
+    let user_id = text(&session, "userId").to_owned();
+    let is_other = session.get("current").and_then(Value::as_bool) == Some(false);
+    match time(text(&session, "expire")) {
+        Some(expires_at) if !user_id.is_empty() && !is_other => Ok(SessionAnswer {
+            user_id,
+            expires_at,
+            secret: text(&session, "secret").to_owned(),
+        }),
+        _ => Err(not_appwrites(call)),
+    }
+}
+
+/// Whose recovery it was.
+pub(super) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
+    let token: Map<String, Value> = json(Call::Recovery, body)?;
+    match text(&token, "userId") {
+        "" => Err(not_appwrites(Call::Recovery)),
+        id => Ok(id.to_owned()),
+    }
+}
+
+/// The user that a token names. Anyone can write one, so it is a check and never an identity.
+///
+/// The format is undocumented: a token that cannot be read is as good as any.
+pub(super) fn named_in(token: &SessionToken) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Claims {
+        id: String,
+    }
+    let json = BASE64.decode(token.expose_secret()).ok()?;
+    let claims: Claims = serde_json::from_slice(&json).ok()?;
+    Some(claims.id)
+}
+
+/// Two ids that differ mean that somebody between here and Appwrite has mixed up answers.
+pub(super) fn same_user(call: Call, one: &str, other: &str) -> Result<(), AppwriteError> {
+    if one == other {
+        return Ok(());
+    }
+    Err(AppwriteError::unexpected(
+        call,
+        "the answer is about another user than the one asked for; check that no proxy before \
+         APPWRITE_ENDPOINT caches or mixes up answers",
+    ))
+}
+
+fn json<T: DeserializeOwned>(call: Call, body: &[u8]) -> Result<T, AppwriteError> {
+    // The parser's error would quote the body, and with it an e-mail address.
+    serde_json::from_slice(body).map_err(|_| not_appwrites(call))
+}
+
+fn not_appwrites(call: Call) -> AppwriteError {
+    AppwriteError::unexpected(
+        call,
+        "a success without what Appwrite answers; check that APPWRITE_ENDPOINT is Appwrite's and \
+         no proxy answers instead",
+    )
+    .with_status(call.success())
+}
+
+fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {
+    object.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text)
+        .ok()
+        .map(|time| time.to_utc())
+}
+
+fn labels(labels: Option<Value>) -> Vec<String> {
+    let Some(Value::Array(labels)) = labels else {
+        return Vec::new();
+    };
+    labels
+        .into_iter()
+        .filter_map(|label| match label {
+            Value::String(label) => Some(label),
+            _ => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! The settings, checked once, so that a typing error shows at the start and not as a 503.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use reqwest::Url;
+
+use super::{
+    AppwriteValidator, Inner,
+    client::Client,
+    user::{self, AppwriteUser, Tier},
+};
+
+/// Builds an [`AppwriteValidator`]; made by [`AppwriteValidator::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_session_cache::AppwriteValidator;
+///
+/// let appwrite = AppwriteValidator::builder("http://localhost:8080/v1", "demo")
+///     .timeout(Duration::from_secs(2))
+///     .tier(|user| {
+///         let pro = user.labels().iter().any(|label| label == "pro");
+///         if pro { "pro" } else { "free" }.to_owned()
+///     })
+///     .build()?;
+/// # let _ = appwrite;
+/// # Ok::<(), tower_session_cache::AppwriteConfigError>(())
+/// ```
+#[must_use]
+pub struct AppwriteValidatorBuilder {
+    endpoint: String,
+    project_id: String,
+    tier: Box<Tier>,
+    connect_timeout: Duration,
+    timeout: Duration,
+}
+
+impl AppwriteValidatorBuilder {
+    pub(super) fn new(endpoint: &str, project_id: String) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            project_id,
+            tier: Box::new(user::first_label),
+            connect_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(4),
+        }
+    }
+
+    /// Sets how a user's tier is chosen. Defaults to the first label, `free` without one.
+    ///
+    /// It is asked once per validation, and its answer is cached with the user. Choose by
+    /// [`labels`](AppwriteUser::labels): users can write their own
+    /// [`prefs`](AppwriteUser::prefs), so a tier taken from those lets them promote themselves.
+    pub fn tier(mut self, tier: impl Fn(&AppwriteUser) -> String + Send + Sync + 'static) -> Self {
+        self.tier = Box::new(tier);
+        self
+    }
+
+    /// Sets how long a connection may take, TLS included. Defaults to 2 s; zero is an error.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a call may take altogether, from the connection to the last byte of the
+    /// answer. Defaults to 4 s; zero is an error.
+    ///
+    /// The two calls of a validation run at once, so that this is its time as well. Keep it below
+    /// the cache's own deadline, which cannot say what was waited for.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Makes the validator, and its pool of connections, which are opened when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`AppwriteConfigError`] for the first setting that cannot work.
+    pub fn build(self) -> Result<AppwriteValidator, AppwriteConfigError> {
+        let Self {
+            endpoint,
+            project_id,
+            tier,
+            connect_timeout,
+            timeout,
+        } = self;
+        let endpoint = parse_endpoint(&endpoint)?;
+        if project_id.is_empty() || !project_id.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(AppwriteConfigError::InvalidProjectId);
+        }
+        if connect_timeout.is_zero() || timeout.is_zero() {
+            return Err(AppwriteConfigError::ZeroTimeout);
+        }
+        let client = Client::new(&endpoint, project_id, connect_timeout, timeout)?;
+        Ok(AppwriteValidator(Arc::new(Inner { client, tier })))
+    }
+}
+
+/// Shows nothing of the endpoint, which is not checked for credentials yet.
+impl fmt::Debug for AppwriteValidatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppwriteValidatorBuilder")
+            .field("project_id", &self.project_id)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+fn parse_endpoint(endpoint: &str) -> Result<Url, AppwriteConfigError> {
+    let url = Url::parse(endpoint).map_err(|_| AppwriteConfigError::EndpointNotUrl)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(AppwriteConfigError::EndpointScheme);
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(AppwriteConfigError::EndpointCredentials);
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(AppwriteConfigError::EndpointQuery);
+    }
+    let path = url.path();
+    if !path.strip_suffix('/').unwrap_or(path).ends_with("/v1") {
+        return Err(AppwriteConfigError::EndpointPath);
+    }
+    Ok(url)
+}
+
+/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AppwriteConfigError {
+    /// The endpoint is not an absolute URL.
+    EndpointNotUrl,
+    /// The endpoint is neither `https` nor `http`.
+    EndpointScheme,
+    /// The endpoint contains a user name or a password.
+    EndpointCredentials,
+    /// The endpoint contains a query or a fragment.
+    EndpointQuery,
+    /// The endpoint's path does not end in `/v1`.
+    EndpointPath,
+    /// The project id is empty or has something else than visible ASCII in it.
+    InvalidProjectId,
+    /// A timeout is zero.
+    ZeroTimeout,
+    /// The HTTP client could not be made; the source says why.
+    Client(Box<dyn StdError + Send + Sync>),
+}
+
+impl fmt::Display for AppwriteConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EndpointNotUrl => {
+                "the Appwrite endpoint (APPWRITE_ENDPOINT) is not a URL; write it in full, like \
+                 https://appwrite.example.com/v1"
+            }
+            Self::EndpointScheme => {
+                "the Appwrite endpoint (APPWRITE_ENDPOINT) must begin with https:// or http://"
+            }
+            Self::EndpointCredentials => {
+                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a user name or a password; \
+                 remove everything before the host, since Appwrite is told sessions only"
+            }
+            Self::EndpointQuery => {
+                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a `?` or a `#`; write it \
+                 without these and what follows them"
+            }
+            Self::EndpointPath => {
+                "the path of the Appwrite endpoint (APPWRITE_ENDPOINT) must end in /v1, like \
+                 https://appwrite.example.com/v1"
+            }
+            Self::InvalidProjectId => {
+                "the Appwrite project id (APPWRITE_PROJECT_ID) is empty or has a space or a \
+                 character outside ASCII in it; copy it from the project's settings in Appwrite's \
+                 console"
+            }
+            Self::ZeroTimeout => {
+                "a timeout of zero lets no call to Appwrite succeed; set a longer one, or none \
+                 for the default"
+            }
+            Self::Client(_) => {
+                "the HTTP client for Appwrite could not be made; check that the system has CA \
+                 certificates and that its proxy settings are URLs"
+            }
+        })
+    }
+}
+
+impl StdError for AppwriteConfigError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Client(source) => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The example as a newcomer meets it: started with no settings, its printed lines pasted.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use crate::support::process::{Running, command};
+
+fn server() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples/server");
+    assert!(
+        built.exists(),
+        "run `cargo build --all-features --example server` first"
+    );
+    built
+}
+
+fn start(settings: &[(&str, &str)]) -> Running {
+    let mut server = command(server());
+    for name in [
+        "APPWRITE_ENDPOINT",
+        "APPWRITE_PROJECT_ID",
+        "SESSION_CACHE_ENABLED",
+        "SESSION_CACHE_TTL_SECONDS",
+        "RUST_LOG",
+    ] {
+        server.env_remove(name);
+    }
+    server.env("LISTEN_ADDR", "127.0.0.1:0");
+    server.envs(settings.iter().copied());
+    let child = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Running(child.unwrap())
+}
+
+#[test]
+fn the_printed_lines_work_as_printed() {
+    let mut server = start(&[]);
+    let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let first = lines.next().unwrap().unwrap();
+    assert!(
+        first.starts_with("listening on http://127.0.0.1:"),
+        "{first}"
+    );
+    let mut script = String::new();
+    for line in lines.by_ref() {
+        let line = line.unwrap();
+        if line.starts_with("TOKEN=") || line.starts_with("curl ") {
+            script += &line;
+            // An end of line of its own: not every body has one.
+            script += "; echo\n";
+        }
+        if line.contains("/health") {
+            break;
+        }
+    }
+    let output = Command::new("sh").arg("-c").arg(&script).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let statuses: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
+        .collect();
+    let expected = [
+        "200 OK",
+        "204 No Content",
+        "401 Unauthorized",
+        "204 No Content",
+        "200 OK",
+    ];
+    assert_eq!(statuses, expected, "{text}");
+    assert!(text.contains(r#""email":"demo@example.com""#), "{text}");
+    assert!(
+        text.contains(r#"{"redis":"disabled","status":"ok"}"#),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_setting_that_makes_no_sense_is_named() {
+    for (name, value) in [
+        ("LISTEN_ADDR", "everywhere"),
+        ("SESSION_CACHE_ENABLED", "perhaps"),
+        ("SESSION_CACHE_TTL_SECONDS", "0"),
+        ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
+        ("RUST_LOG", "a=b=c"),
+    ] {
+        let mut server = start(&[(name, value)]);
+        let mut text = String::new();
+        server
+            .0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert!(!server.0.wait().unwrap().success());
+        let named = text
+            .to_uppercase()
+            .contains(name.trim_start_matches("SESSION_CACHE_"));
+        assert!(text.starts_with("error: ") && named, "{name}: {text}");
+    }
+}
