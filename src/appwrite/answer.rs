@@ -9,7 +9,6 @@ use base64::{
 };
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
-use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{
@@ -24,14 +23,6 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Appwrite's errors. The message is left out: it changes, and may contain an e-mail address.
-#[derive(Deserialize)]
-struct Problem {
-    r#type: String,
-    #[serde(rename = "code")]
-    _code: u16,
-}
-
 /// Sorts an answer by its status and, where that does not settle it, by the `type` of its body.
 ///
 /// Only Appwrite's own JSON can refuse: a proxy's 401 must not log anyone out.
@@ -45,11 +36,8 @@ pub(super) fn judge(
     if status == call.success() {
         return body;
     }
-    let problem = body
-        .as_ref()
-        .ok()
-        .and_then(|body| serde_json::from_slice::<Problem>(body).ok());
-    let named = problem.as_ref().map(|problem| problem.r#type.as_str());
+    let named = body.as_ref().ok().and_then(|body| type_of(body));
+    let named = named.as_deref();
     let error = |kind, advice| {
         AppwriteError::new(kind, call, advice)
             .with_status(status)
@@ -58,7 +46,7 @@ pub(super) fn judge(
 
     if status == StatusCode::TOO_MANY_REQUESTS {
         let advice = "too many calls; ask less often, or raise Appwrite's rate limit for this host";
-        let wait = longer(retry_after(headers, now), rate_limit_reset(headers, now));
+        let wait = retry_after(headers, now).max(rate_limit_reset(headers, now));
         return Err(error(AppwriteErrorKind::Throttled, advice).with_retry_after(wait));
     }
     if status.is_server_error() {
@@ -81,6 +69,18 @@ pub(super) fn judge(
          no proxy answers instead",
     ));
     Err(error(kind, advice))
+}
+
+/// The `type` of Appwrite's errors, an object with an integer `code` beside it.
+///
+/// The message is left alone: it changes, and may contain an e-mail address.
+fn type_of(body: &[u8]) -> Option<String> {
+    let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    problem.get("code")?.as_u64()?;
+    match problem.remove("type")? {
+        Value::String(named) => Some(named),
+        _ => None,
+    }
 }
 
 fn meaning(
@@ -173,18 +173,13 @@ fn clamped(seconds: i64) -> Duration {
     Duration::from_secs(seconds.clamp(1, 60).unsigned_abs())
 }
 
-fn longer(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    // `None` is the least of all options.
-    one.max(other)
-}
-
 /// Reads a user, of whom only what is needed is parsed: other members vary between versions.
 pub(super) fn account(
     body: &[u8],
     named_in_token: Option<&str>,
     tier: &Tier,
 ) -> Result<UserData, AppwriteError> {
-    let mut user: Map<String, Value> = json(Call::Account, body)?;
+    let mut user = object(Call::Account, body)?;
     let id = text(&user, "$id");
     if id.is_empty() {
         return Err(not_appwrites(Call::Account));
@@ -223,7 +218,6 @@ pub(super) fn account(
     Ok(data.tier(tier(&user)).build())
 }
 
-#[derive(Debug)]
 pub(super) struct SessionAnswer {
     pub(super) user_id: String,
     pub(super) expires_at: DateTime<Utc>,
@@ -233,7 +227,7 @@ pub(super) struct SessionAnswer {
 
 /// Reads a session, the current one or the one that a login made.
 pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, AppwriteError> {
-    let session: Map<String, Value> = json(call, body)?;
+    let session = object(call, body)?;
     let user_id = text(&session, "userId").to_owned();
     let is_other = session.get("current").and_then(Value::as_bool) == Some(false);
     match time(text(&session, "expire")) {
@@ -248,7 +242,7 @@ pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, Appwrite
 
 /// Whose recovery it was.
 pub(super) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
-    let token: Map<String, Value> = json(Call::Recovery, body)?;
+    let token = object(Call::Recovery, body)?;
     match text(&token, "userId") {
         "" => Err(not_appwrites(Call::Recovery)),
         id => Ok(id.to_owned()),
@@ -259,13 +253,9 @@ pub(super) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
 ///
 /// The format is undocumented: a token that cannot be read is as good as any.
 pub(super) fn named_in(token: &SessionToken) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Claims {
-        id: String,
-    }
     let json = BASE64.decode(token.expose_secret()).ok()?;
-    let claims: Claims = serde_json::from_slice(&json).ok()?;
-    Some(claims.id)
+    let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
+    claims.get("id")?.as_str().map(str::to_owned)
 }
 
 /// Two ids that differ mean that somebody between here and Appwrite has mixed up answers.
@@ -280,7 +270,7 @@ pub(super) fn same_user(call: Call, one: &str, other: &str) -> Result<(), Appwri
     ))
 }
 
-fn json<T: DeserializeOwned>(call: Call, body: &[u8]) -> Result<T, AppwriteError> {
+fn object(call: Call, body: &[u8]) -> Result<Map<String, Value>, AppwriteError> {
     // The parser's error would quote the body, and with it an e-mail address.
     serde_json::from_slice(body).map_err(|_| not_appwrites(call))
 }

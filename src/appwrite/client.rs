@@ -90,10 +90,8 @@ impl Client {
         connect_timeout: Duration,
         timeout: Duration,
     ) -> Result<Self, AppwriteConfigError> {
-        let mut project = HeaderValue::from_str(&project_id)
+        let project = HeaderValue::from_str(&project_id)
             .map_err(|_| AppwriteConfigError::InvalidProjectId)?;
-        // Not a secret, but nothing that a trace of all headers is for either.
-        project.set_sensitive(true);
         let headers = HeaderMap::from_iter([(PROJECT, project), (FORMAT, FORMAT_VERSION)]);
 
         if CryptoProvider::get_default().is_none() {
@@ -194,7 +192,7 @@ async fn read(call: Call, response: &mut Response) -> Result<Vec<u8>, AppwriteEr
     }
 }
 
-/// A proxy's loopback is not ours.
+/// A proxy would look for such a host on itself.
 fn is_loopback(endpoint: &Url) -> bool {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -145,7 +145,7 @@ impl AppwriteError {
     }
 }
 
-/// For validators that are made of the calls of [`AppwriteValidator`](super::AppwriteValidator).
+/// Refusals lose their source: what a client did is no news for an operator. All else keeps it.
 impl From<AppwriteError> for ValidationError {
     fn from(error: AppwriteError) -> Self {
         match error.kind {

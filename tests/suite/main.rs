@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod appwrite;
 mod config;
 mod end_to_end;
 mod example;

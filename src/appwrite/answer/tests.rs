@@ -1,1 +1,344 @@
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use serde_json::json;
 
+use super::*;
+use crate::appwrite::user::first_label;
+
+const USER: &str = include_str!("../../../tests/fixtures/appwrite/user.json");
+const SESSION: &str = include_str!("../../../tests/fixtures/appwrite/session.json");
+const RECOVERY: &str = include_str!("../../../tests/fixtures/appwrite/recovery.json");
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(784_111_747, 0).unwrap()
+}
+
+fn judged(call: Call, status: u16, body: &str) -> AppwriteError {
+    judged_with(call, status, &[], body)
+}
+
+fn judged_with(
+    call: Call,
+    status: u16,
+    headers: &[(&'static str, &str)],
+    body: &str,
+) -> AppwriteError {
+    let headers = headers
+        .iter()
+        .map(|(name, value)| {
+            let name = http::HeaderName::from_static(name);
+            (name, HeaderValue::from_str(value).unwrap())
+        })
+        .collect();
+    let status = StatusCode::from_u16(status).unwrap();
+    judge(call, status, &headers, Ok(body.into()), now()).unwrap_err()
+}
+
+fn problem(status: u16, named: &str) -> String {
+    json!({ "message": "ada@example.com", "code": status, "type": named, "version": "1.8.1" })
+        .to_string()
+}
+
+fn user(change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
+    changed(USER, change)
+}
+
+fn changed(fixture: &str, change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u8> {
+    let mut body = serde_json::from_str(fixture).unwrap();
+    change(&mut body);
+    Value::Object(body).to_string().into_bytes()
+}
+
+#[test]
+fn the_type_of_the_body_decides() {
+    use AppwriteErrorKind::{
+        Forbidden, InvalidArgument, Misconfigured, Refused, ServerError, Throttled,
+        UnexpectedAnswer,
+    };
+    use Call::{Account, Login, Logout, Recovery, Session};
+
+    let table = [
+        (Account, 401, "general_unauthorized_scope", Refused),
+        (Account, 401, "user_jwt_invalid", Refused),
+        (Account, 401, "user_unauthorized", Refused),
+        (Session, 404, "user_session_not_found", Refused),
+        (Account, 404, "user_not_found", Refused),
+        (Login, 401, "user_invalid_credentials", Refused),
+        (Recovery, 401, "user_invalid_token", Refused),
+        (
+            Account,
+            401,
+            "user_blocked",
+            Forbidden(ForbiddenReason::Blocked),
+        ),
+        (
+            Account,
+            403,
+            "user_blocked",
+            Forbidden(ForbiddenReason::Blocked),
+        ),
+        (
+            Login,
+            401,
+            "user_blocked",
+            Forbidden(ForbiddenReason::Blocked),
+        ),
+        (
+            Account,
+            412,
+            "user_password_reset_required",
+            Forbidden(ForbiddenReason::PasswordReset),
+        ),
+        (
+            Account,
+            401,
+            "user_more_factors_required",
+            Forbidden(ForbiddenReason::MoreFactors),
+        ),
+        (Account, 404, "project_not_found", Misconfigured),
+        (Account, 404, "general_route_not_found", Misconfigured),
+        (Account, 403, "general_service_disabled", Misconfigured),
+        (Account, 403, "general_api_disabled", Misconfigured),
+        (Account, 403, "general_unknown_origin", Misconfigured),
+        (Account, 403, "user_jwt_and_cookie_set", Misconfigured),
+        (Account, 400, "general_argument_invalid", Misconfigured),
+        (Account, 400, "project_unknown", Misconfigured),
+        (Login, 400, "general_argument_invalid", InvalidArgument),
+        (Recovery, 400, "general_argument_invalid", InvalidArgument),
+        (Recovery, 400, "password_recently_used", InvalidArgument),
+        (Login, 404, "project_not_found", Misconfigured),
+        (Account, 429, "general_rate_limit_exceeded", Throttled),
+        (Account, 500, "general_unknown", ServerError),
+        // A refusal only where it makes sense.
+        (Account, 401, "user_invalid_credentials", UnexpectedAnswer),
+        (Account, 401, "user_invalid_token", UnexpectedAnswer),
+        (Account, 401, "about:blank", UnexpectedAnswer),
+        (Account, 401, "general_unknown", UnexpectedAnswer),
+        (Account, 201, "user_unauthorized", UnexpectedAnswer),
+        (Account, 502, "user_unauthorized", ServerError),
+        (Logout, 200, "user_unauthorized", UnexpectedAnswer),
+    ];
+    for (call, status, named, kind) in table {
+        let error = judged(call, status, &problem(status, named));
+        assert_eq!(error.kind(), kind, "{call} {status} {named}");
+        assert!(!format!("{error} {error:?}").contains("ada@"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_status_alone_refuses_nobody() {
+    let bodies = [
+        "",
+        "null",
+        "<h1>Unauthorized</h1>",
+        r#"{"error":"unauthorized"}"#,
+        r#"{"type":"user_unauthorized"}"#,
+        r#"{"type":"user_unauthorized","code":"401"}"#,
+        r#"["user_unauthorized",401]"#,
+        r#"{"message":"user_unauthorized","code":401}"#,
+    ];
+    for status in [400, 401, 403, 404, 412] {
+        for body in bodies {
+            let kind = judged(Call::Account, status, body).kind();
+            assert_eq!(kind, AppwriteErrorKind::UnexpectedAnswer, "{status} {body}");
+        }
+    }
+    for status in [301, 302, 307, 308] {
+        let kind = judged(Call::Account, status, "").kind();
+        assert_eq!(kind, AppwriteErrorKind::Misconfigured, "{status}");
+    }
+}
+
+#[test]
+fn a_foreign_type_is_not_repeated() {
+    let long = "a".repeat(65);
+    for named in ["abc123", "a b", "ada@example.com", long.as_str()] {
+        let text = judged(Call::Account, 401, &problem(401, named)).to_string();
+        assert!(!text.contains(named), "{text}");
+    }
+    let text = judged(Call::Account, 401, &problem(401, "brand_new")).to_string();
+    assert!(text.ends_with("(401 brand_new)"), "{text}");
+}
+
+#[test]
+fn a_wait_is_between_a_second_and_a_minute() {
+    let epoch = now().timestamp();
+    let at = |offset: i64| (epoch + offset).to_string();
+    type Headers<'a> = &'a [(&'static str, &'a str)];
+    let table: [(u16, Headers<'_>, Option<u64>); 13] = [
+        (429, &[], None),
+        (429, &[("x-ratelimit-reset", &at(30))], Some(30)),
+        (429, &[("x-ratelimit-reset", &at(-30))], Some(1)),
+        (429, &[("x-ratelimit-reset", &at(3_600))], Some(60)),
+        (429, &[("x-ratelimit-reset", "soon")], None),
+        (429, &[("retry-after", "7")], Some(7)),
+        (429, &[("retry-after", "0")], Some(1)),
+        (429, &[("retry-after", "86400")], Some(60)),
+        (
+            429,
+            &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            Some(30),
+        ),
+        (
+            429,
+            &[("retry-after", "5"), ("x-ratelimit-reset", &at(9))],
+            Some(9),
+        ),
+        (503, &[("retry-after", "7")], Some(7)),
+        // Appwrite tells its limits with any answer; only a 429 says that one was reached.
+        (503, &[("x-ratelimit-reset", &at(30))], None),
+        (401, &[("retry-after", "7")], None),
+    ];
+    for (status, headers, wait) in table {
+        let error = judged_with(Call::Account, status, headers, "");
+        let wait = wait.map(Duration::from_secs);
+        assert_eq!(error.retry_after(), wait, "{status} {headers:?}");
+    }
+}
+
+#[test]
+fn a_status_decides_even_if_the_body_was_not_read() {
+    let unread = |status: u16| {
+        let body = Err(AppwriteError::new(
+            AppwriteErrorKind::BodyTooLarge,
+            Call::Account,
+            "",
+        ));
+        let status = StatusCode::from_u16(status).unwrap();
+        let judged = judge(Call::Account, status, &HeaderMap::new(), body, now());
+        judged.unwrap_err().kind()
+    };
+    assert_eq!(unread(200), AppwriteErrorKind::BodyTooLarge);
+    assert_eq!(unread(401), AppwriteErrorKind::BodyTooLarge);
+    assert_eq!(unread(302), AppwriteErrorKind::Misconfigured);
+    assert_eq!(unread(429), AppwriteErrorKind::Throttled);
+    assert_eq!(unread(502), AppwriteErrorKind::ServerError);
+}
+
+#[test]
+fn a_user_has_an_id_and_a_status() {
+    let broken = [
+        user(|user| drop(user.remove("$id"))),
+        user(|user| drop(user.insert("$id".into(), "".into()))),
+        user(|user| drop(user.insert("$id".into(), 7.into()))),
+        user(|user| drop(user.remove("status"))),
+        user(|user| drop(user.insert("status".into(), "true".into()))),
+        b"[]".to_vec(),
+        b"<html>".to_vec(),
+        Vec::new(),
+    ];
+    for body in broken {
+        let error = account(&body, None, &first_label).unwrap_err();
+        let shown = String::from_utf8_lossy(&body);
+        assert_eq!(error.kind(), AppwriteErrorKind::UnexpectedAnswer, "{shown}");
+    }
+    let blocked = user(|user| drop(user.insert("status".into(), false.into())));
+    assert_eq!(
+        account(&blocked, None, &first_label).unwrap_err().kind(),
+        AppwriteErrorKind::Forbidden(ForbiddenReason::Blocked)
+    );
+    assert_eq!(
+        account(&blocked, Some("other"), &first_label)
+            .unwrap_err()
+            .kind(),
+        AppwriteErrorKind::UnexpectedAnswer,
+        "whoever is blocked, it is not the one asked for"
+    );
+}
+
+#[test]
+fn members_that_are_not_needed_do_not_matter() {
+    let body = user(|user| {
+        user.insert("$id".into(), "u1".into());
+        user.insert("$createdAt".into(), "2025-08-14 20:03:55.554".into());
+        user.insert("$updatedAt".into(), "2025-05-03T16:44:35.206+00:00".into());
+        user.insert("accessedAt".into(), Value::Null);
+        user.insert("prefs".into(), json!([]));
+        user.insert("labels".into(), json!([7, "", "vip", "pro"]));
+        user.remove("email");
+        user.remove("targets");
+    });
+    let user = account(&body, Some("u1"), &first_label).unwrap();
+    assert_eq!((user.id(), user.email(), user.tier()), ("u1", "", "vip"));
+    assert_eq!(user.created_at(), None);
+    assert_eq!(
+        user.updated_at().unwrap().to_rfc3339(),
+        "2025-05-03T16:44:35.206+00:00"
+    );
+
+    let plain = account(br#"{"$id":"u1","status":true}"#, None, &first_label).unwrap();
+    assert_eq!((plain.name(), plain.tier()), ("", "free"));
+    assert!(!plain.email_verified());
+}
+
+#[test]
+fn a_session_has_a_user_and_an_end() {
+    let read = |change: fn(&mut Map<String, Value>)| {
+        session(Call::Session, &changed(SESSION, change)).map_err(|error| error.kind())
+    };
+    let good = read(|_| ()).ok().unwrap();
+    assert!(!good.user_id.is_empty());
+    assert!(
+        read(|session| drop(session.remove("current"))).is_ok(),
+        "not every version may tell"
+    );
+
+    let broken: [fn(&mut Map<String, Value>); 5] = [
+        |session| drop(session.remove("userId")),
+        |session| drop(session.insert("userId".into(), "".into())),
+        |session| drop(session.remove("expire")),
+        |session| drop(session.insert("expire".into(), "2025-08-14 20:03:55.554".into())),
+        |session| drop(session.insert("current".into(), false.into())),
+    ];
+    for change in broken {
+        assert_eq!(
+            read(change).err(),
+            Some(AppwriteErrorKind::UnexpectedAnswer)
+        );
+    }
+}
+
+#[test]
+fn a_recovery_names_its_user() {
+    let id = recovered(&changed(RECOVERY, |token| {
+        token.insert("userId".into(), "u1".into());
+    }));
+    assert_eq!(id.unwrap(), "u1");
+    assert!(recovered(b"{}").is_err());
+}
+
+#[test]
+fn a_token_may_name_its_user() {
+    let named = |text: &str| named_in(&SessionToken::parse(text.to_owned()).unwrap());
+    let padded = STANDARD.encode(r#"{"id":"u1","secret":"0f"}"#);
+
+    assert_eq!(named(&padded).as_deref(), Some("u1"));
+    assert_eq!(named(padded.trim_end_matches('=')).as_deref(), Some("u1"));
+    assert_eq!(named("not-base64"), None);
+    assert_eq!(named(&STANDARD.encode("not JSON")), None);
+    assert_eq!(named(&STANDARD.encode(r#"{"id":7}"#)), None);
+}
+
+#[test]
+fn the_weightier_of_two_failures_decides() {
+    let error = |status, named: &str| judged(Call::Account, status, &problem(status, named));
+    // From the most to the least weight.
+    let order = [
+        (401, "user_blocked"),
+        (401, "user_unauthorized"),
+        (404, "project_not_found"),
+        (500, "general_unknown"),
+    ];
+    for (rank, (status, named)) in order.into_iter().enumerate() {
+        for (other_status, other) in &order[rank..] {
+            let kind = error(status, named).kind();
+            let one = error(status, named).or_weightier(error(*other_status, other));
+            let two = error(*other_status, other).or_weightier(error(status, named));
+            assert_eq!((one.kind(), two.kind()), (kind, kind), "{named} {other}");
+        }
+    }
+    let short = judged_with(Call::Account, 429, &[("retry-after", "2")], "");
+    let long = judged_with(Call::Account, 429, &[("retry-after", "9")], "");
+    let wait = short.or_weightier(long).retry_after();
+    assert_eq!(wait, Some(Duration::from_secs(9)));
+}
