@@ -8,32 +8,46 @@
 //! with the revoked identity, not even when a validation was in flight meanwhile. The identity
 //! provider must have been told *first*: what is validated after the revocation counts.
 
+mod accept;
 mod builder;
 mod config;
 mod flights;
 mod key;
 mod local;
+mod record;
+mod redis;
+mod revoke;
+mod stamp;
 mod stats;
 mod stripes;
+mod ticket;
 mod verdicts;
 
-use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,
-    local::{CachedSession, Fill, Lookup, Ticket},
+    revoke::{Revocation, RevokeError, RevokeErrorKind},
     stats::Stats,
+    ticket::{CachedSession, Fill, Lookup, Ticket},
 };
-use self::{flights::Flights, local::Local};
+use self::{
+    flights::Flights,
+    local::{Check, Local},
+    redis::{Filled, Found, Redis, Verdict},
+    revoke::{Revoke, Undelivered},
+    stripes::Seen,
+    ticket::Far,
+};
 pub(crate) use self::{
-    flights::{Boarding, Flight, Landing},
+    flights::{Arrival, Boarding, Flight},
     key::EntryKey,
     stats::{Counters, count},
 };
-use crate::{token::SessionToken, validator::ValidatedSession};
+use crate::{clock::Clock, session::Origin, token::SessionToken, validator::ValidatedSession};
 
 /// A cache of sessions; cloning gives another handle to the same one.
 ///
@@ -62,10 +76,17 @@ pub struct SessionCache {
 
 struct Shared {
     local: Local,
+    redis: Option<Redis>,
+    undelivered: Undelivered,
+    clock: Clock,
     enabled: bool,
     flights: Flights,
     slots: Semaphore,
     validation_deadline: Duration,
+    /// After so many microseconds no record from before can be usable any more.
+    gives_up_after: u64,
+    /// How long a revoked token stays refused, in microseconds.
+    verdict_ttl: u64,
     counters: Counters,
 }
 
@@ -73,29 +94,6 @@ impl SessionCache {
     /// Starts a cache with the default settings.
     pub fn builder() -> SessionCacheBuilder {
         SessionCacheBuilder::new()
-    }
-
-    fn from_parts(settings: SessionCacheBuilder, capacity: NonZeroUsize) -> Self {
-        let SessionCacheBuilder {
-            enabled,
-            ttl,
-            capacity: _,
-            longest_session,
-            validation_deadline,
-            max_validations,
-            clock,
-        } = settings;
-        Self {
-            shared: Arc::new(Shared {
-                local: Local::new(capacity, clock, micros(ttl), micros(longest_session)),
-                enabled,
-                flights: Flights::default(),
-                slots: Semaphore::new(max_validations),
-                validation_deadline,
-                counters: Counters::default(),
-            }),
-            namespace: None,
-        }
     }
 
     /// A handle whose sessions are kept apart from those of other namespaces.
@@ -111,9 +109,14 @@ impl SessionCache {
     /// Looks a token up.
     ///
     /// On a miss the ticket must be taken before the validator is asked: that is what keeps a
-    /// validation that a revocation overtakes out of the cache.
+    /// validation that a revocation overtakes out of the cache. A Redis that does not answer
+    /// within its deadline makes a miss.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
-        let lookup = self.lookup(&self.key(token));
+        let lookup = self.lookup(&self.key(token)).await;
         match lookup {
             Lookup::Hit(_) => count(&self.shared.counters.hits),
             Lookup::Miss(_) => count(&self.shared.counters.misses),
@@ -123,39 +126,45 @@ impl SessionCache {
     }
 
     /// Stores what was validated with the ticket of an earlier [`get`](Self::get).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has stored the session or not.
     pub async fn set(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        self.fill(ticket, session)
+        self.fill(ticket, session).await
     }
 
     /// Forgets a token: the next request asks the identity provider again.
     ///
     /// # Errors
     ///
-    /// See [`RevokeError`].
+    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        count(&self.shared.counters.revocations);
-        self.shared.local.invalidate_token(self.key(token));
-        Ok(Revocation(()))
+        self.revoke(Revoke::Token(self.key(token), Verdict::Forget))
+            .await
     }
 
     /// Refuses a token from now on, even if the identity provider would still accept it: logout.
     ///
     /// It stays refused until the longest session has ended
-    /// ([`longest_session`](SessionCacheBuilder::longest_session)), or until as many later ones
-    /// as the cache has [`capacity`](SessionCacheBuilder::capacity) have been revoked; then the
-    /// identity provider decides again.
+    /// ([`longest_session`](SessionCacheBuilder::longest_session)). Without Redis at most as many
+    /// are remembered as the cache has [`capacity`](SessionCacheBuilder::capacity), the latest;
+    /// for older ones the identity provider decides again.
     ///
     /// # Errors
     ///
-    /// See [`RevokeError`].
+    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled it runs to its end, also when the future is dropped.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        count(&self.shared.counters.revocations);
-        if self.shared.local.revoke_token(self.key(token)) {
-            tracing::warn!(
-                "a revoked token was forgotten before its time; raise the cache's capacity"
-            );
-        }
-        Ok(Revocation(()))
+        self.revoke(Revoke::Token(self.key(token), Verdict::Refuse))
+            .await
     }
 
     /// Makes every cached session of a user unusable: password change, password reset, change of
@@ -163,56 +172,171 @@ impl SessionCache {
     ///
     /// # Errors
     ///
-    /// See [`RevokeError`].
+    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_user(&self, user_id: &str) -> Result<Revocation, RevokeError> {
-        count(&self.shared.counters.revocations);
-        self.shared.local.invalidate_user(user_id);
-        Ok(Revocation(()))
+        self.revoke(Revoke::User(user_id.to_owned())).await
     }
 
     /// Whether the stores behind the cache answer.
     pub async fn health_check(&self) -> Health {
-        Health {
-            redis: RedisHealth::Disabled,
-        }
+        let redis = match &self.shared.redis {
+            None => RedisHealth::Disabled,
+            Some(redis) if redis.answers().await => RedisHealth::Up,
+            Some(_) => RedisHealth::Down,
+        };
+        Health { redis }
     }
 
     /// What the cache has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let (entries, verdicts) = self.shared.local.len();
-        self.shared.counters.read(
-            entries as u64,
-            verdicts as u64,
-            self.shared.flights.len() as u64,
-        )
+        let shared = &self.shared;
+        let (entries, verdicts) = shared.local.len();
+        Stats {
+            entries: entries as u64,
+            verdicts: verdicts as u64,
+            in_flight: shared.flights.len() as u64,
+            undelivered: shared.undelivered.len() as u64,
+            ..shared.counters.read()
+        }
     }
 
     pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
         EntryKey::new(token, self.namespace.clone())
     }
 
-    pub(crate) fn lookup(&self, key: &EntryKey) -> Lookup {
-        if self.shared.enabled {
-            self.shared.local.lookup(key)
-        } else {
-            self.shared.local.ask(key)
+    /// What can be said without waiting.
+    pub(crate) fn near(&self, key: &EntryKey) -> Option<Lookup> {
+        let Shared { local, redis, .. } = &*self.shared;
+        if self.shared.enabled
+            && redis.is_none()
+            && let Some(session) = local.hit(key)
+        {
+            return Some(Lookup::Hit(session));
+        }
+        local.refuses(key).then_some(Lookup::Revoked)
+    }
+
+    pub(crate) async fn lookup(&self, key: &EntryKey) -> Lookup {
+        let shared = &*self.shared;
+        // First of all, so that what is revoked from here on is seen as a change.
+        let seen = shared.local.seen();
+        if let Some(lookup) = self.near(key) {
+            return lookup;
+        }
+        let far = match &shared.redis {
+            Some(redis) if shared.enabled => redis.lookup(key).await,
+            _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+        };
+        match far {
+            Found::Record(record) => {
+                let user = record.user;
+                // In this order: a denial ends only after the change that replaces it.
+                if self.is_denied(key, Some(user.id())) {
+                    return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
+                }
+                if !shared.local.is_unchanged(key, seen, user.id()) {
+                    return self.ask(key).await;
+                }
+                Lookup::Hit(CachedSession {
+                    user,
+                    expires_at: record.expires_at,
+                    origin: Origin::Redis,
+                })
+            }
+            found => self.missed(key, seen, found),
         }
     }
 
     /// A lookup by someone who does not like what is stored.
-    pub(crate) fn ask(&self, key: &EntryKey) -> Lookup {
-        self.shared.local.ask(key)
+    pub(crate) async fn ask(&self, key: &EntryKey) -> Lookup {
+        let shared = &*self.shared;
+        let seen = shared.local.seen();
+        if shared.local.refuses(key) {
+            return Lookup::Revoked;
+        }
+        match &shared.redis {
+            Some(redis) if shared.enabled => {
+                let found = redis.ask(key).await;
+                self.missed(key, seen, found)
+            }
+            _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+        }
     }
 
-    pub(crate) fn fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        let fill = self.shared.local.fill(ticket, session, self.shared.enabled);
+    fn missed(&self, key: &EntryKey, seen: Seen, found: Found) -> Lookup {
+        let far = match found {
+            Found::Refused => return Lookup::Revoked,
+            Found::Nothing(far) if !self.is_denied(key, None) => Far::Seen(far),
+            Found::Nothing(_) | Found::Record(_) | Found::Unanswered => Far::Unanswered,
+        };
+        Lookup::Miss(self.ticket(key, seen, far))
+    }
+
+    pub(crate) async fn fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
+        let fill = self.try_fill(ticket, session).await;
         match fill {
             Fill::Stored => count(&self.shared.counters.stored),
             Fill::Overtaken(_) => count(&self.shared.counters.overtaken),
-            Fill::Skipped | Fill::Ended | Fill::Revoked => {}
+            Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
         }
         fill
+    }
+
+    async fn try_fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
+        let shared = &*self.shared;
+        let Ticket { key, seen, far } = ticket;
+        // What is revoked from here on is seen by the next fill, if this one is overtaken.
+        let now = shared.local.seen();
+        match shared.local.check(&key, seen, session) {
+            Check::Fine => {}
+            Check::Refused => return Fill::Revoked,
+            Check::Ended => return Fill::Ended,
+            Check::Moved => {
+                return match self.ask(&key).await {
+                    Lookup::Miss(ticket) => Fill::Overtaken(ticket),
+                    Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
+                };
+            }
+        }
+        if !shared.enabled {
+            return Fill::Skipped;
+        }
+        let Some(redis) = &shared.redis else {
+            shared.local.store(key, seen, session);
+            return Fill::Stored;
+        };
+        match far {
+            Far::Seen(far) if !self.is_denied(&key, Some(session.user.id())) => {
+                match redis.fill(&key, &far, session).await {
+                    Filled::Stored => Fill::Stored,
+                    Filled::Skipped => Fill::Skipped,
+                    Filled::Refused => Fill::Revoked,
+                    Filled::Unanswered => Fill::Unanswered,
+                    Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
+                }
+            }
+            Far::Seen(_) | Far::Unanswered | Far::Absent => Fill::Skipped,
+        }
+    }
+
+    fn ticket(&self, key: &EntryKey, seen: Seen, far: Far) -> Ticket {
+        Ticket {
+            key: key.clone(),
+            seen,
+            far,
+        }
+    }
+
+    /// Whether a revocation that Redis does not have yet makes its records unusable here.
+    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>) -> bool {
+        let undelivered = &self.shared.undelivered;
+        undelivered.denies_token(key, self.shared.clock.elapsed())
+            || user_id.is_some_and(|id| undelivered.denies_user(id))
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
@@ -243,47 +367,6 @@ impl fmt::Debug for SessionCache {
     }
 }
 
-/// A revocation that holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Revocation(());
-
-/// A revocation that does not hold everywhere yet.
-///
-/// A cache in the process alone never fails to revoke; a cache that other nodes share may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RevokeError {
-    kind: RevokeErrorKind,
-}
-
-/// How a revocation failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum RevokeErrorKind {
-    /// It holds on this node and is delivered to the others as soon as possible.
-    Queued,
-}
-
-impl RevokeError {
-    /// How it failed.
-    #[must_use]
-    pub fn kind(&self) -> RevokeErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for RevokeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind {
-            RevokeErrorKind::Queued => {
-                f.write_str("the revocation holds on this node only and waits for delivery")
-            }
-        }
-    }
-}
-
-impl StdError for RevokeError {}
-
 /// What [`SessionCache::health_check`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -298,18 +381,20 @@ pub struct Health {
 pub enum RedisHealth {
     /// The cache lives in this process alone.
     Disabled,
+    /// It answered a PING within its deadline.
+    Up,
+    /// It did not. Sessions are validated without it.
+    Down,
 }
 
 impl RedisHealth {
-    /// `disabled`, as a health endpoint shows it.
+    /// `up`, `down` or `disabled`, as a health endpoint shows it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Disabled => "disabled",
+            Self::Up => "up",
+            Self::Down => "down",
         }
     }
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -18,7 +18,10 @@ use std::{
 use tokio::runtime::Handle;
 
 use crate::{
-    cache::{Boarding, EntryKey, Fill, Flight, Landing, Lookup, SessionCache, Ticket, count},
+    cache::{
+        Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, SessionCache, Ticket,
+        count,
+    },
     outcome::{Denied, Outcome, Resolved},
     session::Origin,
     token::SessionToken,
@@ -69,40 +72,70 @@ impl<V> Resolver<V> {
 impl<V: SessionValidator> Resolver<V> {
     /// What can be answered without waiting.
     pub(crate) fn near(&self, key: &EntryKey) -> Option<Outcome> {
-        let outcome = self.look_up(key).ok()?;
-        if outcome.is_ok() {
-            count(&self.cache.counters().hits);
+        match self.cache.near(key)? {
+            Lookup::Hit(hit) if self.validator.accepts(&hit.user) => {
+                count(&self.cache.counters().hits);
+                Some(Ok(served_by(hit)))
+            }
+            Lookup::Revoked => Some(Err(Denied::Revoked)),
+            Lookup::Hit(_) | Lookup::Miss(_) => None,
         }
-        Some(outcome)
     }
 
     /// Waits for the answer; dropping the future stops no validation that others wait for.
     pub(crate) async fn resolve(self, token: SessionToken, key: EntryKey) -> Outcome {
-        count(&self.cache.counters().misses);
-        if !self.cache.is_enabled() {
-            let (flight, landing) = self.cache.fly_alone();
-            self.begin(flight, token, key)?;
-            return landed(landing).await;
-        }
+        let mut counted = false;
         for _ in 0..TURNS {
-            match self.cache.board(&key) {
-                Boarding::Begin(flight, landing) => {
-                    self.begin(flight, token, key)?;
-                    return landed(landing).await;
+            let landings = self.cache.landings();
+            let ticket = match self.look_up(&key).await {
+                Ok(outcome) => {
+                    if outcome.is_ok() && !counted {
+                        count(&self.cache.counters().hits);
+                    }
+                    return outcome;
                 }
-                Boarding::Join(landing) => {
-                    count(&self.cache.counters().joined);
-                    return landed(landing).await;
-                }
-                Boarding::Late(landing) => {
-                    landing.outcome().await;
-                    if let Ok(outcome) = self.look_up(&key) {
-                        return outcome;
+                Err(ticket) => ticket,
+            };
+            if !std::mem::replace(&mut counted, true) {
+                count(&self.cache.counters().misses);
+            }
+            let landing = if self.cache.is_enabled() {
+                match self.cache.board(&key, ticket.is_answered(), landings) {
+                    Boarding::Begin {
+                        flight,
+                        landing,
+                        is_fresh,
+                    } => {
+                        let ticket = is_fresh.then_some(ticket);
+                        self.begin(flight, token.clone(), key.clone(), ticket)?;
+                        landing
+                    }
+                    Boarding::Join(landing) => {
+                        count(&self.cache.counters().joined);
+                        landing
+                    }
+                    Boarding::Late(landing) => {
+                        landing.arrival().await;
+                        continue;
+                    }
+                    Boarding::Full => {
+                        return Err(ValidationError::unavailable(
+                            "too many sessions are being validated at once",
+                        )
+                        .into());
                     }
                 }
-                Boarding::Full => {
+            } else {
+                let (flight, landing) = self.cache.fly_alone();
+                self.begin(flight, token.clone(), key.clone(), Some(ticket))?;
+                landing
+            };
+            match landing.arrival().await {
+                Arrival::Outcome(outcome) => return outcome,
+                Arrival::TooLate => {}
+                Arrival::Crashed => {
                     return Err(ValidationError::unavailable(
-                        "too many sessions are being validated at once",
+                        "the validation ended without an answer",
                     )
                     .into());
                 }
@@ -111,54 +144,73 @@ impl<V: SessionValidator> Resolver<V> {
         Err(ValidationError::unavailable("revocations of this session do not come to rest").into())
     }
 
-    fn begin(&self, flight: Flight, token: SessionToken, key: EntryKey) -> Result<(), Denied> {
+    fn begin(
+        &self,
+        flight: Flight,
+        token: SessionToken,
+        key: EntryKey,
+        ticket: Option<Ticket>,
+    ) -> Result<(), Denied> {
         let Ok(runtime) = Handle::try_current() else {
             tracing::error!("the session cache must be polled inside of a Tokio runtime");
             return Err(ValidationError::unavailable("no Tokio runtime").into());
         };
         let resolver = self.clone();
         runtime.spawn(async move {
-            let outcome = resolver.fly(&flight, &token, &key).await;
-            flight.land(outcome);
+            let mut is_checked = true;
+            let outcome = resolver
+                .fly(&flight, &token, &key, ticket, &mut is_checked)
+                .await;
+            flight.land(outcome, is_checked);
         });
         Ok(())
     }
 
-    async fn fly(&self, flight: &Flight, token: &SessionToken, key: &EntryKey) -> Outcome {
-        let ticket = match self.look_up(key) {
-            Err(ticket) => ticket,
-            // An earlier flight landed after the request's own lookup. What is served to those
-            // who have joined must be looked up after the last of them did.
-            Ok(_) => {
-                flight.close();
-                match self.look_up(key) {
-                    Err(ticket) => ticket,
-                    Ok(outcome) => return outcome,
+    async fn fly(
+        &self,
+        flight: &Flight,
+        token: &SessionToken,
+        key: &EntryKey,
+        ticket: Option<Ticket>,
+        is_checked: &mut bool,
+    ) -> Outcome {
+        let ticket = match ticket {
+            Some(ticket) => ticket,
+            None => match self.look_up(key).await {
+                Err(ticket) => ticket,
+                // An earlier flight landed after the request's own lookup. What is served to
+                // those who have joined must be looked up after the last of them did.
+                Ok(_) => {
+                    flight.close();
+                    match self.look_up(key).await {
+                        Err(ticket) => ticket,
+                        Ok(outcome) => return outcome,
+                    }
                 }
+            },
+        };
+        flight.take_off(ticket.is_answered());
+        let session = self.ask(token).await?;
+        flight.close();
+        let ticket = match self.cache.fill(ticket, &session).await {
+            Fill::Overtaken(ticket) => ticket,
+            fill => {
+                *is_checked = !matches!(fill, Fill::Unanswered);
+                return served(&fill, session);
             }
         };
         let session = self.ask(token).await?;
-        flight.close();
-        let ticket = match self.cache.fill(ticket, &session) {
-            Fill::Overtaken(ticket) => ticket,
-            fill => return served(fill, session),
-        };
-        let session = self.ask(token).await?;
-        served(self.cache.fill(ticket, &session), session)
+        served(&self.cache.fill(ticket, &session).await, session)
     }
 
     /// The cache's answer, or the ticket for the validation that it takes.
-    fn look_up(&self, key: &EntryKey) -> Result<Outcome, Ticket> {
-        let lookup = match self.cache.lookup(key) {
-            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => self.cache.ask(key),
+    async fn look_up(&self, key: &EntryKey) -> Result<Outcome, Ticket> {
+        let lookup = match self.cache.lookup(key).await {
+            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => self.cache.ask(key).await,
             lookup => lookup,
         };
         match lookup {
-            Lookup::Hit(hit) => Ok(Ok(Resolved {
-                user: hit.user,
-                expires_at: hit.expires_at,
-                origin: Origin::Local,
-            })),
+            Lookup::Hit(hit) => Ok(Ok(served_by(hit))),
             Lookup::Miss(ticket) => Err(ticket),
             Lookup::Revoked => Ok(Err(Denied::Revoked)),
         }
@@ -196,16 +248,18 @@ impl<V: SessionValidator> Resolver<V> {
     }
 }
 
-async fn landed(landing: Landing) -> Outcome {
-    landing.outcome().await.unwrap_or_else(|| {
-        Err(ValidationError::unavailable("the validation ended without an answer").into())
-    })
+fn served_by(hit: CachedSession) -> Resolved {
+    Resolved {
+        user: hit.user,
+        expires_at: hit.expires_at,
+        origin: hit.origin,
+    }
 }
 
-fn served(fill: Fill, session: ValidatedSession) -> Outcome {
+fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
     match fill {
         // Overtaken a second time: everyone who waits began before that revocation returned.
-        Fill::Stored | Fill::Skipped | Fill::Overtaken(_) => Ok(Resolved {
+        Fill::Stored | Fill::Skipped | Fill::Unanswered | Fill::Overtaken(_) => Ok(Resolved {
             user: session.user,
             expires_at: session.expires_at,
             origin: Origin::Validator,

@@ -47,6 +47,8 @@ impl SessionInfo {
 pub enum Origin {
     /// The memory of this process.
     Local,
+    /// The Redis that the nodes share.
+    Redis,
     /// The validator, asked for this request or for another that waited for the same token.
     Validator,
 }
@@ -57,6 +59,7 @@ impl Origin {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Redis => "redis",
             Self::Validator => "validator",
         }
     }

@@ -1,28 +1,51 @@
 //! How a cache is set up. Every setting is checked here, once, so that nothing fails later.
 
-use std::{error::Error as StdError, fmt, num::NonZeroUsize, time::Duration};
+use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use super::{SessionCache, SessionCacheConfig};
+use tokio::sync::Semaphore;
+
+use super::{
+    SessionCache, SessionCacheConfig, Shared,
+    accept::SLACK as SLACK_MICROS,
+    flights::Flights,
+    local::Local,
+    redis::{self, Limits, Redis},
+    revoke::Undelivered,
+    stats::Counters,
+};
 use crate::clock::Clock;
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
-/// What clocks may differ by, and the slowest validation of a peer.
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_micros(SLACK_MICROS.unsigned_abs());
 
 /// Builds a [`SessionCache`]; made by [`SessionCache::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SessionCacheBuilder {
-    pub(super) enabled: bool,
-    pub(super) ttl: Duration,
-    pub(super) capacity: usize,
-    pub(super) longest_session: Duration,
-    pub(super) validation_deadline: Duration,
-    pub(super) max_validations: usize,
-    pub(super) clock: Clock,
+    enabled: bool,
+    ttl: Duration,
+    capacity: usize,
+    longest_session: Duration,
+    validation_deadline: Duration,
+    max_validations: usize,
+    redis: Option<RedisUrl>,
+    redis_db: u16,
+    redis_deadline: Duration,
+    key_prefix: String,
+    clock: Clock,
+}
+
+/// May contain a password.
+#[derive(Clone)]
+struct RedisUrl(String);
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RedisUrl(…)")
+    }
 }
 
 impl SessionCacheBuilder {
@@ -34,6 +57,10 @@ impl SessionCacheBuilder {
             longest_session: Duration::from_secs(30 * 24 * 3600),
             validation_deadline: Duration::from_secs(5),
             max_validations: 256,
+            redis: None,
+            redis_db: 2,
+            redis_deadline: Duration::from_millis(250),
+            key_prefix: String::new(),
             clock: Clock::system(),
         }
     }
@@ -43,12 +70,54 @@ impl SessionCacheBuilder {
         let SessionCacheConfig {
             enabled,
             ttl_seconds,
-            redis_db: _, // Without Redis there is no database to choose.
+            redis_db,
             duration_remember_me,
         } = *config;
         self.enabled(enabled)
             .ttl(Duration::from_secs(ttl_seconds))
             .longest_session(Duration::from_secs(duration_remember_me))
+            .redis_db(redis_db)
+    }
+
+    /// Keeps the sessions in Redis, where all nodes and the Python service find them. Without it
+    /// they are cached in this process alone.
+    ///
+    /// The URL is `redis://[user:password@]host[:port][/database]`, or `unix://` with the path of
+    /// a socket. Nothing is connected before the first use, and a Redis that is down fails no
+    /// request: sessions are then validated without it.
+    ///
+    /// # Errors
+    ///
+    /// A URL that is not understood. The error does not show it.
+    pub fn redis(mut self, url: impl Into<String>) -> Result<Self, ConfigError> {
+        let url = url.into();
+        redis::server(&url, 0).ok_or(REDIS_URL)?;
+        self.redis = Some(RedisUrl(url));
+        Ok(self)
+    }
+
+    /// The number of the Redis database, used when the URL names none. Defaults to 2, which is
+    /// the existing service's.
+    pub fn redis_db(mut self, number: u16) -> Self {
+        self.redis_db = number;
+        self
+    }
+
+    /// How long any one call to Redis may take, waiting for a connection included. Defaults to
+    /// 250 milliseconds; must not be 0.
+    ///
+    /// A lookup that takes longer makes the request a miss, and a revocation is then
+    /// [queued](super::RevokeErrorKind::Queued).
+    pub fn redis_deadline(mut self, deadline: Duration) -> Self {
+        self.redis_deadline = deadline;
+        self
+    }
+
+    /// Puts a text before every key in Redis, so that several projects can share one. Defaults to
+    /// none, which the Python service expects.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
     }
 
     /// Turns the cache off: lookup and fill are skipped and every request is validated.
@@ -149,8 +218,55 @@ impl SessionCacheBuilder {
                 "max_validations must be at least 1, for example 256",
             ));
         }
-        Ok(SessionCache::from_parts(self, capacity))
+        if self.redis_deadline.is_zero() {
+            return Err(ConfigError(
+                "the Redis deadline must be longer than zero, for example 250 milliseconds",
+            ));
+        }
+        let limits = Limits {
+            deadline: self.redis_deadline,
+            ttl: self.ttl,
+            validation_deadline: self.validation_deadline,
+            longest_session: self.longest_session,
+            tombstone_ttl: TOMBSTONE_TTL,
+            capacity: self.capacity,
+        };
+        let redis = match self.redis {
+            None => None,
+            Some(RedisUrl(url)) => {
+                let server = redis::server(&url, self.redis_db).ok_or(REDIS_URL)?;
+                let clock = self.clock.clone();
+                Some(Redis::new(server, self.key_prefix, clock, limits).map_err(|_| REDIS_URL)?)
+            }
+        };
+        let verdict_ttl = micros(self.longest_session);
+        let clock = self.clock.clone();
+        Ok(SessionCache {
+            shared: Arc::new(Shared {
+                local: Local::new(capacity, clock, micros(self.ttl), verdict_ttl),
+                redis,
+                undelivered: Undelivered::default(),
+                clock: self.clock,
+                enabled: self.enabled,
+                flights: Flights::default(),
+                slots: Semaphore::new(self.max_validations),
+                validation_deadline: self.validation_deadline,
+                gives_up_after: micros(needed),
+                verdict_ttl,
+                counters: Counters::default(),
+            }),
+            namespace: None,
+        })
     }
+}
+
+const REDIS_URL: ConfigError = ConfigError(
+    "the Redis URL is not understood; write it like redis://host:6379/2, with user and password as \
+     redis://user:password@host:6379/2 (it usually comes from REDIS_URL)",
+);
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A setting that makes no sense. Its text names the setting and says what to write instead.

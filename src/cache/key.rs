@@ -19,6 +19,20 @@ impl TokenKey {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
+    /// The first half in hexadecimal, as the Python service names its sessions: 128 bits, which
+    /// nobody can search for a second token of the same name.
+    pub(super) fn short_hex(&self) -> String {
+        use std::fmt::Write;
+
+        self.0[..16]
+            .iter()
+            .fold(String::with_capacity(32), |mut hex, byte| {
+                // Writing to a string does not fail.
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
+    }
+
     /// Which of `count` stripes the token belongs to.
     pub(super) fn stripe(&self, count: usize) -> usize {
         let [a, b, c, d, ..] = self.0;
@@ -45,6 +59,10 @@ impl EntryKey {
             token: TokenKey::of(token),
             namespace,
         }
+    }
+
+    pub(super) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 }
 

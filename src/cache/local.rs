@@ -12,12 +12,14 @@ use chrono::{DateTime, Utc};
 use quick_cache::sync::Cache;
 
 use super::{
-    key::{EntryKey, TokenKey},
+    key::EntryKey,
     stripes::{Seen, Stripes, UserStripe},
+    ticket::CachedSession,
     verdicts::Verdicts,
 };
 use crate::{
     clock::{Clock, wall_micros},
+    session::Origin,
     user::UserData,
     validator::ValidatedSession,
 };
@@ -40,55 +42,13 @@ struct Entry {
     user_stripe: UserStripe,
 }
 
-/// What a lookup found.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Lookup {
-    /// A session that may be served.
-    Hit(CachedSession),
-    /// Nothing usable: the identity provider must be asked, and the ticket says from when on.
-    Miss(Ticket),
-    /// The token was revoked. It is refused, whatever the identity provider would say.
-    Revoked,
-}
-
-/// A session as the cache holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CachedSession {
-    /// Whose session it is.
-    pub user: UserData,
-    /// When it ends by itself, if known; in the future when it was looked up.
-    pub expires_at: Option<DateTime<Utc>>,
-}
-
-/// What a lookup saw, so that nothing validated before a revocation is ever stored after it.
-///
-/// Taken *before* the validator is asked, consumed by [`SessionCache::set`].
-///
-/// [`SessionCache::set`]: super::SessionCache::set
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct Ticket {
-    key: EntryKey,
-    seen: Seen,
-}
-
-/// What became of a session that was to be stored.
-#[derive(Clone, Debug)]
-#[must_use]
-#[non_exhaustive]
-pub enum Fill {
-    /// It will be served from the cache.
-    Stored,
-    /// It was valid, but not worth storing: the cache is off.
-    Skipped,
-    /// It has ended already, or names no user; it must not be served.
+/// Whether what was validated may be stored and served.
+pub(super) enum Check {
+    Fine,
+    /// A revocation came after the lookup.
+    Moved,
+    Refused,
     Ended,
-    /// A revocation came after the lookup. Validate once more, with this new ticket.
-    Overtaken(Ticket),
-    /// The token was revoked. Its session must not be served.
-    Revoked,
 }
 
 impl Local {
@@ -115,6 +75,7 @@ impl Local {
             Some(CachedSession {
                 user: entry.user,
                 expires_at: entry.expires_at,
+                origin: Origin::Local,
             })
         } else {
             let seen = entry.seen;
@@ -124,46 +85,31 @@ impl Local {
         }
     }
 
-    pub(super) fn lookup(&self, key: &EntryKey) -> Lookup {
-        match self.hit(key) {
-            Some(session) => Lookup::Hit(session),
-            None => self.ask(key),
-        }
+    /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
+    /// verdict that comes in between is then seen by the fill.
+    pub(super) fn seen(&self) -> Seen {
+        self.stripes.seen()
     }
 
-    /// A lookup that disregards what is stored.
-    pub(super) fn ask(&self, key: &EntryKey) -> Lookup {
-        // First the sequence, then the verdict: one that comes in between is seen by the fill.
-        let seen = self.stripes.seen();
-        if self.refuses(&key.token) {
-            Lookup::Revoked
+    pub(super) fn is_unchanged(&self, key: &EntryKey, seen: Seen, user_id: &str) -> bool {
+        self.stripes
+            .unchanged(seen, &key.token, self.stripes.user(user_id))
+    }
+
+    pub(super) fn check(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) -> Check {
+        if self.refuses(key) {
+            Check::Refused
+        } else if !self.is_unchanged(key, seen, session.user.id()) {
+            Check::Moved
+        } else if session.user.id().is_empty() || ended(session.expires_at, &self.clock) {
+            Check::Ended
         } else {
-            Lookup::Miss(Ticket {
-                key: key.clone(),
-                seen,
-            })
+            Check::Fine
         }
     }
 
-    pub(super) fn fill(&self, ticket: Ticket, session: &ValidatedSession, store: bool) -> Fill {
-        let Ticket { key, seen } = ticket;
-        let user_stripe = self.stripes.user(session.user.id());
-        if self.refuses(&key.token) {
-            return Fill::Revoked;
-        }
-        if !self.stripes.unchanged(seen, &key.token, user_stripe) {
-            return match self.ask(&key) {
-                Lookup::Miss(ticket) => Fill::Overtaken(ticket),
-                _ => Fill::Revoked,
-            };
-        }
-        if session.user.id().is_empty() || ended(session.expires_at, &self.clock) {
-            return Fill::Ended;
-        }
-        if !store {
-            return Fill::Skipped;
-        }
-        // A revocation between the check and this line does no harm: every hit compares `seen`.
+    /// A revocation between the check and this does no harm: every hit compares `seen`.
+    pub(super) fn store(&self, key: EntryKey, seen: Seen, session: &ValidatedSession) {
         self.entries.insert(
             key,
             Entry {
@@ -171,26 +117,22 @@ impl Local {
                 expires_at: session.expires_at,
                 usable_until: self.clock.elapsed().saturating_add(self.ttl),
                 seen,
-                user_stripe,
+                user_stripe: self.stripes.user(session.user.id()),
             },
         );
-        Fill::Stored
     }
 
-    pub(super) fn invalidate_token(&self, key: EntryKey) {
+    pub(super) fn invalidate_token(&self, key: &EntryKey) {
         self.stripes.revoke_token(&key.token);
-        self.entries.remove(&key);
+        self.entries.remove(key);
     }
 
-    /// Answers whether an older verdict had to be forgotten for want of space.
-    pub(super) fn revoke_token(&self, key: EntryKey) -> bool {
+    /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
+    /// by [`Self::invalidate_token`], afterwards: whoever sees it moved finds the verdict.
+    pub(super) fn refuse(&self, key: &EntryKey) -> bool {
         let now = self.clock.elapsed();
-        // The verdict stands before the stripe moves, so whoever sees the one finds the other.
-        let forgot = self
-            .verdicts()
-            .insert(key.token, now.saturating_add(self.verdict_ttl), now);
-        self.invalidate_token(key);
-        forgot
+        self.verdicts()
+            .insert(key.token, now.saturating_add(self.verdict_ttl), now)
     }
 
     pub(super) fn invalidate_user(&self, id: &str) {
@@ -202,8 +144,8 @@ impl Local {
         (self.entries.len(), self.verdicts().len())
     }
 
-    fn refuses(&self, token: &TokenKey) -> bool {
-        self.verdicts().refuses(token, self.clock.elapsed())
+    pub(super) fn refuses(&self, key: &EntryKey) -> bool {
+        self.verdicts().refuses(&key.token, self.clock.elapsed())
     }
 
     fn verdicts(&self) -> MutexGuard<'_, Verdicts> {

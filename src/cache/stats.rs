@@ -32,6 +32,8 @@ pub struct Stats {
     pub verdicts: u64,
     /// Validations in flight now.
     pub in_flight: u64,
+    /// Revocations that hold here and wait for Redis to answer.
+    pub undelivered: u64,
 }
 
 #[derive(Default)]
@@ -52,7 +54,8 @@ pub(crate) fn count(counter: &AtomicU64) {
 }
 
 impl Counters {
-    pub(super) fn read(&self, entries: u64, verdicts: u64, in_flight: u64) -> Stats {
+    /// The counts; what is held now is left at zero.
+    pub(super) fn read(&self) -> Stats {
         let Self {
             hits,
             misses,
@@ -74,9 +77,7 @@ impl Counters {
             stored: stored.load(Relaxed),
             overtaken: overtaken.load(Relaxed),
             revocations: revocations.load(Relaxed),
-            entries,
-            verdicts,
-            in_flight,
+            ..Stats::default()
         }
     }
 }

@@ -1,0 +1,260 @@
+//! Which records may be served: the rules, free of any I/O.
+//!
+//! *Causality instead of clocks*, wherever we wrote both sides: the identity provider revokes
+//! first, then mark or tombstone is written. A validation that began after we saw them knows of
+//! those revocations, so a record of ours is good exactly as long as mark and tombstone are the
+//! ones that were seen before its validation began. The peer's records carry nothing but a time,
+//! so clocks decide about them, with slack against whatever clocks may be off by.
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    record::{Cause, Record},
+    stamp::Stamp,
+};
+use crate::clock::wall_micros;
+
+/// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
+pub(super) const SLACK: i64 = 5_000_000;
+
+/// What stands beside a record in Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Beside {
+    pub(super) tomb: Option<Tomb>,
+    pub(super) mark: Option<Mark>,
+}
+
+/// When a record is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// By the clock of Redis, or by the node's where Redis was not asked.
+    pub(super) time: Stamp,
+    /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
+    pub(super) wall: i64,
+    /// Records from before it may be missing a mark that Redis has lost.
+    pub(super) floor: Stamp,
+}
+
+/// A tombstone: `<time>:<verdict>:<nonce>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tomb {
+    pub(super) text: String,
+    time: Option<Stamp>,
+    refuses: bool,
+}
+
+impl Tomb {
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let mut parts = text.splitn(3, ':');
+        let time = parts.next().and_then(|time| Stamp::parse(time.as_bytes()));
+        let verdict = parts.next();
+        Self {
+            // One that cannot be read is older than nothing.
+            time: time.filter(|_| matches!(verdict, Some("forget" | "refuse"))),
+            refuses: verdict == Some("refuse"),
+            text,
+        }
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        self.refuses
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.time.is_some()
+    }
+}
+
+/// A user's mark, as text since only its bytes are compared with what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) text: String,
+    time: Option<Stamp>,
+}
+
+impl Mark {
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        Self {
+            text: String::from_utf8_lossy(bytes).into_owned(),
+            time: Stamp::parse(bytes),
+        }
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.time.is_some()
+    }
+}
+
+/// Whether the record may be served. `max_age` is our own TTL in microseconds.
+pub(super) fn accepts(record: &Record, beside: &Beside, moment: Moment, max_age: i64) -> bool {
+    if has_ended(record.expires_at, moment.wall) || beside.tomb.as_ref().is_some_and(Tomb::refuses)
+    {
+        return false;
+    }
+    let oldest = moment.time.minus(max_age.saturating_add(SLACK));
+    match &record.cause {
+        Some(cause) => {
+            cause.fence > moment.floor && cause.fence >= oldest && is_unchanged(cause, beside)
+        }
+        None => {
+            let since = record.cached_at;
+            since > moment.floor
+                && since >= oldest
+                && since <= moment.time.plus(SLACK)
+                && is_after(since, beside.mark.as_ref().map(|mark| mark.time))
+                && is_after(since, beside.tomb.as_ref().map(|tomb| tomb.time))
+        }
+    }
+}
+
+pub(super) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
+    expires_at.is_some_and(|at| wall_micros(at) <= wall)
+}
+
+/// Byte for byte, and one that has vanished is a change, too.
+fn is_unchanged(cause: &Cause, beside: &Beside) -> bool {
+    cause.seen_mark.as_deref() == beside.mark.as_ref().map(|mark| mark.text.as_str())
+        && cause.seen_tomb.as_deref() == beside.tomb.as_ref().map(|tomb| tomb.text.as_str())
+}
+
+fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
+    match revoked {
+        None => true,
+        Some(Some(at)) => since > at.plus(SLACK),
+        Some(None) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::user::UserData;
+
+    const NOW: Stamp = Stamp(1_732_444_800_000_000);
+    const TTL: i64 = 300_000_000;
+
+    fn moment() -> Moment {
+        Moment {
+            time: NOW,
+            wall: NOW.0,
+            floor: Stamp(0),
+        }
+    }
+
+    fn record(cached_at: Stamp, cause: Option<Cause>) -> Record {
+        Record {
+            user: UserData::new("ada"),
+            expires_at: None,
+            cached_at,
+            cause,
+        }
+    }
+
+    fn ours(fence: Stamp, mark: Option<&str>, tomb: Option<&str>) -> Record {
+        let cause = Cause {
+            fence,
+            seen_tomb: tomb.map(str::to_owned),
+            seen_mark: mark.map(str::to_owned),
+        };
+        record(fence.minus(SLACK), Some(cause))
+    }
+
+    fn beside(mark: Option<&str>, tomb: Option<&str>) -> Beside {
+        Beside {
+            tomb: tomb.map(|text| Tomb::parse(text.as_bytes())),
+            mark: mark.map(|text| Mark::parse(text.as_bytes())),
+        }
+    }
+
+    fn served(record: &Record, beside: &Beside) -> bool {
+        accepts(record, beside, moment(), TTL)
+    }
+
+    #[test]
+    fn ours_is_served_while_mark_and_tombstone_are_those_that_were_seen() {
+        let (mark, tomb) = ("1732444799.999999", "1732444799.999999:forget:1");
+        for (seen_mark, seen_tomb) in [
+            (None, None),
+            (Some(mark), None),
+            (None, Some(tomb)),
+            (Some(mark), Some(tomb)),
+        ] {
+            let record = ours(NOW, seen_mark, seen_tomb);
+            assert!(served(&record, &beside(seen_mark, seen_tomb)));
+            for (mark, tomb) in [
+                (Some("1732444799.99999"), seen_tomb),
+                (seen_mark, Some("1732444799.999999:forget:2")),
+                (Some("garbage"), seen_tomb),
+                (seen_mark, Some("garbage")),
+            ] {
+                assert!(!served(&record, &beside(mark, tomb)));
+            }
+            assert_eq!(
+                served(&record, &beside(None, seen_tomb)),
+                seen_mark.is_none(),
+                "vanished"
+            );
+            assert_eq!(
+                served(&record, &beside(seen_mark, None)),
+                seen_tomb.is_none(),
+                "vanished"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusing_verdict_is_refused_even_if_it_was_seen() {
+        let tomb = Some("1732444700.000000:refuse:1");
+        assert!(!served(&ours(NOW, None, tomb), &beside(None, tomb)));
+        assert!(
+            Tomb::parse(b"garbage:refuse:1").refuses(),
+            "in doubt, refuse"
+        );
+    }
+
+    #[test]
+    fn age_floor_and_end_bound_every_record() {
+        let oldest = NOW.minus(TTL + SLACK);
+        for record_of in [|at| ours(at, None, None), |at| record(at, None)] {
+            let none = Beside::default();
+            assert!(served(&record_of(oldest), &none));
+            assert!(!served(&record_of(oldest.minus(1)), &none));
+            let floor = Moment {
+                floor: NOW.minus(10),
+                ..moment()
+            };
+            assert!(!accepts(&record_of(NOW.minus(10)), &none, floor, TTL));
+            assert!(accepts(&record_of(NOW.minus(9)), &none, floor, TTL));
+            let mut ends = record_of(NOW);
+            ends.expires_at = DateTime::from_timestamp_micros(NOW.0 + 1);
+            assert!(served(&ends, &none));
+            ends.expires_at = DateTime::from_timestamp_micros(NOW.0);
+            assert!(!served(&ends, &none));
+        }
+    }
+
+    #[test]
+    fn the_peers_is_served_only_well_after_mark_and_tombstone() {
+        let (mark, tomb) = (
+            Some("1732444790.000000"),
+            Some("1732444790.000000:forget:1"),
+        );
+        let edge = Stamp(1_732_444_795_000_000);
+        for beside in [beside(mark, None), beside(None, tomb)] {
+            assert!(!served(&record(edge, None), &beside), "equality rejects");
+            assert!(served(&record(edge.plus(1), None), &beside));
+        }
+        assert!(!served(&record(NOW, None), &beside(Some("nan"), None)));
+        assert!(!served(&record(NOW, None), &beside(None, Some("garbage"))));
+        assert!(!served(
+            &record(NOW, None),
+            &beside(None, Some("1.0:perhaps:1"))
+        ));
+        assert!(served(&record(NOW.plus(SLACK), None), &Beside::default()));
+        assert!(
+            !served(&record(NOW.plus(SLACK + 1), None), &Beside::default()),
+            "from the future"
+        );
+    }
+}

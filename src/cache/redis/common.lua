@@ -1,0 +1,29 @@
+-- Microseconds as integers in doubles: exact up to the year 2255.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+
+local function stamp(micros)
+  return string.format('%d.%06d', math.floor(micros / 1000000), micros % 1000000)
+end
+
+-- As Stamp::parse reads it; nil for what is no time.
+local function micros(text)
+  if type(text) ~= 'string' or #text > 32 then return nil end
+  local seconds, decimals = string.match(text, '^(%d+)%.?(%d*)$')
+  if not seconds or #seconds > 12 then return nil end
+  local six = string.sub(decimals .. '000000', 1, 6)
+  local up = string.find(string.sub(decimals, 7), '[1-9]') and 1 or 0
+  return seconds * 1000000 + six + up
+end
+
+-- The text under a key, false for none, '?' for what is too long or no text at all.
+local function text(key, longest)
+  local value = redis.pcall('GET', key)
+  if type(value) == 'table' or (value and #value > longest) then return '?' end
+  return value
+end
+
+local function refuses(tomb)
+  return string.match(tomb, '^[^:]*:refuse:') ~= nil
+end
+

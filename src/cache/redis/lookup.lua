@@ -1,0 +1,5 @@
+-- KEYS: record, tombstone. ARGV: prefix of marks, longest record, the user if we know better.
+local record = text(KEYS[1], tonumber(ARGV[2]))
+local user = ARGV[3] or (record and string.match(record, '"user_id"%s*:%s*"([^"\\]*)"')) or false
+local mark = user and text(ARGV[1] .. user, 128)
+return {record, text(KEYS[2], 128), user, mark, stamp(now)}

@@ -1,0 +1,296 @@
+//! Connections to one Redis: few, shared, and never waited for longer than the deadline.
+//!
+//! bb8 keeps the connections; what it cannot know is told by a manager of our own. Its stock one
+//! either asks each connection for a PING before use, or never finds out that one has died. Here
+//! a link carries a flag that is set on the first I/O error or timeout, so checking costs nothing
+//! and the pool heals after a restart. A link is cloned out of the pool and given back at once:
+//! each multiplexes all its callers, so a slow caller keeps nobody waiting.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bb8_redis::{
+    bb8::{ManageConnection, Pool, RunError},
+    redis::{
+        AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind,
+        Value, aio::MultiplexedConnection, cmd, pipe,
+    },
+};
+
+use super::scripts::{SCRIPTS, Script};
+use crate::cache::{accept::SLACK, stamp::Stamp};
+
+/// Two connections carry as many commands as one Redis answers.
+const LINKS: u32 = 2;
+
+/// Redis did not answer in time, or not as it should.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cache) struct Unanswered;
+
+pub(super) struct Links {
+    pool: Pool<Manager>,
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+/// What all links know of their server.
+#[derive(Default)]
+struct Shared {
+    /// The run and replication ids of the server that was connected last.
+    server: Mutex<Option<String>>,
+    /// Records up to this time may be missing a mark that a failover or restart has lost.
+    floor: AtomicI64,
+    /// Why the last connection failed.
+    trouble: Mutex<Option<String>>,
+    is_down: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Link {
+    connection: MultiplexedConnection,
+    is_dead: Arc<AtomicBool>,
+    hashes: Arc<Vec<String>>,
+}
+
+struct Manager {
+    client: Client,
+    config: AsyncConnectionConfig,
+    shared: Arc<Shared>,
+}
+
+impl Links {
+    /// Connects on first use. The deadline is for everything that one call waits for.
+    pub(super) fn new(server: ConnectionInfo, deadline: Duration) -> Result<Self, RedisError> {
+        let shared = Arc::new(Shared::default());
+        let manager = Manager {
+            client: Client::open(server)?,
+            config: AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(deadline))
+                // Ours covers the wait for a connection as well.
+                .set_response_timeout(None),
+            shared: Arc::clone(&shared),
+        };
+        let pool = Pool::builder()
+            .max_size(LINKS)
+            // Or the pool would never grow: every guard is back at once.
+            .min_idle(LINKS)
+            .test_on_check_out(true)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(deadline)
+            .retry_connection(false)
+            .build_unchecked(manager);
+        Ok(Self {
+            pool,
+            shared,
+            deadline,
+        })
+    }
+
+    pub(super) fn floor(&self) -> Stamp {
+        Stamp(self.shared.floor.load(SeqCst))
+    }
+
+    /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
+    pub(super) async fn run(
+        &self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<Value, Unanswered> {
+        self.within_deadline(|link| {
+            let mut call = cmd("EVALSHA");
+            call.arg(&link.hashes[script as usize]).arg(keys.len());
+            call.arg(keys).arg(arguments);
+            call
+        })
+        .await
+    }
+
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Unanswered> {
+        self.within_deadline(|_| command.clone()).await
+    }
+
+    async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Value, Unanswered> {
+        let mut used: Option<Arc<AtomicBool>> = None;
+        let answer = tokio::time::timeout(self.deadline, async {
+            // Every link may have died together with its server.
+            for _ in 0..=LINKS {
+                let mut link = match self.pool.get().await {
+                    Ok(link) => link.clone(),
+                    Err(RunError::User(error)) => return Err(error.to_string()),
+                    Err(RunError::TimedOut) => return Err(self.shared.trouble()),
+                };
+                used = Some(Arc::clone(&link.is_dead));
+                match link.query(&command).await {
+                    Ok(value) => return Ok(value),
+                    Err(error) if error.is_io_error() => link.is_dead.store(true, SeqCst),
+                    Err(error) => {
+                        if error.is_unrecoverable_error() || is_read_only(&error) {
+                            link.is_dead.store(true, SeqCst);
+                        }
+                        return Err(error.to_string());
+                    }
+                }
+            }
+            Err("its connections end as soon as they are used".to_owned())
+        })
+        .await
+        .unwrap_or_else(|_| {
+            // The answer may still come, but to nobody; a frozen server looks the same.
+            if let Some(is_dead) = &used {
+                is_dead.store(true, SeqCst);
+            }
+            Err(self.shared.trouble())
+        });
+        match answer {
+            Ok(value) => {
+                self.shared.is_up();
+                Ok(value)
+            }
+            Err(trouble) => {
+                self.shared.is_down(&trouble);
+                Err(Unanswered)
+            }
+        }
+    }
+}
+
+fn is_read_only(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+impl Link {
+    async fn query(&mut self, command: impl Fn(&Self) -> Cmd) -> Result<Value, RedisError> {
+        let answer = self.connection.send_packed_command(&command(self)).await;
+        match answer {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                // Somebody has flushed them; the same text has the same hash again.
+                load_scripts(&mut self.connection).await?;
+                self.connection.send_packed_command(&command(self)).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+async fn load_scripts(connection: &mut MultiplexedConnection) -> Result<Vec<String>, RedisError> {
+    let mut load = pipe();
+    for code in SCRIPTS {
+        load.cmd("SCRIPT").arg("LOAD").arg(code);
+    }
+    load.query_async(connection).await
+}
+
+impl ManageConnection for Manager {
+    type Connection = Link;
+    type Error = RedisError;
+
+    async fn connect(&self) -> Result<Link, RedisError> {
+        let link = self.link().await;
+        if let Err(error) = &link {
+            *lock(&self.shared.trouble) = Some(error.to_string());
+        } else {
+            *lock(&self.shared.trouble) = None;
+        }
+        link
+    }
+
+    async fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
+        if link.is_dead.load(SeqCst) {
+            return Err((ErrorKind::Io, "the connection has died").into());
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, link: &mut Link) -> bool {
+        link.is_dead.load(SeqCst)
+    }
+}
+
+impl Manager {
+    async fn link(&self) -> Result<Link, RedisError> {
+        let mut connection = self
+            .client
+            .get_multiplexed_async_connection_with_config(&self.config)
+            .await?;
+        let hashes = load_scripts(&mut connection).await?;
+        let (info, (seconds, micros)): (String, (i64, i64)) = pipe()
+            .cmd("INFO")
+            .cmd("TIME")
+            .query_async(&mut connection)
+            .await?;
+        self.shared.met(
+            &info,
+            Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros)),
+        );
+        Ok(Link {
+            connection,
+            is_dead: Arc::default(),
+            hashes: Arc::new(hashes),
+        })
+    }
+}
+
+impl Shared {
+    /// Raises the floor when another server answers than before.
+    fn met(&self, info: &str, now: Stamp) {
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .unwrap_or_default()
+        };
+        let server = format!("{} {}", field("run_id"), field("master_replid"));
+        let mut known = lock(&self.server);
+        if known.as_ref().is_some_and(|known| *known != server) {
+            self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
+            tracing::warn!(
+                "another Redis answers than before, or it was restarted: what was cached until \
+                 now is validated again, since revocations may have been lost"
+            );
+        }
+        *known = Some(server);
+    }
+
+    fn trouble(&self) -> String {
+        lock(&self.trouble)
+            .clone()
+            .unwrap_or_else(|| "no answer within the deadline".to_owned())
+    }
+
+    fn is_up(&self) {
+        if self.is_down.load(SeqCst) && self.is_down.swap(false, SeqCst) {
+            tracing::info!("Redis answers again");
+        }
+    }
+
+    fn is_down(&self, trouble: &str) {
+        if !self.is_down.swap(true, SeqCst) {
+            tracing::warn!(
+                trouble,
+                "Redis does not answer, so every session is validated; check that it runs, and \
+                 host, port, user and password in the URL that `SessionCacheBuilder::redis` was \
+                 given (usually REDIS_URL)"
+            );
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // No code under these locks panics half-way through a change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,9 @@
+-- KEYS: tombstone, record. ARGV: verdict, nonce, TTL in seconds.
+local verdict, ttl = ARGV[1], tonumber(ARGV[3])
+local standing = text(KEYS[1], 128)
+if standing and refuses(standing) then verdict = 'refuse' end
+local left = redis.call('TTL', KEYS[1])
+if left > ttl then ttl = left end
+redis.call('SET', KEYS[1], stamp(now) .. ':' .. verdict .. ':' .. ARGV[2], 'EX', ttl)
+redis.call('DEL', KEYS[2])
+return 1

@@ -1,0 +1,26 @@
+//! The scripts: everything that must be seen or changed in Redis as one.
+
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("common.lua"), include_str!($file))
+    };
+}
+
+/// A script by its place in [`SCRIPTS`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Script {
+    Lookup,
+    Fill,
+    RevokeToken,
+    RevokeUser,
+    Drop,
+}
+
+/// Loaded into every server that is connected, so that a restart puts no reload in a request's way.
+pub(super) const SCRIPTS: [&str; 5] = [
+    script!("lookup.lua"),
+    script!("fill.lua"),
+    script!("revoke_token.lua"),
+    script!("revoke_user.lua"),
+    script!("drop.lua"),
+];

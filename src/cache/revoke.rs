@@ -1,0 +1,314 @@
+//! Revocations: into Redis first, then into this process, and on their way when Redis is out of
+//! reach.
+//!
+//! A revocation that could not be delivered denies on this node at once: its token or user is
+//! served from no cache here until Redis has it. It is delivered in the background, in order. The
+//! queue is bounded; one that finds it full is not delivered at all, and until all records of
+//! that time have aged this node serves nothing from Redis.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    error::Error as StdError,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    SessionCache, Shared,
+    key::{EntryKey, TokenKey},
+    redis::Verdict,
+    stats::count,
+};
+
+/// Undelivered revocations that are kept.
+const MAX_QUEUED: usize = 10_000;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A revocation that holds: no request that begins from now on is served from a cache with what
+/// it revoked, on any node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Revocation(());
+
+/// A revocation that holds on this node only. A cache without Redis never fails to revoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokeError {
+    kind: RevokeErrorKind,
+}
+
+/// How a revocation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RevokeErrorKind {
+    /// Redis does not answer. It is delivered to it as soon as possible; a revoked token for as
+    /// long as the verdict holds, the rest until no record from before can be usable any more
+    /// (cache TTL, validation deadline and 5 seconds).
+    Queued,
+    /// Redis does not answer, and too many revocations wait for it already. Repeat it later.
+    NotQueued,
+}
+
+impl RevokeError {
+    /// How it failed.
+    #[must_use]
+    pub fn kind(&self) -> RevokeErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for RevokeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            RevokeErrorKind::Queued => {
+                "the revocation holds on this node only, and waits for Redis to answer"
+            }
+            RevokeErrorKind::NotQueued => {
+                "the revocation holds on this node only; repeat it when Redis answers again"
+            }
+        })
+    }
+}
+
+impl StdError for RevokeError {}
+
+#[derive(Clone)]
+pub(super) enum Revoke {
+    Token(EntryKey, Verdict),
+    User(String),
+}
+
+impl SessionCache {
+    pub(super) async fn revoke(&self, what: Revoke) -> Result<Revocation, RevokeError> {
+        count(&self.shared.counters.revocations);
+        let shared = Arc::clone(&self.shared);
+        if shared.redis.is_none() {
+            shared.apply(&what);
+            return Ok(Revocation(()));
+        }
+        // In a task of its own, so that it comes to its end if the caller goes away.
+        let Ok(runtime) = Handle::try_current() else {
+            return shared.queue(what);
+        };
+        match runtime
+            .spawn(revoke(Arc::clone(&shared), what.clone()))
+            .await
+        {
+            Ok(outcome) => outcome,
+            // The runtime shuts down.
+            Err(_) => shared.queue(what),
+        }
+    }
+}
+
+async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeError> {
+    if let Revoke::Token(key, Verdict::Refuse) = &what {
+        shared.refuse(key);
+    }
+    if shared.deliver(&what).await {
+        shared.apply(&what);
+        return Ok(Revocation(()));
+    }
+    let outcome = shared.queue(what);
+    if outcome
+        == Err(RevokeError {
+            kind: RevokeErrorKind::Queued,
+        })
+        && shared.undelivered.begins()
+    {
+        tokio::spawn(deliver_all(Arc::downgrade(&shared)));
+    }
+    outcome
+}
+
+impl Shared {
+    async fn deliver(&self, what: &Revoke) -> bool {
+        let Some(redis) = &self.redis else {
+            return true;
+        };
+        match what {
+            Revoke::Token(key, verdict) => redis.revoke_token(key, *verdict).await.is_ok(),
+            Revoke::User(id) => redis.revoke_user(id).await.is_ok(),
+        }
+    }
+
+    /// Makes it hold in this process.
+    fn apply(&self, what: &Revoke) {
+        match what {
+            Revoke::Token(key, verdict) => {
+                if *verdict == Verdict::Refuse {
+                    self.refuse(key);
+                }
+                self.local.invalidate_token(key);
+            }
+            Revoke::User(id) => self.local.invalidate_user(id),
+        }
+    }
+
+    fn refuse(&self, key: &EntryKey) {
+        if self.local.refuse(key) && self.redis.is_none() {
+            tracing::warn!(
+                "a revoked token was forgotten before its time; raise the cache's capacity"
+            );
+        }
+    }
+
+    /// Denies it here until it is delivered.
+    fn queue(&self, what: Revoke) -> Result<Revocation, RevokeError> {
+        let now = self.clock.elapsed();
+        let worth = match &what {
+            Revoke::Token(_, Verdict::Refuse) => self.verdict_ttl,
+            Revoke::Token(_, Verdict::Forget) | Revoke::User(_) => self.gives_up_after,
+        };
+        let kind = self.undelivered.push(
+            what.clone(),
+            now.saturating_add(worth),
+            now.saturating_add(self.gives_up_after),
+        );
+        // After the denial stands: a lookup that sees no change finds it.
+        self.apply(&what);
+        if kind == RevokeErrorKind::NotQueued {
+            tracing::error!(
+                "too many revocations wait for Redis; one more is not delivered to other nodes"
+            );
+        }
+        Err(RevokeError { kind })
+    }
+}
+
+async fn deliver_all(shared: Weak<Shared>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(now) = shared.upgrade() else { return };
+        let Some(next) = now.undelivered.next(now.clock.elapsed()) else {
+            return;
+        };
+        if now.deliver(&next).await {
+            // The change first: a lookup that began before it must not find the denial gone.
+            now.apply(&next);
+            now.undelivered.delivered();
+            pause = FIRST_PAUSE;
+            continue;
+        }
+        drop(now);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The revocations that Redis does not have yet, in order, and what they deny.
+#[derive(Default)]
+pub(super) struct Undelivered {
+    queue: Mutex<Queue>,
+    /// The time of this process, in microseconds, until which nothing is served from Redis.
+    nothing_until: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Revoke, u64)>,
+    tokens: HashMap<TokenKey, usize>,
+    users: HashMap<String, usize>,
+    is_delivering: bool,
+}
+
+impl Undelivered {
+    pub(super) fn len(&self) -> usize {
+        self.queue().waiting.len()
+    }
+
+    pub(super) fn denies_token(&self, key: &EntryKey, now: u64) -> bool {
+        self.nothing_until.load(SeqCst) > now || self.queue().tokens.contains_key(&key.token)
+    }
+
+    pub(super) fn denies_user(&self, id: &str) -> bool {
+        self.queue().users.contains_key(id)
+    }
+
+    fn push(&self, what: Revoke, until: u64, records_end: u64) -> RevokeErrorKind {
+        let mut queue = self.queue();
+        if queue.waiting.len() >= MAX_QUEUED {
+            self.nothing_until.fetch_max(records_end, SeqCst);
+            return RevokeErrorKind::NotQueued;
+        }
+        match &what {
+            Revoke::Token(key, _) => *queue.tokens.entry(key.token).or_default() += 1,
+            Revoke::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
+        }
+        queue.waiting.push_back((what, until));
+        RevokeErrorKind::Queued
+    }
+
+    /// Whether the caller has to deliver: one task at a time does.
+    fn begins(&self) -> bool {
+        !std::mem::replace(&mut self.queue().is_delivering, true)
+    }
+
+    /// The first that is still worth delivering; without one the task has ended.
+    fn next(&self, now: u64) -> Option<Revoke> {
+        let mut queue = self.queue();
+        let mut given_up = 0;
+        while let Some((what, until)) = queue.waiting.front() {
+            if *until > now {
+                let what = what.clone();
+                drop(queue);
+                report_given_up(given_up);
+                return Some(what);
+            }
+            queue.pop();
+            given_up += 1;
+        }
+        queue.is_delivering = false;
+        drop(queue);
+        report_given_up(given_up);
+        None
+    }
+
+    fn delivered(&self) {
+        self.queue().pop();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // No code under this lock panics half-way through a change.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn report_given_up(count: u32) {
+    if count > 0 {
+        tracing::error!(
+            count,
+            "revocations were not delivered to Redis until all that they revoked had aged out"
+        );
+    }
+}
+
+impl Queue {
+    fn pop(&mut self) {
+        match self.waiting.pop_front() {
+            Some((Revoke::Token(key, _), _)) => release(&mut self.tokens, &key.token),
+            Some((Revoke::User(id), _)) => release(&mut self.users, id.as_str()),
+            None => {}
+        }
+    }
+}
+
+fn release<K, Q>(denied: &mut HashMap<K, usize>, key: &Q)
+where
+    K: std::hash::Hash + Eq + std::borrow::Borrow<Q>,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    if let Some(count) = denied.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            denied.remove(key);
+        }
+    }
+}

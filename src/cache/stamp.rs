@@ -1,0 +1,109 @@
+//! Points in time as Redis holds them: texts with six decimals, made from integers.
+//!
+//! Lua's `tostring` keeps four decimals and a double is not exact, so that nothing here computes
+//! in floating point what must compare equal.
+
+use std::fmt;
+
+const SECOND: i64 = 1_000_000;
+
+/// Microseconds since the Unix epoch, by the clock of Redis unless said otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stamp(pub(crate) i64);
+
+impl Stamp {
+    /// Reads decimal seconds, at most 32 bytes; decimals beyond the sixth round up, so that a
+    /// stamp is never earlier than the text. Signs, exponents, NaN and infinity are no times.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() > 32 {
+            return None;
+        }
+        let text = std::str::from_utf8(text).ok()?;
+        let (seconds, decimals) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if seconds.is_empty() || seconds.len() > 12 || !digits(seconds) || !digits(decimals) {
+            return None;
+        }
+        let seconds: i64 = seconds.parse().ok()?;
+        let (six, rest) = decimals.split_at(decimals.len().min(6));
+        let micros: i64 = format!("{six:0<6}").parse().ok()?;
+        let up = i64::from(rest.bytes().any(|byte| byte != b'0'));
+        Some(Self(seconds * SECOND + micros + up))
+    }
+
+    /// From float seconds, as the Python peer keeps them; nothing for what is no time.
+    pub(crate) fn from_float(seconds: f64) -> Option<Self> {
+        // The range of `parse`; NaN is in none.
+        (0.0..1e12)
+            .contains(&seconds)
+            .then(|| Self((seconds * 1e6).round() as i64))
+    }
+
+    pub(crate) fn minus(self, micros: i64) -> Self {
+        Self(self.0.saturating_sub(micros).max(0))
+    }
+
+    pub(crate) fn plus(self, micros: i64) -> Self {
+        Self(self.0.saturating_add(micros))
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, micros) = (self.0.div_euclid(SECOND), self.0.rem_euclid(SECOND));
+        write!(f, "{seconds}.{micros:06}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_peers_write_is_read() {
+        for (text, micros) in [
+            ("1732444800.123456", 1_732_444_800_123_456),
+            ("1732444800.1234567", 1_732_444_800_123_457),
+            ("1732444800.12345600", 1_732_444_800_123_456),
+            ("1732444800.5", 1_732_444_800_500_000),
+            ("1732444800.", 1_732_444_800_000_000),
+            ("1732444800", 1_732_444_800_000_000),
+            ("0", 0),
+        ] {
+            assert_eq!(Stamp::parse(text.as_bytes()), Some(Stamp(micros)), "{text}");
+        }
+        for text in [
+            "", ".", ".5", "-1", "+1", "1e9", "nan", "inf", " 1", "1 ", "1.2.3", "0x10",
+        ] {
+            assert_eq!(Stamp::parse(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(Stamp::parse(&[b'1'; 33]), None);
+        assert_eq!(Stamp::parse(b"\xff"), None);
+    }
+
+    #[test]
+    fn no_float_is_more_than_a_time() {
+        for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e12] {
+            assert_eq!(Stamp::from_float(float), None);
+        }
+        assert_eq!(
+            Stamp::from_float(1_732_444_800.5),
+            Some(Stamp(1_732_444_800_500_000))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(micros in 0..1_000_000_000_000_000_000_i64) {
+            let stamp = Stamp(micros);
+            prop_assert_eq!(Stamp::parse(stamp.to_string().as_bytes()), Some(stamp));
+        }
+
+        #[test]
+        fn order_of_texts_is_order_in_time(a in 1_000_000_000_000_000..9_999_999_999_999_999_i64, b in 1_000_000_000_000_000..9_999_999_999_999_999_i64) {
+            prop_assert_eq!(Stamp(a).to_string() < Stamp(b).to_string(), a < b);
+        }
+    }
+}

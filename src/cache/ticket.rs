@@ -1,0 +1,81 @@
+//! What a lookup and a fill have to say to each other, and to the application.
+
+use chrono::{DateTime, Utc};
+
+use super::{key::EntryKey, redis, stripes};
+use crate::{session::Origin, user::UserData};
+
+/// What a lookup found.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Lookup {
+    /// A session that may be served.
+    Hit(CachedSession),
+    /// Nothing usable: the identity provider must be asked, and the ticket says from when on.
+    Miss(Ticket),
+    /// The token was revoked. It is refused, whatever the identity provider would say.
+    Revoked,
+}
+
+/// A session as the cache holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CachedSession {
+    /// Whose session it is.
+    pub user: UserData,
+    /// When it ends by itself, if known; in the future when it was looked up.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it was found.
+    pub origin: Origin,
+}
+
+/// What a lookup saw, so that nothing validated before a revocation is ever stored after it.
+///
+/// Taken *before* the validator is asked, consumed by [`SessionCache::set`].
+///
+/// [`SessionCache::set`]: super::SessionCache::set
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Ticket {
+    pub(super) key: EntryKey,
+    pub(super) seen: stripes::Seen,
+    pub(super) far: Far,
+}
+
+/// What a lookup saw in Redis.
+#[derive(Clone, Debug)]
+pub(super) enum Far {
+    /// There is none, or it is not to be asked.
+    Absent,
+    /// It gave no answer, or a revocation is on its way to it: nothing may be stored.
+    Unanswered,
+    Seen(redis::Seen),
+}
+
+impl Ticket {
+    /// Whether the lookup learned what it had to. Without Redis it always has.
+    pub(crate) fn is_answered(&self) -> bool {
+        !matches!(self.far, Far::Unanswered)
+    }
+}
+
+/// What became of a session that was to be stored.
+#[derive(Clone, Debug)]
+#[must_use]
+#[non_exhaustive]
+pub enum Fill {
+    /// It will be served from the cache.
+    Stored,
+    /// It was valid, but is not stored: the cache is off, Redis did not answer the lookup, it
+    /// holds a newer record, or the validation took too long.
+    Skipped,
+    /// It has ended already, or names no user; it must not be served.
+    Ended,
+    /// A revocation came after the lookup. Validate once more, with this new ticket.
+    Overtaken(Ticket),
+    /// The token was revoked. Its session must not be served.
+    Revoked,
+    /// Redis did not answer, so nobody knows whether a revocation came after the lookup. Serve it
+    /// only to who asked before the validation began.
+    Unanswered,
+}
