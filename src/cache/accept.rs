@@ -3,8 +3,11 @@
 //! *Causality instead of clocks*, wherever we wrote both sides: the identity provider revokes
 //! first, then mark or tombstone is written. A validation that began after we saw them knows of
 //! those revocations, so a record of ours is good exactly as long as mark and tombstone are the
-//! ones that were seen before its validation began. The peer's records carry nothing but a time,
+//! ones that were seen before its validation began, and the server is the one that holds them all
+//! since then. The peer's records carry nothing but a time,
 //! so clocks decide about them, with slack against whatever clocks may be off by.
+
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
@@ -25,13 +28,15 @@ pub(super) struct Beside {
 }
 
 /// When a record is looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Moment {
     /// By the clock of Redis, or by the node's where Redis was not asked.
     pub(super) time: Stamp,
     /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
     pub(super) wall: i64,
-    /// Records from before it may be missing a mark that Redis has lost.
+    /// The run of the server that answered.
+    pub(super) run: Arc<str>,
+    /// The peer's records from before it may be missing a mark that Redis has lost.
     pub(super) floor: Stamp,
 }
 
@@ -87,7 +92,7 @@ impl Mark {
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
-pub(super) fn accepts(record: &Record, beside: &Beside, moment: Moment, max_age: i64) -> bool {
+pub(super) fn accepts(record: &Record, beside: &Beside, moment: &Moment, max_age: i64) -> bool {
     if has_ended(record.expires_at, moment.wall) || beside.tomb.as_ref().is_some_and(Tomb::refuses)
     {
         return false;
@@ -95,7 +100,7 @@ pub(super) fn accepts(record: &Record, beside: &Beside, moment: Moment, max_age:
     let oldest = moment.time.minus(max_age.saturating_add(SLACK));
     match &record.cause {
         Some(cause) => {
-            cause.fence > moment.floor && cause.fence >= oldest && is_unchanged(cause, beside)
+            *cause.run == *moment.run && cause.fence >= oldest && is_unchanged(cause, beside)
         }
         None => {
             let since = record.cached_at;
@@ -138,6 +143,7 @@ mod tests {
         Moment {
             time: NOW,
             wall: NOW.0,
+            run: "r1".into(),
             floor: Stamp(0),
         }
     }
@@ -156,6 +162,7 @@ mod tests {
             fence,
             seen_tomb: tomb.map(str::to_owned),
             seen_mark: mark.map(str::to_owned),
+            run: "r1".to_owned(),
         };
         record(fence.minus(SLACK), Some(cause))
     }
@@ -168,7 +175,7 @@ mod tests {
     }
 
     fn served(record: &Record, beside: &Beside) -> bool {
-        accepts(record, beside, moment(), TTL)
+        accepts(record, beside, &moment(), TTL)
     }
 
     #[test]
@@ -214,24 +221,35 @@ mod tests {
     }
 
     #[test]
-    fn age_floor_and_end_bound_every_record() {
+    fn age_and_end_bound_every_record() {
         let oldest = NOW.minus(TTL + SLACK);
         for record_of in [|at| ours(at, None, None), |at| record(at, None)] {
             let none = Beside::default();
             assert!(served(&record_of(oldest), &none));
             assert!(!served(&record_of(oldest.minus(1)), &none));
-            let floor = Moment {
-                floor: NOW.minus(10),
-                ..moment()
-            };
-            assert!(!accepts(&record_of(NOW.minus(10)), &none, floor, TTL));
-            assert!(accepts(&record_of(NOW.minus(9)), &none, floor, TTL));
             let mut ends = record_of(NOW);
             ends.expires_at = DateTime::from_timestamp_micros(NOW.0 + 1);
             assert!(served(&ends, &none));
             ends.expires_at = DateTime::from_timestamp_micros(NOW.0);
             assert!(!served(&ends, &none));
         }
+    }
+
+    #[test]
+    fn another_run_of_the_server_may_have_lost_what_was_revoked() {
+        let none = Beside::default();
+        let other = Moment {
+            run: "r2".into(),
+            ..moment()
+        };
+        assert!(!accepts(&ours(NOW, None, None), &none, &other, TTL));
+        let floor = Moment {
+            floor: NOW.minus(10),
+            ..moment()
+        };
+        let theirs = |at| record(at, None);
+        assert!(!accepts(&theirs(NOW.minus(10)), &none, &floor, TTL));
+        assert!(accepts(&theirs(NOW.minus(9)), &none, &floor, TTL));
     }
 
     #[test]

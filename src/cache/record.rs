@@ -17,7 +17,7 @@ use crate::{
 /// Longer values under a session key are no records of ours or the peer's.
 pub(super) const MAX_RECORD: usize = 64 * 1024;
 
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "user_id",
     "email",
     "name",
@@ -30,6 +30,7 @@ const OURS: [&str; 12] = [
     "fence",
     "seen_tomb",
     "seen_mark",
+    "run",
 ];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,6 +51,9 @@ pub(super) struct Cause {
     pub(super) seen_tomb: Option<String>,
     /// The user's mark.
     pub(super) seen_mark: Option<String>,
+    /// The run of the server that stored it. Another one, be it after a restart or a failover, may
+    /// have lost what was revoked since.
+    pub(super) run: String,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +77,8 @@ struct Wire {
     seen_tomb: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
     seen_mark: Option<Option<String>>,
+    #[serde(default)]
+    run: Option<String>,
     #[serde(flatten)]
     attributes: Map<String, Value>,
 }
@@ -92,12 +98,13 @@ impl Record {
         if wire.user_id.is_empty() {
             return None;
         }
-        let cause = match (wire.fence, wire.seen_tomb, wire.seen_mark) {
-            (None, None, None) => None,
-            (Some(fence), Some(seen_tomb), Some(seen_mark)) => Some(Cause {
+        let cause = match (wire.fence, wire.seen_tomb, wire.seen_mark, wire.run) {
+            (None, None, None, None) => None,
+            (Some(fence), Some(seen_tomb), Some(seen_mark), Some(run)) => Some(Cause {
                 fence: Stamp::parse(fence.as_bytes())?,
                 seen_tomb,
                 seen_mark,
+                run,
             }),
             // Written by nobody that we know.
             _ => return None,
@@ -129,9 +136,9 @@ fn date(text: Option<String>) -> Option<Option<DateTime<Utc>>> {
     }
 }
 
-/// Writes all of a record but the mark, which only Redis knows at the time of storing: its text or
-/// `null` and a closing brace follow.
-pub(super) fn without_mark(
+/// Writes a record up to its mark, which only Redis knows at the time of storing. The script
+/// completes it by the mark's text or `null`, and by the run.
+pub(super) fn up_to_mark(
     user: &UserData,
     expires_at: Option<DateTime<Utc>>,
     fence: Stamp,
@@ -220,7 +227,7 @@ mod tests {
             .name("A \"q\" \u{7}")
             .attribute("tier", "x")
             .attribute("a", 1);
-        let json = without_mark(
+        let json = up_to_mark(
             &user.build(),
             None,
             Stamp(5_000_000),
@@ -295,14 +302,14 @@ mod tests {
             let user = UserData::builder(id).email(email).name(name).tier(tier).email_verified(verified)
                 .created_at(time(created)).attribute("extra", serde_json::json!({"deep": ["\u{0}", 1.5]})).build();
             let fence = Stamp(fence);
-            let mut json = without_mark(&user, time(expires), fence, fence.minus(5_000_000), None);
+            let mut json = up_to_mark(&user, time(expires), fence, fence.minus(5_000_000), None);
             json += &mark.as_ref().map_or("null".to_owned(), |mark| quoted(mark));
-            json.push('}');
+            json += r#","run":"r1"}"#;
             let record = Record::parse(json.as_bytes()).unwrap();
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));
-            prop_assert_eq!(record.cause, Some(Cause { fence, seen_tomb: None, seen_mark: mark }));
+            prop_assert_eq!(record.cause, Some(Cause { fence, seen_tomb: None, seen_mark: mark, run: "r1".to_owned() }));
         }
 
         #[test]

@@ -150,8 +150,8 @@ impl Redis {
         let keys = self.keys(key);
         let mut mget = cmd("MGET");
         mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(user)]);
-        let reply = self.links.send(&mget).await?;
-        let Some([record, tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(reply) else {
+        let answer = self.links.send(&mget).await?;
+        let Some([record, tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
             return Ok(None);
         };
         let Some(record) = record.and_then(|json| Record::parse(&json)) else {
@@ -162,10 +162,10 @@ impl Redis {
             mark: mark.map(|mark| Mark::parse(&mark)),
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let moment = self.moment(Stamp(self.clock.wall()));
+        let moment = self.moment(Stamp(self.clock.wall()), answer.run);
         let accepted = record.cause.is_some()
             && record.user.id() == user
-            && accept::accepts(&record, &beside, moment, self.max_age());
+            && accept::accepts(&record, &beside, &moment, self.max_age());
         Ok(accepted.then_some(record))
     }
 
@@ -189,8 +189,8 @@ impl Redis {
         let Some(record) = parsed else {
             return Ok(self.nothing(seen, None));
         };
-        let moment = self.moment(seen.time);
-        if serve && accept::accepts(&record, &seen.beside, moment, self.max_age()) {
+        let moment = self.moment(seen.time, Arc::clone(&seen.run));
+        if serve && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
                 self.hints.insert(key.token, record.user.id().into());
             }
@@ -222,9 +222,9 @@ impl Redis {
     async fn look(&self, keys: &Keys, user: Option<&str>) -> Result<Looked, Unanswered> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
-        let mut arguments = vec![marks.as_bytes(), longest.as_bytes()];
-        arguments.extend(user.map(str::as_bytes));
-        let reply = self
+        let user = user.unwrap_or_default();
+        let arguments = [marks.as_bytes(), longest.as_bytes(), user.as_bytes()];
+        let answer = self
             .links
             .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
             .await?;
@@ -235,7 +235,7 @@ impl Redis {
             Option<Vec<u8>>,
             Vec<u8>,
         );
-        let (json, tomb, user, mark, time) = read::<Reply>(reply).ok_or(Unanswered)?;
+        let (json, tomb, user, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
         let tomb = tomb.map(|tomb| Tomb::parse(&tomb));
         let mark = mark.map(|mark| Mark::parse(&mark));
         if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
@@ -248,6 +248,7 @@ impl Redis {
             json,
             user,
             beside: Beside { tomb, mark },
+            run: answer.run,
             time: Stamp::parse(&time).ok_or(Unanswered)?,
         })
     }
@@ -271,7 +272,7 @@ impl Redis {
             }
             _ => "?",
         };
-        let json = record::without_mark(
+        let json = record::up_to_mark(
             &session.user,
             session.expires_at,
             seen.fence,
@@ -302,7 +303,7 @@ impl Redis {
         let Ok(reply) = reply else {
             return Filled::Unanswered;
         };
-        let Some(reply) = read::<Vec<Option<Vec<u8>>>>(reply) else {
+        let Some(reply) = read::<Vec<Option<Vec<u8>>>>(reply.value) else {
             return Filled::Unanswered;
         };
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
@@ -381,9 +382,10 @@ impl Redis {
         Some(ttl.min((left / 1_000_000).max(1)))
     }
 
-    fn moment(&self, time: Stamp) -> Moment {
+    fn moment(&self, time: Stamp, run: Arc<str>) -> Moment {
         Moment {
             time,
+            run,
             wall: self.clock.wall(),
             floor: self.links.floor(),
         }
@@ -421,6 +423,7 @@ struct Looked {
     json: Option<Vec<u8>>,
     user: Option<Vec<u8>>,
     beside: Beside,
+    run: Arc<str>,
     time: Stamp,
 }
 

@@ -15,6 +15,8 @@ mod config;
 mod end_to_end;
 mod example;
 mod layer;
+mod outage;
 mod revocation;
+mod shared_cache;
 mod tokens;
 mod user;

@@ -2,54 +2,24 @@
 
 use std::{
     collections::HashMap,
-    convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
 
-use http::{Request, Response, StatusCode, header};
+use http::StatusCode;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
     Fill, Lookup, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, UserData,
     ValidatedSession, ValidationError,
 };
 
 use crate::support::{
+    client::{tier, token},
     probe::{Probe, session},
     soon, until,
 };
-
-fn token(text: &str) -> SessionToken {
-    SessionToken::parse(text.to_owned()).unwrap()
-}
-
-/// The tier of the user that the request was served with, or the status of its refusal.
-async fn ask<V: SessionValidator>(
-    layer: &SessionCacheLayer<V>,
-    token: &str,
-) -> Result<String, StatusCode> {
-    let inner = service_fn(async |request: Request<()>| {
-        let user = request.extensions().get::<UserData>().unwrap();
-        Ok::<_, Infallible>(Response::new(user.tier().to_owned()))
-    });
-    let request = Request::builder()
-        .header(header::AUTHORIZATION, format!("Bearer {token}"))
-        .body(())
-        .unwrap();
-    let answer = soon("a response", layer.layer(inner).oneshot(request))
-        .await
-        .unwrap();
-    match answer.extensions().get::<tower_session_cache::Rejection>() {
-        Some(rejection) => Err(rejection.status()),
-        None => Ok(http_body_util::BodyExt::collect(answer.into_body())
-            .await
-            .map(|body| String::from_utf8(body.to_bytes().to_vec()).unwrap())
-            .unwrap()),
-    }
-}
 
 fn of_tier(tier: &str) -> ValidatedSession {
     ValidatedSession::new(UserData::builder("ada").tier(tier).build())
@@ -79,18 +49,22 @@ async fn what_is_cached_is_forgotten_or_refused() {
     for how in [Revoke::Forget, Revoke::User] {
         probe.answer(|_| Ok(of_tier("old")));
         revoke(&cache, Revoke::Forget, "t", "ada").await;
-        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("old"));
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("old"));
         probe.answer(|_| Ok(of_tier("new")));
-        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("old"), "still cached");
+        assert_eq!(
+            tier(&layer, "t").await.as_deref(),
+            Ok("old"),
+            "still cached"
+        );
         revoke(&cache, how, "t", "ada").await;
-        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("new"), "{how:?}");
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"), "{how:?}");
     }
     let calls = probe.calls();
     revoke(&cache, Revoke::Refuse, "t", "ada").await;
-    assert_eq!(ask(&layer, "t").await, Err(StatusCode::UNAUTHORIZED));
+    assert_eq!(tier(&layer, "t").await, Err(StatusCode::UNAUTHORIZED));
     assert_eq!(probe.calls(), calls, "the provider is not even asked");
     assert_eq!(
-        ask(&layer, "other").await.as_deref(),
+        tier(&layer, "other").await.as_deref(),
         Ok("new"),
         "another session lives"
     );
@@ -105,7 +79,7 @@ async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
         probe.hold();
         let early = tokio::spawn({
             let layer = layer.clone();
-            async move { ask(&layer, "t").await }
+            async move { tier(&layer, "t").await }
         });
         probe.wait_for_calls(1).await;
         // The provider first, then the cache.
@@ -113,13 +87,13 @@ async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
         revoke(&cache, how, "t", "ada").await;
         let late = tokio::spawn({
             let layer = layer.clone();
-            async move { ask(&layer, "t").await }
+            async move { tier(&layer, "t").await }
         });
         until("the late one to join", || cache.stats().joined == 1).await;
         probe.let_go();
         assert_eq!(late.await.unwrap().as_deref(), Ok("new"), "{how:?}");
         assert_eq!(early.await.unwrap().as_deref(), Ok("new"));
-        assert_eq!(ask(&layer, "t").await.as_deref(), Ok("new"));
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
         let stats = cache.stats();
         assert_eq!((probe.calls(), stats.overtaken, stats.stored), (2, 1, 1));
     }
@@ -133,12 +107,12 @@ async fn a_validation_that_a_logout_overtakes_lets_nobody_in() {
     probe.hold();
     let early = tokio::spawn({
         let layer = layer.clone();
-        async move { ask(&layer, "t").await }
+        async move { tier(&layer, "t").await }
     });
     probe.wait_for_calls(1).await;
     revoke(&cache, Revoke::Refuse, "t", "ada").await;
     assert_eq!(
-        ask(&layer, "t").await,
+        tier(&layer, "t").await,
         Err(StatusCode::UNAUTHORIZED),
         "at once"
     );
@@ -155,7 +129,7 @@ async fn whoever_comes_after_the_re_check_began_looks_again() {
     probe.hold();
     let first = tokio::spawn({
         let layer = layer.clone();
-        async move { ask(&layer, "t").await }
+        async move { tier(&layer, "t").await }
     });
     probe.wait_for_calls(1).await;
     revoke(&cache, Revoke::User, "t", "ada").await;
@@ -167,7 +141,7 @@ async fn whoever_comes_after_the_re_check_began_looks_again() {
     revoke(&cache, Revoke::User, "t", "ada").await;
     let late = tokio::spawn({
         let layer = layer.clone();
-        async move { ask(&layer, "t").await }
+        async move { tier(&layer, "t").await }
     });
     until("the late one to wait", || cache.stats().misses == 2).await;
     probe.let_go();
@@ -177,7 +151,7 @@ async fn whoever_comes_after_the_re_check_began_looks_again() {
         "it began before the revocation"
     );
     assert_eq!(late.await.unwrap().as_deref(), Ok("three"));
-    assert_eq!(ask(&layer, "t").await.as_deref(), Ok("three"));
+    assert_eq!(tier(&layer, "t").await.as_deref(), Ok("three"));
     assert_eq!((probe.calls(), cache.stats().joined), (3, 0));
 }
 
@@ -278,7 +252,7 @@ async fn no_race_serves_what_was_revoked() {
                             floors[text].fetch_max(version, SeqCst);
                         } else {
                             let floor = floors[text].load(SeqCst);
-                            match ask(&layer, text).await {
+                            match tier(&layer, text).await {
                                 Ok(served) => {
                                     let served: u64 = served.parse().unwrap();
                                     assert!(

@@ -1,9 +1,13 @@
 //! What the tests are made of: real servers, and parts that can be held and counted.
 
 pub mod appwrite;
+pub mod client;
 pub mod log;
+pub mod peer;
 pub mod probe;
 pub mod process;
+pub mod proxy;
+pub mod redis;
 
 use std::{future::Future, time::Duration};
 

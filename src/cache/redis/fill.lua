@@ -1,9 +1,10 @@
 -- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
--- '?' when it was not read), fence, longest age and slack in microseconds, TTL in seconds, and
--- the record up to its mark.
+-- '?' when it was not read), fence, longest age and slack in microseconds, TTL in seconds, the
+-- record up to its mark, and the run of this server.
 local tomb, mark = text(KEYS[2], 128), text(KEYS[3], 128)
 if tomb and refuses(tomb) then return {'refused'} end
-if tomb == '?' or (mark and not micros(mark)) then return {'unreadable'} end
+if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
+if mark and not micros(mark) then return {'unreadable'} end
 
 local fence, slack = tonumber(ARGV[3]), tonumber(ARGV[5])
 local same
@@ -22,5 +23,5 @@ if standing then
   if written and written > fence then return {'kept'} end
 end
 local seen = mark and '"' .. mark .. '"' or 'null'
-redis.call('SET', KEYS[1], ARGV[7] .. seen .. '}', 'EX', ARGV[6])
+redis.call('SET', KEYS[1], ARGV[7] .. seen .. ',"run":"' .. ARGV[8] .. '"}', 'EX', ARGV[6])
 return {'stored'}

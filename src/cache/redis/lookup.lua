@@ -1,5 +1,8 @@
--- KEYS: record, tombstone. ARGV: prefix of marks, longest record, the user if we know better.
+-- KEYS: record, tombstone. ARGV: prefix of marks, longest record, the user if we know better than
+-- the text of the record, else ''.
 local record = text(KEYS[1], tonumber(ARGV[2]))
-local user = ARGV[3] or (record and string.match(record, '"user_id"%s*:%s*"([^"\\]*)"')) or false
+local user = ARGV[3] ~= '' and ARGV[3]
+  or (record and string.match(record, '"user_id"%s*:%s*"([^"\\]*)"'))
+  or false
 local mark = user and text(ARGV[1] .. user, 128)
 return {record, text(KEYS[2], 128), user, mark, stamp(now)}

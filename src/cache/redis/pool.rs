@@ -33,6 +33,12 @@ const LINKS: u32 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cache) struct Unanswered;
 
+/// A reply, and the run of the server that gave it.
+pub(super) struct Answer {
+    pub(super) value: Value,
+    pub(super) run: Arc<str>,
+}
+
 pub(super) struct Links {
     pool: Pool<Manager>,
     shared: Arc<Shared>,
@@ -43,7 +49,7 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Shared {
     /// The run and replication ids of the server that was connected last.
-    server: Mutex<Option<String>>,
+    server: Mutex<Option<Arc<str>>>,
     /// Records up to this time may be missing a mark that a failover or restart has lost.
     floor: AtomicI64,
     /// Why the last connection failed.
@@ -56,6 +62,7 @@ struct Link {
     connection: MultiplexedConnection,
     is_dead: Arc<AtomicBool>,
     hashes: Arc<Vec<String>>,
+    run: Arc<str>,
 }
 
 struct Manager {
@@ -98,26 +105,27 @@ impl Links {
     }
 
     /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
+    /// The run of the server is handed to it as its last argument.
     pub(super) async fn run(
         &self,
         script: Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<Value, Unanswered> {
+    ) -> Result<Answer, Unanswered> {
         self.within_deadline(|link| {
             let mut call = cmd("EVALSHA");
             call.arg(&link.hashes[script as usize]).arg(keys.len());
-            call.arg(keys).arg(arguments);
+            call.arg(keys).arg(arguments).arg(&*link.run);
             call
         })
         .await
     }
 
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Unanswered> {
+    pub(super) async fn send(&self, command: &Cmd) -> Result<Answer, Unanswered> {
         self.within_deadline(|_| command.clone()).await
     }
 
-    async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Value, Unanswered> {
+    async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, Unanswered> {
         let mut used: Option<Arc<AtomicBool>> = None;
         let answer = tokio::time::timeout(self.deadline, async {
             // Every link may have died together with its server.
@@ -129,10 +137,17 @@ impl Links {
                 };
                 used = Some(Arc::clone(&link.is_dead));
                 match link.query(&command).await {
-                    Ok(value) => return Ok(value),
+                    Ok(value) => {
+                        return Ok(Answer {
+                            value,
+                            run: link.run,
+                        });
+                    }
                     Err(error) if error.is_io_error() => link.is_dead.store(true, SeqCst),
                     Err(error) => {
-                        if error.is_unrecoverable_error() || is_read_only(&error) {
+                        if error.is_unrecoverable_error()
+                            || is_server_error(&error, ServerErrorKind::ReadOnly)
+                        {
                             link.is_dead.store(true, SeqCst);
                         }
                         return Err(error.to_string());
@@ -150,9 +165,9 @@ impl Links {
             Err(self.shared.trouble())
         });
         match answer {
-            Ok(value) => {
+            Ok(answer) => {
                 self.shared.is_up();
-                Ok(value)
+                Ok(answer)
             }
             Err(trouble) => {
                 self.shared.is_down(&trouble);
@@ -162,18 +177,18 @@ impl Links {
     }
 }
 
-fn is_read_only(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
+    error.kind() == ErrorKind::Server(kind)
 }
 
 impl Link {
     async fn query(&mut self, command: impl Fn(&Self) -> Cmd) -> Result<Value, RedisError> {
-        let answer = self.connection.send_packed_command(&command(self)).await;
-        match answer {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+        // Not `send_packed_command`, which hands error replies out as values.
+        match command(self).query_async(&mut self.connection).await {
+            Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
                 // Somebody has flushed them; the same text has the same hash again.
                 load_scripts(&mut self.connection).await?;
-                self.connection.send_packed_command(&command(self)).await
+                command(self).query_async(&mut self.connection).await
             }
             answer => answer,
         }
@@ -226,27 +241,28 @@ impl Manager {
             .cmd("TIME")
             .query_async(&mut connection)
             .await?;
-        self.shared.met(
-            &info,
-            Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros)),
-        );
+        let now = Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros));
+        let run = self.shared.met(&info, now);
         Ok(Link {
             connection,
             is_dead: Arc::default(),
             hashes: Arc::new(hashes),
+            run,
         })
     }
 }
 
 impl Shared {
-    /// Raises the floor when another server answers than before.
-    fn met(&self, info: &str, now: Stamp) {
+    /// Names the run of a server, and raises the floor when it is another than before.
+    fn met(&self, info: &str, now: Stamp) -> Arc<str> {
         let field = |name: &str| {
             info.lines()
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
                 .unwrap_or_default()
         };
-        let server = format!("{} {}", field("run_id"), field("master_replid"));
+        // One that is promoted keeps its run id and gets a new replication id.
+        let ids = [field("run_id"), field("master_replid")];
+        let server: Arc<str> = ids.map(|id| id.get(..12).unwrap_or(id)).concat().into();
         let mut known = lock(&self.server);
         if known.as_ref().is_some_and(|known| *known != server) {
             self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
@@ -255,7 +271,8 @@ impl Shared {
                  now is validated again, since revocations may have been lost"
             );
         }
-        *known = Some(server);
+        *known = Some(Arc::clone(&server));
+        server
     }
 
     fn trouble(&self) -> String {

@@ -1,0 +1,172 @@
+//! Redis dies, freezes, comes back, or was never there: every request is answered, and no
+//! revocation is lost on this node.
+
+use tower_session_cache::{
+    Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheLayer, UserData,
+    ValidatedSession,
+};
+
+use crate::support::{
+    client::{ask, tier, token},
+    peer::tomb_key,
+    probe::Probe,
+    redis::{Redis, free_port},
+    soon,
+};
+
+fn of_tier(
+    tier: &'static str,
+) -> impl Fn(&str) -> Result<ValidatedSession, tower_session_cache::ValidationError> {
+    move |_| {
+        Ok(ValidatedSession::new(
+            UserData::builder("ada").tier(tier).build(),
+        ))
+    }
+}
+
+/// With the default deadline of 250 ms, which only a dead server is to exceed.
+fn node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let cache = SessionCache::builder().redis(url).unwrap().build().unwrap();
+    let probe = Probe::answering(of_tier("old"));
+    (
+        cache.clone(),
+        probe.clone(),
+        SessionCacheLayer::new(cache, probe),
+    )
+}
+
+async fn until_served_from_redis(layer: &SessionCacheLayer<Probe>) {
+    soon("the cache to be used again", async {
+        while ask(layer, "t").await.unwrap().1 != Origin::Redis {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_dies_and_comes_back_costs_no_request() {
+    let mut redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url());
+    until_served_from_redis(&layer).await;
+    for _ in 0..2 {
+        redis.kill();
+        for _ in 0..3 {
+            let calls = probe.calls();
+            assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+            assert_eq!(probe.calls(), calls + 1);
+        }
+        assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
+        redis.restart();
+        until_served_from_redis(&layer).await;
+        assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_at_the_start_is_used_as_soon_as_it_is() {
+    let port = free_port();
+    let (cache, _, layer) = node(&format!("redis://127.0.0.1:{port}/2"));
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
+    let _redis = Redis::start_on(port);
+    until_served_from_redis(&layer).await;
+}
+
+#[tokio::test]
+async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url());
+    let (_, _, other) = node(&redis.url());
+    until_served_from_redis(&layer).await;
+
+    redis.pause();
+    let error = cache.revoke_token(&token("t")).await.unwrap_err();
+    assert_eq!(error.kind(), RevokeErrorKind::Queued);
+    assert_eq!(cache.stats().undelivered, 1);
+    let calls = probe.calls();
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+    redis.resume();
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+    assert_eq!(probe.calls(), calls, "refused without asking");
+
+    soon("its delivery", async {
+        while cache.stats().undelivered > 0 {
+            assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(redis.get(&tomb_key("t")).unwrap().contains(":refuse:"));
+    assert_eq!(ask(&other, "t").await.unwrap_err(), 401);
+}
+
+#[tokio::test]
+async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
+    for by_user in [false, true] {
+        let redis = Redis::start();
+        let (cache, probe, layer) = node(&redis.url());
+        until_served_from_redis(&layer).await;
+        redis.pause();
+        probe.answer(of_tier("new"));
+        let outcome = if by_user {
+            cache.invalidate_user("ada").await
+        } else {
+            cache.invalidate_token(&token("t")).await
+        };
+        assert_eq!(outcome.unwrap_err().kind(), RevokeErrorKind::Queued);
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+        redis.resume();
+        soon("the cache to be used again", async {
+            loop {
+                let (user, origin) = ask(&layer, "t").await.unwrap();
+                assert_eq!(user.tier(), "new", "by user: {by_user}");
+                if origin == Origin::Redis && cache.stats().undelivered == 0 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_restart_that_brings_old_data_back_is_not_believed() {
+    let mut redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url());
+    until_served_from_redis(&layer).await;
+    redis.run::<()>(
+        bb8_redis::redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("save")
+            .arg("3600 1"),
+    );
+    redis.run::<()>(&bb8_redis::redis::cmd("SAVE"));
+    redis.run::<()>(
+        bb8_redis::redis::cmd("CONFIG")
+            .arg("SET")
+            .arg("save")
+            .arg(""),
+    );
+    // Written after the snapshot, so the restart forgets it.
+    let _ = cache.invalidate_user("ada").await.unwrap();
+    probe.answer(of_tier("new"));
+    redis.kill();
+    redis.restart();
+    assert!(
+        redis
+            .keys()
+            .iter()
+            .any(|key| key.starts_with("session_cache:"))
+    );
+    assert!(
+        !redis
+            .keys()
+            .iter()
+            .any(|key| key.starts_with("user_invalidated:"))
+    );
+    for _ in 0..10 {
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    }
+}

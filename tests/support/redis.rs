@@ -1,0 +1,196 @@
+//! Real `redis-server` processes, one for each test that wants one.
+
+use std::{
+    cell::Cell,
+    io::ErrorKind,
+    net::TcpListener,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use bb8_redis::redis::{Client, Cmd, FromRedisValue, cmd};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::process::{Running, command};
+
+/// A server that ends with this value.
+pub struct Redis {
+    process: Running,
+    port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+    is_paused: Cell<bool>,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more lines of configuration, such as `--requirepass`.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments: Vec<String> = arguments.iter().map(|&a| a.to_owned()).collect();
+        // A free port may be taken before the server has it.
+        for _ in 0..20 {
+            let port = free_port();
+            if let Some(process) = spawn(port, &folder, &arguments) {
+                return Self {
+                    process,
+                    port,
+                    folder,
+                    arguments,
+                    is_paused: Cell::new(false),
+                };
+            }
+        }
+        panic!("no redis-server came up on any port; is it installed?");
+    }
+
+    /// On a port of which the test knows that it is free.
+    pub fn start_on(port: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let process = spawn(port, &folder, &[]).expect("the port to be free still");
+        Self {
+            process,
+            port,
+            folder,
+            arguments: Vec::new(),
+            is_paused: Cell::new(false),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/2", self.port)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn kill(&mut self) {
+        self.resume();
+        let _ = self.process.0.kill();
+        self.process.0.wait().unwrap();
+    }
+
+    /// Starts it again on its port, after a [`kill`](Self::kill).
+    pub fn restart(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if let Some(process) = spawn(self.port, &self.folder, &self.arguments) {
+                self.process = process;
+                return;
+            }
+        }
+        panic!("redis-server does not come up on its port again");
+    }
+
+    /// It keeps its connections and answers none of them.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        self.is_paused.set(true);
+    }
+
+    pub fn resume(&self) {
+        if self.is_paused.replace(false) {
+            self.signal(Signal::CONT);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.0.id()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Sends a command on a connection of its own and waits for the reply, blocking.
+    pub fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
+        command
+            .query(&mut connection(&self.url()).unwrap())
+            .unwrap()
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.run(cmd("GET").arg(key))
+    }
+
+    pub fn set(&self, key: &str, value: impl AsRef<[u8]>) {
+        self.run::<()>(cmd("SET").arg(key).arg(value.as_ref()));
+    }
+
+    pub fn ttl(&self, key: &str) -> i64 {
+        self.run(cmd("TTL").arg(key))
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.run(cmd("KEYS").arg("*"));
+        keys.sort();
+        keys
+    }
+
+    /// Seconds since the epoch by the server's clock.
+    pub fn time(&self) -> f64 {
+        let (seconds, micros): (f64, f64) = self.run(&cmd("TIME"));
+        seconds + micros / 1e6
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        // A stopped process is killed as well, but only a running one says good-bye.
+        self.resume();
+    }
+}
+
+fn connection(url: &str) -> Option<bb8_redis::redis::Connection> {
+    let client = Client::open(url).unwrap();
+    client
+        .get_connection_with_timeout(Duration::from_secs(20))
+        .ok()
+}
+
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {
+    let server = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let child = command(server)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--daemonize", "no", "--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(folder.path())
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut process = match child {
+        Ok(child) => Running(child),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            panic!("redis-server is not installed; tests/run installs it")
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let pid = format!("process_id:{}\r\n", process.0.id());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        if process.0.try_wait().unwrap().is_some() {
+            return None;
+        }
+        // Not just any server on this port: the very one that was started. One that asks for a
+        // password is ours as well, since no other test's is on a port that we just had.
+        let info = Client::open(format!("redis://127.0.0.1:{port}"))
+            .unwrap()
+            .get_connection_with_timeout(Duration::from_millis(200))
+            .and_then(|mut connection| cmd("INFO").arg("server").query::<String>(&mut connection));
+        match info {
+            Ok(info) if info.contains(&pid) => return Some(process),
+            Ok(_) => return None,
+            Err(error) if error.to_string().contains("NOAUTH") => return Some(process),
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    None
+}
