@@ -5,6 +5,9 @@
 //!
 //! - `LISTEN_ADDR`: `127.0.0.1:3000` unless set; port 0 takes a free one.
 //! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
+//! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
+//!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
+//!   when the URL names none.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: `info` unless set.
 
@@ -295,7 +298,15 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let mut config = SessionCacheConfig::default();
     config.enabled = setting("SESSION_CACHE_ENABLED", config.enabled)?;
     config.ttl_seconds = setting("SESSION_CACHE_TTL_SECONDS", config.ttl_seconds)?;
-    let cache = SessionCache::builder().config(&config).build()?;
+    config.redis_db = setting("SESSION_CACHE_REDIS_DB", config.redis_db)?;
+    let mut cache = SessionCache::builder().config(&config);
+    let redis = setting("REDIS_URL", String::new())?;
+    if !redis.is_empty() {
+        cache = cache
+            .redis(redis)
+            .map_err(|error| format!("REDIS_URL: {error}"))?;
+    }
+    let cache = cache.build()?;
     let (appwrite, demo) = provider().await?;
     let cookie = format!("a_session_{}", appwrite.project_id());
     let app = App {

@@ -6,7 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use crate::support::process::{Running, command};
+use crate::support::{
+    process::{Running, command},
+    redis::Redis,
+};
 
 fn server() -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -28,7 +31,9 @@ fn start(settings: &[(&str, &str)]) -> Running {
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
+        "REDIS_URL",
         "SESSION_CACHE_ENABLED",
+        "SESSION_CACHE_REDIS_DB",
         "SESSION_CACHE_TTL_SECONDS",
         "RUST_LOG",
     ] {
@@ -40,9 +45,8 @@ fn start(settings: &[(&str, &str)]) -> Running {
     Running(child.unwrap())
 }
 
-#[test]
-fn the_printed_lines_work_as_printed() {
-    let mut server = start(&[]);
+/// The statuses and the whole text of the printed lines, pasted into a shell.
+fn paste(server: &mut Running) -> (Vec<String>, String) {
     let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
     assert!(
@@ -63,18 +67,19 @@ fn the_printed_lines_work_as_printed() {
     }
     let output = Command::new("sh").arg("-c").arg(&script).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let statuses: Vec<_> = text
+    let statuses = text
         .lines()
-        .filter_map(|line| line.strip_prefix("HTTP/1.1 "))
-        .collect();
-    let expected = [
-        "200 OK",
-        "204 No Content",
-        "401 Unauthorized",
-        "204 No Content",
-        "200 OK",
-    ];
-    assert_eq!(statuses, expected, "{text}");
+        .filter_map(|line| line.strip_prefix("HTTP/1.1 "));
+    (
+        statuses.map(|status| status[..3].to_owned()).collect(),
+        text,
+    )
+}
+
+#[test]
+fn the_printed_lines_work_as_printed() {
+    let (statuses, text) = paste(&mut start(&[]));
+    assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
     assert!(text.contains(r#""email":"demo@example.com""#), "{text}");
     assert!(
         text.contains(r#"{"redis":"disabled","status":"ok"}"#),
@@ -83,11 +88,37 @@ fn the_printed_lines_work_as_printed() {
 }
 
 #[test]
+fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
+    let redis = Redis::start();
+    let url = format!("redis://127.0.0.1:{}", redis.port());
+    let settings = [("REDIS_URL", url.as_str()), ("SESSION_CACHE_REDIS_DB", "2")];
+    let (statuses, text) = paste(&mut start(&settings));
+    assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
+    assert!(text.contains(r#"{"redis":"up","status":"ok"}"#), "{text}");
+    let keys = redis.keys();
+    assert!(
+        keys.iter().any(|key| key.starts_with("session_tomb:")),
+        "{keys:?}"
+    );
+    assert!(
+        keys.contains(&"user_invalidated:demo-user".to_owned()),
+        "{keys:?}"
+    );
+
+    redis.pause();
+    let (statuses, text) = paste(&mut start(&settings));
+    assert_eq!(statuses, ["200", "503", "401", "503", "200"], "{text}");
+    assert!(text.contains(r#"{"redis":"down","status":"ok"}"#), "{text}");
+}
+
+#[test]
 fn a_setting_that_makes_no_sense_is_named() {
     for (name, value) in [
         ("LISTEN_ADDR", "everywhere"),
         ("SESSION_CACHE_ENABLED", "perhaps"),
         ("SESSION_CACHE_TTL_SECONDS", "0"),
+        ("SESSION_CACHE_REDIS_DB", "two"),
+        ("REDIS_URL", "localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("RUST_LOG", "a=b=c"),
     ] {
