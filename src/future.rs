@@ -143,7 +143,7 @@ where
             Ok(resolved) => admit(&mut self.request, self.token, resolved),
             Err(denied) => {
                 let rejection = denied.into();
-                if let Some(refusal) = self.policy.refusal(rejection, self.request.headers()) {
+                if let Some(refusal) = self.policy.refusal(rejection, &mut self.request) {
                     return State::Refused {
                         refusal: Some(refusal),
                     };

@@ -78,7 +78,8 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     }
 
     /// Lets requests without a session in, too: an absent or refused token passes on without
-    /// `UserData` and `SessionInfo`, and the inner service decides.
+    /// `UserData` and `SessionInfo`, and the inner service decides. Why there is none is told by
+    /// the [`Rejection`] in the request's extensions.
     ///
     /// A malformed token is still answered with 400, and 503 when nobody could decide: a user
     /// must not become anonymous because the identity provider is down.

@@ -45,11 +45,14 @@
 //! # Features
 //!
 //! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
+//! - `axum`: [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses.
 //! - `testing`: a clock that tests move by hand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "appwrite")]
 mod appwrite;
+#[cfg(feature = "axum")]
+mod axum;
 mod body;
 mod cache;
 mod clock;
@@ -75,6 +78,9 @@ pub use appwrite::{
     AppwriteConfigError, AppwriteError, AppwriteErrorKind, AppwriteLogin, AppwriteUser,
     AppwriteValidator, AppwriteValidatorBuilder,
 };
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use axum::ExtractError;
 pub use body::ResponseBody;
 pub use cache::{
     CachedSession, ConfigError, Fill, Health, Lookup, RedisHealth, Revocation, RevokeError,

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 
 use crate::{
     rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
@@ -36,15 +36,23 @@ impl Policy {
         }
     }
 
-    /// The refusal of a request; nothing when it may pass without a user.
-    pub(crate) fn refusal(&self, rejection: Rejection, request: &HeaderMap) -> Option<Refusal> {
+    /// The refusal of a request; nothing when it may pass without a user, and then the reason is
+    /// left in its extensions.
+    pub(crate) fn refusal<B>(
+        &self,
+        rejection: Rejection,
+        request: &mut Request<B>,
+    ) -> Option<Refusal> {
         if self.optional && rejection.is_anonymous() {
+            request.extensions_mut().insert(rejection);
             return None;
         }
         let body = self
             .make_body
             .as_ref()
-            .map_or_else(RejectionBody::empty, |make| make(&rejection, request));
+            .map_or_else(RejectionBody::empty, |make| {
+                make(&rejection, request.headers())
+            });
         Some(Refusal { rejection, body })
     }
 }

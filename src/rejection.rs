@@ -22,7 +22,8 @@ use crate::{
 /// When a client that was answered 503 may come back, unless the identity provider says.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Why a request was refused; found in the extensions of the response.
+/// Why a request was refused; found in the extensions of the response, and in `optional` mode in
+/// those of the request that passed without a user.
 ///
 /// ```
 /// # use tower_session_cache::Rejection;

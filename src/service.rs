@@ -107,7 +107,7 @@ where
                 }
             }
         };
-        match policy.refusal(rejection, request.headers()) {
+        match policy.refusal(rejection, &mut request) {
             Some(refusal) => ResponseFuture::refused(refusal),
             None => ResponseFuture::passed(self.inner.call(request)),
         }

@@ -11,6 +11,7 @@
 mod support;
 
 mod appwrite;
+mod axum_handlers;
 mod config;
 mod end_to_end;
 mod example;

@@ -1,0 +1,135 @@
+//! The extractors and responses of the feature `axum`.
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Response, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+use tower_session_cache::{
+    ExtractError, ForbiddenReason, RevokeErrorKind, SessionCache, SessionCacheLayer, SessionInfo,
+    UserData, ValidationError,
+};
+
+use crate::support::{
+    client::token,
+    log::record,
+    probe::{Probe, session},
+    redis::free_port,
+};
+
+fn layer() -> SessionCacheLayer<Probe> {
+    let probe = Probe::answering(|token| match token {
+        "blocked" => Err(ValidationError::forbidden(ForbiddenReason::Blocked)),
+        "invalid" => Err(ValidationError::invalid()),
+        _ => Ok(session("ada")),
+    });
+    SessionCacheLayer::new(SessionCache::builder().build().unwrap(), probe)
+}
+
+fn routes() -> Router {
+    Router::new()
+        .route("/user", get(async |user: UserData| user.id().to_owned()))
+        .route(
+            "/session",
+            get(async |info: SessionInfo| info.origin().as_str()),
+        )
+        .route(
+            "/perhaps",
+            get(async |user: Option<UserData>| format!("{user:?}")),
+        )
+        .route(
+            "/both",
+            get(async |_: UserData, info: Option<SessionInfo>| format!("{}", info.is_some())),
+        )
+}
+
+async fn call(app: &Router, path: &str, token: Option<&str>) -> Response<Body> {
+    let mut request = Request::builder().uri(path);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    app.clone()
+        .oneshot(request.body(Body::empty()).unwrap())
+        .await
+        .unwrap()
+}
+
+async fn text(response: Response<Body>) -> String {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn user_and_session_are_arguments() {
+    let app = routes().layer(layer());
+    assert_eq!(text(call(&app, "/user", Some("t")).await).await, "ada");
+    assert_eq!(text(call(&app, "/session", Some("t")).await).await, "local");
+    assert!(
+        text(call(&app, "/perhaps", Some("t")).await)
+            .await
+            .contains("Some")
+    );
+    assert_eq!(text(call(&app, "/both", Some("t")).await).await, "true");
+}
+
+#[tokio::test]
+async fn a_request_that_passed_without_a_user_is_401() {
+    let app = routes().layer(layer().optional());
+    for (token, challenge) in [
+        (None, "Bearer"),
+        (Some("invalid"), r#"Bearer error="invalid_token""#),
+        (Some("blocked"), r#"Bearer error="invalid_token""#),
+    ] {
+        for path in ["/user", "/session"] {
+            let refused = call(&app, path, token).await;
+            assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(refused.headers()[header::WWW_AUTHENTICATE], challenge);
+        }
+        assert_eq!(text(call(&app, "/perhaps", token).await).await, "None");
+    }
+}
+
+#[tokio::test]
+async fn a_route_without_the_layer_is_500_and_the_log_says_what_to_add() {
+    let log = record();
+    for path in ["/user", "/session", "/perhaps"] {
+        let refused = call(&routes(), path, Some("t")).await;
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(text(refused).await, "");
+    }
+    assert_eq!(
+        log.text()
+            .matches("SessionCacheLayer::new(cache, validator)")
+            .count(),
+        3
+    );
+    assert!(ExtractError::NoLayer.to_string().contains(".layer("));
+}
+
+#[tokio::test]
+async fn a_user_of_another_layer_has_no_session() {
+    let app = routes()
+        .layer(layer())
+        .layer(axum::Extension(UserData::new("machine")));
+    assert_eq!(text(call(&app, "/user", None).await).await, "machine");
+    assert_eq!(text(call(&app, "/both", None).await).await, "false");
+    assert_eq!(
+        call(&app, "/session", None).await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_only_queued_is_503() {
+    let url = format!("redis://127.0.0.1:{}", free_port());
+    let cache = SessionCache::builder().redis(url).unwrap().build().unwrap();
+    let error = cache.revoke_token(&token("t")).await.unwrap_err();
+    assert_eq!(error.kind(), RevokeErrorKind::Queued);
+    let response = error.into_response();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+}
