@@ -312,3 +312,53 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cache::SessionCache, token::SessionToken};
+
+    fn user(n: usize) -> Revoke {
+        Revoke::User(format!("user-{n}"))
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_then_nothing_is_served_for_a_while() {
+        let cache = SessionCache::builder().build().unwrap();
+        let key = cache.key(&SessionToken::parse("t").unwrap());
+        let undelivered = Undelivered::default();
+        for n in 0..MAX_QUEUED {
+            assert_eq!(undelivered.push(user(n), 100, 50), RevokeErrorKind::Queued);
+        }
+        assert!(!undelivered.denies_token(&key, 0));
+        assert_eq!(
+            undelivered.push(user(0), 100, 50),
+            RevokeErrorKind::NotQueued
+        );
+        assert_eq!(undelivered.len(), MAX_QUEUED);
+        assert!(undelivered.denies_token(&key, 49));
+        assert!(!undelivered.denies_token(&key, 50));
+    }
+
+    #[test]
+    fn a_denial_lasts_until_the_last_of_its_kind_is_delivered_or_given_up() {
+        let undelivered = Undelivered::default();
+        for (n, until) in [(1, 10), (2, 20), (1, 30)] {
+            undelivered.push(user(n), until, 0);
+        }
+        let waits = |n: usize| undelivered.denies_user(&format!("user-{n}"));
+        assert!(
+            undelivered.begins() && !undelivered.begins(),
+            "one task delivers"
+        );
+        assert!(matches!(undelivered.next(0), Some(Revoke::User(id)) if id == "user-1"));
+        undelivered.delivered();
+        assert!(waits(1) && waits(2));
+        assert!(matches!(undelivered.next(20), Some(Revoke::User(id)) if id == "user-1"));
+        assert!(waits(1) && !waits(2), "the second was given up");
+        undelivered.delivered();
+        assert!(!waits(1));
+        assert!(undelivered.next(20).is_none());
+        assert!(undelivered.begins(), "the task has ended");
+    }
+}

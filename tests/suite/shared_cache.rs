@@ -1,6 +1,6 @@
 //! The cache in Redis: what stands there, what it costs, and what the Python service sees of it.
 
-use std::{process::Command, time::Duration};
+use std::{future::Future, process::Command, time::Duration};
 
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
@@ -601,6 +601,48 @@ async fn an_error_reply_is_no_answer() {
         redis.run::<()>(&cmd("FLUSHALL"));
         ask(&layer, "t").await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_server_that_may_evict_revocations_is_warned_of_once() {
+    for (policy, memory, warnings) in [
+        ("allkeys-lru", "100mb", 1),
+        ("volatile-ttl", "100mb", 1),
+        ("noeviction", "100mb", 0),
+        ("allkeys-lru", "0", 0),
+    ] {
+        let redis = Redis::start_with(&["--maxmemory-policy", policy, "--maxmemory", memory]);
+        let log = record_log();
+        let (_, _, layer) = node(&redis);
+        for _ in 0..3 {
+            ask(&layer, "t").await.unwrap();
+        }
+        assert_eq!(
+            log.text().matches("maxmemory-policy").count(),
+            warnings,
+            "{policy} {memory}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_whose_caller_goes_away_is_carried_out() {
+    let redis = Redis::start();
+    let (cache, _, _) = node(&redis);
+    // The first poll hands it over; then the caller is gone.
+    let mut revocation = Box::pin(async {
+        let _ = cache.revoke_token(&token("t")).await;
+    });
+    let waker = std::task::Waker::noop();
+    assert!(
+        revocation
+            .as_mut()
+            .poll(&mut std::task::Context::from_waker(waker))
+            .is_pending()
+    );
+    drop(revocation);
+    until("the tombstone", || redis.get(&tomb_key("t")).is_some()).await;
+    until("this node to refuse", || cache.stats().verdicts == 1).await;
 }
 
 #[tokio::test]

@@ -55,6 +55,8 @@ struct Shared {
     /// Why the last connection failed.
     trouble: Mutex<Option<String>>,
     is_down: AtomicBool,
+    /// Whether it was said that the server may evict what we need.
+    has_warned_of_eviction: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -260,6 +262,17 @@ impl Shared {
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
                 .unwrap_or_default()
         };
+        // What revokes has a longer life than what it revokes; eviction does not care.
+        let policy = field("maxmemory_policy");
+        let evicts =
+            !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0");
+        if evicts && !self.has_warned_of_eviction.swap(true, SeqCst) {
+            tracing::warn!(
+                policy,
+                "Redis may evict the marks of users and the tombstones of tokens, and with them \
+                 revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
+            );
+        }
         // One that is promoted keeps its run id and gets a new replication id.
         let ids = [field("run_id"), field("master_replid")];
         let server: Arc<str> = ids.map(|id| id.get(..12).unwrap_or(id)).concat().into();
