@@ -28,7 +28,10 @@ use std::{
 };
 
 use bb8_redis::redis::{AsyncConnectionConfig, Client, cmd};
-use tower_session_cache::{Lookup, SessionCache, SessionToken, UserData, ValidatedSession};
+use tower_session_cache::{
+    Fill, Lookup, SecretKey, SessionCache, SessionCacheBuilder, SessionToken, UserData,
+    ValidatedSession,
+};
 
 const CALLERS: usize = 64;
 const TOKENS: usize = 1_000;
@@ -79,17 +82,12 @@ fn main() {
     runtime.block_on(async { tokio::spawn(run()).await.unwrap() });
 }
 
-async fn run() {
-    let server = redis::Redis::start();
-    let cache = SessionCache::builder()
-        .redis(server.url())
-        .unwrap()
+/// A cache that holds all tokens.
+async fn filled(builder: SessionCacheBuilder, tokens: &[SessionToken]) -> SessionCache {
+    let cache = builder
         .redis_deadline(Duration::from_secs(5))
         .build()
         .unwrap();
-    let tokens: Vec<_> = (0..TOKENS)
-        .map(|n| SessionToken::parse(format!("token-{n:058}")).unwrap())
-        .collect();
     for (n, token) in tokens.iter().enumerate() {
         let Lookup::Miss(ticket) = cache.get(token).await else {
             panic!("stored already")
@@ -97,53 +95,73 @@ async fn run() {
         let user = UserData::builder(format!("user-{n}"))
             .email("ada@example.com")
             .name("Ada");
-        let _ = cache
+        let stored = cache
             .set(ticket, &ValidatedSession::new(user.build()))
             .await;
+        assert!(matches!(stored, Fill::Stored));
     }
+    cache
+}
+
+async fn hits(cache: &SessionCache, tokens: &Arc<Vec<SessionToken>>) -> f64 {
+    let (cache, tokens) = (cache.clone(), Arc::clone(tokens));
+    rate(move |n| {
+        let (tokens, cache) = (Arc::clone(&tokens), cache.clone());
+        async move {
+            assert!(matches!(cache.get(&tokens[n]).await, Lookup::Hit(_)));
+        }
+    })
+    .await
+}
+
+async fn run() {
+    let server = redis::Redis::start();
+    let tokens: Vec<_> = (0..TOKENS)
+        .map(|n| SessionToken::parse(format!("token-{n:058}")).unwrap())
+        .collect();
+    let tokens = Arc::new(tokens);
+    let builder = || SessionCache::builder().redis(server.url()).unwrap();
+    let plain = filled(builder(), &tokens).await;
     let keys = Arc::new(server.keys());
     assert_eq!(keys.len(), TOKENS);
-    let client = Client::open(server.url()).unwrap();
-    let raw = client
+    let secret = SecretKey::from_bytes([7; 32]).unwrap();
+    let peppered = filled(builder().pepper(secret.clone()), &tokens).await;
+    let sealed = builder().key_prefix("sealed:").sealing_key(secret);
+    let sealed = filled(sealed, &tokens).await;
+    let raw = Client::open(server.url())
+        .unwrap()
         .get_multiplexed_async_connection_with_config(
             &AsyncConnectionConfig::new().set_response_timeout(None),
         )
         .await
         .unwrap();
-    let tokens = Arc::new(tokens);
 
-    let (mut plain, mut known) = (Vec::new(), Vec::new());
+    let mut rates: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         let (keys, raw) = (Arc::clone(&keys), raw.clone());
-        plain.push(
+        rates[0].push(
             rate(move |n| {
                 let (keys, mut raw) = (Arc::clone(&keys), raw.clone());
                 async move {
-                    let record: Vec<u8> = cmd("GET")
-                        .arg(&keys[n])
-                        .query_async(&mut raw)
-                        .await
-                        .unwrap();
+                    let get = cmd("GET").arg(&keys[n]).to_owned();
+                    let record: Vec<u8> = get.query_async(&mut raw).await.unwrap();
                     assert!(!record.is_empty());
                 }
             })
             .await,
         );
-        let (tokens, cache) = (Arc::clone(&tokens), cache.clone());
-        known.push(
-            rate(move |n| {
-                let (tokens, cache) = (Arc::clone(&tokens), cache.clone());
-                async move {
-                    assert!(matches!(cache.get(&tokens[n]).await, Lookup::Hit(_)));
-                }
-            })
-            .await,
-        );
+        rates[1].push(hits(&plain, &tokens).await);
+        rates[2].push(hits(&peppered, &tokens).await);
+        rates[3].push(hits(&sealed, &tokens).await);
     }
-    let (plain, known) = (median(plain), median(known));
-    println!("raw GET on one multiplexed connection  {plain:>9.0} per second   1.00");
-    println!(
-        "SessionCache::get, a hit in Redis      {known:>9.0} per second   {:.2}",
-        known / plain
-    );
+    let rates = rates.map(median);
+    let names = [
+        "raw GET on one multiplexed connection",
+        "SessionCache::get, a hit in Redis",
+        "the same with a pepper",
+        "the same with a sealing key",
+    ];
+    for (name, rate) in names.iter().zip(rates) {
+        println!("{name:<40}{rate:>9.0} per second {:>6.2}", rate / rates[0]);
+    }
 }

@@ -17,6 +17,7 @@ mod local;
 mod record;
 mod redis;
 mod revoke;
+mod seal;
 mod stamp;
 mod stats;
 mod stripes;
@@ -36,6 +37,7 @@ pub use self::{
 };
 use self::{
     flights::Flights,
+    key::Naming,
     local::{Check, Local},
     redis::{Filled, Found, Redis, Verdict},
     revoke::{Revoke, Undelivered},
@@ -77,6 +79,7 @@ pub struct SessionCache {
 struct Shared {
     local: Local,
     redis: Option<Redis>,
+    naming: Naming,
     undelivered: Undelivered,
     clock: Clock,
     enabled: bool,
@@ -206,7 +209,7 @@ impl SessionCache {
     }
 
     pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
-        EntryKey::new(token, self.namespace.clone())
+        self.shared.naming.entry(token, self.namespace.clone())
     }
 
     /// What can be said without waiting.

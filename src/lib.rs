@@ -62,6 +62,7 @@ mod outcome;
 mod policy;
 mod rejection;
 mod resolver;
+mod secret;
 mod service;
 mod session;
 #[cfg(feature = "testing")]
@@ -89,6 +90,7 @@ pub use cache::{
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
+pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
 pub use session::{Origin, SessionInfo};
 pub use token::{SessionToken, TokenError, TokenSource};

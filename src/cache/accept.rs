@@ -89,6 +89,10 @@ impl Mark {
     pub(super) fn is_readable(&self) -> bool {
         self.time.is_some()
     }
+
+    pub(super) fn is_before(&self, time: Stamp) -> bool {
+        self.time.is_some_and(|at| at < time)
+    }
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.

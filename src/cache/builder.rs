@@ -8,12 +8,14 @@ use super::{
     SessionCache, SessionCacheConfig, Shared,
     accept::SLACK as SLACK_MICROS,
     flights::Flights,
+    key::Naming,
     local::Local,
     redis::{self, Limits, Redis},
     revoke::Undelivered,
+    seal::Sealing,
     stats::Counters,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
@@ -35,6 +37,10 @@ pub struct SessionCacheBuilder {
     redis_db: u16,
     redis_deadline: Duration,
     key_prefix: String,
+    pepper: Option<SecretKey>,
+    previous_pepper: Option<SecretKey>,
+    sealing_key: Option<SecretKey>,
+    previous_sealing_key: Option<SecretKey>,
     clock: Clock,
 }
 
@@ -61,6 +67,10 @@ impl SessionCacheBuilder {
             redis_db: 2,
             redis_deadline: Duration::from_millis(250),
             key_prefix: String::new(),
+            pepper: None,
+            previous_pepper: None,
+            sealing_key: None,
+            previous_sealing_key: None,
             clock: Clock::system(),
         }
     }
@@ -117,6 +127,45 @@ impl SessionCacheBuilder {
     /// none, which the Python service expects.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
+        self
+    }
+
+    /// Names tokens by HMAC-SHA-256 under a secret, in place of plain SHA-256: whoever reads Redis
+    /// can then not test whether a token that they guess is there. Defaults to none, which the
+    /// Python service expects. All nodes need the same.
+    ///
+    /// To change it, first give the new one to all nodes as
+    /// [`previous_pepper`](Self::previous_pepper), so that they write revocations under both; then
+    /// swap the two on one node after the other; and take the old one away when the longest
+    /// session has passed.
+    pub fn pepper(mut self, secret: SecretKey) -> Self {
+        self.pepper = Some(secret);
+        self
+    }
+
+    /// A second pepper: records under it are read, tombstones under it honoured and written.
+    /// Defaults to none.
+    pub fn previous_pepper(mut self, secret: SecretKey) -> Self {
+        self.previous_pepper = Some(secret);
+        self
+    }
+
+    /// Encrypts and authenticates the records, so that whoever reads Redis learns no address or
+    /// name, and whoever writes it can make nobody a user. Marks then stand under a keyed hash of
+    /// the user's id. Defaults to none, which the Python service expects. All nodes need the same.
+    ///
+    /// Who can write Redis can still delete, and put back what stood there earlier: an old record
+    /// together with the old mark and the old tombstone, for one TTL. It is changed like
+    /// [`pepper`](Self::pepper).
+    pub fn sealing_key(mut self, secret: SecretKey) -> Self {
+        self.sealing_key = Some(secret);
+        self
+    }
+
+    /// A second sealing key: records under it are opened, marks under it written. Defaults to
+    /// none.
+    pub fn previous_sealing_key(mut self, secret: SecretKey) -> Self {
+        self.previous_sealing_key = Some(secret);
         self
     }
 
@@ -223,6 +272,17 @@ impl SessionCacheBuilder {
                 "the Redis deadline must be longer than zero, for example 250 milliseconds",
             ));
         }
+        let without = |current: &Option<SecretKey>, previous: &Option<SecretKey>| {
+            current.is_none() && previous.is_some()
+        };
+        if without(&self.pepper, &self.previous_pepper)
+            || without(&self.sealing_key, &self.previous_sealing_key)
+        {
+            return Err(ConfigError(
+                "a previous pepper or sealing key needs a current one beside it; set pepper or \
+                 sealing_key, too",
+            ));
+        }
         let limits = Limits {
             deadline: self.redis_deadline,
             ttl: self.ttl,
@@ -236,7 +296,12 @@ impl SessionCacheBuilder {
             Some(RedisUrl(url)) => {
                 let server = redis::server(&url, self.redis_db).ok_or(REDIS_URL)?;
                 let clock = self.clock.clone();
-                Some(Redis::new(server, self.key_prefix, clock, limits).map_err(|_| REDIS_URL)?)
+                let sealing = self
+                    .sealing_key
+                    .as_ref()
+                    .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
+                let redis = Redis::new(server, self.key_prefix, sealing, clock, limits);
+                Some(redis.map_err(|_| REDIS_URL)?)
             }
         };
         let verdict_ttl = micros(self.longest_session);
@@ -245,6 +310,7 @@ impl SessionCacheBuilder {
             shared: Arc::new(Shared {
                 local: Local::new(capacity, clock, micros(self.ttl), verdict_ttl),
                 redis,
+                naming: Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref()),
                 undelivered: Undelivered::default(),
                 clock: self.clock,
                 enabled: self.enabled,

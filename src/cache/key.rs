@@ -1,43 +1,103 @@
 //! Names for tokens. Past this file nobody sees a raw token, the validator excepted.
 
 use std::{
-    fmt,
+    fmt::{self, Write},
     hash::{Hash, Hasher},
     sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-use crate::token::SessionToken;
+use crate::{
+    secret::{SecretKey, keyed},
+    token::SessionToken,
+};
 
-/// The SHA-256 digest of a token. Revocations speak of this: they hold in every namespace.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct TokenKey([u8; 32]);
+/// How tokens are named: by their SHA-256, or by HMAC-SHA-256 under a pepper.
+pub(super) enum Naming {
+    Plain,
+    Peppered {
+        pepper: Pepper,
+        /// Under which names are still read, and revocations written.
+        previous: Option<Pepper>,
+    },
+}
 
-impl TokenKey {
-    pub(super) fn of(token: &SessionToken) -> Self {
-        Self(Sha256::digest(token.as_bytes()).into())
+type Pepper = Zeroizing<[u8; 32]>;
+
+impl Naming {
+    pub(super) fn new(pepper: Option<&SecretKey>, previous: Option<&SecretKey>) -> Self {
+        match pepper {
+            None => Self::Plain,
+            Some(pepper) => Self::Peppered {
+                pepper: pepper.derive("tokens"),
+                previous: previous.map(|pepper| pepper.derive("tokens")),
+            },
+        }
     }
 
-    /// The first half in hexadecimal, as the Python service names its sessions: 128 bits, which
-    /// nobody can search for a second token of the same name.
-    pub(super) fn short_hex(&self) -> String {
-        use std::fmt::Write;
+    pub(super) fn entry(&self, token: &SessionToken, namespace: Option<Arc<str>>) -> EntryKey {
+        let (token, previous) = match self {
+            Self::Plain => (TokenKey::plain(token), None),
+            Self::Peppered { pepper, previous } => (
+                TokenKey::peppered(token, pepper),
+                previous
+                    .as_ref()
+                    .map(|pepper| TokenKey::peppered(token, pepper)),
+            ),
+        };
+        EntryKey {
+            token,
+            previous,
+            namespace,
+        }
+    }
+}
 
-        self.0[..16]
-            .iter()
-            .fold(String::with_capacity(32), |mut hex, byte| {
-                // Writing to a string does not fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })
+/// The digest of a token. Revocations speak of this: they hold in every namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct TokenKey {
+    digest: [u8; 32],
+    is_peppered: bool,
+}
+
+impl TokenKey {
+    pub(super) fn plain(token: &SessionToken) -> Self {
+        Self {
+            digest: Sha256::digest(token.as_bytes()).into(),
+            is_peppered: false,
+        }
+    }
+
+    fn peppered(token: &SessionToken, pepper: &Pepper) -> Self {
+        Self {
+            digest: keyed(&**pepper, token.as_bytes()),
+            is_peppered: true,
+        }
+    }
+
+    /// As it stands in Redis. Without a pepper the first half, as the Python service names its
+    /// sessions: 128 bits, which nobody can search for a second token of the same name.
+    pub(super) fn hex(&self) -> String {
+        hex(&self.digest[..if self.is_peppered { 32 } else { 16 }])
     }
 
     /// Which of `count` stripes the token belongs to.
     pub(super) fn stripe(&self, count: usize) -> usize {
-        let [a, b, c, d, ..] = self.0;
+        let [a, b, c, d, ..] = self.digest;
         u32::from_le_bytes([a, b, c, d]) as usize % count
     }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
 }
 
 impl fmt::Debug for TokenKey {
@@ -47,24 +107,35 @@ impl fmt::Debug for TokenKey {
 }
 
 /// The name of a cached session: a token as one namespace's validator understands it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct EntryKey {
     pub(super) token: TokenKey,
+    previous: Option<TokenKey>,
     namespace: Option<Arc<str>>,
 }
 
 impl EntryKey {
-    pub(super) fn new(token: &SessionToken, namespace: Option<Arc<str>>) -> Self {
-        Self {
-            token: TokenKey::of(token),
-            namespace,
-        }
-    }
-
     pub(super) fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
     }
+
+    /// The name that the entry had before the pepper was changed.
+    pub(super) fn previous(&self) -> Option<Self> {
+        Some(Self {
+            token: self.previous?,
+            previous: None,
+            namespace: self.namespace.clone(),
+        })
+    }
 }
+
+impl PartialEq for EntryKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.token == other.token && self.namespace == other.namespace
+    }
+}
+
+impl Eq for EntryKey {}
 
 impl Hash for EntryKey {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -186,6 +186,16 @@ pub(super) fn up_to_mark(
     json
 }
 
+/// The rest of a record, where it is not the script that completes it; no mark is `""`.
+pub(super) fn rest(mark: &str, run: &str) -> String {
+    let mark = if mark.is_empty() {
+        "null".to_owned()
+    } else {
+        quoted(mark)
+    };
+    format!(r#"{mark},"run":{}}}"#, quoted(run))
+}
+
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
@@ -303,8 +313,7 @@ mod tests {
                 .created_at(time(created)).attribute("extra", serde_json::json!({"deep": ["\u{0}", 1.5]})).build();
             let fence = Stamp(fence);
             let mut json = up_to_mark(&user, time(expires), fence, fence.minus(5_000_000), None);
-            json += &mark.as_ref().map_or("null".to_owned(), |mark| quoted(mark));
-            json += r#","run":"r1"}"#;
+            json += &rest(mark.as_deref().unwrap_or_default(), "r1");
             let record = Record::parse(json.as_bytes()).unwrap();
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));

@@ -32,6 +32,7 @@ use super::{
     accept::{self, Beside, Mark, Moment, SLACK, Tomb},
     key::{EntryKey, TokenKey},
     record::{self, MAX_RECORD, Record},
+    seal::{self, Opened, Sealing},
     stamp::Stamp,
 };
 use crate::{clock::Clock, validator::ValidatedSession};
@@ -39,6 +40,7 @@ use crate::{clock::Clock, validator::ValidatedSession};
 pub(super) struct Redis {
     links: Links,
     prefix: String,
+    sealing: Option<Sealing>,
     clock: Clock,
     limits: Limits,
     /// Whose the tokens are that we stored or served: a hint that saves a script, never a proof.
@@ -61,7 +63,7 @@ pub(super) struct Limits {
 /// What a lookup found in Redis.
 pub(super) enum Found {
     Record(Box<Record>),
-    Nothing(Seen),
+    Nothing(Box<Seen>),
     Refused,
     Unanswered,
 }
@@ -79,7 +81,7 @@ enum SeenMark {
     /// Nobody knew whose the token is.
     Unread,
     Read {
-        user: String,
+        name: String,
         mark: Option<Mark>,
     },
 }
@@ -89,7 +91,7 @@ pub(super) enum Filled {
     Stored,
     /// A newer record stands there, the validation took too long, or Redis holds garbage.
     Skipped,
-    Moved(Seen),
+    Moved(Box<Seen>),
     Refused,
     Unanswered,
 }
@@ -107,12 +109,14 @@ impl Redis {
     pub(super) fn new(
         server: ConnectionInfo,
         prefix: String,
+        sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
     ) -> Result<Self, bb8_redis::redis::RedisError> {
         Ok(Self {
             links: Links::new(server, limits.deadline)?,
             prefix,
+            sealing,
             clock,
             limits,
             hints: Cache::new(limits.capacity),
@@ -122,10 +126,11 @@ impl Redis {
     }
 
     /// One round trip for a token of our own that is known from before, and for any other; two
-    /// only where the record's user is written in a way that the script does not see through.
+    /// only where the record's user is written in a way that the script does not see through, and
+    /// for a miss while the pepper is being changed.
     pub(super) async fn lookup(&self, key: &EntryKey) -> Found {
-        if let Some(user) = self.hints.get(&key.token) {
-            match self.known(key, &user).await {
+        if let Some(mark) = self.hints.get(&key.token) {
+            match self.known(key, &mark).await {
                 Ok(Some(record)) => return Found::Record(Box::new(record)),
                 Ok(None) => {
                     self.hints.remove(&key.token);
@@ -133,28 +138,35 @@ impl Redis {
                 Err(Unanswered) => return Found::Unanswered,
             }
         }
-        self.script_lookup(key, true)
-            .await
-            .unwrap_or(Found::Unanswered)
+        self.both_names(key, true).await
     }
 
     /// A lookup that disregards what is stored.
     pub(super) async fn ask(&self, key: &EntryKey) -> Found {
-        self.script_lookup(key, false)
-            .await
-            .unwrap_or(Found::Unanswered)
+        self.both_names(key, false).await
+    }
+
+    async fn both_names(&self, key: &EntryKey, serve: bool) -> Found {
+        let found = self.script_lookup(key, serve).await;
+        let (Ok(Found::Nothing(_)), Some(previous)) = (&found, key.previous()) else {
+            return found.unwrap_or(Found::Unanswered);
+        };
+        match self.script_lookup(&previous, serve).await {
+            Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
+            other => other.unwrap_or(Found::Unanswered),
+        }
     }
 
     /// The shortcut: it can only accept records of our own, of the very user that was expected.
-    async fn known(&self, key: &EntryKey, user: &str) -> Result<Option<Record>, Unanswered> {
+    async fn known(&self, key: &EntryKey, mark_name: &str) -> Result<Option<Record>, Unanswered> {
         let keys = self.keys(key);
         let mut mget = cmd("MGET");
-        mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(user)]);
+        mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(mark_name)]);
         let answer = self.links.send(&mget).await?;
         let Some([record, tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
             return Ok(None);
         };
-        let Some(record) = record.and_then(|json| Record::parse(&json)) else {
+        let Some((record, name)) = record.and_then(|value| self.decode(&keys, &value)) else {
             return Ok(None);
         };
         let beside = Beside {
@@ -164,7 +176,7 @@ impl Redis {
         // Redis was not asked for the time, so the node's clock tells the age.
         let moment = self.moment(Stamp(self.clock.wall()), answer.run);
         let accepted = record.cause.is_some()
-            && record.user.id() == user
+            && name == mark_name
             && accept::accepts(&record, &beside, &moment, self.max_age());
         Ok(accepted.then_some(record))
     }
@@ -172,58 +184,105 @@ impl Redis {
     async fn script_lookup(&self, key: &EntryKey, serve: bool) -> Result<Found, Unanswered> {
         let keys = self.keys(key);
         let mut seen = self.look(&keys, None).await?;
-        let parsed = seen.json.as_deref().and_then(Record::parse);
-        if parsed.is_none() && seen.json.is_some() {
-            self.warned.unreadable("a record");
-        }
-        if let Some(record) = &parsed
-            && seen.user.as_deref() != Some(record.user.id().as_bytes())
-        {
-            // The script took the user from the text; the mark counts only for who we read.
-            seen = self.look(&keys, Some(record.user.id())).await?;
-            // What stands there now may be another's already.
-            if seen.json.as_deref().and_then(Record::parse).as_ref() != Some(record) {
-                return Ok(self.nothing(seen, None));
-            }
-        }
-        let Some(record) = parsed else {
+        let decoded = seen
+            .value
+            .as_deref()
+            .and_then(|value| self.decode(&keys, value));
+        let Some((record, mark_name)) = decoded else {
             return Ok(self.nothing(seen, None));
         };
-        let moment = self.moment(seen.time, Arc::clone(&seen.run));
+        if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
+            // The script took the user from the text; the mark counts only for who we read.
+            let again = self.look(&keys, Some(&mark_name)).await?;
+            // What stands there now may be another's already.
+            if again.value != seen.value {
+                return Ok(self.nothing(again, None));
+            }
+            seen = again;
+        }
+        // A time that Redis tells is no better than the rest of what it says.
+        let time = match self.sealing {
+            None => seen.time,
+            Some(_) => Stamp(self.clock.wall()),
+        };
+        let moment = self.moment(time, Arc::clone(&seen.run));
         if serve && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
-                self.hints.insert(key.token, record.user.id().into());
+                self.hints.insert(key.token, mark_name.into());
             }
             return Ok(Found::Record(Box::new(record)));
         }
         if accept::has_ended(record.expires_at, moment.wall)
-            && let Some(json) = &seen.json
+            && let Some(value) = &seen.value
         {
-            let _ = self.links.run(Script::Drop, &[&keys.record], &[json]).await;
+            let _ = self
+                .links
+                .run(Script::Drop, &[&keys.record], &[value])
+                .await;
         }
-        Ok(self.nothing(seen, Some(record.user.id().to_owned())))
+        Ok(self.nothing(seen, Some(mark_name)))
     }
 
-    fn nothing(&self, seen: Looked, user: Option<String>) -> Found {
+    /// The record that a value is, and the name of its user's mark.
+    fn decode(&self, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
+        let Some(sealing) = &self.sealing else {
+            if seal::is_sealed(value) {
+                self.warned.sealed();
+                return None;
+            }
+            let record = Record::parse(value);
+            if record.is_none() {
+                self.warned.unreadable("a record");
+            }
+            let record = record?;
+            let name = record.user.id().to_owned();
+            return Some((record, name));
+        };
+        match sealing.open(&keys.record, value) {
+            Opened::Record { json, user } => {
+                let record = Record::parse(&json)?;
+                // What is readable outside must be what is true inside.
+                let id = record.user.id();
+                let is_the_users =
+                    user == sealing.user(id) || Some(&user) == sealing.previous_user(id).as_ref();
+                (is_the_users && record.cause.is_some()).then_some((record, user))
+            }
+            Opened::NotSealed => {
+                self.warned.not_sealed();
+                None
+            }
+            Opened::UnknownKey => {
+                self.warned.sealed();
+                None
+            }
+            Opened::Forged => {
+                self.warned.unreadable("a sealed record");
+                None
+            }
+        }
+    }
+
+    fn nothing(&self, seen: Looked, mark_name: Option<String>) -> Found {
         let Beside { tomb, mark } = seen.beside;
         if tomb.as_ref().is_some_and(Tomb::refuses) {
             return Found::Refused;
         }
-        Found::Nothing(Seen {
+        Found::Nothing(Box::new(Seen {
             fence: seen.time,
             tomb,
-            mark: match user {
-                Some(user) => SeenMark::Read { user, mark },
+            mark: match mark_name {
+                Some(name) => SeenMark::Read { name, mark },
                 None => SeenMark::Unread,
             },
-        })
+        }))
     }
 
-    async fn look(&self, keys: &Keys, user: Option<&str>) -> Result<Looked, Unanswered> {
+    /// The lookup script; the mark is that of the user in the record unless it is named.
+    async fn look(&self, keys: &Keys, mark_name: Option<&str>) -> Result<Looked, Unanswered> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
-        let user = user.unwrap_or_default();
-        let arguments = [marks.as_bytes(), longest.as_bytes(), user.as_bytes()];
+        let name = mark_name.unwrap_or_default();
+        let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
         let answer = self
             .links
             .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
@@ -235,7 +294,7 @@ impl Redis {
             Option<Vec<u8>>,
             Vec<u8>,
         );
-        let (json, tomb, user, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
+        let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
         let tomb = tomb.map(|tomb| Tomb::parse(&tomb));
         let mark = mark.map(|mark| Mark::parse(&mark));
         if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
@@ -245,8 +304,8 @@ impl Redis {
             self.warned.unreadable("a user's mark");
         }
         Ok(Looked {
-            json,
-            user,
+            value,
+            mark_name,
             beside: Beside { tomb, mark },
             run: answer.run,
             time: Stamp::parse(&time).ok_or(Unanswered)?,
@@ -260,35 +319,67 @@ impl Redis {
         seen: &Seen,
         session: &ValidatedSession,
     ) -> Filled {
+        self.try_fill(key, seen, session)
+            .await
+            .unwrap_or(Filled::Unanswered)
+    }
+
+    async fn try_fill(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Result<Filled, Unanswered> {
         let Some(ttl) = self.effective_ttl(session) else {
-            return Filled::Skipped;
+            return Ok(Filled::Skipped);
         };
         let keys = self.keys(key);
-        let user = session.user.id();
+        let mark_name = self.mark_name(session.user.id());
         let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
-        let mark = match &seen.mark {
-            SeenMark::Read { user: read, mark } if read == user => {
-                mark.as_ref().map_or("", |mark| mark.text.as_str())
-            }
-            _ => "?",
+        let mut mark = match &seen.mark {
+            SeenMark::Read { name, mark } if *name == mark_name => mark
+                .as_ref()
+                .map_or("", |mark| mark.text.as_str())
+                .to_owned(),
+            _ => "?".to_owned(),
         };
-        let json = record::up_to_mark(
+        let mut record = record::up_to_mark(
             &session.user,
             session.expires_at,
             seen.fence,
             seen.fence.minus(SLACK),
             tomb,
         );
-        if json.len() >= MAX_RECORD - 64 {
+        // Mark, run and seal take a few hundred bytes more.
+        if record.len() > MAX_RECORD - 1_024 {
             self.warned.too_long();
-            return Filled::Skipped;
+            return Ok(Filled::Skipped);
         }
+        let (value, run) = match &self.sealing {
+            None => (record.into_bytes(), String::new()),
+            Some(sealing) => {
+                // Sealed is what Redis cannot complete, so the mark must be known before.
+                if mark == "?" {
+                    match self.first_sight(&keys, seen, &mark_name).await? {
+                        Ok(text) => mark = text,
+                        Err(filled) => return Ok(filled),
+                    }
+                }
+                let run = self.links.run_of_server().ok_or(Unanswered)?.to_string();
+                record += &record::rest(&mark, &run);
+                let id = session.user.id();
+                match sealing.seal(&keys.record, id, seen.fence, record.as_bytes()) {
+                    Some(value) => (value, run),
+                    None => return Ok(Filled::Skipped),
+                }
+            }
+        };
         let longest = micros(self.limits.validation_deadline).saturating_add(SLACK);
-        let reply = self
+        let answer = self
             .links
             .run(
                 Script::Fill,
-                &[&keys.record, &keys.tomb, &self.mark_key(user)],
+                &[&keys.record, &keys.tomb, &self.mark_key(&mark_name)],
                 &[
                     tomb.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
@@ -296,37 +387,59 @@ impl Redis {
                     longest.to_string().as_bytes(),
                     SLACK.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
-                    json.as_bytes(),
+                    &value,
+                    run.as_bytes(),
                 ],
             )
-            .await;
-        let Ok(reply) = reply else {
-            return Filled::Unanswered;
-        };
-        let Some(reply) = read::<Vec<Option<Vec<u8>>>>(reply.value) else {
-            return Filled::Unanswered;
-        };
+            .await?;
+        let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unanswered)?;
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
         match field(0) {
             Some(b"stored") => {
-                self.hints.insert(key.token, user.into());
-                Filled::Stored
+                self.hints.insert(key.token, mark_name.into());
+                Ok(Filled::Stored)
             }
-            Some(b"kept" | b"late" | b"unreadable") => Filled::Skipped,
-            Some(b"refused") => Filled::Refused,
-            Some(b"moved") => match field(3).and_then(Stamp::parse) {
-                Some(fence) => Filled::Moved(Seen {
-                    fence,
-                    tomb: field(1).map(Tomb::parse),
-                    mark: SeenMark::Read {
-                        user: user.to_owned(),
-                        mark: field(2).map(Mark::parse),
-                    },
-                }),
-                None => Filled::Unanswered,
-            },
-            _ => Filled::Unanswered,
+            Some(b"kept" | b"late" | b"unreadable") => Ok(Filled::Skipped),
+            Some(b"refused") => Ok(Filled::Refused),
+            Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
+                fence: field(3).and_then(Stamp::parse).ok_or(Unanswered)?,
+                tomb: field(1).map(Tomb::parse),
+                mark: SeenMark::Read {
+                    name: mark_name,
+                    mark: field(2).map(Mark::parse),
+                },
+            }))),
+            _ => Err(Unanswered),
         }
+    }
+
+    /// What the fill script decides about a mark that was not read before the validation, a step
+    /// earlier: the mark to be sealed, or how the fill ends.
+    async fn first_sight(
+        &self,
+        keys: &Keys,
+        seen: &Seen,
+        mark_name: &str,
+    ) -> Result<Result<String, Filled>, Unanswered> {
+        let looked = self.look(keys, Some(mark_name)).await?;
+        let Beside { tomb, mark } = looked.beside;
+        if tomb.as_ref().is_some_and(Tomb::refuses) {
+            return Ok(Err(Filled::Refused));
+        }
+        let is_old = mark
+            .as_ref()
+            .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK)));
+        if is_old && tomb == seen.tomb {
+            return Ok(Ok(mark.map(|mark| mark.text).unwrap_or_default()));
+        }
+        Ok(Err(Filled::Moved(Box::new(Seen {
+            fence: looked.time,
+            tomb,
+            mark: SeenMark::Read {
+                name: mark_name.to_owned(),
+                mark,
+            },
+        }))))
     }
 
     pub(super) async fn revoke_token(
@@ -334,7 +447,6 @@ impl Redis {
         key: &EntryKey,
         verdict: Verdict,
     ) -> Result<(), Unanswered> {
-        let keys = self.keys(key);
         let (word, ttl) = match verdict {
             Verdict::Forget => ("forget", self.limits.tombstone_ttl),
             Verdict::Refuse => (
@@ -346,10 +458,13 @@ impl Redis {
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.hints.remove(&key.token);
-        self.links
-            .run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
-            .await
-            .map(drop)
+        for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
+            let keys = self.keys(&key);
+            self.links
+                .run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
+                .await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn revoke_user(&self, id: &str) -> Result<(), Unanswered> {
@@ -357,14 +472,20 @@ impl Redis {
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
         let ttl = decimal(self.limits.longest_session.max(records));
         let slack = SLACK.to_string();
-        self.links
-            .run(
-                Script::RevokeUser,
-                &[&self.mark_key(id)],
-                &[&ttl, slack.as_bytes()],
-            )
-            .await
-            .map(drop)
+        let previous = self
+            .sealing
+            .as_ref()
+            .and_then(|sealing| sealing.previous_user(id));
+        for name in [Some(self.mark_name(id)), previous].into_iter().flatten() {
+            self.links
+                .run(
+                    Script::RevokeUser,
+                    &[&self.mark_key(&name)],
+                    &[&ttl, slack.as_bytes()],
+                )
+                .await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn answers(&self) -> bool {
@@ -398,7 +519,7 @@ impl Redis {
     /// The braces are the hash tag that keeps all of a token in one slot of a cluster.
     fn keys(&self, key: &EntryKey) -> Keys {
         let prefix = &self.prefix;
-        let session = format!("{prefix}session_cache:{}", key.token.short_hex());
+        let session = format!("{prefix}session_cache:{}", key.token.hex());
         Keys {
             tomb: format!("{prefix}session_tomb:{{{session}}}"),
             record: match key.namespace() {
@@ -408,8 +529,16 @@ impl Redis {
         }
     }
 
-    fn mark_key(&self, user: &str) -> String {
-        format!("{}user_invalidated:{user}", self.prefix)
+    fn mark_key(&self, name: &str) -> String {
+        format!("{}user_invalidated:{name}", self.prefix)
+    }
+
+    /// The user's id, or its keyed hash where records are sealed.
+    fn mark_name(&self, user_id: &str) -> String {
+        match &self.sealing {
+            None => user_id.to_owned(),
+            Some(sealing) => sealing.user(user_id),
+        }
     }
 }
 
@@ -420,8 +549,8 @@ struct Keys {
 
 /// The reply of the lookup script.
 struct Looked {
-    json: Option<Vec<u8>>,
-    user: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    mark_name: Option<Vec<u8>>,
     beside: Beside,
     run: Arc<str>,
     time: Stamp,
@@ -466,6 +595,24 @@ impl Warned {
             tracing::warn!(
                 "{what} in Redis cannot be read and is not used; check whether something else \
                  writes to this database, or set a key prefix"
+            );
+        }
+    }
+
+    fn sealed(&self) {
+        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
+            tracing::warn!(
+                "a record in Redis is sealed with a key that this node does not have, and is not \
+                 used; give all nodes the same sealing key, or the old one as the previous"
+            );
+        }
+    }
+
+    fn not_sealed(&self) {
+        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
+            tracing::warn!(
+                "a record in Redis is not sealed, and is not used since this node has a sealing \
+                 key; give all nodes the same, and keep the Python service out of this database"
             );
         }
     }

@@ -49,7 +49,7 @@ pub(super) enum Far {
     Absent,
     /// It gave no answer, or a revocation is on its way to it: nothing may be stored.
     Unanswered,
-    Seen(redis::Seen),
+    Seen(Box<redis::Seen>),
 }
 
 impl Ticket {

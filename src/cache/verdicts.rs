@@ -56,7 +56,7 @@ mod tests {
     use crate::token::SessionToken;
 
     fn key(n: usize) -> TokenKey {
-        TokenKey::of(&SessionToken::parse(format!("token-{n}")).unwrap())
+        TokenKey::plain(&SessionToken::parse(format!("token-{n}")).unwrap())
     }
 
     #[test]

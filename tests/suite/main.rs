@@ -18,6 +18,7 @@ mod example;
 mod layer;
 mod outage;
 mod revocation;
+mod secrets;
 mod shared_cache;
 mod tokens;
 mod user;

@@ -81,7 +81,7 @@ async fn forward(
 }
 
 /// The name of the first command, and how many bytes follow it; nothing while it is incomplete.
-fn command(bytes: &[u8]) -> Option<(String, usize)> {
+pub fn command(bytes: &[u8]) -> Option<(String, usize)> {
     let (count, mut rest) = number(bytes, b'*')?;
     let mut name = None;
     for _ in 0..count {

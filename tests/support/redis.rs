@@ -1,10 +1,10 @@
 //! Real `redis-server` processes, one for each test that wants one.
 
 use std::{
-    cell::Cell,
     io::ErrorKind,
     net::TcpListener,
     process::Stdio,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,7 @@ pub struct Redis {
     port: u16,
     folder: TempDir,
     arguments: Vec<String>,
-    is_paused: Cell<bool>,
+    is_paused: AtomicBool,
 }
 
 impl Redis {
@@ -41,7 +41,7 @@ impl Redis {
                     port,
                     folder,
                     arguments,
-                    is_paused: Cell::new(false),
+                    is_paused: AtomicBool::new(false),
                 };
             }
         }
@@ -57,7 +57,7 @@ impl Redis {
             port,
             folder,
             arguments: Vec::new(),
-            is_paused: Cell::new(false),
+            is_paused: AtomicBool::new(false),
         }
     }
 
@@ -90,11 +90,11 @@ impl Redis {
     /// It keeps its connections and answers none of them.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        self.is_paused.set(true);
+        self.is_paused.store(true, SeqCst);
     }
 
     pub fn resume(&self) {
-        if self.is_paused.replace(false) {
+        if self.is_paused.swap(false, SeqCst) {
             self.signal(Signal::CONT);
         }
     }

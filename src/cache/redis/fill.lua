@@ -1,6 +1,7 @@
 -- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
 -- '?' when it was not read), fence, longest age and slack in microseconds, TTL in seconds, the
--- record up to its mark, and the run of this server.
+-- record, the run that is sealed into it ('' for a plain record, which still lacks mark and run),
+-- and the run of this server.
 local tomb, mark = text(KEYS[2], 128), text(KEYS[3], 128)
 if tomb and refuses(tomb) then return {'refused'} end
 if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
@@ -15,13 +16,18 @@ else
 end
 if not same or (tomb or '') ~= ARGV[1] then return {'moved', tomb, mark, stamp(now)} end
 
-if now - fence > tonumber(ARGV[4]) then return {'late'} end
+local run = ARGV[9]
+if now - fence > tonumber(ARGV[4]) or (ARGV[8] ~= '' and ARGV[8] ~= run) then return {'late'} end
 local standing = text(KEYS[1], 65536)
 if standing then
-  local written = micros(string.match(standing, '"fence"%s*:%s*"([^"]*)"'))
+  local written = micros(string.match(standing, '^sealed1:%x+:%x+:([%d.]+):'))
+    or micros(string.match(standing, '"fence"%s*:%s*"([^"]*)"'))
     or micros(string.match(standing, '"cached_at"%s*:%s*([%d.]+)'))
   if written and written > fence then return {'kept'} end
 end
-local seen = mark and '"' .. mark .. '"' or 'null'
-redis.call('SET', KEYS[1], ARGV[7] .. seen .. ',"run":"' .. ARGV[8] .. '"}', 'EX', ARGV[6])
+local record = ARGV[7]
+if ARGV[8] == '' then
+  record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}'
+end
+redis.call('SET', KEYS[1], record, 'EX', ARGV[6])
 return {'stored'}

@@ -102,6 +102,11 @@ impl Links {
         })
     }
 
+    /// The run of the server that was connected last.
+    pub(super) fn run_of_server(&self) -> Option<Arc<str>> {
+        lock(&self.shared.server).clone()
+    }
+
     pub(super) fn floor(&self) -> Stamp {
         Stamp(self.shared.floor.load(SeqCst))
     }

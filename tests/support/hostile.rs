@@ -1,0 +1,70 @@
+//! A Redis that lets itself be connected and then answers whatever it likes.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+
+pub struct Hostile {
+    port: u16,
+    reply: Arc<Mutex<Vec<u8>>>,
+    accepting: AbortHandle,
+}
+
+impl Hostile {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let reply = Arc::<Mutex<Vec<u8>>>::default();
+        let says = Arc::clone(&reply);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(serve(client, Arc::clone(&says)));
+            }
+        });
+        Self {
+            port,
+            reply,
+            accepting: accepting.abort_handle(),
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/2", self.port)
+    }
+
+    /// What it answers from now on to every command but those of connecting, as raw bytes.
+    pub fn says(&self, reply: impl Into<Vec<u8>>) {
+        *self.reply.lock().unwrap() = reply.into();
+    }
+}
+
+impl Drop for Hostile {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn serve(mut client: TcpStream, says: Arc<Mutex<Vec<u8>>>) {
+    let mut pending = Vec::new();
+    let mut buffer = [0; 64 * 1024];
+    while let Ok(length @ 1..) = client.read(&mut buffer).await {
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some((name, rest)) = super::proxy::command(&pending) {
+            pending.drain(..pending.len() - rest);
+            let reply = match name.as_str() {
+                "CLIENT" | "SELECT" => b"+OK\r\n".to_vec(),
+                "SCRIPT" => b"$1\r\nx\r\n".to_vec(),
+                "INFO" => b"$23\r\nrun_id:r\r\nmaster_replid:\r\n".to_vec(),
+                "TIME" => b"*2\r\n$10\r\n1732444800\r\n$1\r\n0\r\n".to_vec(),
+                _ => says.lock().unwrap().clone(),
+            };
+            if client.write_all(&reply).await.is_err() {
+                return;
+            }
+        }
+    }
+}
