@@ -1,7 +1,7 @@
 //! Names for tokens. Past this file nobody sees a raw token, the validator excepted.
 
 use std::{
-    fmt::{self, Write},
+    fmt,
     hash::{Hash, Hasher},
     sync::Arc,
 };
@@ -91,13 +91,14 @@ impl TokenKey {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    let digit = |four: u8| DIGITS[usize::from(four & 15)];
     bytes
         .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-            // Writing to a string does not fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
+        .collect()
 }
 
 impl fmt::Debug for TokenKey {
