@@ -34,6 +34,8 @@ mod answer;
 mod client;
 mod config;
 mod error;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod session;
 mod user;
 

@@ -12,6 +12,8 @@ mod accept;
 mod builder;
 mod config;
 mod flights;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod key;
 mod local;
 mod record;

@@ -57,6 +57,9 @@ mod body;
 mod cache;
 mod clock;
 mod future;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod layer;
 mod outcome;
 mod policy;

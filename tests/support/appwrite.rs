@@ -340,6 +340,8 @@ async fn accept(listener: TcpListener, router: Router) {
 }
 
 async fn connection(stream: TcpStream, router: Router) {
+    // Else a chunked answer may wait for a delayed acknowledgement.
+    let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |request| {
         let router = router.clone();
         async move {
@@ -412,7 +414,10 @@ async fn answer(shared: Arc<Shared>, on: Endpoint, request: Request) -> Response
         (answer, gates)
     };
 
-    time::sleep(answer.delay).await;
+    // Even a sleep of zero takes a tick of the timer.
+    if !answer.delay.is_zero() {
+        time::sleep(answer.delay).await;
+    }
     for mut gate in gates {
         while gate.changed().await.is_ok() {}
     }
