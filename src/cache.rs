@@ -206,6 +206,7 @@ impl SessionCache {
             verdicts: verdicts as u64,
             in_flight: shared.flights.len() as u64,
             undelivered: shared.undelivered.len() as u64,
+            redis_skipped: shared.redis.as_ref().is_some_and(Redis::is_skipped),
             ..shared.counters.read()
         }
     }

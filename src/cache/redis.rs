@@ -4,6 +4,7 @@
 //! operation fails: when Redis does not answer in time, the outcome says so, and the caller
 //! decides without it.
 
+mod breaker;
 mod pool;
 mod scripts;
 
@@ -486,6 +487,11 @@ impl Redis {
                 .await?;
         }
         Ok(())
+    }
+
+    /// Whether requests ask Redis at all, or would wait in vain.
+    pub(super) fn is_skipped(&self) -> bool {
+        self.links.is_skipped()
     }
 
     pub(super) async fn answers(&self) -> bool {

@@ -34,6 +34,8 @@ pub struct Stats {
     pub in_flight: u64,
     /// Revocations that hold here and wait for Redis to answer.
     pub undelivered: u64,
+    /// Whether Redis is left alone now, since it did not answer three times in a row.
+    pub redis_skipped: bool,
 }
 
 #[derive(Default)]

@@ -8,8 +8,10 @@ use tower_session_cache::{
 
 use crate::support::{
     client::{ask, tier, token},
+    log::record,
     peer::tomb_key,
     probe::Probe,
+    proxy::Proxy,
     redis::{Redis, free_port},
     soon,
 };
@@ -168,5 +170,55 @@ async fn a_restart_that_brings_old_data_back_is_not_believed() {
     );
     for _ in 0..10 {
         assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
+    for freezes in [false, true] {
+        let mut redis = Redis::start();
+        let proxy = Proxy::start(redis.port()).await;
+        let (cache, probe, layer) = node(&proxy.url());
+        until_served_from_redis(&layer).await;
+        let log = record();
+        if freezes {
+            redis.pause();
+        } else {
+            redis.kill();
+        }
+        let mut asked = 0;
+        while !cache.stats().redis_skipped {
+            assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+            asked += 1;
+        }
+        assert!(asked <= 3, "{asked}");
+        let (calls, _) = (probe.calls(), proxy.commands());
+        for _ in 0..200 {
+            assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+        }
+        assert_eq!(probe.calls(), calls + 200);
+        // Only who probes whether it is back still talks to it.
+        let mut commands = proxy.commands();
+        commands.retain(|name| name == "EVALSHA" || name == "MGET");
+        assert!(commands.is_empty(), "{commands:?}");
+        let error = cache.revoke_token(&token("u")).await.unwrap_err();
+        assert_eq!(error.kind(), RevokeErrorKind::Queued);
+        assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
+        if freezes {
+            redis.resume();
+        } else {
+            redis.restart();
+        }
+        until_served_from_redis(&layer).await;
+        soon("the logout's delivery", async {
+            while cache.stats().undelivered > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let text = log.text();
+        let changes = |line: &str| text.matches(line).count();
+        assert_eq!(changes("Redis does not answer"), 1, "{text}");
+        assert_eq!(changes("Redis answers again"), 1, "{text}");
     }
 }

@@ -9,7 +9,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
     },
     time::Duration,
@@ -23,8 +23,15 @@ use bb8_redis::{
     },
 };
 
-use super::scripts::{SCRIPTS, Script};
+use super::{
+    breaker::Breaker,
+    scripts::{SCRIPTS, Script},
+};
 use crate::cache::{accept::SLACK, stamp::Stamp};
+
+/// Between two attempts to reach a Redis that did not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Two connections carry as many commands as one Redis answers.
 const LINKS: u32 = 2;
@@ -39,9 +46,12 @@ pub(super) struct Answer {
     pub(super) run: Arc<str>,
 }
 
-pub(super) struct Links {
+pub(super) struct Links(Arc<Inner>);
+
+struct Inner {
     pool: Pool<Manager>,
     shared: Arc<Shared>,
+    breaker: Breaker,
     deadline: Duration,
 }
 
@@ -54,7 +64,6 @@ struct Shared {
     floor: AtomicI64,
     /// Why the last connection failed.
     trouble: Mutex<Option<String>>,
-    is_down: AtomicBool,
     /// Whether it was said that the server may evict what we need.
     has_warned_of_eviction: AtomicBool,
 }
@@ -95,20 +104,25 @@ impl Links {
             .connection_timeout(deadline)
             .retry_connection(false)
             .build_unchecked(manager);
-        Ok(Self {
+        Ok(Self(Arc::new(Inner {
             pool,
             shared,
+            breaker: Breaker::default(),
             deadline,
-        })
+        })))
     }
 
     /// The run of the server that was connected last.
     pub(super) fn run_of_server(&self) -> Option<Arc<str>> {
-        lock(&self.shared.server).clone()
+        lock(&self.0.shared.server).clone()
+    }
+
+    pub(super) fn is_skipped(&self) -> bool {
+        self.0.breaker.is_open()
     }
 
     pub(super) fn floor(&self) -> Stamp {
-        Stamp(self.shared.floor.load(SeqCst))
+        Stamp(self.0.shared.floor.load(SeqCst))
     }
 
     /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
@@ -133,8 +147,51 @@ impl Links {
     }
 
     async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, Unanswered> {
+        let Inner { breaker, .. } = &*self.0;
+        if breaker.is_open() {
+            return Err(Unanswered);
+        }
+        match self.0.attempt(command).await {
+            Ok(answer) => {
+                breaker.succeeded();
+                Ok(answer)
+            }
+            Err(trouble) => {
+                if breaker.failed() {
+                    tracing::warn!(
+                        trouble,
+                        "Redis does not answer, so every session is validated; check that it \
+                         runs, and host, port, user and password in the URL that \
+                         `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                    );
+                    tokio::spawn(close_when_it_answers(Arc::downgrade(&self.0)));
+                }
+                Err(Unanswered)
+            }
+        }
+    }
+}
+
+/// Asks until there is an answer, or nobody left who wants one.
+async fn close_when_it_answers(links: Weak<Inner>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(links) = links.upgrade() else { return };
+        if links.attempt(|_| cmd("PING")).await.is_ok() {
+            links.breaker.close();
+            tracing::info!("Redis answers again");
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Inner {
+    /// One call within the deadline; the error says what went wrong.
+    async fn attempt(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, String> {
         let mut used: Option<Arc<AtomicBool>> = None;
-        let answer = tokio::time::timeout(self.deadline, async {
+        tokio::time::timeout(self.deadline, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
                 let mut link = match self.pool.get().await {
@@ -170,17 +227,7 @@ impl Links {
                 is_dead.store(true, SeqCst);
             }
             Err(self.shared.trouble())
-        });
-        match answer {
-            Ok(answer) => {
-                self.shared.is_up();
-                Ok(answer)
-            }
-            Err(trouble) => {
-                self.shared.is_down(&trouble);
-                Err(Unanswered)
-            }
-        }
+        })
     }
 }
 
@@ -298,23 +345,6 @@ impl Shared {
             .clone()
             .unwrap_or_else(|| "no answer within the deadline".to_owned())
     }
-
-    fn is_up(&self) {
-        if self.is_down.load(SeqCst) && self.is_down.swap(false, SeqCst) {
-            tracing::info!("Redis answers again");
-        }
-    }
-
-    fn is_down(&self, trouble: &str) {
-        if !self.is_down.swap(true, SeqCst) {
-            tracing::warn!(
-                trouble,
-                "Redis does not answer, so every session is validated; check that it runs, and \
-                 host, port, user and password in the URL that `SessionCacheBuilder::redis` was \
-                 given (usually REDIS_URL)"
-            );
-        }
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -325,7 +355,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links")
-            .field("deadline", &self.deadline)
+            .field("deadline", &self.0.deadline)
+            .field("breaker", &self.0.breaker)
             .finish_non_exhaustive()
     }
 }
