@@ -6,7 +6,7 @@ use bb8_redis::redis::cmd;
 use serde_json::Value;
 use tower_session_cache::{
     Origin, SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
-    ValidatedSession,
+    ValidatedSession, ValidationError,
 };
 
 use crate::support::{
@@ -16,6 +16,7 @@ use crate::support::{
     peer::{self, Peer, mark_key, session_key, tomb_key},
     probe::Probe,
     redis::Redis,
+    until,
 };
 
 fn secret(letter: char) -> SecretKey {
@@ -389,4 +390,52 @@ async fn secrets_of_ours_are_never_printed() {
     );
     let lonely = SessionCache::builder().previous_sealing_key(secret);
     assert!(lonely.build().is_err());
+}
+
+#[tokio::test]
+async fn nothing_secret_is_logged_under_any_traffic_with_redis() {
+    const PASSWORD: &str = "redis-pass-of-ours";
+    let log = record_log();
+    let mut redis = Redis::start_with(&["--requirepass", PASSWORD]);
+    let url = format!("redis://:{PASSWORD}@127.0.0.1:{}/2", redis.port());
+    let key = "pepper-and-salt-pepper-and-salt-pepper";
+    let secret = SecretKey::from_bytes(key).unwrap();
+    let text = "the-token-itself-of-the-session";
+    for is_sealed in [false, true] {
+        let mut builder = SessionCache::builder().redis(url.as_str()).unwrap();
+        if is_sealed {
+            builder = builder.pepper(secret.clone()).sealing_key(secret.clone());
+        }
+        let (cache, probe, layer) = node(builder);
+        for _ in 0..3 {
+            ask(&layer, text).await.unwrap();
+        }
+        let _ = cache.invalidate_user("user-ada").await;
+        ask(&layer, text).await.unwrap();
+        let _ = cache.invalidate_token(&token(text)).await;
+        ask(&layer, text).await.unwrap();
+        redis.kill();
+        for _ in 0..4 {
+            ask(&layer, text).await.unwrap();
+        }
+        let _ = cache.revoke_token(&token("another-token-itself")).await;
+        redis.restart();
+        until("it to be back", || !cache.stats().redis_skipped).await;
+        probe.answer(|_| Err(ValidationError::unavailable("the provider is down")));
+        assert_eq!(ask(&layer, "one-more-token-itself").await.unwrap_err(), 503);
+        let _ = cache.revoke_token(&token(text)).await;
+        assert_eq!(ask(&layer, text).await.unwrap_err(), 401);
+    }
+    let log = log.text();
+    assert!(log.contains("Redis does not answer") && log.contains("Redis answers again"));
+    for kept in [PASSWORD, "salt", "token-itself", "ada@example.com", "Ada L"] {
+        assert!(!log.contains(kept), "{kept} is in {log}");
+    }
+    let names = [session_key(text), tomb_key(text)].map(|key| key.trim_end_matches('}').to_owned());
+    for name in names {
+        assert!(
+            !log.contains(&name[name.len() - 32..]),
+            "the name of a token is in {log}"
+        );
+    }
 }
