@@ -83,6 +83,7 @@ impl IntoResponse for ExtractError {
                 let refusal = Refusal {
                     rejection,
                     body: RejectionBody::empty(),
+                    grpc: None,
                 };
                 refusal.into_response::<Body>().map(Body::new)
             }

@@ -13,7 +13,7 @@
 //! | ask | `resolver.rs`, `validator.rs` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
 //! | fill | `resolver.rs`, `cache/local.rs` | re-check, store, answer; ask once more if a revocation came between |
 //! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
-//! | refuse | `rejection.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
+//! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
 //!
 //! # A service
 //!
@@ -60,6 +60,7 @@ mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod grpc;
 mod layer;
 mod outcome;
 mod policy;

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use http::{HeaderMap, Request};
 
 use crate::{
+    grpc,
     rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
     token::{SessionToken, TokenSource},
 };
@@ -53,7 +54,11 @@ impl Policy {
             .map_or_else(RejectionBody::empty, |make| {
                 make(&rejection, request.headers())
             });
-        Some(Refusal { rejection, body })
+        Some(Refusal {
+            rejection,
+            body,
+            grpc: grpc::answers_to(request.headers()),
+        })
     }
 }
 
