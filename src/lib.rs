@@ -46,7 +46,7 @@
 //!
 //! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
 //! - `axum`: [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses.
-//! - `testing`: a clock that tests move by hand.
+//! - `testing`: a validator from a table, a one-line layer, and a clock that tests move by hand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "appwrite")]
@@ -100,8 +100,8 @@ pub use session::{Origin, SessionInfo};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 pub use validator::{
-    ErasedValidator, ForbiddenReason, SessionValidator, ValidatedSession, ValidationError,
-    ValidationErrorKind, ValidatorFn, validator_fn,
+    ErasedValidator, ForbiddenReason, Or, SessionValidator, ValidatedSession, ValidationError,
+    ValidationErrorKind, ValidatorFn, ValidatorService, validator_fn, validator_service,
 };
 
 /// Compiles what the README shows.

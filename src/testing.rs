@@ -1,65 +1,43 @@
-//! Parts for tests, ours and yours: time that moves only when told to.
+//! Parts for tests, yours and ours: sessions without an identity provider, and time that moves
+//! only when told to.
+//!
+//! A handler's unit test needs one line for its session:
+//!
+//! ```
+//! use axum::{Extension, Router, body::Body, http::Request, routing::get};
+//! use tower::ServiceExt;
+//! use tower_session_cache::{UserData, testing};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let app = Router::new()
+//!     .route("/hello", get(async |Extension(user): Extension<UserData>| user.name().to_owned()))
+//!     .layer(testing::session_for("tok", UserData::builder("u1").name("Ada").build()));
+//!
+//! let request = Request::get("/hello").header("authorization", "Bearer tok").body(Body::empty())?;
+//! let response = app.clone().oneshot(request).await?;
+//! assert_eq!(response.status(), 200);
+//!
+//! let stranger = Request::get("/hello").body(Body::empty())?;
+//! assert_eq!(app.oneshot(stranger).await?.status(), 401);
+//! # Ok(()) }
+//! ```
+//!
+//! For more, [`TestValidator`] fails, delays or hangs on command, and remembers what it was asked.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+mod clock;
+mod validator;
 
-use chrono::{DateTime, TimeDelta, Utc};
+pub use self::{clock::ManualClock, validator::TestValidator};
+use crate::{cache::SessionCache, layer::SessionCacheLayer, validator::ValidatedSession};
 
-/// A clock that stands still until a test moves it; clones show the same time.
+/// A layer that knows one session, with a cache of its own in the process.
 ///
-/// ```
-/// use std::time::Duration;
-/// use tower_session_cache::{SessionCache, testing::ManualClock};
-///
-/// let clock = ManualClock::new();
-/// let cache = SessionCache::builder().clock(clock.clone()).build()?;
-/// clock.advance(Duration::from_secs(301)); // beyond the default TTL
-/// # let _ = cache;
-/// # Ok::<(), tower_session_cache::ConfigError>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct ManualClock {
-    start: DateTime<Utc>,
-    elapsed: Arc<AtomicU64>,
-}
-
-impl ManualClock {
-    /// A clock that shows the time at which it was made.
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            start: Utc::now(),
-            elapsed: Arc::default(),
-        }
-    }
-
-    /// The time it shows.
-    #[must_use]
-    pub fn now(&self) -> DateTime<Utc> {
-        let passed = i64::try_from(self.elapsed()).unwrap_or(i64::MAX);
-        self.start
-            .checked_add_signed(TimeDelta::microseconds(passed))
-            .unwrap_or(DateTime::<Utc>::MAX_UTC)
-    }
-
-    /// Moves it forward, in steps of a microsecond.
-    pub fn advance(&self, by: Duration) {
-        let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
-        self.elapsed.fetch_add(micros, Ordering::SeqCst);
-    }
-
-    pub(crate) fn elapsed(&self) -> u64 {
-        self.elapsed.load(Ordering::SeqCst)
-    }
-}
-
-impl Default for ManualClock {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The token is expected as `Authorization: Bearer`; the layer can be set up further like any
+/// other.
+pub fn session_for(
+    token: &str,
+    session: impl Into<ValidatedSession>,
+) -> SessionCacheLayer<TestValidator> {
+    let validator = TestValidator::new().with_session(token, session);
+    SessionCacheLayer::new(SessionCache::default(), validator)
 }

@@ -11,6 +11,14 @@ use chrono::{DateTime, Utc};
 
 use crate::{token::SessionToken, user::UserData};
 
+mod or;
+mod service;
+
+pub use self::{
+    or::Or,
+    service::{ValidatorService, validator_service},
+};
+
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Asks the identity provider what a session token stands for.
@@ -60,6 +68,24 @@ pub trait SessionValidator: Send + Sync + 'static {
     fn accepts(&self, user: &UserData) -> bool {
         let _ = user;
         true
+    }
+
+    /// Asks another validator about tokens that this one refuses as
+    /// [invalid](ValidationErrorKind::Invalid).
+    ///
+    /// Not when this one is unavailable: a provider that is down must not hand its users over to
+    /// another. And not when it knows the user and does not let them in. The name tells whose a
+    /// cached user is (it is kept as the attribute `validator`), so that each is asked whether it
+    /// [`accepts`](Self::accepts) its own; it must differ between validators.
+    fn or<V: SessionValidator>(self, name: impl Into<String>, other: V) -> Or<Self, V>
+    where
+        Self: Sized,
+    {
+        Or {
+            first: self,
+            name: name.into(),
+            second: other,
+        }
     }
 }
 
@@ -202,6 +228,12 @@ impl ValidatedSession {
     pub fn with_expires_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.expires_at = at.into();
         self
+    }
+}
+
+impl From<UserData> for ValidatedSession {
+    fn from(user: UserData) -> Self {
+        Self::new(user)
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{clock::Clock, secret::SecretKey};
 /// same on every node.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
+const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+
 const SLACK: Duration = Duration::from_micros(SLACK_MICROS.unsigned_abs());
 
 /// Builds a [`SessionCache`]; made by [`SessionCache::builder`].
@@ -44,6 +46,13 @@ pub struct SessionCacheBuilder {
     clock: Clock,
 }
 
+/// A cache in this process alone, with every setting at its default.
+impl Default for SessionCache {
+    fn default() -> Self {
+        SessionCacheBuilder::new().finish(DEFAULT_CAPACITY, None)
+    }
+}
+
 /// May contain a password.
 #[derive(Clone)]
 struct RedisUrl(String);
@@ -59,7 +68,7 @@ impl SessionCacheBuilder {
         Self {
             enabled: true,
             ttl: Duration::from_secs(300),
-            capacity: 100_000,
+            capacity: DEFAULT_CAPACITY.get(),
             longest_session: Duration::from_secs(30 * 24 * 3600),
             validation_deadline: Duration::from_secs(5),
             max_validations: 256,
@@ -239,11 +248,7 @@ impl SessionCacheBuilder {
                 "the validation deadline must be longer than zero, for example 5 seconds",
             ));
         }
-        let needed = self
-            .ttl
-            .saturating_add(self.validation_deadline)
-            .saturating_add(SLACK);
-        if needed > TOMBSTONE_TTL {
+        if self.oldest_record() > TOMBSTONE_TTL {
             return Err(ConfigError(
                 "ttl_seconds, the validation deadline and 5 seconds of slack must not exceed one \
                  hour together, since a revocation is remembered that long; set ttl_seconds to \
@@ -291,22 +296,27 @@ impl SessionCacheBuilder {
             tombstone_ttl: TOMBSTONE_TTL,
             capacity: self.capacity,
         };
-        let redis = match self.redis {
+        let redis = match &self.redis {
             None => None,
             Some(RedisUrl(url)) => {
-                let server = redis::server(&url, self.redis_db).ok_or(REDIS_URL)?;
+                let server = redis::server(url, self.redis_db).ok_or(REDIS_URL)?;
                 let clock = self.clock.clone();
                 let sealing = self
                     .sealing_key
                     .as_ref()
                     .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
-                let redis = Redis::new(server, self.key_prefix, sealing, clock, limits);
+                let redis = Redis::new(server, self.key_prefix.clone(), sealing, clock, limits);
                 Some(redis.map_err(|_| REDIS_URL)?)
             }
         };
+        Ok(self.finish(capacity, redis))
+    }
+
+    pub(super) fn finish(self, capacity: NonZeroUsize, redis: Option<Redis>) -> SessionCache {
+        let gives_up_after = micros(self.oldest_record());
         let verdict_ttl = micros(self.longest_session);
         let clock = self.clock.clone();
-        Ok(SessionCache {
+        SessionCache {
             shared: Arc::new(Shared {
                 local: Local::new(capacity, clock, micros(self.ttl), verdict_ttl),
                 redis,
@@ -317,12 +327,19 @@ impl SessionCacheBuilder {
                 flights: Flights::default(),
                 slots: Semaphore::new(self.max_validations),
                 validation_deadline: self.validation_deadline,
-                gives_up_after: micros(needed),
+                gives_up_after,
                 verdict_ttl,
                 counters: Counters::default(),
             }),
             namespace: None,
-        })
+        }
+    }
+
+    /// How old a record may be that is still usable.
+    fn oldest_record(&self) -> Duration {
+        self.ttl
+            .saturating_add(self.validation_deadline)
+            .saturating_add(SLACK)
     }
 }
 

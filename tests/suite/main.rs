@@ -22,3 +22,4 @@ mod secrets;
 mod shared_cache;
 mod tokens;
 mod user;
+mod validators;

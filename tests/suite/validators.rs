@@ -1,0 +1,200 @@
+//! Validators that are swapped, wrapped and put together.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tower::{BoxError, ServiceBuilder, retry::Policy, service_fn};
+use tower_session_cache::{
+    ErasedValidator, ForbiddenReason, Origin, SessionCache, SessionCacheLayer, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError, ValidationErrorKind, testing,
+    testing::TestValidator, validator_service,
+};
+
+use crate::support::client::{ask, token};
+
+fn user(id: &str) -> ValidatedSession {
+    UserData::new(id).into()
+}
+
+async fn kind(validator: &impl SessionValidator, text: &str) -> Option<ValidationErrorKind> {
+    let answer = validator.validate(token(text)).await;
+    answer.err().map(|error| error.kind())
+}
+
+#[tokio::test]
+async fn the_second_is_asked_only_about_what_the_first_does_not_know() {
+    let first = TestValidator::new()
+        .with_session("both", user("first"))
+        .with_error("down", ValidationError::unavailable("down"))
+        .with_error(
+            "blocked",
+            ValidationError::forbidden(ForbiddenReason::Blocked),
+        );
+    let second = ["both", "down", "blocked", "second"]
+        .into_iter()
+        .fold(TestValidator::new(), |all, text| {
+            all.with_session(text, user("second"))
+        });
+    let either = first.or("second", second.clone());
+    let id = async |text: &str| {
+        either
+            .validate(token(text))
+            .await
+            .unwrap()
+            .user
+            .id()
+            .to_owned()
+    };
+    assert_eq!(id("both").await, "first");
+    assert_eq!(id("second").await, "second");
+    assert_eq!(second.calls(), 1);
+    assert_eq!(
+        kind(&either, "down").await,
+        Some(ValidationErrorKind::Unavailable)
+    );
+    let blocked = ValidationErrorKind::Forbidden(ForbiddenReason::Blocked);
+    assert_eq!(kind(&either, "blocked").await, Some(blocked));
+    assert_eq!(second.calls(), 1);
+    assert_eq!(
+        kind(&either, "neither").await,
+        Some(ValidationErrorKind::Invalid)
+    );
+}
+
+#[tokio::test]
+async fn each_is_asked_whether_it_accepts_its_own() {
+    /// Accepts only the user of its name.
+    struct Only(TestValidator, &'static str);
+    impl SessionValidator for Only {
+        async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+            self.0.validate(token).await
+        }
+        fn accepts(&self, user: &UserData) -> bool {
+            user.id() == self.1
+        }
+    }
+    let a = Only(TestValidator::new().with_session("a", user("a")), "a");
+    let b = Only(TestValidator::new().with_session("b", user("b")), "b");
+    let c = Only(TestValidator::new().with_session("c", user("c")), "c");
+    let layer = SessionCacheLayer::new(SessionCache::default(), a.or("b", b).or("c", c));
+    for text in ["a", "b", "c"] {
+        let first = ask(&layer, text).await.unwrap();
+        assert_eq!((first.0.id(), first.1), (text, Origin::Validator));
+        assert_eq!(ask(&layer, text).await.unwrap().1, Origin::Local);
+    }
+}
+
+#[tokio::test]
+async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it() {
+    #[derive(Clone)]
+    struct Twice(usize);
+    impl Policy<SessionToken, ValidatedSession, ValidationError> for Twice {
+        type Future = std::future::Ready<()>;
+        fn retry(
+            &mut self,
+            _: &mut SessionToken,
+            answer: &mut Result<ValidatedSession, ValidationError>,
+        ) -> Option<Self::Future> {
+            let again = answer.as_ref().is_err_and(|error| !error.is_refused()) && self.0 > 0;
+            self.0 = self.0.saturating_sub(1);
+            again.then(|| std::future::ready(()))
+        }
+        fn clone_request(&mut self, token: &SessionToken) -> Option<SessionToken> {
+            Some(token.clone())
+        }
+    }
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let ask_provider = service_fn(move |token: SessionToken| {
+        let call = counted.fetch_add(1, SeqCst);
+        async move {
+            match token.expose_secret() {
+                "flaky" if call == 0 => Err(ValidationError::unavailable("once")),
+                "invalid" => Err(ValidationError::invalid()),
+                "hangs" => std::future::pending().await,
+                _ => Ok(user("ada")),
+            }
+        }
+    });
+    let validator = validator_service(
+        ServiceBuilder::new()
+            .timeout(Duration::from_millis(100))
+            .concurrency_limit(1)
+            .retry(Twice(1))
+            .service(ask_provider),
+    );
+    let erased = ErasedValidator::new(Arc::new(validator));
+    assert_eq!(
+        erased.validate(token("flaky")).await.unwrap().user.id(),
+        "ada"
+    );
+    assert_eq!(calls.load(SeqCst), 2);
+    assert_eq!(
+        kind(&erased, "invalid").await,
+        Some(ValidationErrorKind::Invalid)
+    );
+    assert_eq!(calls.load(SeqCst), 3, "a refusal is not repeated");
+    assert_eq!(
+        kind(&erased, "hangs").await,
+        Some(ValidationErrorKind::Unavailable)
+    );
+    assert_eq!(
+        erased.validate(token("good")).await.unwrap().user.id(),
+        "ada"
+    );
+}
+
+#[tokio::test]
+async fn an_error_that_is_none_of_ours_is_unavailable_and_a_failing_service_too() {
+    let foreign = validator_service(service_fn(async |_: SessionToken| {
+        Err::<ValidatedSession, BoxError>("the database is gone".into())
+    }));
+    let error = foreign.validate(token("t")).await.unwrap_err();
+    assert_eq!(error.kind(), ValidationErrorKind::Unavailable);
+    let shed = ServiceBuilder::new()
+        .load_shed()
+        .concurrency_limit(1)
+        .service(service_fn(async |_: SessionToken| {
+            std::future::pending::<Result<ValidatedSession, ValidationError>>().await
+        }));
+    let validator = Arc::new(validator_service(shed));
+    let first = tokio::spawn({
+        let validator = Arc::clone(&validator);
+        async move { validator.validate(token("t")).await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(
+        kind(&validator, "u").await,
+        Some(ValidationErrorKind::Unavailable)
+    );
+    first.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_test_validator_does_what_it_is_told() {
+    let validator = TestValidator::new().with_session("tok", user("ada"));
+    let layer = SessionCacheLayer::new(SessionCache::default(), validator.clone());
+    validator.fail(ValidationError::unavailable("down"));
+    assert_eq!(ask(&layer, "tok").await.unwrap_err(), 503);
+    validator.hang();
+    assert_eq!(ask(&layer, "tok").await.unwrap_err(), 503);
+    validator.delay(Duration::from_secs(1));
+    let start = tokio::time::Instant::now();
+    assert_eq!(ask(&layer, "tok").await.unwrap().0.id(), "ada");
+    assert!(start.elapsed() >= Duration::from_secs(1));
+    validator.recover();
+    assert_eq!(ask(&layer, "other").await.unwrap_err(), 401);
+    let asked: Vec<_> = validator.asked();
+    assert_eq!((validator.calls(), asked.len()), (4, 4));
+    assert_eq!(asked[3].expose_secret(), "other");
+    assert!(!format!("{validator:?}").contains("tok"));
+
+    let layer = testing::session_for("tok", UserData::new("ada"));
+    assert_eq!(ask(&layer, "tok").await.unwrap().0.id(), "ada");
+    assert_eq!(ask(&layer, "nobody").await.unwrap_err(), 401);
+}
