@@ -18,6 +18,7 @@ mod key;
 mod local;
 mod record;
 mod redis;
+mod refusals;
 mod revoke;
 mod seal;
 mod stamp;
@@ -200,10 +201,11 @@ impl SessionCache {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
-        let (entries, verdicts) = shared.local.len();
+        let (entries, verdicts, refusals) = shared.local.len();
         Stats {
             entries: entries as u64,
             verdicts: verdicts as u64,
+            refusals: refusals as u64,
             in_flight: shared.flights.len() as u64,
             undelivered: shared.undelivered.len() as u64,
             redis_skipped: shared.redis.as_ref().is_some_and(Redis::is_skipped),
@@ -283,6 +285,18 @@ impl SessionCache {
         Lookup::Miss(self.ticket(key, seen, far))
     }
 
+    /// Whether the identity provider refused the token a moment ago; to be asked after a lookup.
+    pub(crate) fn was_refused(&self, key: &EntryKey) -> bool {
+        self.shared.enabled && self.shared.local.was_refused(key)
+    }
+
+    /// The identity provider refused the token in a validation that this ticket was taken for.
+    pub(crate) fn remember_refusal(&self, ticket: &Ticket) {
+        if self.shared.enabled {
+            self.shared.local.remember_refusal(&ticket.key, ticket.seen);
+        }
+    }
+
     pub(crate) async fn fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
         let fill = self.try_fill(ticket, session).await;
         match fill {
@@ -299,7 +313,7 @@ impl SessionCache {
         // What is revoked from here on is seen by the next fill, if this one is overtaken.
         let now = shared.local.seen();
         match shared.local.check(&key, seen, session) {
-            Check::Fine => {}
+            Check::Fine => shared.local.forget_refusal(&key),
             Check::Refused => return Fill::Revoked,
             Check::Ended => return Fill::Ended,
             Check::Moved => {

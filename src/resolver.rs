@@ -190,7 +190,7 @@ impl<V: SessionValidator> Resolver<V> {
             },
         };
         flight.take_off(ticket.is_answered());
-        let session = self.ask(token).await?;
+        let session = self.ask(token, &ticket).await?;
         flight.close();
         let ticket = match self.cache.fill(ticket, &session).await {
             Fill::Overtaken(ticket) => ticket,
@@ -199,7 +199,7 @@ impl<V: SessionValidator> Resolver<V> {
                 return served(&fill, session);
             }
         };
-        let session = self.ask(token).await?;
+        let session = self.ask(token, &ticket).await?;
         served(&self.cache.fill(ticket, &session).await, session)
     }
 
@@ -211,13 +211,20 @@ impl<V: SessionValidator> Resolver<V> {
         };
         match lookup {
             Lookup::Hit(hit) => Ok(Ok(served_by(hit))),
+            Lookup::Miss(_) if self.cache.was_refused(key) => {
+                Ok(Err(ValidationError::invalid().into()))
+            }
             Lookup::Miss(ticket) => Err(ticket),
             Lookup::Revoked => Ok(Err(Denied::Revoked)),
         }
     }
 
     /// One call of the validator, within its deadline and its share of the calls at once.
-    async fn ask(&self, token: &SessionToken) -> Result<ValidatedSession, ValidationError> {
+    async fn ask(
+        &self,
+        token: &SessionToken,
+        ticket: &Ticket,
+    ) -> Result<ValidatedSession, ValidationError> {
         let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
             let _slot = self.cache.slot().await;
             count(&self.cache.counters().validations);
@@ -239,7 +246,12 @@ impl<V: SessionValidator> Resolver<V> {
             }
         });
         match &answer {
-            Err(error) if error.is_refused() => count(&self.cache.counters().refused),
+            Err(error) if error.is_refused() => {
+                count(&self.cache.counters().refused);
+                if error.kind() == ValidationErrorKind::Invalid {
+                    self.cache.remember_refusal(ticket);
+                }
+            }
             Err(_) => count(&self.cache.counters().unavailable),
             Ok(_) => {}
         }

@@ -35,6 +35,7 @@ pub struct SessionCacheBuilder {
     longest_session: Duration,
     validation_deadline: Duration,
     max_validations: usize,
+    negative_ttl: Duration,
     redis: Option<RedisUrl>,
     redis_db: u16,
     redis_deadline: Duration,
@@ -72,6 +73,7 @@ impl SessionCacheBuilder {
             longest_session: Duration::from_secs(30 * 24 * 3600),
             validation_deadline: Duration::from_secs(5),
             max_validations: 256,
+            negative_ttl: Duration::from_secs(5),
             redis: None,
             redis_db: 2,
             redis_deadline: Duration::from_millis(250),
@@ -96,6 +98,16 @@ impl SessionCacheBuilder {
             .ttl(Duration::from_secs(ttl_seconds))
             .longest_session(Duration::from_secs(duration_remember_me))
             .redis_db(redis_db)
+    }
+
+    /// How long a token that the identity provider refused as invalid is refused without asking
+    /// again, in this process. Defaults to 5 seconds; 0 turns it off.
+    ///
+    /// At most 10,000 are remembered, beside the sessions. Blocked users and missing factors are
+    /// not: these end at any time.
+    pub fn negative_ttl(mut self, ttl: Duration) -> Self {
+        self.negative_ttl = ttl;
+        self
     }
 
     /// Keeps the sessions in Redis, where all nodes and the Python service find them. Without it
@@ -272,6 +284,12 @@ impl SessionCacheBuilder {
                 "max_validations must be at least 1, for example 256",
             ));
         }
+        if self.negative_ttl > self.ttl {
+            return Err(ConfigError(
+                "the negative TTL must not exceed ttl_seconds, for example 5 seconds; 0 turns it \
+                 off",
+            ));
+        }
         if self.redis_deadline.is_zero() {
             return Err(ConfigError(
                 "the Redis deadline must be longer than zero, for example 250 milliseconds",
@@ -318,7 +336,13 @@ impl SessionCacheBuilder {
         let clock = self.clock.clone();
         SessionCache {
             shared: Arc::new(Shared {
-                local: Local::new(capacity, clock, micros(self.ttl), verdict_ttl),
+                local: Local::new(
+                    capacity,
+                    clock,
+                    micros(self.ttl),
+                    verdict_ttl,
+                    micros(self.negative_ttl),
+                ),
                 redis,
                 naming: Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref()),
                 undelivered: Undelivered::default(),

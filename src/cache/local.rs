@@ -13,6 +13,7 @@ use quick_cache::sync::Cache;
 
 use super::{
     key::EntryKey,
+    refusals::Refusals,
     stripes::{Seen, Stripes, UserStripe},
     ticket::CachedSession,
     verdicts::Verdicts,
@@ -24,10 +25,14 @@ use crate::{
     validator::ValidatedSession,
 };
 
+/// Refused tokens that are remembered, whatever the capacity for sessions is.
+const MAX_REFUSALS: usize = 10_000;
+
 pub(super) struct Local {
     entries: Cache<EntryKey, Entry>,
     stripes: Stripes,
     verdicts: Mutex<Verdicts>,
+    refusals: Refusals,
     clock: Clock,
     ttl: u64,
     verdict_ttl: u64,
@@ -52,11 +57,18 @@ pub(super) enum Check {
 }
 
 impl Local {
-    pub(super) fn new(capacity: NonZeroUsize, clock: Clock, ttl: u64, verdict_ttl: u64) -> Self {
+    pub(super) fn new(
+        capacity: NonZeroUsize,
+        clock: Clock,
+        ttl: u64,
+        verdict_ttl: u64,
+        negative_ttl: u64,
+    ) -> Self {
         Self {
             entries: Cache::new(capacity.get()),
             stripes: Stripes::new(),
             verdicts: Mutex::new(Verdicts::new(capacity.get())),
+            refusals: Refusals::new(MAX_REFUSALS, clock.clone(), negative_ttl),
             clock,
             ttl,
             verdict_ttl,
@@ -139,9 +151,27 @@ impl Local {
         self.stripes.revoke_user(id);
     }
 
-    /// Sessions and verdicts held.
-    pub(super) fn len(&self) -> (usize, usize) {
-        (self.entries.len(), self.verdicts().len())
+    /// Sessions, verdicts and refusals held.
+    pub(super) fn len(&self) -> (usize, usize, usize) {
+        (
+            self.entries.len(),
+            self.verdicts().len(),
+            self.refusals.len(),
+        )
+    }
+
+    /// The identity provider refused a token in a validation that began after `seen`.
+    pub(super) fn remember_refusal(&self, key: &EntryKey, seen: Seen) {
+        self.refusals.remember(key, seen);
+    }
+
+    pub(super) fn forget_refusal(&self, key: &EntryKey) {
+        self.refusals.forget(key);
+    }
+
+    /// Whether it did so a moment ago, and nothing was revoked since.
+    pub(super) fn was_refused(&self, key: &EntryKey) -> bool {
+        self.refusals.holds(key, &self.stripes)
     }
 
     pub(super) fn refuses(&self, key: &EntryKey) -> bool {

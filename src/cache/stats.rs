@@ -30,6 +30,8 @@ pub struct Stats {
     pub entries: u64,
     /// Revoked tokens remembered now.
     pub verdicts: u64,
+    /// Refused tokens remembered now.
+    pub refusals: u64,
     /// Validations in flight now.
     pub in_flight: u64,
     /// Revocations that hold here and wait for Redis to answer.

@@ -29,6 +29,7 @@ pub(super) struct Stripes {
     sequence: AtomicU64,
     tokens: Box<[AtomicU64]>,
     users: Box<[AtomicU64]>,
+    any_user: AtomicU64,
     hasher: RandomState,
 }
 
@@ -39,6 +40,7 @@ impl Stripes {
             sequence: AtomicU64::new(0),
             tokens: stripes(),
             users: stripes(),
+            any_user: AtomicU64::new(0),
             hasher: RandomState::new(),
         }
     }
@@ -59,6 +61,13 @@ impl Stripes {
 
     pub(super) fn revoke_user(&self, id: &str) {
         self.bump(&self.users[self.user(id).0 as usize]);
+        self.bump(&self.any_user);
+    }
+
+    /// The same for who knows only the token: whether it, or any user at all, was revoked.
+    pub(super) fn unchanged_for_anyone(&self, seen: Seen, token: &TokenKey) -> bool {
+        self.tokens[token.stripe(STRIPES)].load(SeqCst) <= seen.0
+            && self.any_user.load(SeqCst) <= seen.0
     }
 
     /// Whether neither token nor user was revoked since `seen`.

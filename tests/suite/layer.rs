@@ -416,6 +416,77 @@ async fn an_error_is_shared_with_those_who_wait_and_not_remembered() {
 }
 
 #[tokio::test]
+async fn a_refused_token_is_refused_for_a_while_without_asking() {
+    let clock = ManualClock::new();
+    let probe = Probe::answering(|token| match token {
+        "blocked" => Err(ValidationError::forbidden(ForbiddenReason::Blocked)),
+        "down" => Err(ValidationError::unavailable("down")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let cache = SessionCache::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    for n in 0..300 {
+        let answer = ask(&layer, with_token(&format!("bad-{}", n % 5))).await;
+        assert_eq!(rejected(&answer), RejectionKind::Invalid);
+    }
+    assert_eq!((probe.calls(), cache.stats().refusals), (5, 5));
+    clock.advance(Duration::from_secs(5));
+    assert_eq!(ask(&layer, with_token("bad-0")).await.status(), 401);
+    assert_eq!(probe.calls(), 6);
+    for calls in [7, 8] {
+        assert_eq!(ask(&layer, with_token("blocked")).await.status(), 403);
+        assert_eq!(probe.calls(), calls, "it may end at any time");
+    }
+    for calls in [9, 10] {
+        assert_eq!(ask(&layer, with_token("down")).await.status(), 503);
+        assert_eq!(probe.calls(), calls);
+    }
+
+    // A revocation, and a session that is stored, make it forget.
+    let token = SessionToken::parse("bad-0").unwrap();
+    probe.answer(|_| Ok(session("ada")));
+    let _ = cache.invalidate_token(&token).await.unwrap();
+    assert_eq!(ask(&layer, with_token("bad-0")).await.status(), 200);
+    probe.answer(|_| Err(ValidationError::invalid()));
+    assert_eq!(ask(&layer, with_token("bad-9")).await.status(), 401);
+    probe.answer(|_| Ok(session("ada")));
+    assert_eq!(ask(&layer, with_token("bad-9")).await.status(), 401);
+    let _ = cache.invalidate_user("anybody").await.unwrap();
+    assert_eq!(ask(&layer, with_token("bad-9")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
+    let probe = Probe::answering(|token| match token {
+        "good" => Ok(session("ada")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let cache = SessionCache::builder().capacity(100).build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    assert_eq!(ask(&layer, with_token("good")).await.status(), 200);
+    for n in 0..12_000 {
+        ask(&layer, with_token(&format!("bad-{n}"))).await;
+    }
+    let calls = probe.calls();
+    assert_eq!(ask(&layer, with_token("good")).await.status(), 200);
+    assert_eq!(probe.calls(), calls);
+    assert!(cache.stats().refusals <= 10_000);
+
+    let off = SessionCache::builder()
+        .negative_ttl(Duration::ZERO)
+        .build()
+        .unwrap();
+    let layer = SessionCacheLayer::new(off.clone(), probe.clone());
+    for more in 1..=3 {
+        ask(&layer, with_token("bad")).await;
+        assert_eq!((probe.calls(), off.stats().refusals), (calls + more, 0));
+    }
+}
+
+#[tokio::test]
 async fn a_validator_that_panics_is_an_error_and_no_hang() {
     let probe = Probe::answering(|_| panic!("a bug in the validator"));
     let cache = cache();
