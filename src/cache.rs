@@ -359,6 +359,10 @@ impl SessionCache {
             || user_id.is_some_and(|id| undelivered.denies_user(id))
     }
 
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
     pub(crate) fn is_enabled(&self) -> bool {
         self.shared.enabled
     }

@@ -11,8 +11,9 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::runtime::Handle;
@@ -31,10 +32,15 @@ use crate::{
 /// Each turn waits for a flight that came to an end, so more than one is already bad luck.
 const TURNS: usize = 4;
 
+/// However long a provider wants to be left alone, it is asked again after a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
 pub(crate) struct Resolver<V> {
     cache: SessionCache,
     validator: Arc<V>,
     reachable: Arc<Reachable>,
+    /// Until when the identity provider wants to be left alone, by the cache's clock.
+    pause_until: Arc<AtomicU64>,
 }
 
 impl<V> Clone for Resolver<V> {
@@ -43,6 +49,7 @@ impl<V> Clone for Resolver<V> {
             cache: self.cache.clone(),
             validator: Arc::clone(&self.validator),
             reachable: Arc::clone(&self.reachable),
+            pause_until: Arc::clone(&self.pause_until),
         }
     }
 }
@@ -53,6 +60,7 @@ impl<V> Resolver<V> {
             cache,
             validator: Arc::new(validator),
             reachable: Arc::default(),
+            pause_until: Arc::default(),
         }
     }
 
@@ -225,6 +233,10 @@ impl<V: SessionValidator> Resolver<V> {
         token: &SessionToken,
         ticket: &Ticket,
     ) -> Result<ValidatedSession, ValidationError> {
+        if let Some(left) = self.pause() {
+            let paused = "the identity provider asked to be left alone for a while";
+            return Err(ValidationError::unavailable(paused).with_retry_after(left));
+        }
         let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
             let _slot = self.cache.slot().await;
             count(&self.cache.counters().validations);
@@ -252,11 +264,32 @@ impl<V: SessionValidator> Resolver<V> {
                     self.cache.remember_refusal(ticket);
                 }
             }
-            Err(_) => count(&self.cache.counters().unavailable),
+            Err(error) => {
+                count(&self.cache.counters().unavailable);
+                self.back_off(error);
+            }
             Ok(_) => {}
         }
         self.reachable.observe(answer.as_ref().err());
         answer
+    }
+}
+
+impl<V> Resolver<V> {
+    /// How much longer nothing is validated.
+    fn pause(&self) -> Option<Duration> {
+        let now = self.cache.clock().elapsed();
+        let left = self.pause_until.load(Relaxed).checked_sub(now)?;
+        (left > 0).then(|| Duration::from_micros(left))
+    }
+
+    fn back_off(&self, error: &ValidationError) {
+        if let Some(after) = error.retry_after() {
+            let after = after.min(LONGEST_PAUSE).as_micros();
+            let until = u64::try_from(after).unwrap_or(u64::MAX);
+            let until = self.cache.clock().elapsed().saturating_add(until);
+            self.pause_until.fetch_max(until, Relaxed);
+        }
     }
 }
 

@@ -324,7 +324,8 @@ impl ValidationError {
         }
     }
 
-    /// Says when asking again makes sense; the client's 503 carries it as `Retry-After`.
+    /// Says when asking again makes sense. Until then, but for a minute at most, the validator is
+    /// not asked about any token, and clients get 503 with what is left as `Retry-After`.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);

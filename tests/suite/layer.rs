@@ -487,6 +487,36 @@ async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
 }
 
 #[tokio::test]
+async fn a_provider_that_wants_to_be_left_alone_is_and_cached_sessions_go_on() {
+    let clock = ManualClock::new();
+    let probe = Probe::new();
+    let cache = SessionCache::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let layer = SessionCacheLayer::new(cache, probe.clone());
+    assert_eq!(ask(&layer, with_token("known")).await.status(), 200);
+    for (hint, pause) in [(20, 20), (3_600, 60)] {
+        let hint = Duration::from_secs(hint);
+        probe
+            .answer(move |_| Err(ValidationError::unavailable("throttled").with_retry_after(hint)));
+        let calls = probe.calls();
+        let new = format!("new-for-{pause}");
+        assert_eq!(ask(&layer, with_token(&new)).await.status(), 503);
+        clock.advance(Duration::from_millis(500));
+        for n in 0..50 {
+            let answer = ask(&layer, with_token(&format!("new-{n}"))).await;
+            assert_eq!(answer.headers()[header::RETRY_AFTER], pause.to_string());
+            assert_eq!(ask(&layer, with_token("known")).await.status(), 200);
+        }
+        assert_eq!(probe.calls(), calls + 1);
+        clock.advance(Duration::from_secs(pause));
+        probe.answer(|_| Ok(session("ada")));
+        assert_eq!(ask(&layer, with_token(&new)).await.status(), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_validator_that_panics_is_an_error_and_no_hang() {
     let probe = Probe::answering(|_| panic!("a bug in the validator"));
     let cache = cache();
