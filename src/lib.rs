@@ -42,6 +42,35 @@
 //! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
 //! then the cache: what is validated after the revocation counts again.
 //!
+//! # Connections that stay open
+//!
+//! A WebSocket or a stream outlives the check that let it in. Look the session up again from time
+//! to time, and close the connection when it is gone:
+//!
+//! ```
+//! # use tower_session_cache::{Fill, Lookup, SessionCache, SessionInfo, SessionValidator};
+//! /// Whether the connection may stay open.
+//! async fn may_stay(
+//!     cache: &SessionCache,
+//!     validator: &impl SessionValidator,
+//!     session: &SessionInfo,
+//! ) -> bool {
+//!     match cache.get(session.token()).await {
+//!         Lookup::Hit(_) => true,
+//!         Lookup::Revoked => false,
+//!         // The TTL has passed, or something was revoked: what the provider says now counts.
+//!         // One that cannot be asked closes nothing.
+//!         Lookup::Miss(ticket) => match validator.validate(session.token().clone()).await {
+//!             Ok(session) => {
+//!                 !matches!(cache.set(ticket, &session).await, Fill::Revoked | Fill::Ended)
+//!             }
+//!             Err(error) => !error.is_refused(),
+//!         },
+//!         _ => false,
+//!     }
+//! }
+//! ```
+//!
 //! # Features
 //!
 //! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
