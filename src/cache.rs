@@ -331,16 +331,16 @@ impl SessionCache {
             return Fill::Stored;
         };
         match far {
-            Far::Seen(far) if !self.is_denied(&key, Some(session.user.id())) => {
-                match redis.fill(&key, &far, session).await {
-                    Filled::Stored => Fill::Stored,
-                    Filled::Skipped => Fill::Skipped,
-                    Filled::Refused => Fill::Revoked,
-                    Filled::Unanswered => Fill::Unanswered,
-                    Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
-                }
-            }
-            Far::Seen(_) | Far::Unanswered | Far::Absent => Fill::Skipped,
+            // Not even looked at, so nobody knows what else was revoked.
+            Far::Seen(_) if self.is_denied(&key, Some(session.user.id())) => Fill::Unanswered,
+            Far::Seen(far) => match redis.fill(&key, &far, session).await {
+                Filled::Stored => Fill::Stored,
+                Filled::Skipped => Fill::Skipped,
+                Filled::Refused => Fill::Revoked,
+                Filled::Unanswered => Fill::Unanswered,
+                Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
+            },
+            Far::Unanswered | Far::Absent => Fill::Skipped,
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
     validator::{SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
 };
 
-/// Each turn waits for a flight that came to an end, so more than one is already bad luck.
+/// Each turn but the first follows a re-check without an answer, so two are already bad luck.
 const TURNS: usize = 4;
 
 /// However long a provider wants to be left alone, it is asked again after a minute.
@@ -108,7 +108,7 @@ impl<V: SessionValidator> Resolver<V> {
                 count(&self.cache.counters().misses);
             }
             let landing = if self.cache.is_enabled() {
-                match self.cache.board(&key, ticket.is_answered(), landings) {
+                match self.cache.board(&key, landings) {
                     Boarding::Begin {
                         flight,
                         landing,
@@ -121,10 +121,6 @@ impl<V: SessionValidator> Resolver<V> {
                     Boarding::Join(landing) => {
                         count(&self.cache.counters().joined);
                         landing
-                    }
-                    Boarding::Late(landing) => {
-                        landing.arrival().await;
-                        continue;
                     }
                     Boarding::Full => {
                         return Err(ValidationError::unavailable(
@@ -149,7 +145,7 @@ impl<V: SessionValidator> Resolver<V> {
                 }
             }
         }
-        Err(ValidationError::unavailable("revocations of this session do not come to rest").into())
+        Err(ValidationError::unavailable("Redis answers lookups, but not what follows them").into())
     }
 
     fn begin(
@@ -165,11 +161,17 @@ impl<V: SessionValidator> Resolver<V> {
         };
         let resolver = self.clone();
         runtime.spawn(async move {
-            let mut is_checked = true;
-            let outcome = resolver
-                .fly(&flight, &token, &key, ticket, &mut is_checked)
-                .await;
-            flight.land(outcome, is_checked);
+            let (mut flight, mut ticket) = (flight, ticket);
+            loop {
+                let mut is_checked = true;
+                let outcome = resolver
+                    .fly(&flight, &token, &key, ticket, &mut is_checked)
+                    .await;
+                match flight.land(outcome, is_checked) {
+                    Some(next) => (flight, ticket) = (next, None),
+                    None => break,
+                }
+            }
         });
         Ok(())
     }

@@ -1,13 +1,14 @@
-//! Validations in flight: who may join one, and who must wait for its end and look again.
+//! Validations in flight: who may join one, and who must wait for the next.
 //!
 //! One flight per token and namespace, in a bounded table. A flight is *open* until its re-check
 //! begins: a request that arrives before shares the answer, since nothing was revoked that the
 //! re-check will not see. Once it is *closed* a later request might have begun after a revocation
-//! that the flight has missed, so it waits for the end and starts with a lookup of its own.
+//! that the flight has missed. It joins the next flight instead, which begins with a lookup of its
+//! own as soon as this one has landed; so nobody waits for more than two, however many come.
 //!
-//! Without Redis's answers there is nothing to re-check by. A flight whose own lookup got none
-//! takes only joiners whose lookup got none either, and if it is the re-check that gets none,
-//! those who joined after the validation began start again.
+//! Without Redis's answers there is nothing to re-check by. A flight whose own lookup got none is
+//! closed as soon as its validation begins, and if it is the re-check that gets none, those who
+//! joined after the validation began start again.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -33,9 +34,9 @@ pub(crate) struct Flights {
 
 struct Listed {
     phase: Phase,
-    /// Whether the lookup before the flight was answered.
-    is_answered: bool,
     end: watch::Receiver<Option<Landed>>,
+    /// The flight after this one, of those who came too late.
+    next: Option<watch::Sender<Option<Landed>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,10 +63,8 @@ pub(crate) enum Boarding {
         landing: Landing,
         is_fresh: bool,
     },
-    /// The answer of a flight that began earlier.
+    /// The answer of a flight that began earlier, or of the one after it.
     Join(Landing),
-    /// A flight that takes no one any more: wait for its end, then look the token up again.
-    Late(Landing),
     /// Too many flights.
     Full,
 }
@@ -88,29 +87,33 @@ impl SessionCache {
     }
 
     /// Joins the flight of a token, or begins it.
-    pub(crate) fn board(&self, key: &EntryKey, is_answered: bool, landings: u64) -> Boarding {
+    pub(crate) fn board(&self, key: &EntryKey, landings: u64) -> Boarding {
         let mut table = self.shared.flights.table();
         let full = table.len() >= MAX_FLIGHTS;
         match table.entry(key.clone()) {
-            Entry::Occupied(listed) => {
-                let listed = listed.get();
-                let landing = Landing {
-                    end: listed.end.clone(),
-                    is_early: listed.phase == Phase::Boarding,
-                };
-                if listed.phase == Phase::Closed || (is_answered && !listed.is_answered) {
-                    Boarding::Late(landing)
-                } else {
-                    Boarding::Join(landing)
-                }
+            Entry::Occupied(mut listed) => {
+                let listed = listed.get_mut();
+                Boarding::Join(match listed.phase {
+                    Phase::Boarding | Phase::Validating => Landing {
+                        end: listed.end.clone(),
+                        is_early: listed.phase == Phase::Boarding,
+                    },
+                    Phase::Closed => Landing {
+                        end: listed
+                            .next
+                            .get_or_insert_with(|| watch::Sender::new(None))
+                            .subscribe(),
+                        is_early: true,
+                    },
+                })
             }
             Entry::Vacant(_) if full => Boarding::Full,
             Entry::Vacant(place) => {
                 let (sender, end) = watch::channel(None);
                 place.insert(Listed {
                     phase: Phase::Boarding,
-                    is_answered,
                     end: end.clone(),
+                    next: None,
                 });
                 Boarding::Begin {
                     flight: Flight {
@@ -159,9 +162,12 @@ impl Flight {
         self.change(|listed| {
             // One that was closed already stays so.
             if listed.phase == Phase::Boarding {
-                listed.phase = Phase::Validating;
+                listed.phase = if is_answered {
+                    Phase::Validating
+                } else {
+                    Phase::Closed
+                };
             }
-            listed.is_answered = is_answered;
         });
     }
 
@@ -178,22 +184,41 @@ impl Flight {
         }
     }
 
-    pub(crate) fn land(mut self, outcome: Outcome, is_checked: bool) {
+    /// Answers everyone who joined. The next flight, if somebody waits for it, is the caller's
+    /// duty as well.
+    #[must_use]
+    pub(crate) fn land(mut self, outcome: Outcome, is_checked: bool) -> Option<Self> {
         // Off the table first: who wakes up and looks again must not find this flight.
-        self.unlist();
+        let next = self.unlist();
         self.sender.send_replace(Some(Landed {
             outcome,
             is_checked,
         }));
+        next
     }
 
-    fn unlist(&mut self) {
-        if let Some(key) = self.listed.take() {
-            let flights = &self.cache.shared.flights;
-            let mut table = flights.table();
+    /// Makes room for the next flight, or for none.
+    fn unlist(&mut self) -> Option<Self> {
+        let key = self.listed.take()?;
+        let flights = &self.cache.shared.flights;
+        let mut table = flights.table();
+        flights.landings.fetch_add(1, SeqCst);
+        let next = table.get_mut(&key).and_then(|listed| listed.next.take());
+        let Some(sender) = next else {
             table.remove(&key);
-            flights.landings.fetch_add(1, SeqCst);
-        }
+            return None;
+        };
+        let listed = Listed {
+            phase: Phase::Boarding,
+            end: sender.subscribe(),
+            next: None,
+        };
+        table.insert(key.clone(), listed);
+        Some(Self {
+            cache: self.cache.clone(),
+            listed: Some(key),
+            sender,
+        })
     }
 }
 
@@ -202,7 +227,8 @@ impl Drop for Flight {
         if std::thread::panicking() {
             tracing::error!("a session validator panicked; its requests are answered with 503");
         }
-        self.unlist();
+        // The next flight has nobody to fly it, so it ends here as well.
+        drop(self.unlist());
     }
 }
 

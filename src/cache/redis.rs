@@ -72,6 +72,8 @@ pub(super) enum Found {
 /// What a lookup saw, or the re-check of a fill.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
+    /// The run of the server that was looked at.
+    run: Arc<str>,
     fence: Stamp,
     tomb: Option<Tomb>,
     mark: SeenMark,
@@ -269,6 +271,7 @@ impl Redis {
             return Found::Refused;
         }
         Found::Nothing(Box::new(Seen {
+            run: seen.run,
             fence: seen.time,
             tomb,
             mark: match mark_name {
@@ -331,9 +334,8 @@ impl Redis {
         seen: &Seen,
         session: &ValidatedSession,
     ) -> Result<Filled, Unanswered> {
-        let Some(ttl) = self.effective_ttl(session) else {
-            return Ok(Filled::Skipped);
-        };
+        // It has ended since it was validated, and nothing was compared.
+        let ttl = self.effective_ttl(session).ok_or(Unanswered)?;
         let keys = self.keys(key);
         let mark_name = self.mark_name(session.user.id());
         let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
@@ -354,23 +356,25 @@ impl Redis {
         // Mark, run and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
             self.warned.too_long();
-            return Ok(Filled::Skipped);
+            return Ok(match self.recheck(&keys, seen, &mark_name).await? {
+                Ok(_) => Filled::Skipped,
+                Err(filled) => filled,
+            });
         }
-        let (value, run) = match &self.sealing {
-            None => (record.into_bytes(), String::new()),
+        let (value, is_sealed) = match &self.sealing {
+            None => (record.into_bytes(), ""),
             Some(sealing) => {
                 // Sealed is what Redis cannot complete, so the mark must be known before.
                 if mark == "?" {
-                    match self.first_sight(&keys, seen, &mark_name).await? {
+                    match self.recheck(&keys, seen, &mark_name).await? {
                         Ok(text) => mark = text,
                         Err(filled) => return Ok(filled),
                     }
                 }
-                let run = self.links.run_of_server().ok_or(Unanswered)?.to_string();
-                record += &record::rest(&mark, &run);
+                record += &record::rest(&mark, &seen.run);
                 let id = session.user.id();
                 match sealing.seal(&keys.record, id, seen.fence, record.as_bytes()) {
-                    Some(value) => (value, run),
+                    Some(value) => (value, "sealed"),
                     None => return Ok(Filled::Skipped),
                 }
             }
@@ -389,7 +393,8 @@ impl Redis {
                     SLACK.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
-                    run.as_bytes(),
+                    seen.run.as_bytes(),
+                    is_sealed.as_bytes(),
                 ],
             )
             .await?;
@@ -403,6 +408,7 @@ impl Redis {
             Some(b"kept" | b"late" | b"unreadable") => Ok(Filled::Skipped),
             Some(b"refused") => Ok(Filled::Refused),
             Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
+                run: answer.run,
                 fence: field(3).and_then(Stamp::parse).ok_or(Unanswered)?,
                 tomb: field(1).map(Tomb::parse),
                 mark: SeenMark::Read {
@@ -410,30 +416,38 @@ impl Redis {
                     mark: field(2).map(Mark::parse),
                 },
             }))),
+            // `lost` among them: what this server knows says nothing of the time before.
             _ => Err(Unanswered),
         }
     }
 
-    /// What the fill script decides about a mark that was not read before the validation, a step
-    /// earlier: the mark to be sealed, or how the fill ends.
-    async fn first_sight(
+    /// What the fill script compares, without storing: the mark as it stands, or how the fill
+    /// ends.
+    async fn recheck(
         &self,
         keys: &Keys,
         seen: &Seen,
         mark_name: &str,
     ) -> Result<Result<String, Filled>, Unanswered> {
         let looked = self.look(keys, Some(mark_name)).await?;
+        if looked.run != seen.run {
+            return Err(Unanswered);
+        }
         let Beside { tomb, mark } = looked.beside;
         if tomb.as_ref().is_some_and(Tomb::refuses) {
             return Ok(Err(Filled::Refused));
         }
-        let is_old = mark
-            .as_ref()
-            .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK)));
-        if is_old && tomb == seen.tomb {
+        let is_seen = match &seen.mark {
+            SeenMark::Read { name, mark: seen } if name == mark_name => mark == *seen,
+            _ => mark
+                .as_ref()
+                .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
+        };
+        if is_seen && tomb == seen.tomb {
             return Ok(Ok(mark.map(|mark| mark.text).unwrap_or_default()));
         }
         Ok(Err(Filled::Moved(Box::new(Seen {
+            run: looked.run,
             fence: looked.time,
             tomb,
             mark: SeenMark::Read {

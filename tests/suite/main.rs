@@ -20,6 +20,7 @@ mod outage;
 mod revocation;
 mod secrets;
 mod shared_cache;
+mod stress;
 mod tokens;
 mod user;
 mod validators;

@@ -1,23 +1,26 @@
 -- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
 -- '?' when it was not read), fence, longest age and slack in microseconds, TTL in seconds, the
--- record, the run that is sealed into it ('' for a plain record, which still lacks mark and run),
--- and the run of this server.
+-- record, the run of the server at the lookup, whether the record is sealed ('' for a plain one,
+-- which still lacks mark and run), and the run of this server.
+-- Another server may have lost what was revoked since the lookup.
+local run = ARGV[10]
+if run ~= ARGV[8] then return {'lost'} end
+
 local tomb, mark = text(KEYS[2], 128), text(KEYS[3], 128)
 if tomb and refuses(tomb) then return {'refused'} end
-if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
-if mark and not micros(mark) then return {'unreadable'} end
 
 local fence, slack = tonumber(ARGV[3]), tonumber(ARGV[5])
 local same
 if ARGV[2] == '?' then
-  same = not mark or micros(mark) + slack < fence
+  same = not mark or (micros(mark) or now) + slack < fence
 else
   same = (mark or '') == ARGV[2]
 end
 if not same or (tomb or '') ~= ARGV[1] then return {'moved', tomb, mark, stamp(now)} end
 
-local run = ARGV[9]
-if now - fence > tonumber(ARGV[4]) or (ARGV[8] ~= '' and ARGV[8] ~= run) then return {'late'} end
+if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
+if mark and not micros(mark) then return {'unreadable'} end
+if now - fence > tonumber(ARGV[4]) then return {'late'} end
 local standing = text(KEYS[1], 65536)
 if standing then
   local written = micros(string.match(standing, '^sealed1:%x+:%x+:([%d.]+):'))
@@ -26,7 +29,7 @@ if standing then
   if written and written > fence then return {'kept'} end
 end
 local record = ARGV[7]
-if ARGV[8] == '' then
+if ARGV[9] == '' then
   record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}'
 end
 redis.call('SET', KEYS[1], record, 'EX', ARGV[6])

@@ -112,11 +112,6 @@ impl Links {
         })))
     }
 
-    /// The run of the server that was connected last.
-    pub(super) fn run_of_server(&self) -> Option<Arc<str>> {
-        lock(&self.0.shared.server).clone()
-    }
-
     pub(super) fn is_skipped(&self) -> bool {
         self.0.breaker.is_open()
     }
