@@ -2,48 +2,10 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    path::PathBuf,
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use crate::support::{
-    process::{Running, command},
-    redis::Redis,
-};
-
-fn server() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test
-        .parent()
-        .unwrap()
-        .parent()
-        .unwrap()
-        .join("examples/server");
-    assert!(
-        built.exists(),
-        "run `cargo build --all-features --example server` first"
-    );
-    built
-}
-
-fn start(settings: &[(&str, &str)]) -> Running {
-    let mut server = command(server());
-    for name in [
-        "APPWRITE_ENDPOINT",
-        "APPWRITE_PROJECT_ID",
-        "REDIS_URL",
-        "SESSION_CACHE_ENABLED",
-        "SESSION_CACHE_REDIS_DB",
-        "SESSION_CACHE_TTL_SECONDS",
-        "RUST_LOG",
-    ] {
-        server.env_remove(name);
-    }
-    server.env("LISTEN_ADDR", "127.0.0.1:0");
-    server.envs(settings.iter().copied());
-    let child = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    Running(child.unwrap())
-}
+use crate::support::{example::start, process::Running, redis::Redis};
 
 /// The statuses and the whole text of the printed lines, pasted into a shell.
 fn paste(server: &mut Running) -> (Vec<String>, String) {

@@ -16,6 +16,7 @@ mod config;
 mod end_to_end;
 mod example;
 mod layer;
+mod nodes;
 mod outage;
 mod revocation;
 mod secrets;

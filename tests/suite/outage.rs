@@ -222,3 +222,25 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
         assert_eq!(changes("Redis answers again"), 1, "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not_stored() {
+    let mut redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url());
+    let (other, _, warm) = node(&redis.url());
+    until_served_from_redis(&warm).await;
+    probe.hold();
+    let early = tokio::spawn({
+        let layer = layer.clone();
+        async move { tier(&layer, "in-flight").await }
+    });
+    probe.wait_for_calls(1).await;
+    probe.answer(of_tier("new"));
+    let _ = other.invalidate_user("ada").await.unwrap();
+    redis.kill();
+    redis.restart();
+    probe.let_go();
+    early.await.unwrap().unwrap();
+    assert_eq!(cache.stats().stored, 0);
+    assert_eq!(tier(&layer, "in-flight").await.as_deref(), Ok("new"));
+}

@@ -126,11 +126,21 @@ pub enum Fault {
     HalfBody,
 }
 
-/// Lets the calls that [`Appwrite::hold`] holds go when it is dropped.
+/// Lets the calls that [`Appwrite::hold`] or [`Appwrite::bar`] holds go when it is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it lets the calls go"]
 pub struct Gate {
     _open_when_dropped: watch::Sender<()>,
+}
+
+impl Gate {
+    fn new() -> (Self, watch::Receiver<()>) {
+        let (sender, receiver) = watch::channel(());
+        let gate = Self {
+            _open_when_dropped: sender,
+        };
+        (gate, receiver)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -155,6 +165,7 @@ impl Appwrite {
         let address = listener.local_addr().expect("the socket is bound");
         let shared = Arc::new(Shared {
             world: Mutex::default(),
+            arrivals: watch::Sender::default(),
             calls: watch::Sender::default(),
         });
         let accepting = tokio::spawn(accept(listener, router(Arc::clone(&shared)))).abort_handle();
@@ -246,11 +257,30 @@ impl Appwrite {
     /// after [`wait_for_calls`](Self::wait_for_calls), a revocation is later than the held answer
     /// although the answer reaches the caller after it.
     pub fn hold(&self, on: Endpoint) -> Gate {
-        let (sender, receiver) = watch::channel(());
+        let (gate, receiver) = Gate::new();
         self.world().gates.push((on, receiver));
-        Gate {
-            _open_when_dropped: sender,
-        }
+        gate
+    }
+
+    /// Holds an endpoint's calls before they are decided and have any effect, until the gate is
+    /// dropped. They count as arrivals, and as calls only afterwards.
+    pub fn bar(&self, on: Endpoint) -> Gate {
+        let (gate, receiver) = Gate::new();
+        self.world().bars.push((on, receiver));
+        gate
+    }
+
+    pub fn arrivals(&self, on: Endpoint) -> usize {
+        self.server.shared.arrivals.borrow()[on as usize]
+    }
+
+    /// Returns once at least `n` calls of the endpoint have arrived since the start.
+    pub async fn wait_for_arrivals(&self, on: Endpoint, n: usize) {
+        let mut arrivals = self.server.shared.arrivals.subscribe();
+        let reached = time::timeout(PATIENCE, arrivals.wait_for(|n_of| n_of[on as usize] >= n))
+            .await
+            .is_ok();
+        assert!(reached, "fewer than {n} calls of {on:?} arrived");
     }
 
     pub fn calls(&self, on: Endpoint) -> usize {
@@ -296,6 +326,7 @@ impl Drop for Server {
 #[derive(Debug)]
 struct Shared {
     world: Mutex<World>,
+    arrivals: watch::Sender<[usize; 5]>,
     calls: watch::Sender<[usize; 5]>,
 }
 
@@ -323,6 +354,7 @@ struct World {
     recoveries: HashMap<String, String>,
     faults: HashMap<Endpoint, Fault>,
     gates: Vec<(Endpoint, watch::Receiver<()>)>,
+    bars: Vec<(Endpoint, watch::Receiver<()>)>,
     violations: Vec<String>,
 }
 
@@ -398,17 +430,17 @@ async fn answer(shared: Arc<Shared>, on: Endpoint, request: Request) -> Response
         .await
         .unwrap_or_default();
 
+    let bars = closed(&mut shared.world().bars, on);
+    shared
+        .arrivals
+        .send_modify(|arrivals| arrivals[on as usize] += 1);
+    opened(bars).await;
+
     let (answer, gates) = {
         let mut world = shared.world();
         world.inspect(on, &head.headers);
         let answer = world.answer(on, &head.headers, &body);
-        world.gates.retain(|(_, gate)| gate.has_changed().is_ok());
-        let gates: Vec<_> = world
-            .gates
-            .iter()
-            .filter(|(held, _)| *held == on)
-            .map(|(_, gate)| gate.clone())
-            .collect();
+        let gates = closed(&mut world.gates, on);
         // Under the lock, so that whoever sees the count knows the decision to be made.
         shared.calls.send_modify(|calls| calls[on as usize] += 1);
         (answer, gates)
@@ -418,13 +450,29 @@ async fn answer(shared: Arc<Shared>, on: Endpoint, request: Request) -> Response
     if !answer.delay.is_zero() {
         time::sleep(answer.delay).await;
     }
-    for mut gate in gates {
-        while gate.changed().await.is_ok() {}
-    }
+    opened(gates).await;
     if let Shape::Hang = answer.shape {
         std::future::pending::<()>().await;
     }
     answer.into_response()
+}
+
+fn closed(
+    gates: &mut Vec<(Endpoint, watch::Receiver<()>)>,
+    on: Endpoint,
+) -> Vec<watch::Receiver<()>> {
+    gates.retain(|(_, gate)| gate.has_changed().is_ok());
+    gates
+        .iter()
+        .filter(|(held, _)| *held == on)
+        .map(|(_, gate)| gate.clone())
+        .collect()
+}
+
+async fn opened(gates: Vec<watch::Receiver<()>>) {
+    for mut gate in gates {
+        while gate.changed().await.is_ok() {}
+    }
 }
 
 impl World {

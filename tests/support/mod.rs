@@ -2,6 +2,7 @@
 
 pub mod appwrite;
 pub mod client;
+pub mod example;
 pub mod hostile;
 pub mod log;
 pub mod peer;

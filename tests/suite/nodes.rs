@@ -1,0 +1,231 @@
+//! Two processes of the example behind one Redis and one Appwrite that answers late: what was
+//! validated before a logout or a password reset lets nobody in after it, on either.
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::support::{
+    appwrite::{Appwrite, Endpoint},
+    example,
+    process::Running,
+    redis::Redis,
+    soon,
+};
+
+/// A few, so that most rounds begin with the marks of earlier ones.
+const USERS: usize = 4;
+
+struct Nodes {
+    appwrite: Appwrite,
+    redis: Redis,
+    client: Client,
+    urls: [String; 2],
+    _processes: [Running; 2],
+}
+
+impl Nodes {
+    async fn start() -> Self {
+        let appwrite = Appwrite::start().await;
+        for user in 0..USERS {
+            appwrite.add_user(&id(user), &email(user), "password-0");
+        }
+        let redis = Redis::start();
+        let settings = [
+            ("REDIS_URL", redis.url()),
+            ("APPWRITE_ENDPOINT", appwrite.endpoint()),
+            ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
+            // Nobody reads what they log.
+            ("RUST_LOG", "off".to_owned()),
+        ];
+        let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
+        let mut processes = [example::start(&settings), example::start(&settings)];
+        let urls = processes.each_mut().map(example::url);
+        let _ = rustls_ring();
+        Self {
+            appwrite,
+            redis,
+            client: Client::builder().no_proxy().build().unwrap(),
+            urls,
+            _processes: processes,
+        }
+    }
+
+    /// The request is on its way when this returns or soon after.
+    fn me(&self, node: usize, token: &str) -> JoinHandle<StatusCode> {
+        let url = format!("{}/api/v1/auth/me", self.urls[node]);
+        let request = self.client.get(url).bearer_auth(token);
+        tokio::spawn(async move { send(request).await.0 })
+    }
+
+    fn post(&self, node: usize, what: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1/auth/{what}", self.urls[node]);
+        self.client.post(url)
+    }
+
+    async fn asks(&self, node: usize, token: &str) -> StatusCode {
+        self.me(node, token).await.unwrap()
+    }
+
+    /// Requests for the tokens at both nodes whose validations are decided but held.
+    async fn in_flight(&self, tokens: &[&str]) -> Vec<JoinHandle<StatusCode>> {
+        let calls = self.appwrite.calls(Endpoint::Account);
+        let flights: Vec<_> = tokens
+            .iter()
+            .flat_map(|token| [self.me(0, token), self.me(1, token)])
+            .collect();
+        let held = calls + flights.len();
+        self.appwrite.wait_for_calls(Endpoint::Account, held).await;
+        flights
+    }
+}
+
+fn rustls_ring() -> Result<(), ()> {
+    // The client of the tests has no cryptography of its own either.
+    tower_session_cache::AppwriteValidator::new("http://127.0.0.1/v1", "demo")
+        .map(drop)
+        .map_err(drop)
+}
+
+fn id(user: usize) -> String {
+    format!("user-{user}")
+}
+
+fn email(user: usize) -> String {
+    format!("user-{user}@example.com")
+}
+
+async fn send(request: RequestBuilder) -> (StatusCode, Value) {
+    let answer = soon("an answer", request.send()).await.unwrap();
+    let status = answer.status();
+    (status, answer.json().await.unwrap_or_default())
+}
+
+fn rounds() -> usize {
+    match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 1_000,
+        None => 100,
+    }
+}
+
+fn randomness() -> (u64, StdRng) {
+    let seed = match std::env::var("SESSION_CACHE_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => rand::rng().random(),
+    };
+    (seed, StdRng::seed_from_u64(seed))
+}
+
+#[tokio::test]
+async fn nodes_let_nobody_in_after_a_logout_at_one_of_them() {
+    let nodes = Nodes::start().await;
+    let (seed, mut random) = randomness();
+    for round in 0..rounds() {
+        let at = format!("round {round}, SESSION_CACHE_SEED={seed}");
+        let user = id(random.random_range(0..USERS));
+        let (token, other) = (nodes.appwrite.issue(&user), nodes.appwrite.issue(&user));
+        assert_eq!(nodes.asks(0, &token).await, 200, "{at}");
+
+        // The logout is let in by the cache, and waits at Appwrite, which does not know of it yet.
+        let bar = nodes.appwrite.bar(Endpoint::Logout);
+        let arrivals = nodes.appwrite.arrivals(Endpoint::Logout);
+        let request = nodes.post(0, "logout").bearer_auth(&token);
+        let logout = tokio::spawn(async move { send(request).await.0 });
+        nodes
+            .appwrite
+            .wait_for_arrivals(Endpoint::Logout, arrivals + 1)
+            .await;
+        // As Redis may do at any time when its memory is full.
+        let record = crate::support::peer::session_key(&token);
+        nodes
+            .redis
+            .run::<()>(bb8_redis::redis::cmd("DEL").arg(&record));
+        let gate = nodes.appwrite.hold(Endpoint::Account);
+        let early = nodes.in_flight(&[&token, &other]).await;
+        drop(bar);
+        assert_eq!(logout.await.unwrap(), 204, "{at}");
+
+        let mut late = vec![nodes.me(0, &token), nodes.me(1, &token)];
+        if random.random() {
+            for late in late.drain(..) {
+                assert_eq!(late.await.unwrap(), 401, "{at}, validations in flight");
+            }
+        }
+        drop(gate);
+        for early in early {
+            early.await.unwrap();
+        }
+        late.extend([nodes.me(1, &token), nodes.me(0, &token)]);
+        for late in late {
+            assert_eq!(late.await.unwrap(), 401, "{at}");
+        }
+        // Another session of the user is none of its business.
+        let calls = nodes.appwrite.calls(Endpoint::Account);
+        for node in [0, 1] {
+            assert_eq!(nodes.asks(node, &other).await, 200, "{at}");
+        }
+        assert_eq!(nodes.appwrite.calls(Endpoint::Account), calls, "{at}");
+    }
+    assert_eq!(nodes.appwrite.violations(), [""; 0]);
+}
+
+#[tokio::test]
+async fn nodes_let_nobody_in_after_a_password_reset_at_one_of_them() {
+    let nodes = Nodes::start().await;
+    let (seed, mut random) = randomness();
+    for round in 0..rounds() {
+        let at = format!("round {round}, SESSION_CACHE_SEED={seed}");
+        let user = random.random_range(0..USERS);
+        let tokens = [(); 3].map(|()| nodes.appwrite.issue(&id(user)));
+        let [cached, flying @ ..] = tokens.each_ref().map(|token| &**token);
+        assert_eq!(nodes.asks(random.random_range(0..2), cached).await, 200);
+
+        let gate = nodes.appwrite.hold(Endpoint::Account);
+        let early = nodes.in_flight(&flying).await;
+        let password = format!("password-{}", round + 1);
+        let new = json!({
+            "user_id": id(user),
+            "secret": nodes.appwrite.recovery_secret(&id(user)),
+            "password": password,
+        });
+        let (status, _) = send(nodes.post(0, "reset-password").json(&new)).await;
+        assert_eq!(status, 204, "{at}");
+
+        // They join what is in flight, or come after it.
+        let late = tokens
+            .iter()
+            .flat_map(|token| [nodes.me(0, token), nodes.me(1, token)]);
+        let mut late: Vec<_> = late.collect();
+        for _ in 0..random.random_range(0..100) {
+            tokio::task::yield_now().await;
+        }
+        drop(gate);
+        for early in early {
+            early.await.unwrap();
+        }
+        for node in [1, 0] {
+            late.extend(tokens.iter().map(|token| nodes.me(node, token)));
+        }
+        for late in late {
+            assert_eq!(late.await.unwrap(), 401, "{at}");
+        }
+
+        // The user is back at once, and costs no more than before.
+        let login = json!({ "email": email(user), "password": password });
+        let (status, answer) = send(nodes.post(1, "login").json(&login)).await;
+        assert_eq!(status, 200, "{at}");
+        let token = answer["token"].as_str().unwrap();
+        let calls = nodes.appwrite.calls(Endpoint::Account);
+        assert_eq!(nodes.asks(0, token).await, 200, "{at}");
+        // Once more if the mark is too young to be sure that the validation knew of it.
+        let calls = nodes.appwrite.calls(Endpoint::Account) - calls;
+        assert!((1..=2).contains(&calls), "{at}: {calls} calls");
+        let calls = nodes.appwrite.calls(Endpoint::Account);
+        for node in [1, 0, 1, 0] {
+            assert_eq!(nodes.asks(node, token).await, 200, "{at}");
+        }
+        assert_eq!(nodes.appwrite.calls(Endpoint::Account), calls, "{at}");
+    }
+    assert_eq!(nodes.appwrite.violations(), [""; 0]);
+}

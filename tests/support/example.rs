@@ -1,0 +1,53 @@
+//! The example as a process, built by cargo.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use super::process::{Running, command};
+
+fn server() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test
+        .parent()
+        .unwrap()
+        .parent()
+        .unwrap()
+        .join("examples/server");
+    assert!(
+        built.exists(),
+        "run `cargo build --all-features --example server` first"
+    );
+    built
+}
+
+/// A server on a port that is free, with these settings and no others.
+pub fn start(settings: &[(&str, &str)]) -> Running {
+    let mut server = command(server());
+    for name in [
+        "APPWRITE_ENDPOINT",
+        "APPWRITE_PROJECT_ID",
+        "REDIS_URL",
+        "SESSION_CACHE_ENABLED",
+        "SESSION_CACHE_REDIS_DB",
+        "SESSION_CACHE_TTL_SECONDS",
+        "RUST_LOG",
+    ] {
+        server.env_remove(name);
+    }
+    server.env("LISTEN_ADDR", "127.0.0.1:0");
+    server.envs(settings.iter().copied());
+    let child = server.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    Running(child.unwrap())
+}
+
+/// What it says first: where it listens.
+pub fn url(server: &mut Running) -> String {
+    let mut line = String::new();
+    let stdout = server.0.stdout.take().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("listening on ");
+    url.unwrap_or_else(|| panic!("{line:?}")).to_owned()
+}
