@@ -490,6 +490,24 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
     }
 }
 
+#[tokio::test]
+async fn a_validation_that_a_logout_on_another_node_overtakes_lets_nobody_in() {
+    let redis = Redis::start();
+    let (one, _, _) = node(&redis);
+    let (cache, probe, layer) = node(&redis);
+    probe.hold();
+    let early = tokio::spawn({
+        let layer = layer.clone();
+        async move { ask(&layer, "t").await }
+    });
+    probe.wait_for_calls(1).await;
+    let _ = one.revoke_token(&token("t")).await.unwrap();
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401, "at once");
+    probe.let_go();
+    assert_eq!(soon("an answer", early).await.unwrap().unwrap_err(), 401);
+    assert_eq!((probe.calls(), cache.stats().stored), (1, 0));
+}
+
 async fn until_joined(cache: &SessionCache) {
     until("a second request to join", || cache.stats().joined == 1).await;
 }
