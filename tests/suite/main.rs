@@ -19,6 +19,7 @@ mod layer;
 mod nodes;
 mod outage;
 mod revocation;
+mod scripts;
 mod secrets;
 mod shared_cache;
 mod stress;

@@ -1,0 +1,59 @@
+//! The fill script by itself: the cases that no request can be made to meet without waiting.
+
+use bb8_redis::redis::cmd;
+
+use crate::support::redis::Redis;
+
+const FILL: &str = concat!(
+    include_str!("../../src/cache/redis/common.lua"),
+    include_str!("../../src/cache/redis/fill.lua"),
+);
+
+/// What becomes of a record whose lookup was at `fence` seconds.
+fn fill(redis: &Redis, fence: f64, run: &str) -> String {
+    let fence = format!("{:.0}", fence * 1e6);
+    let mut eval = cmd("EVAL");
+    eval.arg(FILL).arg(3).arg(&["record", "tomb", "mark"]);
+    eval.arg(&["", "", &fence, "10000000", "5000000", "300"]);
+    eval.arg(&["{\"seen_mark\":", "r1", "", run]);
+    let reply: Vec<String> = redis.run(&eval);
+    reply.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_process_that_slept_stores_nothing() {
+    let redis = Redis::start();
+    let now = redis.time();
+    assert_eq!(fill(&redis, now - 60.0, "r1"), "late");
+    assert_eq!(redis.get("record"), None);
+    assert_eq!(fill(&redis, now - 1.0, "r1"), "stored");
+    assert_eq!(
+        redis.get("record").unwrap(),
+        r#"{"seen_mark":null,"run":"r1"}"#
+    );
+}
+
+#[test]
+fn a_newer_record_is_kept_whoever_wrote_it() {
+    let redis = Redis::start();
+    let now = redis.time();
+    for newer in [
+        format!(r#"{{"fence":"{now:.6}"}}"#),
+        format!(r#"{{"cached_at": {now:.6}}}"#),
+        format!("sealed1:00:00:{now:.6}:x"),
+    ] {
+        redis.set("record", &newer);
+        assert_eq!(fill(&redis, now - 1.0, "r1"), "kept", "{newer}");
+        assert_eq!(redis.get("record").as_ref(), Some(&newer));
+        assert_eq!(fill(&redis, now + 1.0, "r1"), "stored", "{newer}");
+    }
+    redis.set("record", "garbage");
+    assert_eq!(fill(&redis, now, "r1"), "stored");
+}
+
+#[test]
+fn another_run_of_the_server_stores_nothing() {
+    let redis = Redis::start();
+    assert_eq!(fill(&redis, redis.time(), "r2"), "lost");
+    assert_eq!(redis.get("record"), None);
+}
