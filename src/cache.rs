@@ -331,8 +331,6 @@ impl SessionCache {
             return Fill::Stored;
         };
         match far {
-            // Not even looked at, so nobody knows what else was revoked.
-            Far::Seen(_) if self.is_denied(&key, Some(session.user.id())) => Fill::Unanswered,
             Far::Seen(far) => match redis.fill(&key, &far, session).await {
                 Filled::Stored => Fill::Stored,
                 Filled::Skipped => Fill::Skipped,
