@@ -1,9 +1,11 @@
 //! Redis dies, freezes, comes back, or was never there: every request is answered, and no
 //! revocation is lost on this node.
 
+use std::time::Duration;
+
 use tower_session_cache::{
-    Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheLayer, UserData,
-    ValidatedSession,
+    Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    UserData, ValidatedSession,
 };
 
 use crate::support::{
@@ -28,13 +30,20 @@ fn of_tier(
 
 /// With the default deadline of 250 ms, which only a dead server is to exceed.
 fn node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
-    let cache = SessionCache::builder().redis(url).unwrap().build().unwrap();
+    node_of(SessionCache::builder().redis(url).unwrap())
+}
+
+/// For what must be answered, however slow the machine is.
+fn patient_node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let builder = SessionCache::builder().redis(url).unwrap();
+    node_of(builder.redis_deadline(Duration::from_secs(20)))
+}
+
+fn node_of(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let cache = builder.build().unwrap();
     let probe = Probe::answering(of_tier("old"));
-    (
-        cache.clone(),
-        probe.clone(),
-        SessionCacheLayer::new(cache, probe),
-    )
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    (cache, probe, layer)
 }
 
 async fn until_served_from_redis(layer: &SessionCacheLayer<Probe>) {
@@ -79,7 +88,7 @@ async fn a_redis_that_is_not_there_at_the_start_is_used_as_soon_as_it_is() {
 async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url());
-    let (_, _, other) = node(&redis.url());
+    let (_, _, other) = patient_node(&redis.url());
     until_served_from_redis(&layer).await;
 
     redis.pause();
@@ -136,7 +145,7 @@ async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
 #[tokio::test]
 async fn a_restart_that_brings_old_data_back_is_not_believed() {
     let mut redis = Redis::start();
-    let (cache, probe, layer) = node(&redis.url());
+    let (cache, probe, layer) = patient_node(&redis.url());
     until_served_from_redis(&layer).await;
     redis.run::<()>(
         bb8_redis::redis::cmd("CONFIG")
@@ -227,7 +236,7 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
 async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not_stored() {
     let mut redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url());
-    let (other, _, warm) = node(&redis.url());
+    let (other, _, warm) = patient_node(&redis.url());
     until_served_from_redis(&warm).await;
     probe.hold();
     let early = tokio::spawn({
