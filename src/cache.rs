@@ -15,9 +15,11 @@ mod flights;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod key;
+mod life;
 mod local;
 mod record;
 mod redis;
+mod refresh;
 mod refusals;
 mod revoke;
 mod seal;
@@ -43,6 +45,7 @@ use self::{
     key::Naming,
     local::{Check, Local},
     redis::{Filled, Found, Redis, Verdict},
+    refresh::Refreshes,
     revoke::{Revoke, Undelivered},
     stripes::Seen,
     ticket::Far,
@@ -50,6 +53,7 @@ use self::{
 pub(crate) use self::{
     flights::{Arrival, Boarding, Flight},
     key::EntryKey,
+    redis::Replace,
     stats::{Counters, count},
 };
 use crate::{clock::Clock, session::Origin, token::SessionToken, validator::ValidatedSession};
@@ -87,8 +91,11 @@ struct Shared {
     clock: Clock,
     enabled: bool,
     flights: Flights,
+    refreshes: Refreshes,
     slots: Semaphore,
     validation_deadline: Duration,
+    /// For all that comes after a first lookup that was a miss.
+    miss_deadline: Duration,
     /// After so many microseconds no record from before can be usable any more.
     gives_up_after: u64,
     /// How long a revoked token stays refused, in microseconds.
@@ -241,27 +248,28 @@ impl SessionCache {
             _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
         };
         match far {
-            Found::Record(record) => {
+            Found::Record(record, due) => {
                 let user = record.user;
                 // In this order: a denial ends only after the change that replaces it.
                 if self.is_denied(key, Some(user.id())) {
                     return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
                 }
                 if !shared.local.is_unchanged(key, seen, user.id()) {
-                    return self.ask(key).await;
+                    return self.ask(key, Replace::Any).await;
                 }
                 Lookup::Hit(CachedSession {
                     user,
                     expires_at: record.expires_at,
                     origin: Origin::Redis,
+                    due,
                 })
             }
             found => self.missed(key, seen, found),
         }
     }
 
-    /// A lookup by someone who does not like what is stored.
-    pub(crate) async fn ask(&self, key: &EntryKey) -> Lookup {
+    /// A lookup by someone who does not like what is stored, or wants it validated again.
+    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Lookup {
         let shared = &*self.shared;
         let seen = shared.local.seen();
         if shared.local.refuses(key) {
@@ -269,7 +277,7 @@ impl SessionCache {
         }
         match &shared.redis {
             Some(redis) if shared.enabled => {
-                let found = redis.ask(key).await;
+                let found = redis.ask(key, replace).await;
                 self.missed(key, seen, found)
             }
             _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
@@ -280,7 +288,7 @@ impl SessionCache {
         let far = match found {
             Found::Refused => return Lookup::Revoked,
             Found::Nothing(far) if !self.is_denied(key, None) => Far::Seen(far),
-            Found::Nothing(_) | Found::Record(_) | Found::Unanswered => Far::Unanswered,
+            Found::Nothing(_) | Found::Record(..) | Found::Unanswered => Far::Unanswered,
         };
         Lookup::Miss(self.ticket(key, seen, far))
     }
@@ -294,6 +302,14 @@ impl SessionCache {
     pub(crate) fn remember_refusal(&self, ticket: &Ticket) {
         if self.shared.enabled {
             self.shared.local.remember_refusal(&ticket.key, ticket.seen);
+        }
+    }
+
+    /// The same, and what is cached ends with it.
+    pub(crate) async fn evict(&self, ticket: &Ticket) {
+        self.shared.local.evict(&ticket.key);
+        if let (Some(redis), Far::Seen(seen)) = (&self.shared.redis, &ticket.far) {
+            redis.evict(&ticket.key, seen).await;
         }
     }
 
@@ -317,7 +333,7 @@ impl SessionCache {
             Check::Refused => return Fill::Revoked,
             Check::Ended => return Fill::Ended,
             Check::Moved => {
-                return match self.ask(&key).await {
+                return match self.ask(&key, Replace::Any).await {
                     Lookup::Miss(ticket) => Fill::Overtaken(ticket),
                     Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
                 };
@@ -373,6 +389,10 @@ impl SessionCache {
 
     pub(crate) fn validation_deadline(&self) -> Duration {
         self.shared.validation_deadline
+    }
+
+    pub(crate) fn miss_deadline(&self) -> Duration {
+        self.shared.miss_deadline
     }
 
     pub(crate) fn counters(&self) -> &Counters {

@@ -20,8 +20,8 @@ use tokio::runtime::Handle;
 
 use crate::{
     cache::{
-        Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, SessionCache, Ticket,
-        count,
+        Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, Replace, SessionCache,
+        Ticket, count,
     },
     outcome::{Denied, Outcome, Resolved},
     session::Origin,
@@ -79,11 +79,11 @@ impl<V> Resolver<V> {
 
 impl<V: SessionValidator> Resolver<V> {
     /// What can be answered without waiting.
-    pub(crate) fn near(&self, key: &EntryKey) -> Option<Outcome> {
+    pub(crate) fn near(&self, token: &SessionToken, key: &EntryKey) -> Option<Outcome> {
         match self.cache.near(key)? {
             Lookup::Hit(hit) if self.validator.accepts(&hit.user) => {
                 count(&self.cache.counters().hits);
-                Some(Ok(served_by(hit)))
+                Some(Ok(self.serve(hit, token, key)))
             }
             Lookup::Revoked => Some(Err(Denied::Revoked)),
             Lookup::Hit(_) | Lookup::Miss(_) => None,
@@ -92,88 +92,127 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Waits for the answer; dropping the future stops no validation that others wait for.
     pub(crate) async fn resolve(self, token: SessionToken, key: EntryKey) -> Outcome {
-        let mut counted = false;
-        for _ in 0..TURNS {
-            let landings = self.cache.landings();
-            let ticket = match self.look_up(&key).await {
-                Ok(outcome) => {
-                    if outcome.is_ok() && !counted {
-                        count(&self.cache.counters().hits);
-                    }
-                    return outcome;
+        if Handle::try_current().is_err() {
+            tracing::error!("the session cache must be polled inside of a Tokio runtime");
+            return unavailable("no Tokio runtime");
+        }
+        let landings = self.cache.landings();
+        match self.look_up(&token, &key).await {
+            Ok(outcome) => {
+                if outcome.is_ok() {
+                    count(&self.cache.counters().hits);
                 }
-                Err(ticket) => ticket,
-            };
-            if !std::mem::replace(&mut counted, true) {
-                count(&self.cache.counters().misses);
+                outcome
             }
-            let landing = if self.cache.is_enabled() {
-                match self.cache.board(&key, landings) {
-                    Boarding::Begin {
-                        flight,
-                        landing,
-                        is_fresh,
-                    } => {
-                        let ticket = is_fresh.then_some(ticket);
-                        self.begin(flight, token.clone(), key.clone(), ticket)?;
-                        landing
-                    }
-                    Boarding::Join(landing) => {
-                        count(&self.cache.counters().joined);
-                        landing
-                    }
-                    Boarding::Full => {
-                        return Err(ValidationError::unavailable(
-                            "too many sessions are being validated at once",
-                        )
-                        .into());
-                    }
-                }
-            } else {
-                let (flight, landing) = self.cache.fly_alone();
-                self.begin(flight, token.clone(), key.clone(), Some(ticket))?;
-                landing
-            };
-            match landing.arrival().await {
+            Err(ticket) => {
+                count(&self.cache.counters().misses);
+                let answer = self.miss(&token, &key, ticket, landings);
+                tokio::time::timeout(self.cache.miss_deadline(), answer)
+                    .await
+                    .unwrap_or_else(|_| unavailable("no answer within the request deadline"))
+            }
+        }
+    }
+
+    async fn miss(
+        &self,
+        token: &SessionToken,
+        key: &EntryKey,
+        mut ticket: Ticket,
+        mut landings: u64,
+    ) -> Outcome {
+        for _ in 0..TURNS {
+            match self.wait(token, key, ticket, landings).await? {
                 Arrival::Outcome(outcome) => return outcome,
                 Arrival::TooLate => {}
                 Arrival::Crashed => {
-                    return Err(ValidationError::unavailable(
-                        "the validation ended without an answer",
-                    )
-                    .into());
+                    return unavailable("the validation ended without an answer");
                 }
             }
+            landings = self.cache.landings();
+            ticket = match self.look_up(token, key).await {
+                Ok(outcome) => return outcome,
+                Err(ticket) => ticket,
+            };
         }
-        Err(ValidationError::unavailable("Redis answers lookups, but not what follows them").into())
+        unavailable("Redis answers lookups, but not what follows them")
     }
 
-    fn begin(
+    /// One flight, a new one or somebody else's.
+    async fn wait(
         &self,
-        flight: Flight,
-        token: SessionToken,
-        key: EntryKey,
-        ticket: Option<Ticket>,
-    ) -> Result<(), Denied> {
+        token: &SessionToken,
+        key: &EntryKey,
+        ticket: Ticket,
+        landings: u64,
+    ) -> Result<Arrival, Denied> {
+        let landing = if self.cache.is_enabled() {
+            match self.cache.board(key, landings) {
+                Boarding::Begin {
+                    flight,
+                    landing,
+                    is_fresh,
+                } => {
+                    let start = if is_fresh {
+                        Start::Seen(ticket)
+                    } else {
+                        Start::LookUp
+                    };
+                    self.begin(flight, token.clone(), key.clone(), start);
+                    landing
+                }
+                Boarding::Join(landing) => {
+                    count(&self.cache.counters().joined);
+                    landing
+                }
+                Boarding::Full => {
+                    let full = "too many sessions are being validated at once";
+                    return Err(ValidationError::unavailable(full).into());
+                }
+            }
+        } else {
+            let (flight, landing) = self.cache.fly_alone();
+            self.begin(flight, token.clone(), key.clone(), Start::Seen(ticket));
+            landing
+        };
+        Ok(landing.arrival().await)
+    }
+
+    /// A session from the cache; if it is time, it is validated again behind the request's back.
+    fn serve(&self, hit: CachedSession, token: &SessionToken, key: &EntryKey) -> Resolved {
+        if let Some(due) = hit.due
+            && self.pause().is_none()
+            && let Some(flight) = self.cache.refresh(key, due)
+        {
+            count(&self.cache.counters().refreshes);
+            self.begin(flight, token.clone(), key.clone(), Start::Refresh);
+        }
+        Resolved {
+            user: hit.user,
+            expires_at: hit.expires_at,
+            origin: hit.origin,
+        }
+    }
+
+    fn begin(&self, flight: Flight, token: SessionToken, key: EntryKey, start: Start) {
+        // Without a runtime a session is not refreshed, and goes on to its end.
         let Ok(runtime) = Handle::try_current() else {
-            tracing::error!("the session cache must be polled inside of a Tokio runtime");
-            return Err(ValidationError::unavailable("no Tokio runtime").into());
+            return;
         };
         let resolver = self.clone();
         runtime.spawn(async move {
-            let (mut flight, mut ticket) = (flight, ticket);
+            let (mut flight, mut start) = (flight, start);
             loop {
                 let mut is_checked = true;
                 let outcome = resolver
-                    .fly(&flight, &token, &key, ticket, &mut is_checked)
+                    .fly(&flight, &token, &key, start, &mut is_checked)
                     .await;
                 match flight.land(outcome, is_checked) {
-                    Some(next) => (flight, ticket) = (next, None),
+                    Some(next) => (flight, start) = (next, Start::LookUp),
                     None => break,
                 }
             }
         });
-        Ok(())
     }
 
     async fn fly(
@@ -181,18 +220,22 @@ impl<V: SessionValidator> Resolver<V> {
         flight: &Flight,
         token: &SessionToken,
         key: &EntryKey,
-        ticket: Option<Ticket>,
+        start: Start,
         is_checked: &mut bool,
     ) -> Outcome {
-        let ticket = match ticket {
-            Some(ticket) => ticket,
-            None => match self.look_up(key).await {
+        let ticket = match start {
+            Start::Seen(ticket) => ticket,
+            Start::Refresh => match self.cache.ask(key, Replace::ThatOne).await {
+                Lookup::Miss(ticket) => ticket,
+                Lookup::Hit(_) | Lookup::Revoked => return Err(Denied::Revoked),
+            },
+            Start::LookUp => match self.look_up(token, key).await {
                 Err(ticket) => ticket,
                 // An earlier flight landed after the request's own lookup. What is served to
                 // those who have joined must be looked up after the last of them did.
                 Ok(_) => {
                     flight.close();
-                    match self.look_up(key).await {
+                    match self.look_up(token, key).await {
                         Err(ticket) => ticket,
                         Ok(outcome) => return outcome,
                     }
@@ -214,13 +257,15 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// The cache's answer, or the ticket for the validation that it takes.
-    async fn look_up(&self, key: &EntryKey) -> Result<Outcome, Ticket> {
+    async fn look_up(&self, token: &SessionToken, key: &EntryKey) -> Result<Outcome, Ticket> {
         let lookup = match self.cache.lookup(key).await {
-            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => self.cache.ask(key).await,
+            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => {
+                self.cache.ask(key, Replace::Any).await
+            }
             lookup => lookup,
         };
         match lookup {
-            Lookup::Hit(hit) => Ok(Ok(served_by(hit))),
+            Lookup::Hit(hit) => Ok(Ok(self.serve(hit, token, key))),
             Lookup::Miss(_) if self.cache.was_refused(key) => {
                 Ok(Err(ValidationError::invalid().into()))
             }
@@ -239,29 +284,35 @@ impl<V: SessionValidator> Resolver<V> {
             let paused = "the identity provider asked to be left alone for a while";
             return Err(ValidationError::unavailable(paused).with_retry_after(left));
         }
+        let mut has_begun = false;
         let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
             let _slot = self.cache.slot().await;
+            has_begun = true;
             count(&self.cache.counters().validations);
             self.validator.validate(token.clone()).await
         })
-        .await
-        .unwrap_or_else(|_| {
-            Err(ValidationError::unavailable(
-                "the validator did not answer within the validation deadline",
-            ))
-        })
-        .and_then(|session| {
-            if session.user.id().is_empty() {
-                Err(ValidationError::unavailable(
-                    "the validator answered with a user that has no id",
-                ))
-            } else {
-                Ok(session)
-            }
-        });
+        .await;
+        let answer = answer
+            .unwrap_or_else(|_| {
+                Err(ValidationError::unavailable(if has_begun {
+                    "the validator did not answer within the validation deadline"
+                } else {
+                    "as many validations as may run at once took all of the validation deadline"
+                }))
+            })
+            .and_then(|session| {
+                if session.user.id().is_empty() {
+                    Err(ValidationError::unavailable(
+                        "the validator answered with a user that has no id",
+                    ))
+                } else {
+                    Ok(session)
+                }
+            });
         match &answer {
             Err(error) if error.is_refused() => {
                 count(&self.cache.counters().refused);
+                self.cache.evict(ticket).await;
                 if error.kind() == ValidationErrorKind::Invalid {
                     self.cache.remember_refusal(ticket);
                 }
@@ -295,12 +346,18 @@ impl<V> Resolver<V> {
     }
 }
 
-fn served_by(hit: CachedSession) -> Resolved {
-    Resolved {
-        user: hit.user,
-        expires_at: hit.expires_at,
-        origin: hit.origin,
-    }
+/// What a flight begins with.
+enum Start {
+    /// What the request's own lookup saw.
+    Seen(Ticket),
+    /// A lookup of its own, which may find that there is nothing to ask.
+    LookUp,
+    /// A lookup of its own for a session that is cached, but not for long.
+    Refresh,
+}
+
+fn unavailable(why: &'static str) -> Outcome {
+    Err(ValidationError::unavailable(why).into())
 }
 
 fn served(fill: &Fill, session: ValidatedSession) -> Outcome {

@@ -87,7 +87,7 @@ where
             Err(rejection) => rejection,
             Ok(token) => {
                 let key = resolver.key(&token);
-                match resolver.near(&key) {
+                match resolver.near(&token, &key) {
                     Some(Ok(resolved)) => {
                         admit(&mut request, token, resolved);
                         return ResponseFuture::passed(self.inner.call(request));

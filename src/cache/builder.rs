@@ -9,8 +9,10 @@ use super::{
     accept::SLACK as SLACK_MICROS,
     flights::Flights,
     key::Naming,
+    life::Lifetimes,
     local::Local,
-    redis::{self, Limits, Redis},
+    redis::{self, Deadlines, Limits, Redis},
+    refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
     stats::Counters,
@@ -39,6 +41,10 @@ pub struct SessionCacheBuilder {
     redis: Option<RedisUrl>,
     redis_db: u16,
     redis_deadline: Duration,
+    redis_connect_deadline: Duration,
+    redis_checkout_deadline: Option<Duration>,
+    request_deadline: Option<Duration>,
+    refresh_ahead: u8,
     key_prefix: String,
     pepper: Option<SecretKey>,
     previous_pepper: Option<SecretKey>,
@@ -77,6 +83,10 @@ impl SessionCacheBuilder {
             redis: None,
             redis_db: 2,
             redis_deadline: Duration::from_millis(250),
+            redis_connect_deadline: Duration::from_secs(1),
+            redis_checkout_deadline: None,
+            request_deadline: None,
+            refresh_ahead: 80,
             key_prefix: String::new(),
             pepper: None,
             previous_pepper: None,
@@ -134,13 +144,53 @@ impl SessionCacheBuilder {
         self
     }
 
-    /// How long any one call to Redis may take, waiting for a connection included. Defaults to
-    /// 250 milliseconds; must not be 0.
+    /// How long a lookup, a fill or a revocation may wait for Redis in all. Defaults to 250
+    /// milliseconds; must not be 0.
     ///
     /// A lookup that takes longer makes the request a miss, and a revocation is then
     /// [queued](super::RevokeErrorKind::Queued).
     pub fn redis_deadline(mut self, deadline: Duration) -> Self {
         self.redis_deadline = deadline;
+        self
+    }
+
+    /// How much of [`redis_deadline`](Self::redis_deadline) may pass until there is a connection
+    /// to use, which matters only while none is up. Defaults to all of it; must be neither 0 nor
+    /// longer.
+    pub fn redis_checkout_deadline(mut self, deadline: Duration) -> Self {
+        self.redis_checkout_deadline = Some(deadline);
+        self
+    }
+
+    /// How long it may take to make a connection to Redis: TCP, TLS, authentication and loading
+    /// the scripts. Defaults to a second; must not be 0. Connections are made in the background,
+    /// so it may well exceed what a request waits.
+    pub fn redis_connect_deadline(mut self, deadline: Duration) -> Self {
+        self.redis_connect_deadline = deadline;
+        self
+    }
+
+    /// How long a request may wait here in all, whatever happens; then it is answered with 503.
+    /// Defaults to the longest orderly way: a lookup, and twice a validation and a fill (when a
+    /// revocation comes between, the identity provider is asked once more). With the other
+    /// defaults that is 10.75 seconds.
+    ///
+    /// Less is refused: to keep within a budget of your own, lower
+    /// [`validation_deadline`](Self::validation_deadline) as well.
+    pub fn request_deadline(mut self, deadline: Duration) -> Self {
+        self.request_deadline = Some(deadline);
+        self
+    }
+
+    /// After how many percent of its time in the cache a session that is in use is validated again
+    /// in the background, so that its user never waits for the identity provider. Defaults to 80;
+    /// 100 turns it off, and 0 is refused.
+    ///
+    /// It happens once for each record and process, when a request meets the session after that
+    /// time, and never when all [`max_validations`](Self::max_validations) are taken. A refusal
+    /// ends the session at once; a failure leaves it to its TTL.
+    pub fn refresh_ahead(mut self, percent: u8) -> Self {
+        self.refresh_ahead = percent;
         self
     }
 
@@ -199,6 +249,8 @@ impl SessionCacheBuilder {
 
     /// How long a validated session is served without asking again, and never beyond its own
     /// expiry. Defaults to 5 minutes; must be at least a second.
+    ///
+    /// Each session gets up to a tenth less, so that those cached together do not end together.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self
@@ -295,6 +347,34 @@ impl SessionCacheBuilder {
                 "the Redis deadline must be longer than zero, for example 250 milliseconds",
             ));
         }
+        if self.redis_connect_deadline.is_zero() {
+            return Err(ConfigError(
+                "the deadline for connecting to Redis must be longer than zero, for example 1 \
+                 second",
+            ));
+        }
+        let checkout = self.redis_checkout_deadline.unwrap_or(self.redis_deadline);
+        if checkout.is_zero() || checkout > self.redis_deadline {
+            return Err(ConfigError(
+                "the deadline for a connection to Redis is a part of the Redis deadline; set \
+                 redis_checkout_deadline to as much or less, but not to 0",
+            ));
+        }
+        if !(1..=100).contains(&self.refresh_ahead) {
+            return Err(ConfigError(
+                "refresh_ahead is a percentage of the time in the cache, from 1 to 100; 80 is \
+                 usual, and 100 turns it off",
+            ));
+        }
+        if self
+            .request_deadline
+            .is_some_and(|budget| budget < self.longest_way())
+        {
+            return Err(ConfigError(
+                "request_deadline has no room for a lookup and twice a validation and a fill; set \
+                 it to three times redis_deadline and twice validation_deadline, or lower these",
+            ));
+        }
         let without = |current: &Option<SecretKey>, previous: &Option<SecretKey>| {
             current.is_none() && previous.is_some()
         };
@@ -307,8 +387,13 @@ impl SessionCacheBuilder {
             ));
         }
         let limits = Limits {
-            deadline: self.redis_deadline,
+            deadlines: Deadlines {
+                connect: self.redis_connect_deadline,
+                checkout,
+                call: self.redis_deadline,
+            },
             ttl: self.ttl,
+            lifetimes: self.lifetimes(),
             validation_deadline: self.validation_deadline,
             longest_session: self.longest_session,
             tombstone_ttl: TOMBSTONE_TTL,
@@ -334,12 +419,17 @@ impl SessionCacheBuilder {
         let gives_up_after = micros(self.oldest_record());
         let verdict_ttl = micros(self.longest_session);
         let clock = self.clock.clone();
+        let lifetimes = self.lifetimes();
+        let miss_deadline = self
+            .request_deadline
+            .unwrap_or_else(|| self.longest_way())
+            .saturating_sub(self.redis_deadline);
         SessionCache {
             shared: Arc::new(Shared {
                 local: Local::new(
                     capacity,
                     clock,
-                    micros(self.ttl),
+                    lifetimes,
                     verdict_ttl,
                     micros(self.negative_ttl),
                 ),
@@ -349,14 +439,27 @@ impl SessionCacheBuilder {
                 clock: self.clock,
                 enabled: self.enabled,
                 flights: Flights::default(),
+                refreshes: Refreshes::new(),
                 slots: Semaphore::new(self.max_validations),
                 validation_deadline: self.validation_deadline,
+                miss_deadline,
                 gives_up_after,
                 verdict_ttl,
                 counters: Counters::default(),
             }),
             namespace: None,
         }
+    }
+
+    fn lifetimes(&self) -> Lifetimes {
+        Lifetimes::new(micros(self.ttl), self.refresh_ahead)
+    }
+
+    /// What a request waits for when nothing but a revocation comes between.
+    fn longest_way(&self) -> Duration {
+        let validation_and_fill = self.validation_deadline.saturating_add(self.redis_deadline);
+        self.redis_deadline
+            .saturating_add(validation_and_fill.saturating_mul(2))
     }
 
     /// How old a record may be that is still usable.

@@ -83,6 +83,13 @@ impl TokenKey {
         hex(&self.digest[..if self.is_peppered { 32 } else { 16 }])
     }
 
+    /// A number that differs between tokens, and for one token between salts.
+    pub(super) fn spread(&self, salt: u64) -> u64 {
+        let [.., a, b, c, d, e, f, g, h] = self.digest;
+        // An odd constant near the golden ratio carries every bit to the top.
+        (u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
     /// Which of `count` stripes the token belongs to.
     pub(super) fn stripe(&self, count: usize) -> usize {
         let [a, b, c, d, ..] = self.digest;

@@ -13,6 +13,8 @@ use quick_cache::sync::Cache;
 
 use super::{
     key::EntryKey,
+    life::Lifetimes,
+    refresh::Due,
     refusals::Refusals,
     stripes::{Seen, Stripes, UserStripe},
     ticket::CachedSession,
@@ -34,7 +36,7 @@ pub(super) struct Local {
     verdicts: Mutex<Verdicts>,
     refusals: Refusals,
     clock: Clock,
-    ttl: u64,
+    lifetimes: Lifetimes,
     verdict_ttl: u64,
 }
 
@@ -43,6 +45,7 @@ struct Entry {
     user: UserData,
     expires_at: Option<DateTime<Utc>>,
     usable_until: u64,
+    refresh_at: u64,
     seen: Seen,
     user_stripe: UserStripe,
 }
@@ -60,7 +63,7 @@ impl Local {
     pub(super) fn new(
         capacity: NonZeroUsize,
         clock: Clock,
-        ttl: u64,
+        lifetimes: Lifetimes,
         verdict_ttl: u64,
         negative_ttl: u64,
     ) -> Self {
@@ -70,7 +73,7 @@ impl Local {
             verdicts: Mutex::new(Verdicts::new(capacity.get())),
             refusals: Refusals::new(MAX_REFUSALS, clock.clone(), negative_ttl),
             clock,
-            ttl,
+            lifetimes,
             verdict_ttl,
         }
     }
@@ -78,7 +81,8 @@ impl Local {
     /// The near lookup: a usable entry, or nothing.
     pub(super) fn hit(&self, key: &EntryKey) -> Option<CachedSession> {
         let entry = self.entries.get(key)?;
-        let live = self.clock.elapsed() < entry.usable_until
+        let now = self.clock.elapsed();
+        let live = now < entry.usable_until
             && !ended(entry.expires_at, &self.clock)
             && self
                 .stripes
@@ -88,6 +92,7 @@ impl Local {
                 user: entry.user,
                 expires_at: entry.expires_at,
                 origin: Origin::Local,
+                due: (now >= entry.refresh_at).then_some(Due(entry.usable_until.cast_signed())),
             })
         } else {
             let seen = entry.seen;
@@ -122,12 +127,19 @@ impl Local {
 
     /// A revocation between the check and this does no harm: every hit compares `seen`.
     pub(super) fn store(&self, key: EntryKey, seen: Seen, session: &ValidatedSession) {
+        let now = self.clock.elapsed();
+        let left = session
+            .expires_at
+            .map(|at| wall_micros(at).saturating_sub(self.clock.wall()));
+        let life = self.lifetimes.life(&key.token, now.cast_signed(), left);
+        let refresh_after = self.lifetimes.refresh_after(life).unwrap_or(u64::MAX);
         self.entries.insert(
             key,
             Entry {
                 user: session.user.clone(),
                 expires_at: session.expires_at,
-                usable_until: self.clock.elapsed().saturating_add(self.ttl),
+                usable_until: now.saturating_add(life),
+                refresh_at: now.saturating_add(refresh_after),
                 seen,
                 user_stripe: self.stripes.user(session.user.id()),
             },
@@ -136,6 +148,11 @@ impl Local {
 
     pub(super) fn invalidate_token(&self, key: &EntryKey) {
         self.stripes.revoke_token(&key.token);
+        self.entries.remove(key);
+    }
+
+    /// The identity provider has refused its token.
+    pub(super) fn evict(&self, key: &EntryKey) {
         self.entries.remove(key);
     }
 

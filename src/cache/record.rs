@@ -126,6 +126,13 @@ impl Record {
             cause,
         })
     }
+
+    /// The time of the lookup before its validation; of the peer's records that of storing.
+    pub(super) fn since(&self) -> Stamp {
+        self.cause
+            .as_ref()
+            .map_or(self.cached_at, |cause| cause.fence)
+    }
 }
 
 /// Nothing for a text that is no date, which spoils the record.

@@ -25,18 +25,25 @@ use bb8_redis::redis::{
 };
 use quick_cache::sync::Cache;
 
+pub(super) use self::pool::Deadlines;
 use self::{
-    pool::{Links, Unanswered},
+    breaker::Effect,
+    pool::{Call, Links, Unanswered},
     scripts::Script,
 };
 use super::{
     accept::{self, Beside, Mark, Moment, SLACK, Tomb},
     key::{EntryKey, TokenKey},
+    life::Lifetimes,
     record::{self, MAX_RECORD, Record},
+    refresh::Due,
     seal::{self, Opened, Sealing},
     stamp::Stamp,
 };
-use crate::{clock::Clock, validator::ValidatedSession};
+use crate::{
+    clock::{Clock, wall_micros},
+    validator::ValidatedSession,
+};
 
 pub(super) struct Redis {
     links: Links,
@@ -53,8 +60,9 @@ pub(super) struct Redis {
 /// What the protocol is told, in the units in which it speaks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    pub(super) deadline: Duration,
+    pub(super) deadlines: Deadlines,
     pub(super) ttl: Duration,
+    pub(super) lifetimes: Lifetimes,
     pub(super) validation_deadline: Duration,
     pub(super) longest_session: Duration,
     pub(super) tombstone_ttl: Duration,
@@ -63,7 +71,8 @@ pub(super) struct Limits {
 
 /// What a lookup found in Redis.
 pub(super) enum Found {
-    Record(Box<Record>),
+    /// Due when it is time to validate it again.
+    Record(Box<Record>, Option<Due>),
     Nothing(Box<Seen>),
     Refused,
     Unanswered,
@@ -77,6 +86,8 @@ pub(super) struct Seen {
     fence: Stamp,
     tomb: Option<Tomb>,
     mark: SeenMark,
+    /// The very record that a fill may replace, and no other.
+    over: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,6 +98,15 @@ enum SeenMark {
         name: String,
         mark: Option<Mark>,
     },
+}
+
+/// Which standing record the fill after a lookup may replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// Any that is not newer.
+    Any,
+    /// The very one that the lookup found.
+    ThatOne,
 }
 
 /// What became of a session that was to be stored in Redis.
@@ -117,7 +137,7 @@ impl Redis {
         limits: Limits,
     ) -> Result<Self, bb8_redis::redis::RedisError> {
         Ok(Self {
-            links: Links::new(server, limits.deadline)?,
+            links: Links::new(server, limits.deadlines, format!("{prefix}session_probe"))?,
             prefix,
             sealing,
             clock,
@@ -132,40 +152,47 @@ impl Redis {
     /// only where the record's user is written in a way that the script does not see through, and
     /// for a miss while the pepper is being changed.
     pub(super) async fn lookup(&self, key: &EntryKey) -> Found {
+        let call = self.links.call(Effect::Reads);
         if let Some(mark) = self.hints.get(&key.token) {
-            match self.known(key, &mark).await {
-                Ok(Some(record)) => return Found::Record(Box::new(record)),
+            match self.known(&call, key, &mark).await {
+                Ok(Some((record, due))) => return Found::Record(Box::new(record), due),
                 Ok(None) => {
                     self.hints.remove(&key.token);
                 }
                 Err(Unanswered) => return Found::Unanswered,
             }
         }
-        self.both_names(key, true).await
+        self.both_names(&call, key, None).await
     }
 
-    /// A lookup that disregards what is stored.
-    pub(super) async fn ask(&self, key: &EntryKey) -> Found {
-        self.both_names(key, false).await
+    /// A lookup that serves nothing of what is stored.
+    pub(super) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
+        let call = self.links.call(Effect::Reads);
+        self.both_names(&call, key, Some(replace)).await
     }
 
-    async fn both_names(&self, key: &EntryKey, serve: bool) -> Found {
-        let found = self.script_lookup(key, serve).await;
+    async fn both_names(&self, call: &Call<'_>, key: &EntryKey, replace: Option<Replace>) -> Found {
+        let found = self.script_lookup(call, key, replace).await;
         let (Ok(Found::Nothing(_)), Some(previous)) = (&found, key.previous()) else {
             return found.unwrap_or(Found::Unanswered);
         };
-        match self.script_lookup(&previous, serve).await {
+        match self.script_lookup(call, &previous, replace).await {
             Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
             other => other.unwrap_or(Found::Unanswered),
         }
     }
 
     /// The shortcut: it can only accept records of our own, of the very user that was expected.
-    async fn known(&self, key: &EntryKey, mark_name: &str) -> Result<Option<Record>, Unanswered> {
+    async fn known(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        mark_name: &str,
+    ) -> Result<Option<(Record, Option<Due>)>, Unanswered> {
         let keys = self.keys(key);
         let mut mget = cmd("MGET");
         mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(mark_name)]);
-        let answer = self.links.send(&mget).await?;
+        let answer = call.send(&mget).await?;
         let Some([record, tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
             return Ok(None);
         };
@@ -181,25 +208,33 @@ impl Redis {
         let accepted = record.cause.is_some()
             && name == mark_name
             && accept::accepts(&record, &beside, &moment, self.max_age());
-        Ok(accepted.then_some(record))
+        Ok(accepted.then(|| {
+            let due = self.due(key, &record, moment.time);
+            (record, due)
+        }))
     }
 
-    async fn script_lookup(&self, key: &EntryKey, serve: bool) -> Result<Found, Unanswered> {
+    async fn script_lookup(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        replace: Option<Replace>,
+    ) -> Result<Found, Unanswered> {
         let keys = self.keys(key);
-        let mut seen = self.look(&keys, None).await?;
+        let mut seen = self.look(call, &keys, None).await?;
         let decoded = seen
             .value
             .as_deref()
             .and_then(|value| self.decode(&keys, value));
         let Some((record, mark_name)) = decoded else {
-            return Ok(self.nothing(seen, None));
+            return Ok(nothing(seen, None, None));
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text; the mark counts only for who we read.
-            let again = self.look(&keys, Some(&mark_name)).await?;
+            let again = self.look(call, &keys, Some(&mark_name)).await?;
             // What stands there now may be another's already.
             if again.value != seen.value {
-                return Ok(self.nothing(again, None));
+                return Ok(nothing(again, None, None));
             }
             seen = again;
         }
@@ -209,21 +244,44 @@ impl Redis {
             Some(_) => Stamp(self.clock.wall()),
         };
         let moment = self.moment(time, Arc::clone(&seen.run));
-        if serve && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
+        if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
                 self.hints.insert(key.token, mark_name.into());
             }
-            return Ok(Found::Record(Box::new(record)));
+            let due = self.due(key, &record, time);
+            return Ok(Found::Record(Box::new(record), due));
         }
         if accept::has_ended(record.expires_at, moment.wall)
             && let Some(value) = &seen.value
         {
-            let _ = self
-                .links
-                .run(Script::Drop, &[&keys.record], &[value])
-                .await;
+            let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
         }
-        Ok(self.nothing(seen, Some(mark_name)))
+        let over = seen
+            .value
+            .take()
+            .filter(|_| replace == Some(Replace::ThatOne));
+        Ok(nothing(seen, Some(mark_name), over))
+    }
+
+    /// Deletes the record that was to be replaced, since the identity provider refused its token.
+    pub(super) async fn evict(&self, key: &EntryKey, seen: &Seen) {
+        if let Some(over) = &seen.over {
+            let keys = self.keys(key);
+            let call = self.links.call(Effect::Writes);
+            // What it does not reach ends with its TTL.
+            let _ = call.run(Script::Drop, &[&keys.record], &[over]).await;
+        }
+    }
+
+    fn due(&self, key: &EntryKey, record: &Record, now: Stamp) -> Option<Due> {
+        let since = record.since();
+        let left = record
+            .expires_at
+            .map(|at| wall_micros(at).saturating_sub(since.0));
+        let lifetimes = &self.limits.lifetimes;
+        let life = lifetimes.life(&key.token, since.0, left);
+        let after = i64::try_from(lifetimes.refresh_after(life)?).unwrap_or(i64::MAX);
+        (now.0.saturating_sub(since.0) >= after).then_some(Due(since.0))
     }
 
     /// The record that a value is, and the name of its user's mark.
@@ -265,30 +323,18 @@ impl Redis {
         }
     }
 
-    fn nothing(&self, seen: Looked, mark_name: Option<String>) -> Found {
-        let Beside { tomb, mark } = seen.beside;
-        if tomb.as_ref().is_some_and(Tomb::refuses) {
-            return Found::Refused;
-        }
-        Found::Nothing(Box::new(Seen {
-            run: seen.run,
-            fence: seen.time,
-            tomb,
-            mark: match mark_name {
-                Some(name) => SeenMark::Read { name, mark },
-                None => SeenMark::Unread,
-            },
-        }))
-    }
-
     /// The lookup script; the mark is that of the user in the record unless it is named.
-    async fn look(&self, keys: &Keys, mark_name: Option<&str>) -> Result<Looked, Unanswered> {
+    async fn look(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<Looked, Unanswered> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
         let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
-        let answer = self
-            .links
+        let answer = call
             .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
             .await?;
         type Reply = (
@@ -335,7 +381,8 @@ impl Redis {
         session: &ValidatedSession,
     ) -> Result<Filled, Unanswered> {
         // It has ended since it was validated, and nothing was compared.
-        let ttl = self.effective_ttl(session).ok_or(Unanswered)?;
+        let ttl = self.effective_ttl(key, seen, session).ok_or(Unanswered)?;
+        let call = self.links.call(Effect::Writes);
         let keys = self.keys(key);
         let mark_name = self.mark_name(session.user.id());
         let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
@@ -356,7 +403,7 @@ impl Redis {
         // Mark, run and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
             self.warned.too_long();
-            return Ok(match self.recheck(&keys, seen, &mark_name).await? {
+            return Ok(match self.recheck(&call, &keys, seen, &mark_name).await? {
                 Ok(_) => Filled::Skipped,
                 Err(filled) => filled,
             });
@@ -366,7 +413,7 @@ impl Redis {
             Some(sealing) => {
                 // Sealed is what Redis cannot complete, so the mark must be known before.
                 if mark == "?" {
-                    match self.recheck(&keys, seen, &mark_name).await? {
+                    match self.recheck(&call, &keys, seen, &mark_name).await? {
                         Ok(text) => mark = text,
                         Err(filled) => return Ok(filled),
                     }
@@ -380,8 +427,8 @@ impl Redis {
             }
         };
         let longest = micros(self.limits.validation_deadline).saturating_add(SLACK);
-        let answer = self
-            .links
+        let over = seen.over.as_deref().unwrap_or_default();
+        let answer = call
             .run(
                 Script::Fill,
                 &[&keys.record, &keys.tomb, &self.mark_key(&mark_name)],
@@ -395,6 +442,7 @@ impl Redis {
                     &value,
                     seen.run.as_bytes(),
                     is_sealed.as_bytes(),
+                    over,
                 ],
             )
             .await?;
@@ -415,6 +463,7 @@ impl Redis {
                     name: mark_name,
                     mark: field(2).map(Mark::parse),
                 },
+                over: seen.over.clone(),
             }))),
             // `lost` among them: what this server knows says nothing of the time before.
             _ => Err(Unanswered),
@@ -425,11 +474,12 @@ impl Redis {
     /// ends.
     async fn recheck(
         &self,
+        call: &Call<'_>,
         keys: &Keys,
         seen: &Seen,
         mark_name: &str,
     ) -> Result<Result<String, Filled>, Unanswered> {
-        let looked = self.look(keys, Some(mark_name)).await?;
+        let looked = self.look(call, keys, Some(mark_name)).await?;
         if looked.run != seen.run {
             return Err(Unanswered);
         }
@@ -454,6 +504,7 @@ impl Redis {
                 name: mark_name.to_owned(),
                 mark,
             },
+            over: seen.over.clone(),
         }))))
     }
 
@@ -473,10 +524,10 @@ impl Redis {
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.hints.remove(&key.token);
+        let call = self.links.call(Effect::Writes);
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            self.links
-                .run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
+            call.run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
                 .await?;
         }
         Ok(())
@@ -491,14 +542,14 @@ impl Redis {
             .sealing
             .as_ref()
             .and_then(|sealing| sealing.previous_user(id));
+        let call = self.links.call(Effect::Writes);
         for name in [Some(self.mark_name(id)), previous].into_iter().flatten() {
-            self.links
-                .run(
-                    Script::RevokeUser,
-                    &[&self.mark_key(&name)],
-                    &[&ttl, slack.as_bytes()],
-                )
-                .await?;
+            call.run(
+                Script::RevokeUser,
+                &[&self.mark_key(&name)],
+                &[&ttl, slack.as_bytes()],
+            )
+            .await?;
         }
         Ok(())
     }
@@ -509,18 +560,25 @@ impl Redis {
     }
 
     pub(super) async fn answers(&self) -> bool {
-        self.links.send(&cmd("PING")).await.is_ok()
+        let call = self.links.call(Effect::Reads);
+        call.send(&cmd("PING")).await.is_ok()
     }
 
-    /// The seconds that the record may live; nothing for a session that has ended.
-    fn effective_ttl(&self, session: &ValidatedSession) -> Option<u64> {
-        let ttl = self.limits.ttl.as_secs();
+    /// The milliseconds that the record may live; nothing for a session that has ended.
+    fn effective_ttl(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Option<u64> {
+        let life = self.limits.lifetimes.life(&key.token, seen.fence.0, None) / 1_000;
         let Some(at) = session.expires_at else {
-            return Some(ttl);
+            return Some(life);
         };
-        let left = crate::clock::wall_micros(at).saturating_sub(self.clock.wall());
+        let left = wall_micros(at).saturating_sub(self.clock.wall());
         let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
-        Some(ttl.min((left / 1_000_000).max(1)))
+        // Whole seconds, as the Python service counts them.
+        Some(life.min((left / 1_000_000).max(1) * 1_000))
     }
 
     fn moment(&self, time: Stamp, run: Arc<str>) -> Moment {
@@ -560,6 +618,23 @@ impl Redis {
             Some(sealing) => sealing.user(user_id),
         }
     }
+}
+
+fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Found {
+    let Beside { tomb, mark } = seen.beside;
+    if tomb.as_ref().is_some_and(Tomb::refuses) {
+        return Found::Refused;
+    }
+    Found::Nothing(Box::new(Seen {
+        run: seen.run,
+        fence: seen.time,
+        tomb,
+        mark: match mark_name {
+            Some(name) => SeenMark::Read { name, mark },
+            None => SeenMark::Unread,
+        },
+        over,
+    }))
 }
 
 struct Keys {

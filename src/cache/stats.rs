@@ -14,6 +14,8 @@ pub struct Stats {
     pub misses: u64,
     /// Validations begun.
     pub validations: u64,
+    /// Sessions in use that were to be validated again ahead of their end in the cache.
+    pub refreshes: u64,
     /// Requests that waited for a validation which another one had begun.
     pub joined: u64,
     /// Validations that the identity provider refused.
@@ -45,6 +47,7 @@ pub(crate) struct Counters {
     pub(crate) hits: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) validations: AtomicU64,
+    pub(crate) refreshes: AtomicU64,
     pub(crate) joined: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) unavailable: AtomicU64,
@@ -64,6 +67,7 @@ impl Counters {
             hits,
             misses,
             validations,
+            refreshes,
             joined,
             refused,
             unavailable,
@@ -75,6 +79,7 @@ impl Counters {
             hits: hits.load(Relaxed),
             misses: misses.load(Relaxed),
             validations: validations.load(Relaxed),
+            refreshes: refreshes.load(Relaxed),
             joined: joined.load(Relaxed),
             refused: refused.load(Relaxed),
             unavailable: unavailable.load(Relaxed),

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{key::EntryKey, redis, stripes};
+use super::{key::EntryKey, redis, refresh::Due, stripes};
 use crate::{session::Origin, user::UserData};
 
 /// What a lookup found.
@@ -27,6 +27,8 @@ pub struct CachedSession {
     pub expires_at: Option<DateTime<Utc>>,
     /// Where it was found.
     pub origin: Origin,
+    /// When it is time to validate it again, though it may still be served.
+    pub(crate) due: Option<Due>,
 }
 
 /// What a lookup saw, so that nothing validated before a revocation is ever stored after it.

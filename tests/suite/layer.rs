@@ -604,10 +604,19 @@ async fn flights_are_bounded_in_number() {
 
 #[test]
 fn without_a_runtime_a_request_that_must_wait_is_503_and_no_panic() {
-    let service = SessionCacheLayer::new(cache(), Probe::new()).layer(Inner::default());
-    match poll_once(service.oneshot(with_token("t"))) {
-        Poll::Ready(answer) => assert_eq!(answer.unwrap().status(), 503),
-        Poll::Pending => panic!("nobody would ever wake it"),
+    let with_redis = SessionCache::builder()
+        .redis("redis://127.0.0.1:1")
+        .unwrap();
+    for cache in [cache(), with_redis.build().unwrap()] {
+        let service = SessionCacheLayer::new(cache.clone(), Probe::new()).layer(Inner::default());
+        match poll_once(service.oneshot(with_token("t"))) {
+            Poll::Ready(answer) => assert_eq!(answer.unwrap().status(), 503),
+            Poll::Pending => panic!("nobody would ever wake it"),
+        }
+        let token = SessionToken::parse("t").unwrap();
+        assert!(poll_once(cache.get(&token)).is_ready());
+        assert!(poll_once(cache.revoke_token(&token)).is_ready());
+        assert!(poll_once(cache.health_check()).is_ready());
     }
 }
 
@@ -618,10 +627,12 @@ async fn a_session_is_served_for_its_ttl_and_never_beyond_its_own_end() {
     let probe = Probe::answering(move |_| Ok(session("ada").with_expires_at(ends)));
     let cache = SessionCache::builder()
         .clock(clock.clone())
+        .refresh_ahead(100)
         .build()
         .unwrap();
     let layer = SessionCacheLayer::new(cache, probe.clone());
-    let steps = [(0, 1), (299_999, 1), (1, 2), (99_999, 2)];
+    // Up to a tenth of the TTL is taken off.
+    let steps = [(0, 1), (269_999, 1), (30_001, 2), (99_999, 2)];
     for (forward, calls) in steps {
         clock.advance(Duration::from_millis(forward));
         let answer = ask(&layer, with_token("t")).await;

@@ -18,6 +18,7 @@ mod example;
 mod layer;
 mod nodes;
 mod outage;
+mod refresh;
 mod revocation;
 mod scripts;
 mod secrets;

@@ -11,11 +11,16 @@ const FILL: &str = concat!(
 
 /// What becomes of a record whose lookup was at `fence` seconds.
 fn fill(redis: &Redis, fence: f64, run: &str) -> String {
+    fill_over(redis, fence, run, "")
+}
+
+/// The same where only the record `over` may be replaced.
+fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
     let fence = format!("{:.0}", fence * 1e6);
     let mut eval = cmd("EVAL");
     eval.arg(FILL).arg(3).arg(&["record", "tomb", "mark"]);
-    eval.arg(&["", "", &fence, "10000000", "5000000", "300"]);
-    eval.arg(&["{\"seen_mark\":", "r1", "", run]);
+    eval.arg(&["", "", &fence, "10000000", "5000000", "300000"]);
+    eval.arg(&["{\"seen_mark\":", "r1", "", over, run]);
     let reply: Vec<String> = redis.run(&eval);
     reply.into_iter().next().unwrap()
 }
@@ -56,4 +61,17 @@ fn another_run_of_the_server_stores_nothing() {
     let redis = Redis::start();
     assert_eq!(fill(&redis, redis.time(), "r2"), "lost");
     assert_eq!(redis.get("record"), None);
+}
+
+#[test]
+fn what_is_to_replace_one_record_replaces_no_other() {
+    let redis = Redis::start();
+    let now = redis.time();
+    assert_eq!(fill_over(&redis, now, "r1", "old"), "kept", "it has gone");
+    assert_eq!(redis.get("record"), None);
+    redis.set("record", "another");
+    assert_eq!(fill_over(&redis, now, "r1", "old"), "kept");
+    redis.set("record", "old");
+    assert_eq!(fill_over(&redis, now, "r1", "old"), "stored");
+    assert!((200_000..=300_000).contains(&redis.run(cmd("PTTL").arg("record"))));
 }

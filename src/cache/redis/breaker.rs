@@ -6,11 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 /// So many failures in a row open it: one may be a lost packet.
 const FAILURES: u32 = 3;
 
+/// What an operation is to do. A server that is full, cannot save, or has become a replica goes on
+/// answering reads, so their success says nothing about writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    Reads,
+    Writes,
+}
+
 /// Closed it lets calls through and counts failures in a row; open it lets none through, until
 /// whoever opened it has found that Redis answers again.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    failures: AtomicU32,
+    reads: AtomicU32,
+    writes: AtomicU32,
     is_open: AtomicBool,
 }
 
@@ -19,41 +28,68 @@ impl Breaker {
         self.is_open.load(SeqCst)
     }
 
-    pub(super) fn succeeded(&self) {
-        // Mostly zero already, and then no other core needs to hear of it.
-        if self.failures.load(SeqCst) > 0 {
-            self.failures.store(0, SeqCst);
+    pub(super) fn succeeded(&self, effect: Effect) {
+        reset(&self.reads);
+        if effect == Effect::Writes {
+            reset(&self.writes);
         }
     }
 
     /// Whether this failure opened it: one caller is told, and has to close it again.
-    pub(super) fn failed(&self) -> bool {
-        let failures = self.failures.fetch_add(1, SeqCst).saturating_add(1);
+    pub(super) fn failed(&self, effect: Effect) -> bool {
+        let failures = match effect {
+            Effect::Reads => &self.reads,
+            Effect::Writes => &self.writes,
+        };
+        let failures = failures.fetch_add(1, SeqCst).saturating_add(1);
         failures >= FAILURES && !self.is_open.swap(true, SeqCst)
     }
 
     pub(super) fn close(&self) {
-        self.failures.store(0, SeqCst);
+        self.succeeded(Effect::Writes);
         self.is_open.store(false, SeqCst);
+    }
+}
+
+/// Mostly zero already, and then no other core needs to hear of it.
+fn reset(failures: &AtomicU32) {
+    if failures.load(SeqCst) > 0 {
+        failures.store(0, SeqCst);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Effect::{Reads, Writes},
+        *,
+    };
 
     #[test]
     fn three_failures_in_a_row_open_it_and_one_caller_closes_it() {
         let breaker = Breaker::default();
-        assert!(!breaker.failed() && !breaker.failed());
-        breaker.succeeded();
-        assert!(!breaker.failed() && !breaker.failed());
+        assert!(!breaker.failed(Reads) && !breaker.failed(Reads));
+        breaker.succeeded(Reads);
+        assert!(!breaker.failed(Reads) && !breaker.failed(Reads));
         assert!(!breaker.is_open());
-        assert!(breaker.failed() && breaker.is_open());
-        assert!(!breaker.failed(), "another has been told");
-        breaker.succeeded();
+        assert!(breaker.failed(Reads) && breaker.is_open());
+        assert!(!breaker.failed(Reads), "another has been told");
+        breaker.succeeded(Writes);
         assert!(breaker.is_open(), "a late answer proves little");
         breaker.close();
-        assert!(!breaker.is_open() && !breaker.failed());
+        assert!(!breaker.is_open() && !breaker.failed(Reads));
+    }
+
+    #[test]
+    fn reads_that_succeed_do_not_hide_writes_that_fail() {
+        let breaker = Breaker::default();
+        for opens in [false, false, true] {
+            breaker.succeeded(Reads);
+            assert_eq!(breaker.failed(Writes), opens);
+        }
+        breaker.close();
+        assert!(!breaker.failed(Writes) && !breaker.failed(Writes));
+        breaker.succeeded(Writes);
+        assert!(!breaker.failed(Writes));
     }
 }

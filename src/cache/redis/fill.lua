@@ -1,9 +1,10 @@
 -- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
--- '?' when it was not read), fence, longest age and slack in microseconds, TTL in seconds, the
+-- '?' when it was not read), fence, longest age and slack in microseconds, TTL in milliseconds, the
 -- record, the run of the server at the lookup, whether the record is sealed ('' for a plain one,
--- which still lacks mark and run), and the run of this server.
+-- which still lacks mark and run), the very record that is to be replaced ('' for any that is not
+-- newer, or none), and the run of this server.
 -- Another server may have lost what was revoked since the lookup.
-local run = ARGV[10]
+local run = ARGV[11]
 if run ~= ARGV[8] then return {'lost'} end
 
 local tomb, mark = text(KEYS[2], 128), text(KEYS[3], 128)
@@ -28,9 +29,11 @@ if standing then
     or micros(string.match(standing, '"cached_at"%s*:%s*([%d.]+)'))
   if written and written > fence then return {'kept'} end
 end
+-- One that has gone was logged out by the Python service, which leaves no other trace.
+if ARGV[10] ~= '' and standing ~= ARGV[10] then return {'kept'} end
 local record = ARGV[7]
 if ARGV[9] == '' then
   record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}'
 end
-redis.call('SET', KEYS[1], record, 'EX', ARGV[6])
+redis.call('SET', KEYS[1], record, 'PX', ARGV[6])
 return {'stored'}

@@ -9,7 +9,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
     },
     time::Duration,
@@ -22,9 +22,13 @@ use bb8_redis::{
         Value, aio::MultiplexedConnection, cmd, pipe,
     },
 };
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{
-    breaker::Breaker,
+    breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
 };
 use crate::cache::{accept::SLACK, stamp::Stamp};
@@ -48,11 +52,33 @@ pub(super) struct Answer {
 
 pub(super) struct Links(Arc<Inner>);
 
+/// One operation, however many commands it takes: all are answered by one deadline.
+pub(super) struct Call<'a> {
+    links: &'a Links,
+    effect: Effect,
+    until: Instant,
+}
+
+/// How long what may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cache) struct Deadlines {
+    /// Making a connection, until it has loaded the scripts.
+    pub(in crate::cache) connect: Duration,
+    /// A call's wait for a connection.
+    pub(in crate::cache) checkout: Duration,
+    /// A call as a whole.
+    pub(in crate::cache) call: Duration,
+}
+
 struct Inner {
-    pool: Pool<Manager>,
+    /// Made on first use, since bb8 connects at once, which takes a runtime.
+    pool: OnceLock<Pool<Manager>>,
+    manager: Manager,
     shared: Arc<Shared>,
     breaker: Breaker,
-    deadline: Duration,
+    deadlines: Deadlines,
+    /// A key of our own, written to find out whether the server takes writes again.
+    probe: String,
 }
 
 /// What all links know of their server.
@@ -76,39 +102,38 @@ struct Link {
     run: Arc<str>,
 }
 
+#[derive(Clone)]
 struct Manager {
     client: Client,
     config: AsyncConnectionConfig,
+    deadline: Duration,
     shared: Arc<Shared>,
 }
 
 impl Links {
-    /// Connects on first use. The deadline is for everything that one call waits for.
-    pub(super) fn new(server: ConnectionInfo, deadline: Duration) -> Result<Self, RedisError> {
+    /// Connects on first use.
+    pub(super) fn new(
+        server: ConnectionInfo,
+        deadlines: Deadlines,
+        probe: String,
+    ) -> Result<Self, RedisError> {
         let shared = Arc::new(Shared::default());
         let manager = Manager {
             client: Client::open(server)?,
             config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(deadline))
+                .set_connection_timeout(Some(deadlines.connect))
                 // Ours covers the wait for a connection as well.
                 .set_response_timeout(None),
+            deadline: deadlines.connect,
             shared: Arc::clone(&shared),
         };
-        let pool = Pool::builder()
-            .max_size(LINKS)
-            // Or the pool would never grow: every guard is back at once.
-            .min_idle(LINKS)
-            .test_on_check_out(true)
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connection_timeout(deadline)
-            .retry_connection(false)
-            .build_unchecked(manager);
         Ok(Self(Arc::new(Inner {
-            pool,
+            pool: OnceLock::new(),
+            manager,
             shared,
             breaker: Breaker::default(),
-            deadline,
+            deadlines,
+            probe,
         })))
     }
 
@@ -120,6 +145,17 @@ impl Links {
         Stamp(self.0.shared.floor.load(SeqCst))
     }
 
+    /// Begins an operation, and with it its deadline.
+    pub(super) fn call(&self, effect: Effect) -> Call<'_> {
+        Call {
+            links: self,
+            effect,
+            until: Instant::now() + self.0.deadlines.call,
+        }
+    }
+}
+
+impl Call<'_> {
     /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
     /// The run of the server is handed to it as its last argument.
     pub(super) async fn run(
@@ -128,13 +164,8 @@ impl Links {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<Answer, Unanswered> {
-        self.within_deadline(|link| {
-            let mut call = cmd("EVALSHA");
-            call.arg(&link.hashes[script as usize]).arg(keys.len());
-            call.arg(keys).arg(arguments).arg(&*link.run);
-            call
-        })
-        .await
+        self.within_deadline(|link| link.script(script, keys, arguments))
+            .await
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> Result<Answer, Unanswered> {
@@ -142,24 +173,26 @@ impl Links {
     }
 
     async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, Unanswered> {
-        let Inner { breaker, .. } = &*self.0;
-        if breaker.is_open() {
+        let inner = &self.links.0;
+        let breaker = &inner.breaker;
+        // Timers and connections need a runtime.
+        if breaker.is_open() || Handle::try_current().is_err() {
             return Err(Unanswered);
         }
-        match self.0.attempt(command).await {
+        match inner.attempt(self.until, command).await {
             Ok(answer) => {
-                breaker.succeeded();
+                breaker.succeeded(self.effect);
                 Ok(answer)
             }
             Err(trouble) => {
-                if breaker.failed() {
+                if breaker.failed(self.effect) {
                     tracing::warn!(
                         trouble,
-                        "Redis does not answer, so every session is validated; check that it \
-                         runs, and host, port, user and password in the URL that \
-                         `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                        "Redis does not answer as it should, so every session is validated; check \
+                         that it runs and takes writes, and host, port, user and password in the \
+                         URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
                     );
-                    tokio::spawn(close_when_it_answers(Arc::downgrade(&self.0)));
+                    tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
                 Err(Unanswered)
             }
@@ -173,7 +206,10 @@ async fn close_when_it_answers(links: Weak<Inner>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(links) = links.upgrade() else { return };
-        if links.attempt(|_| cmd("PING")).await.is_ok() {
+        let until = Instant::now() + links.deadlines.call;
+        // A write, which a server refuses that is full, cannot save, or has become a replica.
+        let probe = |link: &Link| link.script(Script::Probe, &[&links.probe], &[]);
+        if links.attempt(until, probe).await.is_ok() {
             links.breaker.close();
             tracing::info!("Redis answers again");
             return;
@@ -183,13 +219,32 @@ async fn close_when_it_answers(links: Weak<Inner>) {
 }
 
 impl Inner {
-    /// One call within the deadline; the error says what went wrong.
-    async fn attempt(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, String> {
+    fn pool(&self) -> &Pool<Manager> {
+        self.pool.get_or_init(|| {
+            Pool::builder()
+                .max_size(LINKS)
+                // Or the pool would never grow: every guard is back at once.
+                .min_idle(LINKS)
+                .test_on_check_out(true)
+                .max_lifetime(None)
+                .idle_timeout(None)
+                .connection_timeout(self.deadlines.checkout)
+                .retry_connection(false)
+                .build_unchecked(self.manager.clone())
+        })
+    }
+
+    /// One command within the deadline; the error says what went wrong.
+    async fn attempt(
+        &self,
+        until: Instant,
+        command: impl Fn(&Link) -> Cmd,
+    ) -> Result<Answer, String> {
         let mut used: Option<Arc<AtomicBool>> = None;
-        tokio::time::timeout(self.deadline, async {
+        timeout_at(until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
-                let mut link = match self.pool.get().await {
+                let mut link = match self.pool().get().await {
                     Ok(link) => link.clone(),
                     Err(RunError::User(error)) => return Err(error.to_string()),
                     Err(RunError::TimedOut) => return Err(self.shared.trouble()),
@@ -231,6 +286,13 @@ fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
 }
 
 impl Link {
+    fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.hashes[script as usize]).arg(keys.len());
+        call.arg(keys).arg(arguments).arg(&*self.run);
+        call
+    }
+
     async fn query(&mut self, command: impl Fn(&Self) -> Cmd) -> Result<Value, RedisError> {
         // Not `send_packed_command`, which hands error replies out as values.
         match command(self).query_async(&mut self.connection).await {
@@ -257,12 +319,11 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Link, RedisError> {
-        let link = self.link().await;
-        if let Err(error) = &link {
-            *lock(&self.shared.trouble) = Some(error.to_string());
-        } else {
-            *lock(&self.shared.trouble) = None;
-        }
+        // All of it, since a server that is frozen accepts connections and goes no further.
+        let link = timeout(self.deadline, self.link())
+            .await
+            .unwrap_or_else(|_| Err((ErrorKind::Io, "no connection within its deadline").into()));
+        *lock(&self.shared.trouble) = link.as_ref().err().map(ToString::to_string);
         link
     }
 
@@ -290,6 +351,14 @@ impl Manager {
             .cmd("TIME")
             .query_async(&mut connection)
             .await?;
+        if field(&info, "role") == "slave" {
+            return Err((
+                ErrorKind::Server(ServerErrorKind::ReadOnly),
+                "this server is a replica, which hears of revocations late and takes none; name \
+                 the primary",
+            )
+                .into());
+        }
         let now = Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros));
         let run = self.shared.met(&info, now);
         Ok(Link {
@@ -301,14 +370,17 @@ impl Manager {
     }
 }
 
+/// A field of INFO's reply, empty if there is none.
+fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_default()
+}
+
 impl Shared {
     /// Names the run of a server, and raises the floor when it is another than before.
     fn met(&self, info: &str, now: Stamp) -> Arc<str> {
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .unwrap_or_default()
-        };
+        let field = |name| field(info, name);
         // What revokes has a longer life than what it revokes; eviction does not care.
         let policy = field("maxmemory_policy");
         let evicts =
@@ -350,7 +422,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links")
-            .field("deadline", &self.0.deadline)
+            .field("deadlines", &self.0.deadlines)
             .field("breaker", &self.0.breaker)
             .finish_non_exhaustive()
     }

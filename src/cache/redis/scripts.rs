@@ -14,13 +14,15 @@ pub(super) enum Script {
     RevokeToken,
     RevokeUser,
     Drop,
+    Probe,
 }
 
 /// Loaded into every server that is connected, so that a restart puts no reload in a request's way.
-pub(super) const SCRIPTS: [&str; 5] = [
+pub(super) const SCRIPTS: [&str; 6] = [
     script!("lookup.lua"),
     script!("fill.lua"),
     script!("revoke_token.lua"),
     script!("revoke_user.lua"),
     script!("drop.lua"),
+    script!("probe.lua"),
 ];

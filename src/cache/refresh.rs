@@ -1,0 +1,50 @@
+//! Refresh ahead: a session in use is validated again before its time in the cache is over, so
+//! that nobody who is active waits for the identity provider.
+//!
+//! Once for each record and process: whether that validation fails or is refused, hits go on as
+//! they would have without it, until the record ends or is evicted.
+
+use quick_cache::sync::Cache;
+
+use super::{Boarding, Flight, SessionCache, key::EntryKey};
+
+/// So many are remembered; one that is forgotten may be refreshed twice.
+const MAX_REMEMBERED: usize = 16_384;
+
+/// That it is time to validate a session again, and which record of it: the time of its lookup,
+/// or its end in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due(pub(super) i64);
+
+/// The records whose refresh has begun.
+pub(super) struct Refreshes(Cache<EntryKey, Due>);
+
+impl Refreshes {
+    pub(super) fn new() -> Self {
+        Self(Cache::new(MAX_REMEMBERED))
+    }
+
+    /// Whether it is the first time that somebody asks for this record.
+    fn begins(&self, key: &EntryKey, due: Due) -> bool {
+        if self.0.get(key) == Some(due) {
+            return false;
+        }
+        self.0.insert(key.clone(), due);
+        true
+    }
+}
+
+impl SessionCache {
+    /// The flight that refreshes a session; nothing if there was one for this record, the token
+    /// is being validated already, or all validations that may run at once do.
+    pub(crate) fn refresh(&self, key: &EntryKey, due: Due) -> Option<Flight> {
+        let shared = &*self.shared;
+        if shared.slots.available_permits() == 0 || !shared.refreshes.begins(key, due) {
+            return None;
+        }
+        match self.board(key, self.landings()) {
+            Boarding::Begin { flight, .. } => Some(flight),
+            Boarding::Join(_) | Boarding::Full => None,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Refresh ahead: who is active never waits for the identity provider, and a validation behind a
+//! user's back is no way around a logout.
+
+use std::time::Duration;
+
+use bb8_redis::redis::cmd;
+use serde_json::Value;
+use tower_session_cache::{
+    Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData, ValidatedSession,
+    ValidationError, testing::ManualClock,
+};
+
+use crate::support::{
+    client::{ask, tier, token},
+    peer::{self, Peer, session_key},
+    probe::Probe,
+    redis::Redis,
+    soon, until,
+};
+
+fn of_tier(tier: &str) -> ValidatedSession {
+    ValidatedSession::new(UserData::builder("ada").tier(tier).build())
+}
+
+type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
+
+fn node(builder: SessionCacheBuilder) -> Node {
+    let cache = builder.build().unwrap();
+    let probe = Probe::answering(|_| Ok(of_tier("old")));
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    (cache, probe, layer)
+}
+
+fn in_process() -> (ManualClock, Node) {
+    let clock = ManualClock::new();
+    let node = node(SessionCache::builder().clock(clock.clone()));
+    (clock, node)
+}
+
+fn with_redis(redis: &Redis) -> Node {
+    let builder = SessionCache::builder().redis(redis.url()).unwrap();
+    node(builder.redis_deadline(Duration::from_secs(5)))
+}
+
+const MOST_OF_THE_TTL: Duration = Duration::from_secs(245);
+
+/// As if the record had been stored most of the TTL ago.
+fn age(redis: &Redis, text: &str) {
+    let key = session_key(text);
+    let mut record: Value = serde_json::from_str(&redis.get(&key).unwrap()).unwrap();
+    if let Some(fence) = record["fence"].as_str() {
+        let fence: f64 = fence.parse().unwrap();
+        record["fence"] = format!("{:.6}", fence - MOST_OF_THE_TTL.as_secs_f64()).into();
+    }
+    let cached_at = record["cached_at"].as_f64().unwrap() - MOST_OF_THE_TTL.as_secs_f64();
+    record["cached_at"] = cached_at.into();
+    let mut set = cmd("SET");
+    redis.run::<()>(set.arg(key).arg(record.to_string()).arg("EX").arg(55));
+}
+
+async fn until_landed(cache: &SessionCache) {
+    until("the validation to end", || cache.stats().in_flight == 0).await;
+}
+
+#[tokio::test]
+async fn a_session_in_use_is_validated_before_its_end_and_nobody_waits() {
+    let (clock, (cache, probe, layer)) = in_process();
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+    clock.advance(Duration::from_secs(200));
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!(cache.stats().refreshes, 0, "not yet");
+
+    probe.hold();
+    probe.answer(|_| Ok(of_tier("new")));
+    clock.advance(Duration::from_secs(45));
+    for _ in 0..50 {
+        let (user, origin) = ask(&layer, "t").await.unwrap();
+        assert_eq!((user.tier(), origin), ("old", Origin::Local));
+    }
+    probe.wait_for_calls(2).await;
+    probe.let_go();
+    until_landed(&cache).await;
+    assert_eq!(cache.stats().refreshes, 1);
+    // Beyond the end of the first one.
+    clock.advance(Duration::from_secs(100));
+    let (user, origin) = ask(&layer, "t").await.unwrap();
+    assert_eq!((user.tier(), origin), ("new", Origin::Local));
+    assert_eq!(probe.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_failure_leaves_the_session_to_its_end_and_is_not_repeated() {
+    let (clock, (cache, probe, layer)) = in_process();
+    tier(&layer, "t").await.unwrap();
+    probe.answer(|_| Err(ValidationError::unavailable("down")));
+    clock.advance(MOST_OF_THE_TTL);
+    for _ in 0..50 {
+        assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+        until_landed(&cache).await;
+    }
+    assert_eq!(probe.calls(), 2);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_session_at_once() {
+    let (clock, (cache, probe, layer)) = in_process();
+    tier(&layer, "t").await.unwrap();
+    probe.answer(|_| Err(ValidationError::invalid()));
+    clock.advance(MOST_OF_THE_TTL);
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+    until_landed(&cache).await;
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+    assert_eq!(cache.stats().entries, 0);
+    assert_eq!(probe.calls(), 2, "the refusal is remembered");
+}
+
+#[tokio::test]
+async fn it_can_be_turned_off_and_gives_way_to_those_who_wait() {
+    let clock = ManualClock::new();
+    let builder = || SessionCache::builder().clock(clock.clone());
+    let (off, probe, layer) = node(builder().refresh_ahead(100));
+    tier(&layer, "t").await.unwrap();
+    let (busy, busy_probe, busy_layer) = node(builder().max_validations(1));
+    tier(&busy_layer, "t").await.unwrap();
+    busy_probe.hold();
+    let waiting = tokio::spawn({
+        let layer = busy_layer.clone();
+        async move { tier(&layer, "another").await }
+    });
+    busy_probe.wait_for_calls(2).await;
+
+    clock.advance(Duration::from_secs(269));
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!((off.stats().refreshes, probe.calls()), (0, 1));
+    assert_eq!(ask(&busy_layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!(busy.stats().refreshes, 0);
+    busy_probe.let_go();
+    waiting.await.unwrap().unwrap();
+    // No chance has been missed for good.
+    assert_eq!(ask(&busy_layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!(busy.stats().refreshes, 1);
+}
+
+#[tokio::test]
+async fn it_waits_until_a_provider_that_wants_to_be_left_alone_may_be_asked() {
+    let (clock, (cache, probe, layer)) = in_process();
+    tier(&layer, "t").await.unwrap();
+    clock.advance(MOST_OF_THE_TTL);
+    let pause = Duration::from_secs(10);
+    probe.answer(move |_| Err(ValidationError::unavailable("429").with_retry_after(pause)));
+    assert_eq!(ask(&layer, "another").await.unwrap_err(), 503);
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!(cache.stats().refreshes, 0);
+    clock.advance(pause);
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+    assert_eq!(cache.stats().refreshes, 1);
+}
+
+#[tokio::test]
+async fn a_record_in_redis_is_replaced_whoever_wrote_it() {
+    let redis = Redis::start();
+    for by_peer in [false, true] {
+        let text = if by_peer { "theirs" } else { "ours" };
+        if by_peer {
+            Peer(&redis).store(text, "ada");
+        } else {
+            tier(&with_redis(&redis).2, text).await.unwrap();
+        }
+        age(&redis, text);
+        let (cache, probe, layer) = with_redis(&redis);
+        probe.answer(|_| Ok(of_tier("new")));
+        assert_eq!(ask(&layer, text).await.unwrap().1, Origin::Redis);
+        soon("the new record", async {
+            while tier(&layer, text).await.unwrap() != "new" {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!((probe.calls(), cache.stats().refreshes), (1, 1));
+        let (_, origin) = ask(&layer, text).await.unwrap();
+        assert_eq!(origin, Origin::Redis);
+        assert!(redis.ttl(&session_key(text)) >= 269);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_takes_the_record_out_of_redis() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = with_redis(&redis);
+    tier(&layer, "t").await.unwrap();
+    age(&redis, "t");
+    probe.answer(|_| Err(ValidationError::invalid()));
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Redis);
+    until_landed(&cache).await;
+    assert_eq!(redis.get(&session_key("t")), None);
+    assert_eq!(
+        ask(&with_redis(&redis).2, "t").await.unwrap().1,
+        Origin::Validator
+    );
+}
+
+#[tokio::test]
+async fn what_the_peer_logs_out_meanwhile_is_not_put_back() {
+    let redis = Redis::start();
+    for written_anew in [false, true] {
+        let (cache, probe, layer) = with_redis(&redis);
+        tier(&layer, "t").await.unwrap();
+        age(&redis, "t");
+        probe.hold();
+        assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Redis);
+        probe.wait_for_calls(2).await;
+        Peer(&redis).logout("t");
+        let later = written_anew.then(|| peer::record("ada", redis.time() - 100.0).to_string());
+        if let Some(record) = &later {
+            redis.set(&session_key("t"), record);
+        }
+        probe.let_go();
+        until_landed(&cache).await;
+        assert_eq!(redis.get(&session_key("t")), later);
+        redis.run::<()>(cmd("DEL").arg(session_key("t")));
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_that_overtakes_it_has_the_provider_asked_again() {
+    let redis = Redis::start();
+    for by_user in [false, true] {
+        let (cache, probe, layer) = with_redis(&redis);
+        let (other, ..) = with_redis(&redis);
+        tier(&layer, "t").await.unwrap();
+        age(&redis, "t");
+        probe.hold();
+        assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Redis);
+        probe.wait_for_calls(2).await;
+        probe.answer(|_| Ok(of_tier("new")));
+        let _ = if by_user {
+            other.invalidate_user("ada").await.unwrap()
+        } else {
+            other.invalidate_token(&token("t")).await.unwrap()
+        };
+        // Who begins now joins the flight, and is served what the provider says now.
+        let late = tokio::spawn({
+            let layer = layer.clone();
+            async move { tier(&layer, "t").await }
+        });
+        until("the late one to join", || cache.stats().joined == 1).await;
+        probe.let_go();
+        assert_eq!(late.await.unwrap().as_deref(), Ok("new"));
+        until_landed(&cache).await;
+        assert_eq!(probe.calls(), 3);
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+        redis.run::<()>(&cmd("FLUSHALL"));
+    }
+}
+
+#[tokio::test]
+async fn sessions_that_are_cached_together_do_not_end_together() {
+    let redis = Redis::start();
+    let (_, _, layer) = with_redis(&redis);
+    let mut lives = Vec::new();
+    for n in 0..200 {
+        let text = format!("token-{n}");
+        tier(&layer, &text).await.unwrap();
+        let ttl: u64 = redis.run(cmd("PTTL").arg(session_key(&text)));
+        lives.push(ttl / 1_000);
+    }
+    // A minute for a machine that is slow.
+    assert!(
+        lives.iter().all(|ttl| (210..=300).contains(ttl)),
+        "{lives:?}"
+    );
+    lives.sort_unstable();
+    lives.dedup();
+    assert!(lives.len() > 15, "{lives:?}");
+}
