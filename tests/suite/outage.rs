@@ -227,7 +227,7 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
         .await;
         let text = log.text();
         let changes = |line: &str| text.matches(line).count();
-        assert_eq!(changes("Redis does not answer"), 1, "{text}");
+        assert_eq!(changes("Redis does not answer as it should"), 1, "{text}");
         assert_eq!(changes("Redis answers again"), 1, "{text}");
     }
 }

@@ -1,6 +1,9 @@
 //! A TCP proxy before Redis that reads along, and fails on request.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -8,13 +11,26 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::{AbortHandle, JoinSet},
 };
 
 pub struct Proxy {
     port: u16,
     commands: Arc<Mutex<Vec<String>>>,
+    fault: watch::Sender<Fault>,
     accepting: AbortHandle,
+}
+
+/// What happens to replies from now on.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    None,
+    Delay(Duration),
+    /// They are lost, and so is all that would follow on their connections, which stay open.
+    Swallow,
+    /// Half of each goes through, and then its connection ends.
+    Cut,
 }
 
 impl Proxy {
@@ -23,6 +39,7 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let commands = Arc::<Mutex<Vec<String>>>::default();
         let log = Arc::clone(&commands);
+        let (fault, faults) = watch::channel(Fault::None);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
@@ -31,19 +48,24 @@ impl Proxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                connections.spawn(forward(from_client, to_server, Some(Arc::clone(&log))));
-                connections.spawn(forward(from_server, to_client, None));
+                connections.spawn(requests(from_client, to_server, Arc::clone(&log)));
+                connections.spawn(replies(from_server, to_client, faults.clone()));
             }
         });
         Self {
             port,
             commands,
+            fault,
             accepting: accepting.abort_handle(),
         }
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/2", self.port)
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.fault.send_replace(fault);
     }
 
     /// The names of the commands that came since the last call, in order.
@@ -58,22 +80,43 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    log: Option<Arc<Mutex<Vec<String>>>>,
-) {
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mutex<Vec<String>>>) {
     let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some(log) = &log {
-            pending.extend_from_slice(&buffer[..length]);
-            while let Some((name, rest)) = command(&pending) {
-                log.lock().unwrap().push(name);
-                pending.drain(..pending.len() - rest);
-            }
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some((name, rest)) = command(&pending) {
+            log.lock().unwrap().push(name);
+            pending.drain(..pending.len() - rest);
         }
         if to.write_all(&buffer[..length]).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+async fn replies(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut faults: watch::Receiver<Fault>,
+) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        let fault = *faults.borrow_and_update();
+        let passes = match fault {
+            Fault::None => length,
+            Fault::Delay(by) => {
+                tokio::time::sleep(by).await;
+                length
+            }
+            Fault::Swallow => {
+                while let Ok(1..) = from.read(&mut buffer).await {}
+                break;
+            }
+            Fault::Cut => length / 2,
+        };
+        if to.write_all(&buffer[..passes]).await.is_err() || passes < length {
             break;
         }
     }

@@ -65,6 +65,11 @@ impl Redis {
         format!("redis://127.0.0.1:{}/2", self.port)
     }
 
+    /// Where it keeps its files.
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -1,0 +1,512 @@
+//! Redis misbehaves in every way that we could think of, and so does the identity provider. For
+//! each: no request is answered wrongly or late, nothing is left behind, the cache is in use again
+//! by itself, and the log has one line for each change of state.
+
+use std::time::{Duration, Instant};
+
+use bb8_redis::redis::{Client, cmd};
+use tokio::runtime::Handle;
+use tower_session_cache::{
+    AppwriteValidator, Origin, RevokeErrorKind, SessionCache, SessionCacheLayer, ValidationError,
+    validator_fn,
+};
+
+use crate::support::{
+    appwrite::{Appwrite, Endpoint, Fault as ProviderFault},
+    client::{ask, token},
+    log::{Recording, record},
+    probe::{Probe, session},
+    proxy::{Fault, Proxy},
+    redis::Redis,
+    soon, until,
+};
+
+/// Far more than any deadline here, and far less than a hang.
+const LATE: Duration = Duration::from_secs(20);
+
+/// A node before a Redis that is about to fail, and what it was like before that.
+struct Scene {
+    redis: Redis,
+    proxy: Proxy,
+    cache: SessionCache,
+    probe: Probe,
+    layer: SessionCacheLayer<Probe>,
+    tasks: usize,
+    log: Recording,
+}
+
+impl Scene {
+    async fn new(arguments: &[&str]) -> Self {
+        let redis = Redis::start_with(arguments);
+        let proxy = Proxy::start(redis.port()).await;
+        let cache = SessionCache::builder()
+            .redis(proxy.url())
+            .unwrap()
+            .build()
+            .unwrap();
+        let probe = Probe::answering(|text| match text.split_once('-') {
+            Some(("bad", _)) => Err(ValidationError::invalid()),
+            Some((user, _)) => Ok(session(user)),
+            None => panic!("{text:?} is no token of this test"),
+        });
+        let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+        let log = record();
+        let scene = Self {
+            tasks: 0,
+            redis,
+            proxy,
+            cache,
+            probe,
+            layer,
+            log,
+        };
+        scene.until_in_use("before").await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        Self { tasks, ..scene }
+    }
+
+    fn config(&self, name: &str, value: &str) {
+        self.redis
+            .run::<()>(cmd("CONFIG").arg("SET").arg(name).arg(value));
+    }
+
+    async fn until_in_use(&self, when: &str) {
+        let text = format!("ada-{when}");
+        soon("the cache to be used", async {
+            while ask(&self.layer, &text).await.unwrap().1 != Origin::Redis {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Requests of all kinds while it lasts; answers how long the slowest took.
+    async fn requests(&self, when: &str) -> Duration {
+        let mut slowest = Duration::ZERO;
+        for round in 0..12 {
+            let mut requests = Vec::new();
+            for (user, text) in [
+                ("ada", "ada-before".to_owned()),
+                ("bea", "bea-before".to_owned()),
+                ("cleo", format!("cleo-{when}-{round}")),
+                ("bad", format!("bad-{when}-{}", round % 2)),
+            ] {
+                let layer = self.layer.clone();
+                requests.push(tokio::spawn(async move {
+                    let start = Instant::now();
+                    let answer = ask(&layer, &text).await;
+                    (user, answer, start.elapsed())
+                }));
+            }
+            for request in requests {
+                let (user, answer, took) = request.await.unwrap();
+                match answer {
+                    Ok((served, _)) => assert_eq!(served.id(), user, "{when}"),
+                    Err(status) => assert_eq!((user, status.as_u16()), ("bad", 401), "{when}"),
+                }
+                slowest = slowest.max(took);
+            }
+        }
+        assert!(slowest < LATE, "{when}: {slowest:?}");
+        slowest
+    }
+
+    /// It has ended by itself: the cache is in use, and nothing is left.
+    async fn over(&self, when: &str, changes: usize) {
+        self.until_in_use(&format!("after-{when}")).await;
+        until("the flights to land", || self.cache.stats().in_flight == 0).await;
+        assert!(!self.cache.stats().redis_skipped);
+        assert_eq!(self.changes(), (changes, changes), "{}", self.log.text());
+        assert!(!self.log.text().contains("panicked"));
+        // Connections that were given up end when their server or its proxy lets them go.
+        soon("the connections and tasks to be as many as before", async {
+            loop {
+                let clients: String = self.redis.run(cmd("CLIENT").arg("LIST"));
+                let tasks = Handle::current().metrics().num_alive_tasks();
+                // Two, and the one that asks.
+                if clients.lines().count() <= 3 && tasks <= self.tasks {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// How often the log says that Redis went and came.
+    fn changes(&self) -> (usize, usize) {
+        let text = self.log.text();
+        let count = |line| text.matches(line).count();
+        (
+            count("Redis does not answer as it should"),
+            count("Redis answers again"),
+        )
+    }
+
+    async fn until_skipped(&self) {
+        soon("Redis to be left alone", async {
+            while !self.cache.stats().redis_skipped {
+                let _ = ask(&self.layer, "dora-new").await.unwrap();
+                // What was stored would be a hit, which writes nothing.
+                let _ = self.cache.invalidate_token(&token("dora-new")).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn killed_and_restarted_empty() {
+    let mut scene = Scene::new(&[]).await;
+    scene.redis.kill();
+    scene.requests("killed").await;
+    scene.redis.restart();
+    scene.over("killed", 1).await;
+}
+
+#[tokio::test]
+async fn frozen_and_thawed() {
+    let scene = Scene::new(&[]).await;
+    scene.redis.pause();
+    scene.requests("frozen").await;
+    assert!(scene.cache.stats().redis_skipped);
+    scene.redis.resume();
+    scene.over("frozen", 1).await;
+}
+
+/// No reset, no reply: as behind a firewall that forgot the connection.
+#[tokio::test]
+async fn silent_and_back() {
+    let scene = Scene::new(&[]).await;
+    scene.proxy.fault(Fault::Swallow);
+    scene.requests("silent").await;
+    assert!(scene.cache.stats().redis_skipped);
+    scene.proxy.fault(Fault::None);
+    scene.over("silent", 1).await;
+}
+
+#[tokio::test]
+async fn slow_within_the_deadline_is_used_and_beyond_it_left_alone() {
+    let scene = Scene::new(&[]).await;
+    scene.proxy.fault(Fault::Delay(Duration::from_millis(100)));
+    scene.requests("slow").await;
+    scene.proxy.fault(Fault::Delay(Duration::from_secs(1)));
+    scene.until_skipped().await;
+    scene.requests("slower").await;
+    scene.proxy.fault(Fault::None);
+    scene.until_in_use("after").await;
+    let (gone, back) = scene.changes();
+    // A machine that is slow itself makes the first one too slow as well.
+    assert!((1..=2).contains(&gone) && back == gone, "{gone} {back}");
+}
+
+#[tokio::test]
+async fn cut_in_the_middle_of_every_reply() {
+    let scene = Scene::new(&[]).await;
+    scene.proxy.fault(Fault::Cut);
+    scene.requests("cut").await;
+    assert!(scene.cache.stats().redis_skipped);
+    scene.proxy.fault(Fault::None);
+    scene.over("cut", 1).await;
+}
+
+#[tokio::test]
+async fn cut_once_costs_nothing_but_a_connection() {
+    let scene = Scene::new(&[]).await;
+    for _ in 0..5 {
+        scene
+            .redis
+            .run::<()>(cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal"));
+        scene.requests("killed-connections").await;
+    }
+    scene.over("killed-connections", 0).await;
+}
+
+#[tokio::test]
+async fn flushed() {
+    let scene = Scene::new(&[]).await;
+    scene.redis.run::<()>(&cmd("FLUSHALL"));
+    scene.requests("flushed").await;
+    scene.over("flushed", 0).await;
+}
+
+/// Full, unable to save, a replica: it answers reads all the while.
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
+    let scene = Scene::new(&["--save", "3600 1000000"]).await;
+    for (round, error) in ["OOM", "MISCONF", "READONLY"].into_iter().enumerate() {
+        let folder = scene.redis.folder().join("dump.rdb");
+        match error {
+            "OOM" => scene.config("maxmemory", "1"),
+            "MISCONF" => {
+                // Saving ends by a rename, which fails.
+                let _ = std::fs::remove_file(&folder);
+                std::fs::create_dir(&folder).unwrap();
+                scene.redis.run::<()>(&cmd("BGSAVE"));
+                until("the save to fail", || {
+                    let info: String = scene.redis.run(cmd("INFO").arg("persistence"));
+                    info.contains("rdb_last_bgsave_status:err")
+                })
+                .await;
+            }
+            _ => scene
+                .redis
+                .run::<()>(cmd("REPLICAOF").arg("127.0.0.1").arg("1")),
+        }
+        let refused: bb8_redis::redis::RedisResult<()> = Client::open(scene.redis.url())
+            .unwrap()
+            .get_connection()
+            .and_then(|mut connection| cmd("SET").arg("x").arg("y").query(&mut connection));
+        assert_eq!(refused.unwrap_err().code(), Some(error));
+        scene.until_skipped().await;
+        scene.requests(error).await;
+        let queued = scene
+            .cache
+            .revoke_token(&token(&format!("eve-{error}")))
+            .await;
+        assert_eq!(queued.unwrap_err().kind(), RevokeErrorKind::Queued);
+        assert!(scene.cache.stats().redis_skipped, "no flapping");
+        match error {
+            "OOM" => scene.config("maxmemory", "0"),
+            "MISCONF" => {
+                std::fs::remove_dir(&folder).unwrap();
+                scene.redis.run::<()>(&cmd("BGSAVE"));
+            }
+            _ => scene.redis.run::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")),
+        }
+        scene.over(error, round + 1).await;
+        until("the deliveries", || scene.cache.stats().undelivered == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_a_password_of_a_sudden() {
+    let scene = Scene::new(&[]).await;
+    let mut admin = Client::open(scene.redis.url())
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    scene.config("requirepass", "s3cr3t-pass");
+    let mut kill = cmd("CLIENT");
+    kill.arg("KILL").arg("TYPE").arg("normal");
+    kill.exec(&mut admin).unwrap();
+    scene.until_skipped().await;
+    scene.requests("NOAUTH").await;
+    let text = scene.log.text();
+    let named = text.contains("NOAUTH") || text.contains("Authentication required");
+    assert!(named, "{text}");
+    let mut config = cmd("CONFIG");
+    config.arg("SET").arg("requirepass").arg("");
+    config.exec(&mut admin).unwrap();
+    drop(admin);
+    scene.over("NOAUTH", 1).await;
+}
+
+#[tokio::test]
+async fn a_server_that_loads_for_long() {
+    let slowly = ["--key-load-delay", "2000"];
+    let answering = ["--loading-process-events-interval-bytes", "1024"];
+    let mut scene = Scene::new(&[slowly, answering].concat()).await;
+    for n in 0..2_000 {
+        scene.redis.set(&format!("ballast:{n}"), "x");
+    }
+    scene.redis.run::<()>(&cmd("SAVE"));
+    scene.redis.kill();
+    scene.redis.restart();
+    scene.requests("LOADING").await;
+    scene.over("LOADING", 1).await;
+}
+
+#[tokio::test]
+async fn a_server_without_room_for_another_client() {
+    let mut scene = Scene::new(&["--maxclients", "8"]).await;
+    let client = Client::open(scene.redis.url()).unwrap();
+    scene.redis.kill();
+    scene.redis.restart();
+    let mut others = Vec::new();
+    while let Ok(mut connection) = client.get_connection_with_timeout(LATE)
+        && cmd("PING").exec(&mut connection).is_ok()
+    {
+        others.push(connection);
+    }
+    assert!(others.len() >= 6, "{}", others.len());
+    scene.requests("maxclients").await;
+    assert!(scene.cache.stats().redis_skipped);
+    drop(others);
+    scene.over("maxclients", 1).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_random_tokens_writes_nothing_to_redis() {
+    let scene = Scene::new(&[]).await;
+    let changes = || {
+        let info: String = scene.redis.run(cmd("INFO").arg("persistence"));
+        let line = info
+            .lines()
+            .find(|line| line.starts_with("rdb_changes_since_last_save:"));
+        line.unwrap().to_owned()
+    };
+    let (before, calls) = (changes(), scene.probe.calls());
+    for n in 0..300 {
+        let answer = ask(&scene.layer, &format!("bad-{}", n % 5)).await;
+        assert_eq!(answer.unwrap_err(), 401);
+    }
+    assert_eq!(
+        scene.probe.calls(),
+        calls + 5,
+        "in less than the negative TTL"
+    );
+    for n in 0..1_000 {
+        ask(&scene.layer, &format!("bad-{n}")).await.unwrap_err();
+    }
+    assert_eq!(changes(), before);
+}
+
+/// With the identity provider at fault, cached sessions go on and the others get 503.
+#[tokio::test]
+async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
+    let redis = Redis::start();
+    let appwrite = Appwrite::start().await;
+    appwrite.add_user("ada", "ada@example.com", "password");
+    let cache = SessionCache::builder()
+        .redis(redis.url())
+        .unwrap()
+        .redis_deadline(Duration::from_secs(5))
+        .validation_deadline(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let validator = AppwriteValidator::new(appwrite.endpoint(), appwrite.project_id()).unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), validator);
+    let known = appwrite.issue("ada");
+    assert_eq!(ask(&layer, &known).await.unwrap().0.id(), "ada");
+    let log = record();
+    let mut outages = 0;
+    for fault in [
+        ProviderFault::Cut,
+        ProviderFault::Delay(Duration::from_secs(30)),
+        ProviderFault::Hang,
+        ProviderFault::Status(500),
+        ProviderFault::Html(502),
+        ProviderFault::Html(401),
+        ProviderFault::HalfBody,
+        ProviderFault::Typed {
+            status: 404,
+            kind: "project_not_found",
+        },
+        ProviderFault::Throttled {
+            reset_epoch: None,
+            retry_after: Some(1),
+        },
+    ] {
+        let fresh = appwrite.issue("ada");
+        for place in [Endpoint::Account, Endpoint::Session] {
+            appwrite.fault(place, fault.clone());
+        }
+        for _ in 0..3 {
+            let start = Instant::now();
+            assert_eq!(ask(&layer, &fresh).await.unwrap_err(), 503, "{fault:?}");
+            assert!(start.elapsed() < LATE, "{fault:?}");
+            let (user, origin) = ask(&layer, &known).await.unwrap();
+            assert_eq!((user.id(), origin), ("ada", Origin::Redis), "{fault:?}");
+        }
+        appwrite.clear_faults();
+        soon("the provider to be asked again", async {
+            while ask(&layer, &fresh).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        outages += 1;
+        let text = log.text();
+        let count = |line| text.matches(line).count();
+        let told = count("sessions cannot be validated now") + count("no session can be validated");
+        assert_eq!(told, outages, "{fault:?}: {text}");
+        assert_eq!(count("sessions can be validated again"), outages);
+    }
+    until("the flights to land", || cache.stats().in_flight == 0).await;
+    // Who is refused is refused, before and after.
+    assert_eq!(ask(&layer, "no-such-session").await.unwrap_err(), 401);
+}
+
+/// Nobody waits for a Redis that is known to be frozen: it is as if there were none.
+#[tokio::test]
+async fn a_frozen_redis_costs_three_requests_their_deadline_and_the_others_nothing() {
+    let scene = Scene::new(&[]).await;
+    scene.redis.pause();
+    let deadline = Duration::from_millis(250);
+    let mut waited = 0;
+    for n in 0..300 {
+        let start = Instant::now();
+        let (user, origin) = ask(&scene.layer, &format!("ada-frozen-{n}")).await.unwrap();
+        assert_eq!((user.id(), origin), ("ada", Origin::Validator));
+        waited += usize::from(start.elapsed() >= deadline);
+        if n >= 3 {
+            assert!(scene.cache.stats().redis_skipped);
+        }
+    }
+    // Fewer than a half, even on a machine that is slow by itself.
+    assert!((3..150).contains(&waited), "{waited}");
+    scene.redis.resume();
+    scene.over("frozen", 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() {
+    let probe = Probe::new();
+    let second = Duration::from_secs(1);
+    let builder = SessionCache::builder()
+        .validation_deadline(second)
+        .max_validations(1);
+    let cache = builder.build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    probe.hold();
+    let start = tokio::time::Instant::now();
+    let requests: Vec<_> = (0..50)
+        .map(|n| {
+            let layer = layer.clone();
+            tokio::spawn(async move { ask(&layer, &format!("token-{}", n % 10)).await })
+        })
+        .collect();
+    until("all to wait", || cache.stats().joined == 40).await;
+    assert_eq!((probe.calls(), cache.stats().in_flight), (1, 10));
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap_err(), 503);
+    }
+    assert_eq!(start.elapsed(), second);
+}
+
+/// The worst that can happen to a request: it comes when a flight has just closed, the flight
+/// stores nothing, and the next one is overtaken as well.
+#[tokio::test(start_paused = true)]
+async fn no_request_waits_longer_than_the_request_deadline() {
+    let slow = validator_fn(|_| async {
+        tokio::time::sleep(Duration::from_millis(990)).await;
+        Ok(session("ada"))
+    });
+    let builder = SessionCache::builder()
+        .validation_deadline(Duration::from_secs(1))
+        .request_deadline(Duration::from_millis(2_750));
+    let cache = builder.build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), slow);
+    let request = || {
+        let layer = layer.clone();
+        tokio::spawn(async move {
+            let start = tokio::time::Instant::now();
+            (ask(&layer, "t").await, start.elapsed())
+        })
+    };
+    let early = request();
+    let mut late = None;
+    for overtakes in [true, false, true, false, true] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if overtakes {
+            let _ = cache.invalidate_user("ada").await.unwrap();
+        }
+        late = late.or_else(|| (!overtakes).then(&request));
+    }
+    assert_eq!(early.await.unwrap().0.unwrap().0.id(), "ada");
+    let (answer, waited) = late.unwrap().await.unwrap();
+    assert_eq!(answer.unwrap_err(), 503);
+    // Without Redis its part of the deadline is not used.
+    assert_eq!(waited, Duration::from_millis(2_500));
+}
