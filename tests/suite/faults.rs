@@ -144,12 +144,41 @@ impl Scene {
     }
 
     async fn until_skipped(&self) {
+        let mut n = 0;
         soon("Redis to be left alone", async {
             while !self.cache.stats().redis_skipped {
-                let _ = ask(&self.layer, "dora-new").await.unwrap();
-                // What was stored would be a hit, which writes nothing.
-                let _ = self.cache.invalidate_token(&token("dora-new")).await;
+                n += 1;
+                // A new one each time, whose lookup may well succeed.
+                ask(&self.layer, &format!("dora-{n}")).await.unwrap();
             }
+        })
+        .await;
+    }
+
+    async fn connections_under_way(&self) {
+        let mut loads = 0;
+        until("two connections to be under way", || {
+            let commands = self.proxy.commands();
+            loads += commands.iter().filter(|name| *name == "SCRIPT").count();
+            // Six scripts each.
+            loads >= 12
+        })
+        .await;
+    }
+
+    /// It is found out twice that Redis is not well yet.
+    async fn two_probes(&self) {
+        self.proxy.commands();
+        let mut probes = 0;
+        until("two probes", || {
+            let is_probe = |name: &String| ["EVALSHA", "PING", "INFO"].contains(&name.as_str());
+            probes += self
+                .proxy
+                .commands()
+                .iter()
+                .filter(|name| is_probe(name))
+                .count();
+            probes >= 2
         })
         .await;
     }
@@ -183,6 +212,21 @@ async fn silent_and_back() {
     assert!(scene.cache.stats().redis_skipped);
     scene.proxy.fault(Fault::None);
     scene.over("silent", 1).await;
+}
+
+/// As a server that freezes while somebody connects, or a firewall that loses its tables then.
+#[tokio::test]
+async fn silent_in_the_middle_of_connecting() {
+    let mut scene = Scene::new(&[]).await;
+    scene.redis.kill();
+    scene.redis.restart();
+    scene.proxy.fault(Fault::SwallowAfterGreeting);
+    scene.requests("connecting").await;
+    assert!(scene.cache.stats().redis_skipped);
+    // As many connections as there may be are on their way, and will never be there.
+    scene.connections_under_way().await;
+    scene.proxy.fault(Fault::None);
+    scene.over("connecting", 1).await;
 }
 
 #[tokio::test]
@@ -265,6 +309,7 @@ async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
             .revoke_token(&token(&format!("eve-{error}")))
             .await;
         assert_eq!(queued.unwrap_err().kind(), RevokeErrorKind::Queued);
+        scene.two_probes().await;
         assert!(scene.cache.stats().redis_skipped, "no flapping");
         match error {
             "OOM" => scene.config("maxmemory", "0"),

@@ -29,6 +29,8 @@ pub enum Fault {
     Delay(Duration),
     /// They are lost, and so is all that would follow on their connections, which stay open.
     Swallow,
+    /// The same, but new connections get as far as `+OK`.
+    SwallowAfterGreeting,
     /// Half of each goes through, and then its connection ends.
     Cut,
 }
@@ -110,7 +112,8 @@ async fn replies(
                 tokio::time::sleep(by).await;
                 length
             }
-            Fault::Swallow => {
+            Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => length,
+            Fault::Swallow | Fault::SwallowAfterGreeting => {
                 while let Ok(1..) = from.read(&mut buffer).await {}
                 break;
             }
