@@ -1,6 +1,9 @@
 //! A TCP proxy before Redis that reads along, and fails on request.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering::SeqCst},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -14,7 +17,14 @@ use tokio::{
 pub struct Proxy {
     port: u16,
     commands: Arc<Mutex<Vec<String>>>,
+    faults: Arc<Faults>,
     accepting: AbortHandle,
+}
+
+#[derive(Default)]
+struct Faults {
+    withholds_pushes: AtomicBool,
+    refuses: AtomicBool,
 }
 
 impl Proxy {
@@ -23,27 +33,43 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let commands = Arc::<Mutex<Vec<String>>>::default();
         let log = Arc::clone(&commands);
+        let faults = Arc::<Faults>::default();
+        let now = Arc::clone(&faults);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                if now.refuses.load(SeqCst) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
                     continue;
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                connections.spawn(forward(from_client, to_server, Some(Arc::clone(&log))));
-                connections.spawn(forward(from_server, to_client, None));
+                connections.spawn(forward(from_client, to_server, Arc::clone(&log)));
+                connections.spawn(answer(from_server, to_client, Arc::clone(&now)));
             }
         });
         Self {
             port,
             commands,
+            faults,
             accepting: accepting.abort_handle(),
         }
     }
 
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/2", self.port)
+    }
+
+    /// Lets replies through, and what the server says unasked not.
+    pub fn withhold_pushes(&self, withhold: bool) {
+        self.faults.withholds_pushes.store(withhold, SeqCst);
+    }
+
+    /// Ends every new connection at once; those that stand go on.
+    pub fn refuse(&self, refuse: bool) {
+        self.faults.refuses.store(refuse, SeqCst);
     }
 
     /// The names of the commands that came since the last call, in order.
@@ -58,26 +84,59 @@ impl Drop for Proxy {
     }
 }
 
-async fn forward(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    log: Option<Arc<Mutex<Vec<String>>>>,
-) {
+async fn forward(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mutex<Vec<String>>>) {
     let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some(log) = &log {
-            pending.extend_from_slice(&buffer[..length]);
-            while let Some((name, rest)) = command(&pending) {
-                log.lock().unwrap().push(name);
-                pending.drain(..pending.len() - rest);
-            }
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some((name, rest)) = command(&pending) {
+            log.lock().unwrap().push(name);
+            pending.drain(..pending.len() - rest);
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             break;
         }
     }
     let _ = to.shutdown().await;
+}
+
+async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Faults>) {
+    let mut pending = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some(length) = frame(&pending) {
+            let frame: Vec<u8> = pending.drain(..length).collect();
+            if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
+                continue;
+            }
+            if to.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+    }
+    let _ = to.shutdown().await;
+}
+
+/// The length of the first reply or push; nothing while it is incomplete.
+fn frame(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let number = || -> usize {
+        let text = std::str::from_utf8(&bytes[1..line - 2]).unwrap();
+        // -1 is nothing.
+        text.parse::<i64>().unwrap().try_into().unwrap_or(0)
+    };
+    let parts = match bytes[0] {
+        b'$' | b'=' | b'!' if bytes[1] == b'-' => 0,
+        b'$' | b'=' | b'!' => {
+            let end = line + number() + 2;
+            return (bytes.len() >= end).then_some(end);
+        }
+        b'*' | b'~' | b'>' => number(),
+        b'%' => 2 * number(),
+        _ => 0,
+    };
+    (0..parts).try_fold(line, |at, _| Some(at + frame(&bytes[at..])?))
 }
 
 /// The name of the first command, and how many bytes follow it; nothing while it is incomplete.
