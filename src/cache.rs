@@ -15,6 +15,7 @@ mod flights;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod key;
+mod lease;
 mod life;
 mod local;
 mod record;
@@ -27,6 +28,7 @@ mod stamp;
 mod stats;
 mod stripes;
 mod ticket;
+mod tier;
 mod verdicts;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -39,6 +41,7 @@ pub use self::{
     revoke::{Revocation, RevokeError, RevokeErrorKind},
     stats::Stats,
     ticket::{CachedSession, Fill, Lookup, Ticket},
+    tier::LocalCache,
 };
 use self::{
     flights::Flights,
@@ -130,8 +133,8 @@ impl SessionCache {
     /// Safe to drop at any time: it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
         let lookup = self.lookup(&self.key(token)).await;
-        match lookup {
-            Lookup::Hit(_) => count(&self.shared.counters.hits),
+        match &lookup {
+            Lookup::Hit(CachedSession { origin, .. }) => self.shared.counters.hit(*origin),
             Lookup::Miss(_) => count(&self.shared.counters.misses),
             Lookup::Revoked => {}
         }
@@ -209,7 +212,13 @@ impl SessionCache {
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
         let (entries, verdicts, refusals) = shared.local.len();
+        let hearing = shared.local.lease().map(|lease| lease.hearing());
+        let hearing = hearing.unwrap_or_default();
         Stats {
+            listening: hearing.is_connected,
+            lease_age: hearing.age.map(Duration::from_micros),
+            pushes: hearing.pushes,
+            epochs: hearing.epochs,
             entries: entries as u64,
             verdicts: verdicts as u64,
             refusals: refusals as u64,
@@ -228,7 +237,7 @@ impl SessionCache {
     pub(crate) fn near(&self, key: &EntryKey) -> Option<Lookup> {
         let Shared { local, redis, .. } = &*self.shared;
         if self.shared.enabled
-            && redis.is_none()
+            && (redis.is_none() || local.lease().is_some())
             && let Some(session) = local.hit(key)
         {
             return Some(Lookup::Hit(session));
@@ -243,13 +252,15 @@ impl SessionCache {
         if let Some(lookup) = self.near(key) {
             return lookup;
         }
+        // Nor is a change missed that comes while the read is on its way.
+        let noted = shared.local.lease().and_then(|lease| lease.note());
         let far = match &shared.redis {
             Some(redis) if shared.enabled => redis.lookup(key).await,
             _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
         };
         match far {
-            Found::Record(record, due) => {
-                let user = record.user;
+            Found::Record(served) => {
+                let user = &served.record.user;
                 // In this order: a denial ends only after the change that replaces it.
                 if self.is_denied(key, Some(user.id())) {
                     return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
@@ -257,11 +268,14 @@ impl SessionCache {
                 if !shared.local.is_unchanged(key, seen, user.id()) {
                     return self.ask(key, Replace::Any).await;
                 }
+                if let Some(noted) = noted {
+                    shared.local.keep(key, noted, &served);
+                }
                 Lookup::Hit(CachedSession {
-                    user,
-                    expires_at: record.expires_at,
+                    due: served.due(),
+                    user: served.record.user,
+                    expires_at: served.record.expires_at,
                     origin: Origin::Redis,
-                    due,
                 })
             }
             found => self.missed(key, seen, found),
@@ -282,6 +296,36 @@ impl SessionCache {
             }
             _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
         }
+    }
+
+    /// A session whose time in the cache is over, for when the identity provider cannot be asked:
+    /// only if nothing that was revoked since makes it unusable. To be called once nobody joins
+    /// any more whom this is to answer.
+    pub(crate) async fn stale(&self, key: &EntryKey) -> Option<CachedSession> {
+        let shared = &*self.shared;
+        let seen = shared.local.seen();
+        if !shared.enabled || shared.local.refuses(key) {
+            return None;
+        }
+        let aged = shared.local.aged(key)?;
+        let (id, seen) = match &shared.redis {
+            None => (aged.user.id(), aged.seen),
+            Some(redis) => {
+                let cause = aged.cause.as_ref()?;
+                let id = aged.user.id();
+                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id)) {
+                    return None;
+                }
+                (id, seen)
+            }
+        };
+        let holds = shared.local.is_unchanged(key, seen, id);
+        holds.then_some(CachedSession {
+            user: aged.user,
+            expires_at: aged.expires_at,
+            origin: Origin::Local,
+            due: None,
+        })
     }
 
     fn missed(&self, key: &EntryKey, seen: Seen, found: Found) -> Lookup {

@@ -3,14 +3,14 @@
 //! Two readings, since neither replaces the other: the wall clock says whether a session has
 //! ended, and a clock that cannot be set says how long a record has been cached.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
     System {
-        start: Instant,
+        start: Duration,
     },
     #[cfg(feature = "testing")]
     Manual(crate::testing::ManualClock),
@@ -19,7 +19,7 @@ pub(crate) enum Clock {
 impl Clock {
     pub(crate) fn system() -> Self {
         Self::System {
-            start: Instant::now(),
+            start: since_boot(),
         }
     }
 
@@ -36,12 +36,31 @@ impl Clock {
     pub(crate) fn elapsed(&self) -> u64 {
         match self {
             Self::System { start } => {
-                u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+                let elapsed = since_boot().saturating_sub(*start);
+                u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
             }
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.elapsed(),
         }
     }
+}
+
+/// Goes on while the machine is suspended, which `Instant` does not.
+#[cfg(target_os = "linux")]
+fn since_boot() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let time = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn since_boot() -> Duration {
+    use std::{sync::LazyLock, time::Instant};
+
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed()
 }
 
 /// A time as [`Clock::wall`] counts it.

@@ -93,7 +93,7 @@ pub(crate) fn admit<ReqBody>(
         token,
         origin: resolved.origin,
         expires_at: resolved.expires_at,
-        stale: false,
+        stale: resolved.is_stale,
     });
     extensions.insert(resolved.user);
 }

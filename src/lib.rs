@@ -118,8 +118,9 @@ pub use appwrite::{
 pub use axum::ExtractError;
 pub use body::ResponseBody;
 pub use cache::{
-    CachedSession, ConfigError, Fill, Health, Lookup, RedisHealth, Revocation, RevokeError,
-    RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats, Ticket,
+    CachedSession, ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation,
+    RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats,
+    Ticket,
 };
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;

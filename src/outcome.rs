@@ -12,6 +12,8 @@ pub(crate) struct Resolved {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) origin: Origin,
+    /// Whether its time in the cache was over.
+    pub(crate) is_stale: bool,
 }
 
 #[derive(Clone, Debug)]

@@ -82,7 +82,7 @@ impl<V: SessionValidator> Resolver<V> {
     pub(crate) fn near(&self, token: &SessionToken, key: &EntryKey) -> Option<Outcome> {
         match self.cache.near(key)? {
             Lookup::Hit(hit) if self.validator.accepts(&hit.user) => {
-                count(&self.cache.counters().hits);
+                self.cache.counters().hit(hit.origin);
                 Some(Ok(self.serve(hit, token, key)))
             }
             Lookup::Revoked => Some(Err(Denied::Revoked)),
@@ -99,8 +99,8 @@ impl<V: SessionValidator> Resolver<V> {
         let landings = self.cache.landings();
         match self.look_up(&token, &key).await {
             Ok(outcome) => {
-                if outcome.is_ok() {
-                    count(&self.cache.counters().hits);
+                if let Ok(resolved) = &outcome {
+                    self.cache.counters().hit(resolved.origin);
                 }
                 outcome
             }
@@ -191,6 +191,7 @@ impl<V: SessionValidator> Resolver<V> {
             user: hit.user,
             expires_at: hit.expires_at,
             origin: hit.origin,
+            is_stale: false,
         }
     }
 
@@ -243,8 +244,14 @@ impl<V: SessionValidator> Resolver<V> {
             },
         };
         flight.take_off(ticket.is_answered());
-        let session = self.ask(token, &ticket).await?;
+        let answer = self.ask(token, &ticket).await;
         flight.close();
+        let session = match answer {
+            Err(error) if error.kind() == ValidationErrorKind::Unavailable => {
+                return self.stale(key, error).await;
+            }
+            answer => answer?,
+        };
         let ticket = match self.cache.fill(ticket, &session).await {
             Fill::Overtaken(ticket) => ticket,
             fill => {
@@ -254,6 +261,22 @@ impl<V: SessionValidator> Resolver<V> {
         };
         let session = self.ask(token, &ticket).await?;
         served(&self.cache.fill(ticket, &session).await, session)
+    }
+
+    /// What was cached, in place of an answer that nobody gives; the error if there is nothing.
+    async fn stale(&self, key: &EntryKey, error: ValidationError) -> Outcome {
+        match self.cache.stale(key).await {
+            Some(hit) if self.validator.accepts(&hit.user) => {
+                count(&self.cache.counters().stale);
+                Ok(Resolved {
+                    user: hit.user,
+                    expires_at: hit.expires_at,
+                    origin: hit.origin,
+                    is_stale: true,
+                })
+            }
+            _ => Err(error.into()),
+        }
     }
 
     /// The cache's answer, or the ticket for the validation that it takes.
@@ -367,6 +390,7 @@ fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
             user: session.user,
             expires_at: session.expires_at,
             origin: Origin::Validator,
+            is_stale: false,
         }),
         Fill::Ended => Err(ValidationError::invalid().into()),
         Fill::Revoked => Err(Denied::Revoked),

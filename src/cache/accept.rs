@@ -103,9 +103,7 @@ pub(super) fn accepts(record: &Record, beside: &Beside, moment: &Moment, max_age
     }
     let oldest = moment.time.minus(max_age.saturating_add(SLACK));
     match &record.cause {
-        Some(cause) => {
-            *cause.run == *moment.run && cause.fence >= oldest && is_unchanged(cause, beside)
-        }
+        Some(cause) => cause.fence >= oldest && is_unchanged(cause, beside, &moment.run),
         None => {
             let since = record.cached_at;
             since > moment.floor
@@ -121,9 +119,15 @@ pub(super) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
     expires_at.is_some_and(|at| wall_micros(at) <= wall)
 }
 
+/// Whether nothing was revoked since, however old the session is.
+pub(super) fn still_holds(cause: &Cause, beside: &Beside, run: &str) -> bool {
+    !beside.tomb.as_ref().is_some_and(Tomb::refuses) && is_unchanged(cause, beside, run)
+}
+
 /// Byte for byte, and one that has vanished is a change, too.
-fn is_unchanged(cause: &Cause, beside: &Beside) -> bool {
-    cause.seen_mark.as_deref() == beside.mark.as_ref().map(|mark| mark.text.as_str())
+fn is_unchanged(cause: &Cause, beside: &Beside, run: &str) -> bool {
+    *cause.run == *run
+        && cause.seen_mark.as_deref() == beside.mark.as_ref().map(|mark| mark.text.as_str())
         && cause.seen_tomb.as_deref() == beside.tomb.as_ref().map(|tomb| tomb.text.as_str())
 }
 

@@ -9,19 +9,24 @@ use super::{
     accept::SLACK as SLACK_MICROS,
     flights::Flights,
     key::Naming,
+    lease::Lease,
     life::Lifetimes,
-    local::Local,
-    redis::{self, Deadlines, Limits, Redis},
+    local::{Local, Times},
+    redis::{self, Deadlines, Limits, Redis, Tier},
     refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
     stats::Counters,
+    tier::LocalCache,
 };
 use crate::{clock::Clock, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
+
+const MIN_LEASE: Duration = Duration::from_millis(100);
+const MAX_LEASE: Duration = Duration::from_secs(60);
 
 const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
@@ -45,6 +50,8 @@ pub struct SessionCacheBuilder {
     redis_checkout_deadline: Option<Duration>,
     request_deadline: Option<Duration>,
     refresh_ahead: u8,
+    local_cache: Option<LocalCache>,
+    stale_on_error: Duration,
     key_prefix: String,
     pepper: Option<SecretKey>,
     previous_pepper: Option<SecretKey>,
@@ -56,7 +63,9 @@ pub struct SessionCacheBuilder {
 /// A cache in this process alone, with every setting at its default.
 impl Default for SessionCache {
     fn default() -> Self {
-        SessionCacheBuilder::new().finish(DEFAULT_CAPACITY, None)
+        let builder = SessionCacheBuilder::new();
+        let local = builder.local(DEFAULT_CAPACITY, DEFAULT_CAPACITY, None);
+        builder.finish(local, None)
     }
 }
 
@@ -87,6 +96,8 @@ impl SessionCacheBuilder {
             redis_checkout_deadline: None,
             request_deadline: None,
             refresh_ahead: 80,
+            local_cache: None,
+            stale_on_error: Duration::ZERO,
             key_prefix: String::new(),
             pepper: None,
             previous_pepper: None,
@@ -191,6 +202,39 @@ impl SessionCacheBuilder {
     /// ends the session at once; a failure leaves it to its TTL.
     pub fn refresh_ahead(mut self, percent: u8) -> Self {
         self.refresh_ahead = percent;
+        self
+    }
+
+    /// Serves sessions from the memory of this process as well, with no round trip to Redis.
+    /// Defaults to none; without Redis it changes nothing, since there all sessions are.
+    ///
+    /// A revocation is then noticed on other nodes within milliseconds, and in the worst case
+    /// after the [`lease`](LocalCache::lease): what this crate promises for the moment at which a
+    /// revocation returns holds one lease later, on the node that revoked at once. While Redis
+    /// does not answer, or another one answers than before, nothing is served from memory. Nor is
+    /// it before Redis 6, or where its user may not send `HELLO 3`, `CLIENT TRACKING`, `INFO`,
+    /// `PING` or `SET` of a key that begins with `session_listener:`: the log says so once, and
+    /// every session is looked up in Redis.
+    ///
+    /// Not promised: that a hypervisor which pauses this machine stops its clock's lease, too. On
+    /// Linux the lease goes on while the machine is suspended.
+    pub fn local_cache(mut self, local: LocalCache) -> Self {
+        self.local_cache = Some(local);
+        self
+    }
+
+    /// For how long after its time in the cache a session may be served when the identity provider
+    /// cannot be asked. Defaults to 0, which is not at all.
+    ///
+    /// Such an answer is marked ([`SessionInfo::is_stale`](crate::SessionInfo::is_stale)). It
+    /// is given only if the session itself has not ended, and if a look into Redis, made after the
+    /// provider failed, shows that neither the token nor the user was revoked. It comes from the
+    /// memory of this process, so that with Redis it takes a [`local_cache`](Self::local_cache).
+    ///
+    /// Unsafe while the Python service logs users out by itself: its plain `DEL` looks like the
+    /// end of the session's cache time.
+    pub fn stale_on_error(mut self, stale: Duration) -> Self {
+        self.stale_on_error = stale;
         self
     }
 
@@ -319,6 +363,44 @@ impl SessionCacheBuilder {
                  3590 or less",
             ));
         }
+        if self.oldest_record().saturating_add(self.stale_on_error) > TOMBSTONE_TTL
+            || self.longest_session < self.ttl + SLACK + self.stale_on_error
+        {
+            return Err(ConfigError(
+                "what is served stale must not outlive the memory of its revocation: ttl_seconds, \
+                 stale_on_error, the validation deadline and 5 seconds of slack must not exceed \
+                 one hour together, nor the first two duration_remember_me; set stale_on_error to \
+                 30 minutes or less",
+            ));
+        }
+        if !self.stale_on_error.is_zero() && self.redis.is_some() && self.local_cache.is_none() {
+            return Err(ConfigError(
+                "what is served stale comes from the memory of this process; beside Redis set \
+                 local_cache, too",
+            ));
+        }
+        let local = self.local_cache.filter(|_| self.redis.is_some());
+        let entries = match local {
+            None => capacity,
+            Some(local) => NonZeroUsize::new(local.capacity)
+                .filter(|capacity| capacity.get() <= u32::MAX as usize)
+                .ok_or(ConfigError(
+                    "the local cache's capacity must be between 1 and 4294967295; to have none, \
+                     leave out local_cache",
+                ))?,
+        };
+        if local.is_some_and(|local| !(MIN_LEASE..=MAX_LEASE).contains(&local.lease)) {
+            return Err(ConfigError(
+                "the lease of the local cache must be between 100 milliseconds and one minute, for \
+                 example one second",
+            ));
+        }
+        if local.is_some_and(|local| local.max_age.is_zero()) {
+            return Err(ConfigError(
+                "the longest age in the local cache must be more than zero; to have no local \
+                 cache, leave out local_cache",
+            ));
+        }
         if self.longest_session < self.ttl.saturating_add(SLACK) {
             return Err(ConfigError(
                 "duration_remember_me is in seconds and must not be shorter than ttl_seconds + 5; \
@@ -399,6 +481,11 @@ impl SessionCacheBuilder {
             tombstone_ttl: TOMBSTONE_TTL,
             capacity: self.capacity,
         };
+        let tier = local.map(|local| Tier {
+            lease: Arc::new(Lease::new(micros(local.lease), self.clock.clone())),
+            hears_records: local.hears_records,
+        });
+        let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         let redis = match &self.redis {
             None => None,
             Some(RedisUrl(url)) => {
@@ -408,31 +495,44 @@ impl SessionCacheBuilder {
                     .sealing_key
                     .as_ref()
                     .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
-                let redis = Redis::new(server, self.key_prefix.clone(), sealing, clock, limits);
+                let prefix = self.key_prefix.clone();
+                let redis = Redis::new(server, prefix, sealing, clock, limits, tier);
                 Some(redis.map_err(|_| REDIS_URL)?)
             }
         };
-        Ok(self.finish(capacity, redis))
+        let local = self.local(entries, capacity, lease);
+        Ok(self.finish(local, redis))
     }
 
-    pub(super) fn finish(self, capacity: NonZeroUsize, redis: Option<Redis>) -> SessionCache {
+    fn local(
+        &self,
+        sessions: NonZeroUsize,
+        verdicts: NonZeroUsize,
+        lease: Option<Arc<Lease>>,
+    ) -> Local {
+        let max_age = self
+            .local_cache
+            .map_or(Duration::MAX, |local| local.max_age);
+        let times = Times {
+            max_age: micros(max_age),
+            stale: micros(self.stale_on_error),
+            verdict_ttl: micros(self.longest_session),
+            negative_ttl: micros(self.negative_ttl),
+        };
+        let clock = self.clock.clone();
+        Local::new(sessions, verdicts, lease, clock, self.lifetimes(), times)
+    }
+
+    fn finish(self, local: Local, redis: Option<Redis>) -> SessionCache {
         let gives_up_after = micros(self.oldest_record());
         let verdict_ttl = micros(self.longest_session);
-        let clock = self.clock.clone();
-        let lifetimes = self.lifetimes();
         let miss_deadline = self
             .request_deadline
             .unwrap_or_else(|| self.longest_way())
             .saturating_sub(self.redis_deadline);
         SessionCache {
             shared: Arc::new(Shared {
-                local: Local::new(
-                    capacity,
-                    clock,
-                    lifetimes,
-                    verdict_ttl,
-                    micros(self.negative_ttl),
-                ),
+                local,
                 redis,
                 naming: Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref()),
                 undelivered: Undelivered::default(),

@@ -97,6 +97,16 @@ impl TokenKey {
     }
 }
 
+/// The stripe of the token that has this name in Redis; nothing for what is no name of a token.
+pub(super) fn stripe_named(name: &[u8], count: usize) -> Option<usize> {
+    let four = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = [0; 4];
+    for (byte, pair) in bytes.iter_mut().zip(name.get(..8)?.chunks(2)) {
+        *byte = u8::try_from(four(pair[0])? << 4 | four(pair[1])?).ok()?;
+    }
+    Some(u32::from_le_bytes(bytes) as usize % count)
+}
+
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
@@ -149,5 +159,34 @@ impl Hash for EntryKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Few tokens are seen in two namespaces, so the digest alone spreads well enough.
         self.token.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_in_redis_leads_to_its_tokens_stripe() {
+        let secret = SecretKey::from_bytes("x".repeat(32)).unwrap();
+        for pepper in [None, Some(&secret)] {
+            let naming = Naming::new(pepper, None);
+            for n in 0..100 {
+                let token = SessionToken::parse(format!("token-{n}")).unwrap();
+                let key = naming.entry(&token, None).token;
+                let named = stripe_named(key.hex().as_bytes(), 16_384);
+                assert_eq!(named, Some(key.stripe(16_384)));
+            }
+        }
+        for no_name in [
+            "",
+            "0123456",
+            "xx345678",
+            "é345678",
+            "+1234567",
+            "\u{1f680}1234",
+        ] {
+            assert_eq!(stripe_named(no_name.as_bytes(), 16_384), None, "{no_name}");
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The sessions that this process holds, under the rules of revocation by counting.
 //!
+//! Without Redis they are the cache. Before Redis they spare a round trip, and what they are
+//! compared with is not only what this process has revoked but what Redis has pushed.
+//!
 //! Lookup, fill and revocation are short and synchronous: a hit takes no lock across an await,
 //! and allocates nothing.
 
 use std::{
     num::NonZeroUsize,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use chrono::{DateTime, Utc};
@@ -13,7 +16,10 @@ use quick_cache::sync::Cache;
 
 use super::{
     key::EntryKey,
+    lease::{Lease, Noted},
     life::Lifetimes,
+    record::Cause,
+    redis::Served,
     refresh::Due,
     refusals::Refusals,
     stripes::{Seen, Stripes, UserStripe},
@@ -35,9 +41,22 @@ pub(super) struct Local {
     stripes: Stripes,
     verdicts: Mutex<Verdicts>,
     refusals: Refusals,
+    /// What it takes to serve what stands in Redis as well.
+    lease: Option<Arc<Lease>>,
     clock: Clock,
     lifetimes: Lifetimes,
-    verdict_ttl: u64,
+    times: Times,
+}
+
+/// In microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The longest time in memory for what stands in Redis as well.
+    pub(super) max_age: u64,
+    /// How long after its time in the cache a session may be served for want of a better answer.
+    pub(super) stale: u64,
+    pub(super) verdict_ttl: u64,
+    pub(super) negative_ttl: u64,
 }
 
 #[derive(Clone)]
@@ -45,9 +64,23 @@ struct Entry {
     user: UserData,
     expires_at: Option<DateTime<Utc>>,
     usable_until: u64,
+    stale_until: u64,
     refresh_at: u64,
-    seen: Seen,
+    /// Which record of the session it is.
+    of: Due,
+    noted: Noted,
     user_stripe: UserStripe,
+    /// Only for who may be served stale.
+    cause: Option<Arc<Cause>>,
+}
+
+/// A session whose time in the cache may be over.
+pub(super) struct Aged {
+    pub(super) user: UserData,
+    pub(super) expires_at: Option<DateTime<Utc>>,
+    pub(super) seen: Seen,
+    /// By what Redis tells whether it still holds.
+    pub(super) cause: Option<Arc<Cause>>,
 }
 
 /// Whether what was validated may be stored and served.
@@ -61,45 +94,78 @@ pub(super) enum Check {
 
 impl Local {
     pub(super) fn new(
-        capacity: NonZeroUsize,
+        sessions: NonZeroUsize,
+        verdicts: NonZeroUsize,
+        lease: Option<Arc<Lease>>,
         clock: Clock,
         lifetimes: Lifetimes,
-        verdict_ttl: u64,
-        negative_ttl: u64,
+        times: Times,
     ) -> Self {
         Self {
-            entries: Cache::new(capacity.get()),
+            entries: Cache::new(sessions.get()),
             stripes: Stripes::new(),
-            verdicts: Mutex::new(Verdicts::new(capacity.get())),
-            refusals: Refusals::new(MAX_REFUSALS, clock.clone(), negative_ttl),
+            verdicts: Mutex::new(Verdicts::new(verdicts.get())),
+            refusals: Refusals::new(MAX_REFUSALS, clock.clone(), times.negative_ttl),
+            lease,
             clock,
             lifetimes,
-            verdict_ttl,
+            times,
         }
+    }
+
+    pub(super) fn lease(&self) -> Option<&Arc<Lease>> {
+        self.lease.as_ref()
     }
 
     /// The near lookup: a usable entry, or nothing.
     pub(super) fn hit(&self, key: &EntryKey) -> Option<CachedSession> {
+        // Before the entry's numbers are compared: what the lease proves is counted by now.
+        if self.lease.as_ref().is_some_and(|lease| !lease.is_alive()) {
+            return None;
+        }
         let entry = self.entries.get(key)?;
-        let now = self.clock.elapsed();
-        let live = now < entry.usable_until
-            && !ended(entry.expires_at, &self.clock)
-            && self
+        let is_unchanged = match &self.lease {
+            None => self
                 .stripes
-                .unchanged(entry.seen, &key.token, entry.user_stripe);
-        if live {
-            Some(CachedSession {
+                .unchanged(entry.noted.seen, &key.token, entry.user_stripe),
+            // Not whether a revocation still waits for Redis: it was counted when it began to.
+            Some(lease) => lease.is_unchanged(entry.noted, &key.token, entry.user_stripe),
+        };
+        let now = self.clock.elapsed();
+        let has_ended = ended(entry.expires_at, &self.clock);
+        if is_unchanged && now < entry.usable_until && !has_ended {
+            return Some(CachedSession {
                 user: entry.user,
                 expires_at: entry.expires_at,
                 origin: Origin::Local,
-                due: (now >= entry.refresh_at).then_some(Due(entry.usable_until.cast_signed())),
-            })
-        } else {
-            let seen = entry.seen;
-            // Only that very entry: a newer one may have come meanwhile.
-            self.entries.remove_if(key, |now| now.seen == seen);
-            None
+                due: (now >= entry.refresh_at).then_some(entry.of),
+            });
         }
+        // Redis may still vouch for what was pushed for another reason than a revocation.
+        let is_over = now >= entry.stale_until || (!is_unchanged && self.lease.is_none());
+        if is_over || has_ended {
+            // Only that very entry: a newer one may have come meanwhile.
+            self.entries
+                .remove_if(key, |standing| standing.noted == entry.noted);
+        }
+        None
+    }
+
+    /// What may be served for want of a better answer, once it is known that nothing was revoked.
+    pub(super) fn aged(&self, key: &EntryKey) -> Option<Aged> {
+        let entry = self.entries.get(key)?;
+        let is_known = self
+            .lease
+            .as_ref()
+            .is_none_or(|lease| lease.is_alive() && lease.is_of_now(entry.noted));
+        let is_over =
+            self.clock.elapsed() >= entry.stale_until || ended(entry.expires_at, &self.clock);
+        (is_known && !is_over && self.times.stale > 0).then_some(Aged {
+            user: entry.user,
+            expires_at: entry.expires_at,
+            seen: entry.noted.seen,
+            cause: entry.cause,
+        })
     }
 
     /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
@@ -133,21 +199,53 @@ impl Local {
             .map(|at| wall_micros(at).saturating_sub(self.clock.wall()));
         let life = self.lifetimes.life(&key.token, now.cast_signed(), left);
         let refresh_after = self.lifetimes.refresh_after(life).unwrap_or(u64::MAX);
+        let usable_until = now.saturating_add(life);
         self.entries.insert(
             key,
             Entry {
                 user: session.user.clone(),
                 expires_at: session.expires_at,
-                usable_until: now.saturating_add(life),
+                usable_until,
+                stale_until: usable_until.saturating_add(self.times.stale),
                 refresh_at: now.saturating_add(refresh_after),
-                seen,
+                of: Due(usable_until.cast_signed()),
+                noted: Noted::own(seen),
                 user_stripe: self.stripes.user(session.user.id()),
+                cause: None,
+            },
+        );
+    }
+
+    /// What was found in Redis by a read that was sent after `noted`. Nor does it matter here what
+    /// was revoked or pushed meanwhile.
+    pub(super) fn keep(&self, key: &EntryKey, noted: Noted, served: &Served) {
+        let Some(keep) = served.keep else { return };
+        let record = &served.record;
+        let now = self.clock.elapsed();
+        let ends = now.saturating_add(served.left);
+        let cause = record.cause.as_ref();
+        let cause = cause.filter(|_| self.times.stale > 0 && keep.can_be_vouched_for);
+        self.entries.insert(
+            key.clone(),
+            Entry {
+                user: record.user.clone(),
+                expires_at: record.expires_at,
+                usable_until: ends.min(now.saturating_add(self.times.max_age)),
+                stale_until: ends.saturating_add(self.times.stale),
+                refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
+                of: served.of,
+                noted,
+                user_stripe: keep.user,
+                cause: cause.map(|cause| Arc::new(cause.clone())),
             },
         );
     }
 
     pub(super) fn invalidate_token(&self, key: &EntryKey) {
         self.stripes.revoke_token(&key.token);
+        if let Some(lease) = &self.lease {
+            lease.revoke_token(&key.token);
+        }
         self.entries.remove(key);
     }
 
@@ -161,11 +259,17 @@ impl Local {
     pub(super) fn refuse(&self, key: &EntryKey) -> bool {
         let now = self.clock.elapsed();
         self.verdicts()
-            .insert(key.token, now.saturating_add(self.verdict_ttl), now)
+            .insert(key.token, now.saturating_add(self.times.verdict_ttl), now)
     }
 
-    pub(super) fn invalidate_user(&self, id: &str) {
+    /// The mark's names are those that [`super::redis::Redis`] gives it.
+    pub(super) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
         self.stripes.revoke_user(id);
+        if let Some(lease) = &self.lease {
+            for name in mark_names {
+                lease.revoke_user(&name);
+            }
+        }
     }
 
     /// Sessions, verdicts and refusals held.

@@ -5,6 +5,8 @@
 //! decides without it.
 
 mod breaker;
+mod listener;
+mod names;
 mod pool;
 mod scripts;
 
@@ -28,17 +30,21 @@ use quick_cache::sync::Cache;
 pub(super) use self::pool::Deadlines;
 use self::{
     breaker::Effect,
+    listener::Listener,
+    names::{Keys, Names},
     pool::{Call, Links, Unanswered},
     scripts::Script,
 };
 use super::{
     accept::{self, Beside, Mark, Moment, SLACK, Tomb},
     key::{EntryKey, TokenKey},
+    lease::Lease,
     life::Lifetimes,
-    record::{self, MAX_RECORD, Record},
+    record::{self, Cause, MAX_RECORD, Record},
     refresh::Due,
     seal::{self, Opened, Sealing},
     stamp::Stamp,
+    stripes::UserStripe,
 };
 use crate::{
     clock::{Clock, wall_micros},
@@ -47,7 +53,8 @@ use crate::{
 
 pub(super) struct Redis {
     links: Links,
-    prefix: String,
+    listener: Option<Listener>,
+    names: Names,
     sealing: Option<Sealing>,
     clock: Clock,
     limits: Limits,
@@ -69,13 +76,45 @@ pub(super) struct Limits {
     pub(super) capacity: usize,
 }
 
+/// The local cache that stands before this store.
+pub(super) struct Tier {
+    pub(super) lease: Arc<Lease>,
+    /// Whether it hears of changed records, or of tombstones and marks only.
+    pub(super) hears_records: bool,
+}
+
 /// What a lookup found in Redis.
 pub(super) enum Found {
-    /// Due when it is time to validate it again.
-    Record(Box<Record>, Option<Due>),
+    Record(Box<Served>),
     Nothing(Box<Seen>),
     Refused,
     Unanswered,
+}
+
+/// A record that may be served, and for how long.
+pub(super) struct Served {
+    pub(super) record: Record,
+    /// So many microseconds are left of its life.
+    pub(super) left: u64,
+    /// And so many until it is time to validate it again, if ever.
+    pub(super) refresh_in: Option<u64>,
+    pub(super) of: Due,
+    pub(super) keep: Option<Keep>,
+}
+
+impl Served {
+    pub(super) fn due(&self) -> Option<Due> {
+        (self.refresh_in == Some(0)).then_some(self.of)
+    }
+}
+
+/// How it may be kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    /// The stripe in which the pushes of its user's mark are counted.
+    pub(super) user: UserStripe,
+    /// Whether its mark stands under the name that [`Redis::vouches`] looks under.
+    pub(super) can_be_vouched_for: bool,
 }
 
 /// What a lookup saw, or the re-check of a fill.
@@ -135,10 +174,14 @@ impl Redis {
         sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
+        tier: Option<Tier>,
     ) -> Result<Self, bb8_redis::redis::RedisError> {
+        let names = Names::new(prefix);
+        let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Ok(Self {
-            links: Links::new(server, limits.deadlines, format!("{prefix}session_probe"))?,
-            prefix,
+            listener: tier.map(|tier| Listener::new(&server, tier, names.clone())),
+            links: Links::new(server, limits.deadlines, names.write_probe(), lease)?,
+            names,
             sealing,
             clock,
             limits,
@@ -153,9 +196,12 @@ impl Redis {
     /// for a miss while the pepper is being changed.
     pub(super) async fn lookup(&self, key: &EntryKey) -> Found {
         let call = self.links.call(Effect::Reads);
+        if let Some(listener) = &self.listener {
+            listener.start(&self.links);
+        }
         if let Some(mark) = self.hints.get(&key.token) {
             match self.known(&call, key, &mark).await {
-                Ok(Some((record, due))) => return Found::Record(Box::new(record), due),
+                Ok(Some(served)) => return Found::Record(Box::new(served)),
                 Ok(None) => {
                     self.hints.remove(&key.token);
                 }
@@ -178,6 +224,11 @@ impl Redis {
         };
         match self.script_lookup(call, &previous, replace).await {
             Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
+            // What ends it is pushed under that name, for which nothing here is listed.
+            Ok(Found::Record(mut served)) => {
+                served.keep = None;
+                Found::Record(served)
+            }
             other => other.unwrap_or(Found::Unanswered),
         }
     }
@@ -188,7 +239,7 @@ impl Redis {
         call: &Call<'_>,
         key: &EntryKey,
         mark_name: &str,
-    ) -> Result<Option<(Record, Option<Due>)>, Unanswered> {
+    ) -> Result<Option<Served>, Unanswered> {
         let keys = self.keys(key);
         let mut mget = cmd("MGET");
         mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(mark_name)]);
@@ -208,10 +259,7 @@ impl Redis {
         let accepted = record.cause.is_some()
             && name == mark_name
             && accept::accepts(&record, &beside, &moment, self.max_age());
-        Ok(accepted.then(|| {
-            let due = self.due(key, &record, moment.time);
-            (record, due)
-        }))
+        Ok(accepted.then(|| self.served(key, record, &name, &moment)))
     }
 
     async fn script_lookup(
@@ -246,10 +294,10 @@ impl Redis {
         let moment = self.moment(time, Arc::clone(&seen.run));
         if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
-                self.hints.insert(key.token, mark_name.into());
+                self.hints.insert(key.token, mark_name.as_str().into());
             }
-            let due = self.due(key, &record, time);
-            return Ok(Found::Record(Box::new(record), due));
+            let served = self.served(key, record, &mark_name, &moment);
+            return Ok(Found::Record(Box::new(served)));
         }
         if accept::has_ended(record.expires_at, moment.wall)
             && let Some(value) = &seen.value
@@ -273,15 +321,22 @@ impl Redis {
         }
     }
 
-    fn due(&self, key: &EntryKey, record: &Record, now: Stamp) -> Option<Due> {
+    fn served(&self, key: &EntryKey, record: Record, mark_name: &str, moment: &Moment) -> Served {
         let since = record.since();
-        let left = record
-            .expires_at
-            .map(|at| wall_micros(at).saturating_sub(since.0));
+        let ends = record.expires_at.map(wall_micros);
         let lifetimes = &self.limits.lifetimes;
+        let left = ends.map(|at| at.saturating_sub(since.0));
         let life = lifetimes.life(&key.token, since.0, left);
-        let after = i64::try_from(lifetimes.refresh_after(life)?).unwrap_or(i64::MAX);
-        (now.0.saturating_sub(since.0) >= after).then_some(Due(since.0))
+        let age = u64::try_from(moment.time.0.saturating_sub(since.0)).unwrap_or_default();
+        Served {
+            left: life.saturating_sub(age),
+            refresh_in: lifetimes
+                .refresh_after(life)
+                .map(|after| after.saturating_sub(age)),
+            of: Due(since.0),
+            keep: self.keep(&record, mark_name, &moment.run),
+            record,
+        }
     }
 
     /// The record that a value is, and the name of its user's mark.
@@ -321,6 +376,27 @@ impl Redis {
                 None
             }
         }
+    }
+
+    /// How a record that is served may be kept in memory: only if every change of what makes it
+    /// unusable will be heard.
+    fn keep(&self, record: &Record, mark_name: &str, run: &str) -> Option<Keep> {
+        let listener = self.listener.as_ref()?;
+        // The peer ends its own records by deleting them.
+        let hears_its_end = listener.hears_records() || record.cause.is_some();
+        (hears_its_end && listener.lease().hears(run)).then(|| Keep {
+            user: listener.lease().user(mark_name),
+            can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
+        })
+    }
+
+    /// Whether mark and tombstone are still those that were seen before a session was validated.
+    pub(super) async fn vouches(&self, key: &EntryKey, user_id: &str, cause: &Cause) -> bool {
+        let call = self.links.call(Effect::Reads);
+        let looked = self
+            .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
+            .await;
+        looked.is_ok_and(|looked| accept::still_holds(cause, &looked.beside, &looked.run))
     }
 
     /// The lookup script; the mark is that of the user in the record unless it is named.
@@ -538,12 +614,8 @@ impl Redis {
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
         let ttl = decimal(self.limits.longest_session.max(records));
         let slack = SLACK.to_string();
-        let previous = self
-            .sealing
-            .as_ref()
-            .and_then(|sealing| sealing.previous_user(id));
         let call = self.links.call(Effect::Writes);
-        for name in [Some(self.mark_name(id)), previous].into_iter().flatten() {
+        for name in self.mark_names(id) {
             call.run(
                 Script::RevokeUser,
                 &[&self.mark_key(&name)],
@@ -594,21 +666,12 @@ impl Redis {
         micros(self.limits.ttl)
     }
 
-    /// The braces are the hash tag that keeps all of a token in one slot of a cluster.
     fn keys(&self, key: &EntryKey) -> Keys {
-        let prefix = &self.prefix;
-        let session = format!("{prefix}session_cache:{}", key.token.hex());
-        Keys {
-            tomb: format!("{prefix}session_tomb:{{{session}}}"),
-            record: match key.namespace() {
-                None => session,
-                Some(name) => format!("{prefix}session_space:{{{session}}}:{name}"),
-            },
-        }
+        self.names.keys(key)
     }
 
     fn mark_key(&self, name: &str) -> String {
-        format!("{}user_invalidated:{name}", self.prefix)
+        self.names.mark(name)
     }
 
     /// The user's id, or its keyed hash where records are sealed.
@@ -617,6 +680,15 @@ impl Redis {
             None => user_id.to_owned(),
             Some(sealing) => sealing.user(user_id),
         }
+    }
+
+    /// And the name under which nodes may still look that have the previous key.
+    pub(super) fn mark_names(&self, user_id: &str) -> impl Iterator<Item = String> {
+        let sealing = self.sealing.as_ref();
+        let previous = sealing.and_then(|sealing| sealing.previous_user(user_id));
+        [Some(self.mark_name(user_id)), previous]
+            .into_iter()
+            .flatten()
     }
 }
 
@@ -635,11 +707,6 @@ fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Fo
         },
         over,
     }))
-}
-
-struct Keys {
-    record: String,
-    tomb: String,
 }
 
 /// The reply of the lookup script.

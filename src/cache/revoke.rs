@@ -148,7 +148,10 @@ impl Shared {
                 }
                 self.local.invalidate_token(key);
             }
-            Revoke::User(id) => self.local.invalidate_user(id),
+            Revoke::User(id) => {
+                let names = self.redis.iter().flat_map(|redis| redis.mark_names(id));
+                self.local.invalidate_user(id, names);
+            }
         }
     }
 

@@ -2,7 +2,12 @@
 //!
 //! [`SessionCache::stats`]: super::SessionCache::stats
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use crate::session::Origin;
 
 /// What a cache has done since it was built, and what it holds. All counts start at zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,6 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Stats {
     /// Requests answered from the cache.
     pub hits: u64,
+    /// Those of them that were answered from the memory of this process.
+    pub local_hits: u64,
+    /// Validations that nobody could decide, and that were answered by a session in memory whose
+    /// cache time was over.
+    pub stale: u64,
     /// Lookups that found nothing usable.
     pub misses: u64,
     /// Validations begun.
@@ -40,11 +50,22 @@ pub struct Stats {
     pub undelivered: u64,
     /// Whether Redis is left alone now, since it did not answer three times in a row.
     pub redis_skipped: bool,
+    /// Whether Redis is connected that tells the local cache of changes.
+    pub listening: bool,
+    /// How long ago everything that had changed in Redis was known here; nothing while sessions
+    /// are not served from the local cache, but looked up in Redis.
+    pub lease_age: Option<Duration>,
+    /// Changes that Redis has told of.
+    pub pushes: u64,
+    /// How many times the local cache has begun anew, since it might have missed a change.
+    pub epochs: u64,
 }
 
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) hits: AtomicU64,
+    pub(crate) local_hits: AtomicU64,
+    pub(crate) stale: AtomicU64,
     pub(crate) misses: AtomicU64,
     pub(crate) validations: AtomicU64,
     pub(crate) refreshes: AtomicU64,
@@ -56,6 +77,15 @@ pub(crate) struct Counters {
     pub(crate) revocations: AtomicU64,
 }
 
+impl Counters {
+    pub(crate) fn hit(&self, origin: Origin) {
+        count(&self.hits);
+        if origin == Origin::Local {
+            count(&self.local_hits);
+        }
+    }
+}
+
 pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }
@@ -65,6 +95,8 @@ impl Counters {
     pub(super) fn read(&self) -> Stats {
         let Self {
             hits,
+            local_hits,
+            stale,
             misses,
             validations,
             refreshes,
@@ -77,6 +109,8 @@ impl Counters {
         } = self;
         Stats {
             hits: hits.load(Relaxed),
+            local_hits: local_hits.load(Relaxed),
+            stale: stale.load(Relaxed),
             misses: misses.load(Relaxed),
             validations: validations.load(Relaxed),
             refreshes: refreshes.load(Relaxed),

@@ -19,6 +19,15 @@ pub async fn ask<V: SessionValidator>(
     layer: &SessionCacheLayer<V>,
     token: &str,
 ) -> Result<(UserData, Origin), StatusCode> {
+    let (user, session) = ask_for_all(layer, token).await?;
+    Ok((user, session.origin()))
+}
+
+/// With all that the request learned about its session.
+pub async fn ask_for_all<V: SessionValidator>(
+    layer: &SessionCacheLayer<V>,
+    token: &str,
+) -> Result<(UserData, SessionInfo), StatusCode> {
     let inner = service_fn(async |request: Request<()>| {
         let mut response = Response::new(http_body_util::Empty::<bytes::Bytes>::new());
         *response.extensions_mut() = request.extensions().clone();
@@ -35,7 +44,7 @@ pub async fn ask<V: SessionValidator>(
         return Err(rejection.status());
     }
     let user = extensions.get::<UserData>().unwrap().clone();
-    Ok((user, extensions.get::<SessionInfo>().unwrap().origin()))
+    Ok((user, extensions.get::<SessionInfo>().unwrap().clone()))
 }
 
 /// The tier of the user that a request is served as.

@@ -1,7 +1,10 @@
 //! A TCP proxy before Redis that reads along, and fails on request.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -11,14 +14,13 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
     task::{AbortHandle, JoinSet},
 };
 
 pub struct Proxy {
     port: u16,
     commands: Arc<Mutex<Vec<String>>>,
-    fault: watch::Sender<Fault>,
+    faults: Arc<Faults>,
     accepting: AbortHandle,
 }
 
@@ -35,29 +37,43 @@ pub enum Fault {
     Cut,
 }
 
+struct Faults {
+    fault: Mutex<Fault>,
+    withholds_pushes: AtomicBool,
+    refuses: AtomicBool,
+}
+
 impl Proxy {
     pub async fn start(server: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let commands = Arc::<Mutex<Vec<String>>>::default();
         let log = Arc::clone(&commands);
-        let (fault, faults) = watch::channel(Fault::None);
+        let faults = Arc::new(Faults {
+            fault: Mutex::new(Fault::None),
+            withholds_pushes: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+        });
+        let now = Arc::clone(&faults);
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                if now.refuses.load(SeqCst) {
+                    continue;
+                }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
                     continue;
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
                 connections.spawn(requests(from_client, to_server, Arc::clone(&log)));
-                connections.spawn(replies(from_server, to_client, faults.clone()));
+                connections.spawn(replies(from_server, to_client, Arc::clone(&now)));
             }
         });
         Self {
             port,
             commands,
-            fault,
+            faults,
             accepting: accepting.abort_handle(),
         }
     }
@@ -67,7 +83,17 @@ impl Proxy {
     }
 
     pub fn fault(&self, fault: Fault) {
-        self.fault.send_replace(fault);
+        *self.faults.fault.lock().unwrap() = fault;
+    }
+
+    /// Lets replies through, and what the server says unasked not.
+    pub fn withhold_pushes(&self, withhold: bool) {
+        self.faults.withholds_pushes.store(withhold, SeqCst);
+    }
+
+    /// Ends every new connection at once; those that stand go on.
+    pub fn refuse(&self, refuse: bool) {
+        self.faults.refuses.store(refuse, SeqCst);
     }
 
     /// The names of the commands that came since the last call, in order.
@@ -98,32 +124,57 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mute
     let _ = to.shutdown().await;
 }
 
-async fn replies(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    mut faults: watch::Receiver<Fault>,
-) {
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Faults>) {
+    let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let fault = *faults.borrow_and_update();
-        let passes = match fault {
-            Fault::None => length,
-            Fault::Delay(by) => {
-                tokio::time::sleep(by).await;
-                length
-            }
-            Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => length,
+        let fault = *faults.fault.lock().unwrap();
+        match fault {
+            Fault::None => {}
+            Fault::Delay(by) => tokio::time::sleep(by).await,
+            Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => {}
             Fault::Swallow | Fault::SwallowAfterGreeting => {
                 while let Ok(1..) = from.read(&mut buffer).await {}
                 break;
             }
-            Fault::Cut => length / 2,
-        };
-        if to.write_all(&buffer[..passes]).await.is_err() || passes < length {
-            break;
+            Fault::Cut => {
+                let _ = to.write_all(&buffer[..length / 2]).await;
+                break;
+            }
+        }
+        pending.extend_from_slice(&buffer[..length]);
+        while let Some(length) = frame(&pending) {
+            let frame: Vec<u8> = pending.drain(..length).collect();
+            if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
+                continue;
+            }
+            if to.write_all(&frame).await.is_err() {
+                return;
+            }
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// The length of the first reply or push; nothing while it is incomplete.
+fn frame(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
+    let number = || -> usize {
+        let text = std::str::from_utf8(&bytes[1..line - 2]).unwrap();
+        // -1 is nothing.
+        text.parse::<i64>().unwrap().try_into().unwrap_or(0)
+    };
+    let parts = match bytes[0] {
+        b'$' | b'=' | b'!' if bytes[1] == b'-' => 0,
+        b'$' | b'=' | b'!' => {
+            let end = line + number() + 2;
+            return (bytes.len() >= end).then_some(end);
+        }
+        b'*' | b'~' | b'>' => number(),
+        b'%' => 2 * number(),
+        _ => 0,
+    };
+    (0..parts).try_fold(line, |at, _| Some(at + frame(&bytes[at..])?))
 }
 
 /// The name of the first command, and how many bytes follow it; nothing while it is incomplete.

@@ -124,6 +124,25 @@ impl Redis {
         self.run::<()>(cmd("SET").arg(key).arg(value.as_ref()));
     }
 
+    /// The connections that are told of changes.
+    pub fn listeners(&self) -> Vec<u64> {
+        let clients: String = self.run(cmd("CLIENT").arg("LIST"));
+        let field = |client: &str, name: &str| {
+            let mut fields = client.split(' ');
+            fields.find_map(|field| Some(field.strip_prefix(name)?.to_owned()))
+        };
+        clients
+            .lines()
+            .filter(|client| field(client, "flags=").is_some_and(|flags| flags.contains('t')))
+            .map(|client| field(client, "id=").unwrap().parse().unwrap())
+            .collect()
+    }
+
+    pub fn end_client(&self, id: u64) {
+        // It may have gone by itself.
+        let _: i64 = self.run(cmd("CLIENT").arg("KILL").arg("ID").arg(id));
+    }
+
     pub fn ttl(&self, key: &str) -> i64 {
         self.run(cmd("TTL").arg(key))
     }

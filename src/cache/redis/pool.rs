@@ -31,7 +31,7 @@ use super::{
     breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
 };
-use crate::cache::{accept::SLACK, stamp::Stamp};
+use crate::cache::{accept::SLACK, lease::Lease, stamp::Stamp};
 
 /// Between two attempts to reach a Redis that did not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -50,6 +50,7 @@ pub(super) struct Answer {
     pub(super) run: Arc<str>,
 }
 
+#[derive(Clone)]
 pub(super) struct Links(Arc<Inner>);
 
 /// One operation, however many commands it takes: all are answered by one deadline.
@@ -84,6 +85,8 @@ struct Inner {
 /// What all links know of their server.
 #[derive(Default)]
 struct Shared {
+    /// Ends when another server is met: what was read before may be missing what it has lost.
+    lease: Option<Arc<Lease>>,
     /// The run and replication ids of the server that was connected last.
     server: Mutex<Option<Arc<str>>>,
     /// Records up to this time may be missing a mark that a failover or restart has lost.
@@ -116,8 +119,12 @@ impl Links {
         server: ConnectionInfo,
         deadlines: Deadlines,
         probe: String,
+        lease: Option<Arc<Lease>>,
     ) -> Result<Self, RedisError> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            lease,
+            ..Shared::default()
+        });
         let manager = Manager {
             client: Client::open(server)?,
             config: AsyncConnectionConfig::new()
@@ -143,6 +150,11 @@ impl Links {
 
     pub(super) fn floor(&self) -> Stamp {
         Stamp(self.0.shared.floor.load(SeqCst))
+    }
+
+    /// Whether this run is that of the server which was connected last.
+    pub(super) fn lead_to(&self, run: &str) -> bool {
+        lock(&self.0.shared.server).as_deref() == Some(run)
     }
 
     /// Begins an operation, and with it its deadline.
@@ -370,13 +382,6 @@ impl Manager {
     }
 }
 
-/// A field of INFO's reply, empty if there is none.
-fn field<'a>(info: &'a str, name: &str) -> &'a str {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .unwrap_or_default()
-}
-
 impl Shared {
     /// Names the run of a server, and raises the floor when it is another than before.
     fn met(&self, info: &str, now: Stamp) -> Arc<str> {
@@ -392,18 +397,19 @@ impl Shared {
                  revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
             );
         }
-        // One that is promoted keeps its run id and gets a new replication id.
-        let ids = [field("run_id"), field("master_replid")];
-        let server: Arc<str> = ids.map(|id| id.get(..12).unwrap_or(id)).concat().into();
+        let server = identity(info);
         let mut known = lock(&self.server);
-        if known.as_ref().is_some_and(|known| *known != server) {
+        let before = known.replace(Arc::clone(&server));
+        if before.is_some_and(|before| before != server) {
             self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
+            if let Some(lease) = &self.lease {
+                lease.lose();
+            }
             tracing::warn!(
                 "another Redis answers than before, or it was restarted: what was cached until \
                  now is validated again, since revocations may have been lost"
             );
         }
-        *known = Some(Arc::clone(&server));
         server
     }
 
@@ -412,6 +418,19 @@ impl Shared {
             .clone()
             .unwrap_or_else(|| "no answer within the deadline".to_owned())
     }
+}
+
+/// A field of INFO's reply, empty if there is none.
+pub(super) fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .unwrap_or_default()
+}
+
+/// Names the run of a server. One that is promoted keeps its run id and gets a new replication id.
+pub(super) fn identity(info: &str) -> Arc<str> {
+    let ids = [field(info, "run_id"), field(info, "master_replid")];
+    ids.map(|id| id.get(..12).unwrap_or(id)).concat().into()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,0 +1,178 @@
+//! The right to answer from memory while Redis holds the truth.
+//!
+//! Redis pushes the name of each key that changes, and each push is counted in the stripe of its
+//! token or user. An entry is good while its stripes hold no later number than was noted before
+//! the read that it came from. That alone would trust a connection to be alive, so it takes two
+//! things more:
+//!
+//! - A *lease*, in time: proof that whatever had been acknowledged to anybody by some moment has
+//!   been counted here. It ends a fixed time after that moment, so that a connection which has
+//!   died, or a server which has frozen, hides a revocation for no longer.
+//! - An *epoch*, in numbers: between two connections nothing is pushed. What was read in one epoch
+//!   is worth nothing in the next.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
+};
+
+use super::{
+    key::TokenKey,
+    stripes::{Seen, Stripes, UserStripe},
+};
+use crate::clock::Clock;
+
+pub(super) struct Lease {
+    clock: Clock,
+    /// In microseconds, as all times here.
+    length: u64,
+    until: AtomicU64,
+    epoch: AtomicU64,
+    stripes: Stripes,
+    /// The run of the server that pushes.
+    run: Mutex<Option<Arc<str>>>,
+    is_connected: AtomicBool,
+    pushes: AtomicU64,
+}
+
+/// What had been heard when a read was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Noted {
+    epoch: u64,
+    pub(super) seen: Seen,
+}
+
+impl Noted {
+    /// Where there is nothing to hear but what this process revokes itself.
+    pub(super) fn own(seen: Seen) -> Self {
+        Self { epoch: 0, seen }
+    }
+}
+
+/// What an operator may want to know.
+#[derive(Default)]
+pub(super) struct Hearing {
+    pub(super) is_connected: bool,
+    pub(super) age: Option<u64>,
+    pub(super) pushes: u64,
+    pub(super) epochs: u64,
+}
+
+impl Lease {
+    pub(super) fn new(length: u64, clock: Clock) -> Self {
+        Self {
+            clock,
+            length,
+            until: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            stripes: Stripes::new(),
+            run: Mutex::new(None),
+            is_connected: AtomicBool::new(false),
+            pushes: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn now(&self) -> u64 {
+        self.clock.elapsed()
+    }
+
+    /// To be asked before [`Self::is_unchanged`]: what the lease proves to be counted is counted
+    /// by the time it is seen.
+    pub(super) fn is_alive(&self) -> bool {
+        self.clock.elapsed() < self.until.load(SeqCst)
+    }
+
+    /// To be called before a read is sent; without a lease its answer is not to be kept.
+    pub(super) fn note(&self) -> Option<Noted> {
+        self.is_alive().then(|| Noted {
+            epoch: self.epoch.load(SeqCst),
+            seen: self.stripes.seen(),
+        })
+    }
+
+    /// Whether the answer to a read came from the server that pushes.
+    pub(super) fn hears(&self, run: &str) -> bool {
+        self.run().as_deref() == Some(run)
+    }
+
+    pub(super) fn user(&self, mark_name: &str) -> UserStripe {
+        self.stripes.user(mark_name)
+    }
+
+    /// Whether no connection was lost and no server flushed since.
+    pub(super) fn is_of_now(&self, noted: Noted) -> bool {
+        self.epoch.load(SeqCst) == noted.epoch
+    }
+
+    /// Whether nothing was heard of token and user since, either.
+    pub(super) fn is_unchanged(&self, noted: Noted, token: &TokenKey, user: UserStripe) -> bool {
+        self.is_of_now(noted) && self.stripes.unchanged(noted.seen, token, user)
+    }
+
+    /// This process has revoked it itself.
+    pub(super) fn revoke_token(&self, token: &TokenKey) {
+        self.stripes.revoke_token(token);
+    }
+
+    pub(super) fn revoke_user(&self, mark_name: &str) {
+        self.stripes.revoke_user(mark_name);
+    }
+
+    /// Something under a token's name has changed in Redis.
+    pub(super) fn hear_token(&self, hex: &[u8]) {
+        self.pushes.fetch_add(1, Relaxed);
+        self.stripes.revoke_token_named(hex);
+    }
+
+    pub(super) fn hear_user(&self, mark_name: &str) {
+        self.pushes.fetch_add(1, Relaxed);
+        self.stripes.revoke_user(mark_name);
+    }
+
+    /// From here on nothing that was read before is used.
+    pub(super) fn begin_epoch(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+    }
+
+    /// Whatever changed before `proven` has been heard.
+    pub(super) fn extend(&self, proven: u64) {
+        self.until
+            .fetch_max(proven.saturating_add(self.length), SeqCst);
+    }
+
+    pub(super) fn connected(&self, run: Arc<str>) {
+        *self.run() = Some(run);
+        self.begin_epoch();
+        self.is_connected.store(true, SeqCst);
+    }
+
+    /// The connection has ended, or is not to be believed any more.
+    pub(super) fn lose(&self) {
+        self.begin_epoch();
+        self.until.store(0, SeqCst);
+        self.is_connected.store(false, SeqCst);
+    }
+
+    pub(super) fn hearing(&self) -> Hearing {
+        let until = self.until.load(SeqCst);
+        let now = self.clock.elapsed();
+        Hearing {
+            is_connected: self.is_connected.load(SeqCst),
+            age: (now < until).then(|| now.saturating_sub(until.saturating_sub(self.length))),
+            pushes: self.pushes.load(Relaxed),
+            epochs: self.epoch.load(SeqCst),
+        }
+    }
+
+    fn run(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        // No code under this lock panics half-way through a change.
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

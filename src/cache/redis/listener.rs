@@ -1,0 +1,309 @@
+//! Hears from Redis what changes there, and proves by heartbeats that it still does.
+//!
+//! One connection of its own, since its pushes and its replies must come in one order: redis-rs
+//! hands out each push before it delivers any reply that came after it. A PING that is answered
+//! thus proves that what was acknowledged before is counted. But not the last one: a Redis with
+//! I/O threads may send a PONG a moment ahead of the push of a write that it has already
+//! acknowledged to somebody else, so each PONG proves what the PING *before* it was sent after.
+//!
+//! A server that cannot push, or something in between that swallows what it pushes, costs nothing
+//! but the local cache: before a lease is taken, a key of no other use is written, and its push
+//! awaited.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    future::Future,
+    hash::BuildHasher,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bb8_redis::redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, ProtocolVersion,
+    PushInfo, PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+};
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    task::AbortHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Tier,
+    names::{Changed, Names},
+    pool::{Links, field, identity},
+};
+use crate::cache::lease::Lease;
+
+/// Heartbeats in the length of a lease, and between two looks at the server's role.
+const BEATS: u32 = 8;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Between two attempts to reach a server that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two attempts with one that refuses.
+const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
+
+/// The listener of a cache; it ends with this value.
+pub(super) struct Listener {
+    job: Arc<Job>,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+struct Job {
+    server: ConnectionInfo,
+    lease: Arc<Lease>,
+    names: Names,
+    hears_records: bool,
+    /// The longest wait for any one answer: after it the lease is over anyway.
+    patience: Duration,
+}
+
+/// Why there is no lease now.
+enum Trouble {
+    /// Passes by itself, and is reported by whoever else waits for Redis.
+    Unanswered,
+    /// An operator has to do something about it.
+    Unusable(String),
+}
+
+impl Listener {
+    pub(super) fn new(server: &ConnectionInfo, tier: Tier, names: Names) -> Self {
+        let Tier {
+            lease,
+            hears_records,
+        } = tier;
+        let settings = server.redis_settings().clone();
+        let settings = settings.set_protocol(ProtocolVersion::RESP3);
+        Self {
+            job: Arc::new(Job {
+                server: server.clone().set_redis_settings(settings),
+                patience: Duration::from_micros(lease.length()),
+                lease,
+                names,
+                hears_records,
+            }),
+            task: Mutex::default(),
+        }
+    }
+
+    pub(super) fn lease(&self) -> &Arc<Lease> {
+        &self.job.lease
+    }
+
+    pub(super) fn hears_records(&self) -> bool {
+        self.job.hears_records
+    }
+
+    /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
+    /// that one has ended.
+    pub(super) fn start(&self, links: &Links) {
+        // No code under this lock panics half-way through a change.
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.as_ref().is_none_or(AbortHandle::is_finished)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let listening = listen(Arc::clone(&self.job), links.clone());
+            *task = Some(runtime.spawn(listening).abort_handle());
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+}
+
+async fn listen(job: Arc<Job>, links: Links) {
+    let (mut pause, mut has_warned) = (FIRST_PAUSE, false);
+    loop {
+        let mut held = Held {
+            lease: &job.lease,
+            beats: 0,
+        };
+        let trouble = match job.hear(&links, &mut held).await {
+            Err(trouble) => trouble,
+            Ok(never) => match never {},
+        };
+        let was_heard = held.beats > 1;
+        drop(held);
+        if was_heard {
+            (pause, has_warned) = (FIRST_PAUSE, false);
+        }
+        let mut longest = LONGEST_PAUSE;
+        if let Trouble::Unusable(trouble) = trouble {
+            longest = LONGEST_PAUSE_IF_UNUSABLE;
+            if !std::mem::replace(&mut has_warned, true) {
+                tracing::warn!(
+                    trouble,
+                    "the local cache is off, and every session is looked up in Redis: it takes a \
+                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
+                     and SET to this user, and nothing in between that withholds its pushes"
+                );
+            }
+        }
+        // Nodes that lost the same server must not all come back at the same moment.
+        let random = RandomState::new().hash_one(()) % 1_000;
+        sleep(pause / 2 + (pause / 2_000) * u32::try_from(random).unwrap_or_default()).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+/// One connection's time. However it ends, also with its runtime, so does the lease.
+struct Held<'a> {
+    lease: &'a Lease,
+    beats: u32,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.lease.lose();
+    }
+}
+
+enum Never {}
+
+impl Job {
+    /// Connects, and holds the lease for as long as heartbeats are answered.
+    async fn hear(&self, links: &Links, held: &mut Held<'_>) -> Result<Never, Trouble> {
+        let probe: Arc<Probe> = Arc::new(Probe {
+            name: self.names.probe(RandomState::new().hash_one(())),
+            pushed: Notify::new(),
+        });
+        let mut connection = self.connect(&probe).await?;
+        let run = self.identify(&mut connection).await?;
+        let mut track = cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST");
+        for kind in self.names.tracked(self.hears_records) {
+            track.arg("PREFIX").arg(kind);
+        }
+        self.ask::<Value>(&mut connection, &track).await?;
+        // Only now: what was read before may have changed without a push.
+        self.lease.connected(Arc::clone(&run));
+
+        let mut set = cmd("SET");
+        set.arg(&probe.name).arg("").arg("PX").arg(1_000);
+        self.ask::<Value>(&mut connection, &set).await?;
+        timeout(self.patience, probe.pushed.notified())
+            .await
+            .map_err(|_| Trouble::Unusable("a key was written, and no push came".to_owned()))?;
+
+        let mut previous = None;
+        loop {
+            let sent = self.lease.now();
+            self.ask::<Value>(&mut connection, &cmd("PING")).await?;
+            if let Some(previous) = previous.replace(sent) {
+                self.lease.extend(previous);
+            }
+            // Afterwards, so that either this sees the change or the change ends the lease.
+            if !links.lead_to(&run) {
+                return Err(Trouble::Unanswered);
+            }
+            held.beats = held.beats.saturating_add(1);
+            if held.beats == 1 {
+                continue;
+            }
+            if held.beats.is_multiple_of(BEATS) && self.identify(&mut connection).await? != run {
+                return Err(Trouble::Unanswered);
+            }
+            sleep(self.patience / BEATS).await;
+        }
+    }
+
+    async fn connect(&self, probe: &Arc<Probe>) -> Result<MultiplexedConnection, Trouble> {
+        let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
+        let probe = Arc::clone(probe);
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.patience))
+            .set_response_timeout(None)
+            .set_push_sender(move |push: PushInfo| {
+                heard(&lease, &names, &probe, &push);
+                Ok::<_, fmt::Error>(())
+            });
+        let client = Client::open(self.server.clone()).map_err(trouble)?;
+        // Greeting included, which a server may leave unanswered.
+        self.within(client.get_multiplexed_async_connection_with_config(&config))
+            .await
+    }
+
+    /// The run of the server, which must be the one that takes the writes.
+    async fn identify(&self, connection: &mut MultiplexedConnection) -> Result<Arc<str>, Trouble> {
+        let info: String = self.ask(connection, &cmd("INFO")).await?;
+        match field(&info, "role") {
+            "master" => Ok(identity(&info)),
+            _ => Err(Trouble::Unanswered),
+        }
+    }
+
+    async fn ask<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+        command: &Cmd,
+    ) -> Result<T, Trouble> {
+        self.within(command.query_async(connection)).await
+    }
+
+    async fn within<T>(
+        &self,
+        answer: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Trouble> {
+        match timeout(self.patience, answer).await {
+            Ok(answer) => answer.map_err(trouble),
+            Err(_) => Err(Trouble::Unanswered),
+        }
+    }
+}
+
+/// A key whose push shows that pushes arrive.
+struct Probe {
+    name: String,
+    pushed: Notify,
+}
+
+/// Runs before the connection delivers what came after the push, so it must not wait.
+fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
+    match (&push.kind, push.data.as_slice()) {
+        (PushKind::Invalidate, [Value::Array(keys)]) => {
+            for key in keys {
+                let key = match key {
+                    Value::BulkString(key) => key.as_slice(),
+                    Value::SimpleString(key) => key.as_bytes(),
+                    _ => continue,
+                };
+                match names.read(key) {
+                    Some(Changed::Token(name)) => lease.hear_token(name),
+                    Some(Changed::User(name)) => lease.hear_user(name),
+                    None if key == probe.name.as_bytes() => probe.pushed.notify_one(),
+                    None => {}
+                }
+            }
+        }
+        // Without keys all of them are meant: somebody flushed the server.
+        (PushKind::Invalidate, _) => lease.begin_epoch(),
+        (PushKind::Disconnection, _) => lease.lose(),
+        _ => {}
+    }
+}
+
+fn trouble(error: RedisError) -> Trouble {
+    let passes = error.is_io_error()
+        || error.is_connection_dropped()
+        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
+    if passes {
+        Trouble::Unanswered
+    } else {
+        Trouble::Unusable(error.to_string())
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}

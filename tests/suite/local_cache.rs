@@ -1,0 +1,550 @@
+//! The local cache before Redis: what it spares, what it hears, and what it does when it hears
+//! nothing.
+
+use std::time::Duration;
+
+use bb8_redis::redis::cmd;
+use chrono::{TimeDelta, Utc};
+use tower_session_cache::{
+    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
+    ValidatedSession, testing::ManualClock,
+};
+
+use crate::support::{
+    client::{ask, tier, token},
+    log::record as record_log,
+    peer::{Peer, mark_key, session_key},
+    probe::{Probe, session},
+    proxy::Proxy,
+    redis::Redis,
+    soon, until,
+};
+
+type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
+
+/// Longer than any test takes: what is noticed within it was pushed.
+const LONG: Duration = Duration::from_secs(60);
+
+fn local() -> LocalCache {
+    LocalCache::new(1_000).lease(LONG)
+}
+
+/// Deadlines that only a dead server exceeds.
+fn builder(url: &str) -> SessionCacheBuilder {
+    let patient = Duration::from_secs(20);
+    SessionCache::builder()
+        .redis(url)
+        .unwrap()
+        .redis_deadline(patient)
+}
+
+fn node_of(builder: SessionCacheBuilder) -> Node {
+    let cache = builder.build().unwrap();
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    (cache, probe, layer)
+}
+
+fn node(url: &str, local: LocalCache) -> Node {
+    node_of(builder(url).local_cache(local))
+}
+
+async fn origin(layer: &SessionCacheLayer<Probe>, text: &str) -> Origin {
+    ask(layer, text).await.unwrap().1
+}
+
+async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
+    until_served_by(layer, text, Origin::Local).await;
+}
+
+async fn until_served_by(layer: &SessionCacheLayer<Probe>, text: &str, wanted: Origin) {
+    soon("another origin", async {
+        while origin(layer, text).await != wanted {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn of_tier(
+    tier: &'static str,
+) -> impl Fn(&str) -> Result<ValidatedSession, tower_session_cache::ValidationError> {
+    move |_| {
+        Ok(ValidatedSession::new(
+            UserData::builder("ada").tier(tier).build(),
+        ))
+    }
+}
+
+#[tokio::test]
+async fn a_local_hit_sends_no_command() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let (cache, probe, layer) = node(&proxy.url(), local());
+    until_local(&layer, "t").await;
+    // The second PING has been answered, and the third is seven seconds away.
+    let (before, _) = (cache.stats(), proxy.commands());
+    for _ in 0..300 {
+        assert_eq!(origin(&layer, "t").await, Origin::Local);
+    }
+    assert_eq!(proxy.commands(), Vec::<String>::new());
+    let stats = cache.stats();
+    assert_eq!(stats.local_hits, before.local_hits + 300);
+    assert_eq!((stats.hits, stats.misses), (before.hits + 300, 1));
+    assert_eq!(probe.calls(), 1);
+    assert!(stats.listening && stats.lease_age.is_some_and(|age| age < LONG));
+}
+
+#[tokio::test]
+async fn without_the_setting_nobody_listens() {
+    let redis = Redis::start();
+    let (cache, _, layer) = node_of(builder(&redis.url()));
+    until_served_by(&layer, "t", Origin::Redis).await;
+    for _ in 0..10 {
+        assert_eq!(origin(&layer, "t").await, Origin::Redis);
+    }
+    assert!(redis.listeners().is_empty());
+    let stats = cache.stats();
+    assert_eq!((stats.entries, stats.local_hits, stats.epochs), (0, 0, 0));
+}
+
+/// Names of tokens and users as every setting makes them.
+#[tokio::test]
+async fn what_another_node_revokes_is_noticed_here() {
+    use tower_session_cache::SecretKey;
+
+    let secret = || SecretKey::from_bytes("s".repeat(32)).unwrap();
+    let redis = Redis::start();
+    let plain = || builder(&redis.url());
+    let settings: [&dyn Fn() -> SessionCacheBuilder; 4] = [
+        &plain,
+        &|| plain().key_prefix("shop:"),
+        &|| plain().pepper(secret()),
+        &|| plain().sealing_key(secret()),
+    ];
+    for (n, setting) in settings.iter().enumerate() {
+        for local in [local(), local().revocations_only()] {
+            let (_, probe, layer) = node_of(setting().local_cache(local));
+            let layer = layer.with_namespace("machines");
+            let other = setting().build().unwrap();
+            for by_user in [false, true] {
+                probe.answer(of_tier("old"));
+                until_local(&layer, "t").await;
+                probe.answer(of_tier("new"));
+                let _ = if by_user {
+                    other.invalidate_user("ada").await.unwrap()
+                } else {
+                    other.invalidate_token(&token("t")).await.unwrap()
+                };
+                soon("the push", async {
+                    while tier(&layer, "t").await.unwrap() != "new" {
+                        tokio::task::yield_now().await;
+                    }
+                })
+                .await;
+                let _ = other.invalidate_token(&token("t")).await.unwrap();
+            }
+            until_local(&layer, "t").await;
+            let _ = other.revoke_token(&token("t")).await.unwrap();
+            soon(&format!("the push of a logout, setting {n}"), async {
+                while ask(&layer, "t").await != Err(http::StatusCode::UNAUTHORIZED) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            redis.run::<()>(&cmd("FLUSHALL"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_this_node_revokes_holds_at_once() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url(), local());
+    for round in 0..20 {
+        until_local(&layer, "t").await;
+        let calls = probe.calls();
+        let _ = if round % 2 == 0 {
+            cache.invalidate_token(&token("t")).await.unwrap()
+        } else {
+            cache.invalidate_user("ada").await.unwrap()
+        };
+        assert_eq!(origin(&layer, "t").await, Origin::Validator);
+        assert!(probe.calls() > calls);
+    }
+    until_local(&layer, "t").await;
+    let _ = cache.revoke_token(&token("t")).await.unwrap();
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+}
+
+#[tokio::test]
+async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
+    let redis = Redis::start();
+    let short = Duration::from_millis(100);
+    let builder = builder(&redis.url()).redis_deadline(short);
+    let (cache, probe, layer) = node_of(builder.local_cache(local()));
+    until_local(&layer, "t").await;
+    redis.pause();
+    probe.answer(of_tier("new"));
+    assert!(cache.invalidate_user("ada").await.is_err());
+    for _ in 0..5 {
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    }
+    redis.resume();
+    soon("its delivery", async {
+        while cache.stats().undelivered > 0 || origin(&layer, "t").await != Origin::Local {
+            assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_peer_does_is_noticed_here() {
+    let redis = Redis::start();
+    let peer = Peer(&redis);
+    let (_, probe, layer) = node(&redis.url(), local());
+    // Its logout.
+    until_local(&layer, "t").await;
+    let calls = probe.calls();
+    peer.logout("t");
+    until_served_by(&layer, "t", Origin::Validator).await;
+    assert_eq!(probe.calls(), calls + 1);
+    // Its reset of a password.
+    until_local(&layer, "t").await;
+    probe.answer(of_tier("new"));
+    peer.invalidate_user("ada");
+    soon("the push of a mark", async {
+        while tier(&layer, "t").await.unwrap() != "new" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // What it stores: another tier, which it chose.
+    redis.run::<()>(cmd("DEL").arg(mark_key("ada")).arg(session_key("t")));
+    until_local(&layer, "t").await;
+    peer.store("t", "ada");
+    soon("the push of a record", async {
+        while ask(&layer, "t").await.unwrap() != (peers_ada(), Origin::Local) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn peers_ada() -> UserData {
+    let time = |text: &str| text.parse::<chrono::DateTime<Utc>>().unwrap();
+    UserData::builder("ada")
+        .email("ada@example.com")
+        .name("Ada")
+        .email_verified(true)
+        .tier("peer")
+        .created_at(time("2025-04-28T09:31:48.342Z"))
+        .updated_at(time("2025-05-03T16:44:35Z"))
+        .build()
+}
+
+#[tokio::test]
+async fn of_revocations_only_nothing_is_kept_that_the_peer_can_delete() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let (cache, _, layer) = node(&proxy.url(), local().revocations_only());
+    until_local(&layer, "ours").await;
+    let pushes = cache.stats().pushes;
+    Peer(&redis).store("theirs", "ada");
+    for _ in 0..20 {
+        assert_eq!(origin(&layer, "theirs").await, Origin::Redis);
+    }
+    assert_eq!(origin(&layer, "ours").await, Origin::Local);
+    assert_eq!(cache.stats().pushes, pushes, "of no record");
+}
+
+#[tokio::test]
+async fn a_lease_ends_by_the_clock_while_redis_is_frozen() {
+    let redis = Redis::start();
+    let clock = ManualClock::new();
+    let short = Duration::from_millis(100);
+    let builder = builder(&redis.url()).redis_deadline(short);
+    let (cache, _, layer) = node_of(builder.local_cache(local()).clock(clock.clone()));
+    until_local(&layer, "t").await;
+    redis.pause();
+    clock.advance(LONG - Duration::from_micros(1));
+    assert_eq!(origin(&layer, "t").await, Origin::Local);
+    clock.advance(Duration::from_micros(1));
+    for _ in 0..5 {
+        assert_eq!(origin(&layer, "t").await, Origin::Validator);
+    }
+    assert_eq!(cache.stats().lease_age, None);
+}
+
+#[tokio::test]
+async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
+    let redis = Redis::start();
+    let short = Duration::from_millis(100);
+    let builder = builder(&redis.url()).redis_deadline(short);
+    let local = LocalCache::new(10).lease(Duration::from_millis(200));
+    let (cache, _, layer) = node_of(builder.local_cache(local));
+    for _ in 0..2 {
+        until_local(&layer, "t").await;
+        redis.pause();
+        until("the lease to end", || cache.stats().lease_age.is_none()).await;
+        for _ in 0..5 {
+            assert_eq!(origin(&layer, "t").await, Origin::Validator);
+        }
+        redis.resume();
+    }
+    until_local(&layer, "t").await;
+}
+
+#[tokio::test]
+async fn what_was_missed_between_two_connections_is_not_served() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let (cache, probe, layer) = node(&proxy.url(), local());
+    for round in 0..3 {
+        probe.answer(of_tier("old"));
+        until_local(&layer, "t").await;
+        let epochs = cache.stats().epochs;
+        proxy.refuse(true);
+        for listener in redis.listeners() {
+            redis.end_client(listener);
+        }
+        until("the end of the connection", || !cache.stats().listening).await;
+        assert_eq!(origin(&layer, "t").await, Origin::Redis);
+        probe.answer(of_tier("new"));
+        Peer(&redis).invalidate_user("ada");
+        proxy.refuse(false);
+        until("a lease", || cache.stats().lease_age.is_some()).await;
+        assert_eq!(
+            tier(&layer, "t").await.as_deref(),
+            Ok("new"),
+            "round {round}"
+        );
+        assert!(cache.stats().epochs >= epochs + 2);
+        redis.run::<()>(&cmd("FLUSHALL"));
+        until_served_by(&layer, "t", Origin::Validator).await;
+    }
+}
+
+#[tokio::test]
+async fn a_flush_empties_the_local_cache_as_well() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url(), local());
+    for command in ["FLUSHALL", "FLUSHDB"] {
+        until_local(&layer, "t").await;
+        let (epochs, calls) = (cache.stats().epochs, probe.calls());
+        let mut flush = cmd("SELECT");
+        flush.arg(2);
+        redis.run::<()>(&flush);
+        redis.run::<()>(&cmd(command));
+        until_served_by(&layer, "t", Origin::Validator).await;
+        assert_eq!(probe.calls(), calls + 1);
+        assert_eq!(cache.stats().epochs, epochs + 1);
+        assert!(
+            cache.stats().listening,
+            "the connection is as good as before"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_restart_begins_a_new_epoch() {
+    let mut redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url(), local());
+    for _ in 0..2 {
+        probe.answer(of_tier("old"));
+        until_local(&layer, "t").await;
+        redis.kill();
+        until("the end of the connection", || !cache.stats().listening).await;
+        probe.answer(of_tier("new"));
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+        redis.restart();
+        until_local(&layer, "t").await;
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+        assert!(cache.stats().lease_age.is_some());
+        redis.run::<()>(&cmd("FLUSHALL"));
+        until_served_by(&layer, "t", Origin::Validator).await;
+    }
+}
+
+/// Each way in which a server cannot tell us of changes, and how it is mended.
+#[tokio::test]
+async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
+    let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
+    let (log, layer) = (record_log(), node(&redis.url(), short()).2);
+    until_warned(&layer, &log).await;
+
+    let keys = "resetkeys ~session_cache:* ~session_tomb:* ~user_invalidated:* ~session_probe";
+    for (forbid, allow) in [("-client|tracking", "+client"), (keys, "allkeys")] {
+        let redis = Redis::start();
+        let acl = |rules: &str| {
+            let rules: Vec<_> = rules.split(' ').collect();
+            redis.run::<()>(cmd("ACL").arg("SETUSER").arg("default").arg(rules));
+        };
+        let (log, layer) = (record_log(), node(&redis.url(), short()).2);
+        acl(forbid);
+        until_warned(&layer, &log).await;
+        acl(allow);
+        until_local(&layer, "t").await;
+    }
+
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    proxy.withhold_pushes(true);
+    let (log, layer) = (record_log(), node(&proxy.url(), short()).2);
+    until_warned(&layer, &log).await;
+    proxy.withhold_pushes(false);
+    until_local(&layer, "t").await;
+}
+
+fn short() -> LocalCache {
+    LocalCache::new(10).lease(Duration::from_millis(300))
+}
+
+async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::log::Recording) {
+    let warnings = || {
+        let text = log.text();
+        let lines = text.lines();
+        lines
+            .filter(|line| line.contains("the local cache is off"))
+            .count()
+    };
+    soon("the warning", async {
+        while warnings() == 0 {
+            let _ = ask(layer, "t").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        assert_eq!(origin(layer, "t").await, Origin::Redis);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(warnings(), 1);
+}
+
+#[tokio::test]
+async fn a_replica_gives_no_lease() {
+    let redis = Redis::start();
+    let primary = Redis::start();
+    let local = LocalCache::new(10).lease(Duration::from_millis(300));
+    let (cache, _, layer) = node(&redis.url(), local);
+    until_local(&layer, "t").await;
+    let mut replicate = cmd("REPLICAOF");
+    redis.run::<()>(replicate.arg("127.0.0.1").arg(primary.port()));
+    until("the lease to end", || cache.stats().lease_age.is_none()).await;
+    for _ in 0..20 {
+        assert_ne!(ask(&layer, "t").await.unwrap().1, Origin::Local);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_entry_outlives_neither_its_session_nor_its_record_nor_the_longest_age() {
+    let redis = Redis::start();
+    let seconds = Duration::from_secs;
+    for (max_age, session_ends, served_at, not_at) in [
+        (seconds(10), None, 9, 10),
+        (seconds(60), Some(20), 19, 20),
+        // Up to a tenth less is a record's life, and real time passes as well.
+        (seconds(60), None, 20, 30),
+    ] {
+        let clock = ManualClock::new();
+        let builder = builder(&redis.url()).local_cache(local().max_age(max_age));
+        let (_, probe, layer) = node_of(builder.ttl(seconds(30)).clock(clock.clone()));
+        let ends = session_ends.map(|after| clock.now() + TimeDelta::seconds(after));
+        probe.answer(move |_| {
+            let mut session = session("ada");
+            session.expires_at = ends;
+            Ok(session)
+        });
+        until_local(&layer, "t").await;
+        clock.advance(seconds(served_at));
+        assert_eq!(origin(&layer, "t").await, Origin::Local, "{max_age:?}");
+        clock.advance(seconds(not_at - served_at));
+        let after = ask(&layer, "t").await;
+        assert!(
+            after.is_err() || after.unwrap().1 != Origin::Local,
+            "{max_age:?}"
+        );
+        redis.run::<()>(&cmd("FLUSHALL"));
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_entries_is_bounded() {
+    let redis = Redis::start();
+    let local = LocalCache::new(100).lease(LONG);
+    let (cache, _, layer) = node(&redis.url(), local);
+    until_local(&layer, "t").await;
+    let mut most = 0;
+    for n in 0..2_000 {
+        let text = format!("flood-{n}");
+        for _ in 0..3 {
+            ask(&layer, &text).await.unwrap();
+        }
+        most = most.max(cache.stats().entries);
+    }
+    assert!((50..=100).contains(&most), "{most}");
+}
+
+#[tokio::test]
+async fn the_listener_ends_with_the_last_handle() {
+    let redis = Redis::start();
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    let (cache, _, layer) = node(&redis.url(), local());
+    until_local(&layer, "t").await;
+    assert_eq!(redis.listeners().len(), 1);
+    assert!(tasks() > before);
+    drop(cache);
+    assert_eq!(origin(&layer, "t").await, Origin::Local, "another handle");
+    drop(layer);
+    until("the end of the connection", || redis.listeners().is_empty()).await;
+    until("the end of all tasks", || tasks() == before).await;
+}
+
+#[test]
+fn a_cache_that_changes_its_runtime_listens_again() {
+    let redis = Redis::start();
+    let (_, _, layer) = node(
+        &redis.url(),
+        LocalCache::new(10).lease(Duration::from_millis(200)),
+    );
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(until_local(&layer, "t"));
+    }
+}
+
+#[test]
+fn settings_that_make_no_sense_are_named() {
+    let build = |local: LocalCache| {
+        let builder = builder("redis://127.0.0.1:1").local_cache(local);
+        builder.build().unwrap_err().to_string()
+    };
+    assert!(build(LocalCache::new(0)).contains("leave out local_cache"));
+    for lease in [
+        Duration::ZERO,
+        Duration::from_millis(99),
+        Duration::from_secs(61),
+    ] {
+        assert!(build(LocalCache::new(1).lease(lease)).contains("lease"));
+    }
+    let no_age = LocalCache::new(1).max_age(Duration::ZERO);
+    assert!(build(no_age).contains("age"));
+    // Without Redis it changes nothing.
+    let _ = SessionCache::builder()
+        .local_cache(LocalCache::new(0))
+        .build()
+        .unwrap();
+}

@@ -1,0 +1,185 @@
+//! What is served when the identity provider cannot be asked and the time in the cache is over.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tower_session_cache::{
+    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo,
+    ValidationError, testing::ManualClock,
+};
+
+use crate::support::{
+    client::{ask, ask_for_all, token},
+    peer::session_key,
+    probe::{Probe, session},
+    redis::Redis,
+    soon, until,
+};
+
+const STALE: Duration = Duration::from_secs(60);
+
+fn layer_of(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let cache = builder.build().unwrap();
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    (cache, probe, layer)
+}
+
+fn fails(_: &str) -> Result<tower_session_cache::ValidatedSession, ValidationError> {
+    Err(ValidationError::unavailable("out of order"))
+}
+
+async fn info(layer: &SessionCacheLayer<Probe>, text: &str) -> Result<SessionInfo, StatusCode> {
+    Ok(ask_for_all(layer, text).await?.1)
+}
+
+async fn is_stale(layer: &SessionCacheLayer<Probe>, text: &str) -> bool {
+    info(layer, text)
+        .await
+        .is_ok_and(|info| info.is_stale() && info.origin() == Origin::Local)
+}
+
+#[tokio::test]
+async fn without_redis_an_old_session_bridges_an_outage_for_a_while() {
+    let clock = ManualClock::new();
+    let builder = SessionCache::builder().ttl(Duration::from_secs(30));
+    let (cache, probe, layer) = layer_of(builder.stale_on_error(STALE).clock(clock.clone()));
+    for text in ["t", "out", "reset"] {
+        let user = if text == "reset" { "bob" } else { "ada" };
+        probe.answer(move |_| Ok(session(user)));
+        assert!(!info(&layer, text).await.unwrap().is_stale());
+    }
+    assert!(!info(&layer, "t").await.unwrap().is_stale(), "a hit");
+    probe.answer(fails);
+    clock.advance(Duration::from_secs(30));
+    for _ in 0..3 {
+        assert!(is_stale(&layer, "t").await);
+    }
+    assert_eq!(cache.stats().stale, 3);
+    // Only for want of a better answer.
+    assert_eq!(ask(&layer, "unknown").await.unwrap_err(), 503);
+    let _ = cache.revoke_token(&token("out")).await.unwrap();
+    assert_eq!(ask(&layer, "out").await.unwrap_err(), 401);
+    let _ = cache.invalidate_user("bob").await.unwrap();
+    assert_eq!(ask(&layer, "reset").await.unwrap_err(), 503);
+    probe.answer(|_| Err(ValidationError::misconfigured("no key")));
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+    probe.answer(|_| Err(ValidationError::invalid()));
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+    probe.answer(fails);
+    clock.advance(STALE);
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+}
+
+#[tokio::test]
+async fn nothing_is_served_stale_unless_asked_for_or_beyond_the_sessions_end() {
+    let clock = ManualClock::new();
+    for (stale, ends_after) in [(Duration::ZERO, 1_000), (STALE, 30)] {
+        let builder = SessionCache::builder().ttl(Duration::from_secs(30));
+        let (_, probe, layer) = layer_of(builder.stale_on_error(stale).clock(clock.clone()));
+        let ends = clock.now() + chrono::TimeDelta::seconds(ends_after);
+        probe.answer(move |_| Ok(session("ada").with_expires_at(ends)));
+        ask(&layer, "t").await.unwrap();
+        probe.answer(fails);
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+    }
+}
+
+/// A cache in whose memory is an entry whose record in Redis has ended.
+async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let builder = SessionCache::builder()
+        .redis(redis.url())
+        .unwrap()
+        .redis_deadline(Duration::from_secs(20))
+        .ttl(Duration::from_secs(1))
+        // Not without a negative TTL that is no longer.
+        .negative_ttl(Duration::ZERO)
+        .local_cache(LocalCache::new(10).lease(Duration::from_secs(60)))
+        .stale_on_error(STALE);
+    let (cache, probe, layer) = layer_of(builder);
+    soon("a local hit", async {
+        while info(&layer, "t").await.unwrap().origin() != Origin::Local {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    probe.answer(fails);
+    until("the record's end", || {
+        redis.get(&session_key("t")).is_none()
+    })
+    .await;
+    soon("the entry's end", async {
+        while !is_stale(&layer, "t").await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    (cache, probe, layer)
+}
+
+#[tokio::test]
+async fn with_redis_it_takes_a_look_that_nothing_was_revoked() {
+    let redis = Redis::start();
+    let other = SessionCache::builder()
+        .redis(redis.url())
+        .unwrap()
+        .redis_deadline(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    for (n, expected) in [503, 503, 401].into_iter().enumerate() {
+        let (_, probe, layer) = aged(&redis).await;
+        let _ = match n {
+            0 => other.invalidate_token(&token("t")).await.unwrap(),
+            1 => other.invalidate_user("ada").await.unwrap(),
+            _ => other.revoke_token(&token("t")).await.unwrap(),
+        };
+        // By the texts in Redis, and so at once.
+        assert_eq!(ask(&layer, "t").await.unwrap_err(), expected, "{n}");
+        probe.answer(|_| Ok(session("ada")));
+        assert_eq!(ask(&layer, "t").await.is_ok(), expected == 503);
+    }
+}
+
+#[tokio::test]
+async fn without_an_answer_of_redis_nothing_is_served_stale() {
+    let mut redis = Redis::start();
+    let (_, _, layer) = aged(&redis).await;
+    redis.kill();
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+    // Nor after it has forgotten what was revoked.
+    redis.restart();
+    for _ in 0..5 {
+        assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+    }
+}
+
+#[tokio::test]
+async fn a_flush_may_have_taken_a_revocation_along() {
+    let redis = Redis::start();
+    let (cache, _, layer) = aged(&redis).await;
+    let epochs = cache.stats().epochs;
+    redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
+    until("the push", || cache.stats().epochs > epochs).await;
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+}
+
+#[test]
+fn what_is_served_stale_does_not_outlive_the_memory_of_its_revocation() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let stale = |stale| SessionCache::builder().stale_on_error(stale);
+    assert!(stale(minutes(54)).build().is_ok());
+    let error = stale(minutes(55)).build().unwrap_err().to_string();
+    assert!(error.contains("stale_on_error"), "{error}");
+    let short = stale(minutes(10)).longest_session(minutes(15));
+    assert!(
+        short
+            .build()
+            .unwrap_err()
+            .to_string()
+            .contains("duration_remember_me")
+    );
+    let beside_redis = stale(minutes(1)).redis("redis://127.0.0.1:1").unwrap();
+    let error = beside_redis.build().unwrap_err().to_string();
+    assert!(error.contains("local_cache"), "{error}");
+}
