@@ -94,6 +94,8 @@ mod grpc;
 mod layer;
 mod outcome;
 mod policy;
+#[cfg(feature = "appwrite")]
+mod provider;
 mod rejection;
 mod resolver;
 mod secret;
