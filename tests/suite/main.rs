@@ -15,6 +15,7 @@ mod axum_handlers;
 mod config;
 mod end_to_end;
 mod example;
+mod introspection;
 mod layer;
 mod nodes;
 mod outage;
