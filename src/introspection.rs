@@ -6,8 +6,9 @@
 //! 1. `active` decides. It must be a boolean in a JSON object; anything else is *unavailable*. An
 //!    active token that has expired (`exp`), or is not yet valid (`nbf`), is *invalid* all the
 //!    same.
-//! 2. An issuer or an audience that was asked for and does not agree makes a token *invalid*. A
-//!    scope that is missing is *forbidden*, as `insufficient_scope` is 403 in [RFC 6750].
+//! 2. An issuer or an audience that was asked for and does not agree makes a token *invalid*, and so
+//!    does a key that it is bound to. A scope that is missing is *forbidden*, as
+//!    `insufficient_scope` is 403 in [RFC 6750].
 //! 3. No other answer refuses anybody: a server that does not accept *us*, or does not
 //!    introspect, is *misconfigured*, and one that fails is *unavailable*.
 //!
@@ -63,10 +64,12 @@ pub use self::{
 ///    [scopes](IntrospectionValidatorBuilder::require_scope) are not checked unless they are set.
 ///    **Set the audience** where the server issues tokens for more services than this one, or
 ///    each of these services can act as the user here. What is set is compared on every hit, too.
-/// 4. Calls go to the endpoint directly or through the proxy that the environment names
+/// 4. A token that is bound to a key (`cnf`) is refused, unless
+///    [allowed](IntrospectionValidatorBuilder::allow_bound_tokens): nothing here asks for a proof.
+/// 5. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
 ///    Redirects are not followed, and an answer of more than 256 KiB is not read further.
-/// 5. Signed answers (RFC 9701) are not supported: the connection proves who answers.
+/// 6. Signed answers (RFC 9701) are not supported: the connection proves who answers.
 ///
 /// With Keycloak, a confidential client of the realm asks. Its users' tokens name this service as
 /// their audience once the client that logs users in has an *audience* mapper:

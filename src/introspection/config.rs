@@ -38,6 +38,7 @@ pub struct IntrospectionValidatorBuilder {
     issuer: Option<String>,
     audience: Option<String>,
     scopes: Vec<String>,
+    are_bound_allowed: bool,
     user_id_member: String,
     tier: Box<Tier>,
     leeway: Duration,
@@ -54,6 +55,7 @@ impl IntrospectionValidatorBuilder {
             issuer: None,
             audience: None,
             scopes: Vec::new(),
+            are_bound_allowed: false,
             user_id_member: SUB.to_owned(),
             tier: Box::new(|_| "free".to_owned()),
             leeway: Duration::from_secs(5),
@@ -96,6 +98,20 @@ impl IntrospectionValidatorBuilder {
     /// What only some routes need is better checked there, by the attribute `scope` of the user.
     pub fn require_scope(mut self, scope: impl Into<String>) -> Self {
         self.scopes.push(scope.into());
+        self
+    }
+
+    /// Lets tokens in that are bound to a key, by DPoP ([RFC 9449]) or the client's certificate
+    /// ([RFC 8705]). Defaults to [invalid](crate::ValidationError::invalid).
+    ///
+    /// Nothing here asks for a proof of that key, so a stolen token would be as good as the key.
+    /// Allow them where something before this layer checks the proof. The attribute `cnf` of the
+    /// user is then `true`.
+    ///
+    /// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
+    /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
+    pub fn allow_bound_tokens(mut self) -> Self {
+        self.are_bound_allowed = true;
         self
     }
 
@@ -157,6 +173,7 @@ impl IntrospectionValidatorBuilder {
             issuer,
             audience,
             scopes,
+            are_bound_allowed,
             user_id_member,
             tier,
             leeway,
@@ -184,6 +201,7 @@ impl IntrospectionValidatorBuilder {
                 issuer,
                 audience,
                 scopes,
+                are_bound_allowed,
                 user_id_member,
                 leeway: TimeDelta::from_std(leeway).unwrap_or(TimeDelta::MAX),
                 tier,
@@ -200,6 +218,7 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
+            .field("are_bound_allowed", &self.are_bound_allowed)
             .field("user_id_member", &self.user_id_member)
             .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)

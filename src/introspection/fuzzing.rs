@@ -40,6 +40,7 @@ pub(crate) fn answer(bytes: &[u8]) {
             issuer: None,
             audience,
             scopes,
+            are_bound_allowed: false,
             user_id_member: "sub".to_owned(),
             leeway: TimeDelta::zero(),
             tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),

@@ -22,6 +22,12 @@ const MAX_ATTRIBUTES: usize = 16 * 1024;
 /// What is compared on every hit, so it goes first when not all can be kept.
 const FIRST_KEPT: [&str; 3] = ["iss", "aud", "scope"];
 
+/// The key that a token is bound to: DPoP ([RFC 9449]) or a client's certificate ([RFC 8705]).
+///
+/// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
+/// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
+const CNF: &str = "cnf";
+
 /// Says of what the id was made, unless of `sub`.
 const USER_ID_MEMBER: &str = "user_id_member";
 pub(super) const SUB: &str = "sub";
@@ -32,6 +38,7 @@ pub(super) struct Settings {
     pub(super) issuer: Option<String>,
     pub(super) audience: Option<String>,
     pub(super) scopes: Vec<String>,
+    pub(super) are_bound_allowed: bool,
     pub(super) user_id_member: String,
     pub(super) leeway: TimeDelta,
     pub(super) tier: Box<Tier>,
@@ -43,11 +50,16 @@ enum Lack {
     Issuer,
     Audience,
     Scope,
+    Proof,
 }
 
 impl Settings {
     /// Compares what was asked for with the members of an answer, or with those that were kept.
     fn check(&self, members: &Map<String, Value>) -> Result<(), Lack> {
+        let is_bound = members.get(CNF).is_some_and(|key| !key.is_null());
+        if is_bound && !self.are_bound_allowed {
+            return Err(Lack::Proof);
+        }
         if let Some(issuer) = &self.issuer {
             let found = members.get("iss").and_then(Value::as_str);
             if found != Some(issuer) {
@@ -98,6 +110,10 @@ pub(super) fn session(
         return Err(match lack {
             Lack::Issuer => refused("its `iss` is not the issuer that is set"),
             Lack::Audience => refused("its `aud` does not contain the audience that is set"),
+            Lack::Proof => refused(
+                "it is bound to a key (`cnf`) that nobody here asks a proof of; see \
+                 allow_bound_tokens",
+            ),
             Lack::Scope => ValidationError::forbidden(ForbiddenReason::InsufficientScope),
         });
     }
@@ -134,6 +150,10 @@ fn refused(why: &'static str) -> ValidationError {
 fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
     let mut kept = Map::new();
     let mut left = MAX_ATTRIBUTES;
+    // That there is a key counts, and must not get lost.
+    if members.remove(CNF).is_some_and(|key| !key.is_null()) {
+        kept.insert(CNF.to_owned(), true.into());
+    }
     let first = FIRST_KEPT.map(|name| (name.to_owned(), members.remove(name)));
     let first = first
         .into_iter()
@@ -174,6 +194,7 @@ impl fmt::Debug for Settings {
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
+            .field("are_bound_allowed", &self.are_bound_allowed)
             .field("user_id_member", &self.user_id_member)
             .finish_non_exhaustive()
     }
@@ -192,6 +213,7 @@ mod tests {
             issuer: None,
             audience: None,
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            are_bound_allowed: false,
             user_id_member: SUB.to_owned(),
             leeway: TimeDelta::zero(),
             tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
