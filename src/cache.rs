@@ -35,6 +35,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+#[cfg(feature = "introspection")]
+pub(crate) use self::record::OURS as RECORD_MEMBERS;
 pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,

@@ -36,3 +36,9 @@ pub fn token(bytes: &[u8]) {
 pub fn appwrite(bytes: &[u8]) {
     crate::appwrite::fuzzing::answer(bytes);
 }
+
+/// Bodies of an introspection endpoint, good and bad.
+#[cfg(feature = "introspection")]
+pub fn introspection(bytes: &[u8]) {
+    crate::introspection::fuzzing::answer(bytes);
+}

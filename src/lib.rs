@@ -16,6 +16,9 @@
 //! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
 //! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
 //!
+//! Two validators come along: `appwrite.rs` and `introspection.rs`. What their calls have in common
+//! is in `provider.rs`, the only file that knows reqwest.
+//!
 //! # A service
 //!
 //! ```
@@ -30,7 +33,8 @@
 //!
 //! # fn app() -> Result<Router, Box<dyn std::error::Error>> {
 //! let cache = SessionCache::builder().build()?;
-//! // A closure for tests; `AppwriteValidator` (feature `appwrite`) or your own in production.
+//! // A closure for tests; in production `AppwriteValidator` (feature `appwrite`),
+//! // `IntrospectionValidator` (feature `introspection`) or your own.
 //! let validator = validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) });
 //! let app = Router::new()
 //!     .route("/api/v1/auth/me", get(me))
@@ -75,6 +79,8 @@
 //! # Features
 //!
 //! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
+//! - `introspection`: `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory
+//!   Hydra, Zitadel and others) by token introspection, RFC 7662.
 //! - `axum`: [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses.
 //! - `testing`: a validator from a table, a one-line layer, and a clock that tests move by hand.
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -91,9 +97,13 @@ mod future;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
+#[cfg(feature = "introspection")]
+mod introspection;
 mod layer;
 mod outcome;
 mod policy;
+#[cfg(any(feature = "appwrite", feature = "introspection"))]
+mod provider;
 mod rejection;
 mod resolver;
 mod secret;
@@ -123,6 +133,12 @@ pub use cache::{
     Ticket,
 };
 pub use future::ResponseFuture;
+#[cfg(feature = "introspection")]
+#[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
+pub use introspection::{
+    Introspection, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
+    IntrospectionValidatorBuilder,
+};
 pub use layer::SessionCacheLayer;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use secret::{SecretKey, SecretKeyError};

@@ -127,6 +127,9 @@ impl Rejection {
             RejectionKind::Invalid | RejectionKind::Revoked => {
                 Some(r#"Bearer error="invalid_token""#)
             }
+            RejectionKind::Forbidden(ForbiddenReason::InsufficientScope) => {
+                Some(r#"Bearer error="insufficient_scope""#)
+            }
             RejectionKind::Forbidden(_) | RejectionKind::Unavailable => None,
         }
     }

@@ -14,6 +14,8 @@ use crate::{token::SessionToken, user::UserData};
 mod or;
 mod service;
 
+#[cfg(feature = "introspection")]
+pub(crate) use self::or::VALIDATOR;
 pub use self::{
     or::Or,
     service::{ValidatorService, validator_service},
@@ -274,6 +276,8 @@ pub enum ForbiddenReason {
     MoreFactors,
     /// The password must be set anew first.
     PasswordReset,
+    /// The token was not issued for this use; with the challenge `error="insufficient_scope"`.
+    InsufficientScope,
     /// Another reason of the identity provider.
     Other,
 }
@@ -286,6 +290,7 @@ impl ForbiddenReason {
             Self::Blocked => "user_blocked",
             Self::MoreFactors => "more_factors_required",
             Self::PasswordReset => "password_reset_required",
+            Self::InsufficientScope => "insufficient_scope",
             Self::Other => "forbidden",
         }
     }

@@ -1,14 +1,12 @@
 //! What an answer means. Nothing here does I/O, so each row of the table is a unit test.
 
-use std::time::Duration;
-
 use base64::{
     Engine as _,
     alphabet::STANDARD,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use chrono::{DateTime, Utc};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{
@@ -16,7 +14,12 @@ use super::{
     error::{AppwriteError, AppwriteErrorKind},
     user::{AppwriteUser, Tier},
 };
-use crate::{token::SessionToken, user::UserData, validator::ForbiddenReason};
+use crate::{
+    provider::{rate_limit_reset, retry_after},
+    token::SessionToken,
+    user::UserData,
+    validator::ForbiddenReason,
+};
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -147,30 +150,6 @@ fn meaning(
         ),
         _ => return None,
     })
-}
-
-/// `Retry-After`, as seconds or as a date ([RFC 9110, section 10.2.3]).
-///
-/// [RFC 9110, section 10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = value.parse::<i64>().ok().or_else(|| {
-        let date = DateTime::parse_from_rfc2822(value).ok()?;
-        Some(date.timestamp().saturating_sub(now.timestamp()))
-    });
-    seconds.map(clamped)
-}
-
-/// Appwrite's own hint, in seconds since 1970.
-fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    let value = headers.get("x-ratelimit-reset")?.to_str().ok()?;
-    let epoch = value.trim().parse::<i64>().ok()?;
-    Some(clamped(epoch.saturating_sub(now.timestamp())))
-}
-
-/// A limit that lasts an hour may be lifted earlier, and a wrong clock must not stop us for days.
-fn clamped(seconds: i64) -> Duration {
-    Duration::from_secs(seconds.clamp(1, 60).unsigned_abs())
 }
 
 /// Reads a user, of whom only what is needed is parsed: other members vary between versions.

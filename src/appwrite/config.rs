@@ -2,13 +2,12 @@
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-use reqwest::Url;
-
 use super::{
     AppwriteValidator, Inner,
     client::Client,
     user::{self, AppwriteUser, Tier},
 };
+use crate::provider::{self, EndpointFault, Url};
 
 /// Builds an [`AppwriteValidator`]; made by [`AppwriteValidator::builder`].
 ///
@@ -109,13 +108,11 @@ impl fmt::Debug for AppwriteValidatorBuilder {
 }
 
 fn parse_endpoint(endpoint: &str) -> Result<Url, AppwriteConfigError> {
-    let url = Url::parse(endpoint).map_err(|_| AppwriteConfigError::EndpointNotUrl)?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(AppwriteConfigError::EndpointScheme);
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(AppwriteConfigError::EndpointCredentials);
-    }
+    let url = provider::parse_endpoint(endpoint).map_err(|fault| match fault {
+        EndpointFault::NotUrl => AppwriteConfigError::EndpointNotUrl,
+        EndpointFault::Scheme => AppwriteConfigError::EndpointScheme,
+        EndpointFault::Credentials => AppwriteConfigError::EndpointCredentials,
+    })?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(AppwriteConfigError::EndpointQuery);
     }

@@ -5,7 +5,10 @@ use std::{error::Error as StdError, fmt, time::Duration};
 use http::StatusCode;
 
 use super::client::Call;
-use crate::validator::{ForbiddenReason, ValidationError};
+use crate::{
+    provider::{BoxError, CallFailure},
+    validator::{ForbiddenReason, ValidationError},
+};
 
 /// A call to Appwrite that did not do what it should.
 ///
@@ -20,7 +23,7 @@ pub struct AppwriteError {
     status: Option<StatusCode>,
     named: Option<String>,
     retry_after: Option<Duration>,
-    source: Option<reqwest::Error>,
+    source: Option<BoxError>,
 }
 
 /// The cases a caller of Appwrite must tell apart.
@@ -80,23 +83,28 @@ impl AppwriteError {
         Self::new(AppwriteErrorKind::UnexpectedAnswer, call, advice)
     }
 
-    pub(super) fn transport(call: Call, source: reqwest::Error) -> Self {
-        let (kind, advice) = if source.is_timeout() {
-            (
+    pub(super) fn unanswered(call: Call, failure: CallFailure) -> Self {
+        let (kind, advice, source) = match failure {
+            CallFailure::Timeout(source) => (
                 AppwriteErrorKind::Timeout,
                 "no answer in time; check that APPWRITE_ENDPOINT can be reached from here and is \
                  not overloaded, or raise the validator's timeout",
-            )
-        } else {
-            (
+                Some(source),
+            ),
+            CallFailure::Transport(source) => (
                 AppwriteErrorKind::Transport,
                 "no connection, or it ended early; check that Appwrite runs, that \
                  APPWRITE_ENDPOINT names its host, port and scheme, and the proxy settings",
-            )
+                Some(source),
+            ),
+            CallFailure::TooLong => (
+                AppwriteErrorKind::BodyTooLarge,
+                "the answer is longer than 256 KiB; check that APPWRITE_ENDPOINT is Appwrite's",
+                None,
+            ),
         };
         Self {
-            // The address is the operator's own, but may come with what the operator put in it.
-            source: Some(source.without_url()),
+            source,
             ..Self::new(kind, call, advice)
         }
     }
@@ -185,8 +193,9 @@ impl fmt::Display for AppwriteError {
 
 impl StdError for AppwriteError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source
-            .as_ref()
-            .map(|source| source as &(dyn StdError + 'static))
+        match &self.source {
+            Some(source) => Some(&**source),
+            None => None,
+        }
     }
 }

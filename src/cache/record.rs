@@ -17,7 +17,8 @@ use crate::{
 /// Longer values under a session key are no records of ours or the peer's.
 pub(super) const MAX_RECORD: usize = 64 * 1024;
 
-const OURS: [&str; 13] = [
+/// What a record says itself, so that no attribute may.
+pub(crate) const OURS: [&str; 13] = [
     "user_id",
     "email",
     "name",

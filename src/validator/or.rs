@@ -4,7 +4,7 @@ use super::{SessionValidator, ValidatedSession, ValidationError, ValidationError
 use crate::{token::SessionToken, user::UserData};
 
 /// The attribute that tells whose a user is.
-const VALIDATOR: &str = "validator";
+pub(crate) const VALIDATOR: &str = "validator";
 
 /// A validator that asks a second one; made by [`SessionValidator::or`].
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ mod config;
 mod end_to_end;
 mod example;
 mod faults;
+mod introspection;
 mod layer;
 mod local_cache;
 mod nodes;

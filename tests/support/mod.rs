@@ -4,6 +4,7 @@ pub mod appwrite;
 pub mod client;
 pub mod example;
 pub mod hostile;
+pub mod introspection;
 pub mod log;
 pub mod peer;
 pub mod probe;

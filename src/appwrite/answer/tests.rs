@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use serde_json::json;

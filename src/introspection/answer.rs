@@ -1,0 +1,208 @@
+//! What an answer of the endpoint means. Nothing here does I/O.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use http::{HeaderMap, StatusCode, header};
+use serde_json::{Map, Value};
+
+use super::error::IntrospectionError;
+use crate::provider::{Answer, rate_limit_reset, retry_after};
+
+/// The latest and the earliest second that a record can hold, the ends of the years 9999 and 1.
+const LAST: i64 = 253_402_300_799;
+const FIRST: i64 = -62_135_596_800;
+
+/// Sorts an answer by its status; the body of a success is read by [`Introspection::parse`].
+///
+/// The server never refuses a token by a status, only by `active` ([RFC 7662, section 2.2]), so no
+/// status logs anyone out.
+///
+/// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
+pub(super) fn judge(answer: Answer, now: DateTime<Utc>) -> Result<Vec<u8>, IntrospectionError> {
+    let Answer {
+        status,
+        headers,
+        body,
+    } = answer;
+    if status == StatusCode::OK {
+        if is_signed(&headers) {
+            return Err(IntrospectionError::misconfigured(
+                "a signed answer (RFC 9701), which is not supported; turn signed introspection \
+                 responses off for this client at the server",
+            ));
+        }
+        return body.map_err(|failure| IntrospectionError::from(failure).with_status(status));
+    }
+    let error = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => IntrospectionError::misconfigured(
+            "the server does not let this service ask; check the client's id and secret, or the \
+             bearer token, the method by which they are sent, and that the server lets this \
+             client introspect",
+        ),
+        StatusCode::BAD_REQUEST => IntrospectionError::misconfigured(
+            "the server does not understand the request; check the endpoint, and whether the \
+             server wants the client's id and secret by basic or by post",
+        ),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let wait = retry_after(&headers, now).max(rate_limit_reset(&headers, now));
+            IntrospectionError::unavailable(
+                "too many calls; ask less often, or raise the server's rate limit for this client",
+            )
+            .with_retry_after(wait)
+        }
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
+            IntrospectionError::misconfigured(
+                "nothing is introspected there; set the endpoint to what the server's metadata \
+                 call introspection_endpoint",
+            )
+        }
+        _ if status.is_redirection() => IntrospectionError::misconfigured(
+            "a redirect, which is not followed; set the endpoint to where it leads",
+        ),
+        _ if status.is_server_error() => IntrospectionError::unavailable(
+            "the server failed; look into its logs and those of proxies before it",
+        )
+        .with_retry_after(retry_after(&headers, now)),
+        _ => IntrospectionError::unavailable(
+            "not an answer to an introspection; check the endpoint, and that no proxy answers \
+             instead",
+        ),
+    };
+    let code = body.ok().and_then(|body| code(&body));
+    Err(error.with_status(status).with_code(code))
+}
+
+/// The signed form comes unasked where the server is set to it.
+fn is_signed(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let kind = kind
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    ["application/token-introspection+jwt", "application/jwt"]
+        .iter()
+        .any(|signed| kind.eq_ignore_ascii_case(signed))
+}
+
+/// The `error` of [RFC 6749, section 5.2].
+///
+/// [RFC 6749, section 5.2]: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
+fn code(body: &[u8]) -> Option<String> {
+    let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    match problem.remove("error")? {
+        Value::String(code) => Some(code),
+        _ => None,
+    }
+}
+
+/// What the server says of an active token; what
+/// [`tier`](super::IntrospectionValidatorBuilder::tier) chooses by.
+///
+/// `Debug` shows nothing of it, since it may name a person.
+pub struct Introspection(pub(super) Map<String, Value>);
+
+impl Introspection {
+    /// Nothing for a token that is not active.
+    pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, IntrospectionError> {
+        // The parser's error would quote the body, and with it an e-mail address.
+        let members: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
+        let active = members
+            .as_ref()
+            .and_then(|members| members.get("active")?.as_bool());
+        match (members, active) {
+            (Some(members), Some(true)) => Ok(Some(Self(members))),
+            (Some(_), Some(false)) => Ok(None),
+            _ => Err(IntrospectionError::unavailable(
+                "a success without a JSON object that has a boolean `active`; check the endpoint, \
+                 and that no proxy answers instead",
+            )),
+        }
+    }
+
+    /// All members of the answer, with their names in [RFC 7662, section 2.2], and those that the
+    /// server adds.
+    ///
+    /// Some servers let users edit what becomes a member. A tier taken from such a one lets them
+    /// promote themselves.
+    ///
+    /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
+    #[must_use]
+    pub fn members(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
+    /// A member that is a text and not empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let text = self.0.get(name)?.as_str();
+        text.filter(|text| !text.is_empty())
+    }
+
+    /// What the token may be used for: the words of `scope`.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        scopes(&self.0)
+    }
+
+    /// Who the token stands for, by the member that names the user.
+    pub(super) fn user_id(&self, member: &str) -> Option<String> {
+        match self.0.get(member)? {
+            Value::Number(id) if id.is_u64() => Some(id.to_string()),
+            _ => self.text(member).map(str::to_owned),
+        }
+    }
+
+    /// A time in seconds since 1970 ([RFC 7519, section 2], fractions allowed), cut to the years
+    /// that a record can hold. Null is absent.
+    ///
+    /// [RFC 7519, section 2]: https://www.rfc-editor.org/rfc/rfc7519#section-2
+    pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, IntrospectionError> {
+        let seconds = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(time) => time
+                .as_i64()
+                // A cast from a float stops at either end.
+                .or_else(|| time.as_f64().map(|seconds| seconds.floor() as i64)),
+        };
+        let time =
+            seconds.and_then(|seconds| DateTime::from_timestamp(seconds.clamp(FIRST, LAST), 0));
+        time.map(Some).ok_or_else(|| {
+            IntrospectionError::unavailable(
+                "`exp` or `nbf` of an active token is no number; it must be in seconds since 1970",
+            )
+        })
+    }
+}
+
+/// The words of `scope`. It is one text in the RFC, and an array with some servers.
+pub(super) fn scopes(members: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    texts(members.get("scope"))
+        .flat_map(|text| text.split(' '))
+        .filter(|scope| !scope.is_empty())
+}
+
+/// The audiences, of which there may be one or several.
+pub(super) fn audiences(members: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    texts(members.get("aud"))
+}
+
+fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
+    let values = match value {
+        Some(Value::Array(values)) => values.as_slice(),
+        Some(value) => std::slice::from_ref(value),
+        None => &[],
+    };
+    values.iter().filter_map(Value::as_str)
+}
+
+impl fmt::Debug for Introspection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Introspection(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests;

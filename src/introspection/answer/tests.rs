@@ -1,0 +1,199 @@
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::*;
+use crate::{
+    provider::CallFailure,
+    validator::{ValidationError, ValidationErrorKind},
+};
+
+const UNAVAILABLE: ValidationErrorKind = ValidationErrorKind::Unavailable;
+const MISCONFIGURED: ValidationErrorKind = ValidationErrorKind::Misconfigured;
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(784_111_747, 0).unwrap()
+}
+
+fn judged(status: u16, headers: &[(&'static str, &str)], body: &str) -> ValidationError {
+    let headers = headers.iter().map(|(name, value)| {
+        let name = http::HeaderName::from_static(name);
+        (name, HeaderValue::from_str(value).unwrap())
+    });
+    let answer = Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: headers.collect(),
+        body: Ok(body.into()),
+    };
+    judge(answer, now()).unwrap_err().into()
+}
+
+fn source(error: &ValidationError) -> String {
+    std::error::Error::source(error).unwrap().to_string()
+}
+
+#[test]
+fn no_status_refuses_a_token() {
+    let bodies = [
+        "",
+        "<h1>No</h1>",
+        r#"{"active":false}"#,
+        r#"{"error":"invalid_token"}"#,
+    ];
+    for (statuses, kind) in [
+        (
+            &[301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410][..],
+            MISCONFIGURED,
+        ),
+        (
+            &[
+                100, 201, 202, 204, 402, 408, 409, 418, 429, 500, 502, 503, 504,
+            ],
+            UNAVAILABLE,
+        ),
+    ] {
+        for status in statuses {
+            for body in bodies {
+                let error = judged(*status, &[], body);
+                assert_eq!(error.kind(), kind, "{status} {body}");
+                assert!(source(&error).contains(&status.to_string()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_status_decides_even_if_the_body_was_not_read() {
+    for (status, kind) in [
+        (200, UNAVAILABLE),
+        (401, MISCONFIGURED),
+        (404, MISCONFIGURED),
+        (502, UNAVAILABLE),
+    ] {
+        let answer = Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: HeaderMap::new(),
+            body: Err(CallFailure::TooLong),
+        };
+        let error = ValidationError::from(judge(answer, now()).unwrap_err());
+        assert_eq!(error.kind(), kind, "{status}");
+    }
+}
+
+#[test]
+fn a_code_of_the_server_is_told_and_nothing_else_of_it() {
+    let told = |body: &str| source(&judged(401, &[], body));
+    let known = r#"{"error":"invalid_client","error_description":"no such client: ada"}"#;
+    let text = told(known);
+    assert!(text.ends_with("(401 invalid_client)"), "{text}");
+    let long = "a".repeat(65);
+    for code in ["Ada", "a b", "ada@example.com", "", &long] {
+        let text = told(&format!(r#"{{"error":"{code}"}}"#));
+        assert!(
+            text.trim_end().ends_with("(401)") || code.is_empty(),
+            "{text}"
+        );
+        assert!(!text.contains("ada") && !text.contains(&long), "{text}");
+    }
+}
+
+#[test]
+fn a_signed_answer_is_told_apart() {
+    for kind in [
+        "application/token-introspection+jwt",
+        "Application/Token-Introspection+JWT; charset=utf-8",
+        "application/jwt",
+    ] {
+        let error = judged(200, &[("content-type", kind)], "eyJ0.eyJp.c2ln");
+        assert_eq!(error.kind(), MISCONFIGURED);
+        assert!(source(&error).contains("RFC 9701"));
+    }
+}
+
+#[test]
+fn a_wait_is_between_a_second_and_a_minute() {
+    let epoch = now().timestamp();
+    let at = |offset: i64| (epoch + offset).to_string();
+    type Headers<'a> = &'a [(&'static str, &'a str)];
+    let table: [(u16, Headers<'_>, Option<u64>); 11] = [
+        (429, &[], None),
+        (429, &[("retry-after", "7")], Some(7)),
+        (429, &[("retry-after", "0")], Some(1)),
+        (429, &[("retry-after", "86400")], Some(60)),
+        (
+            429,
+            &[("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT")],
+            Some(30),
+        ),
+        (429, &[("x-ratelimit-reset", &at(30))], Some(30)),
+        (429, &[("x-ratelimit-reset", &at(-30))], Some(1)),
+        (429, &[("x-ratelimit-reset", "30")], Some(30)),
+        (
+            429,
+            &[("x-ratelimit-reset", "9223372036854775807")],
+            Some(60),
+        ),
+        (503, &[("retry-after", "7")], Some(7)),
+        (401, &[("retry-after", "7")], None),
+    ];
+    for (status, headers, wait) in table {
+        let after = judged(status, headers, "").retry_after();
+        assert_eq!(after, wait.map(Duration::from_secs), "{status} {headers:?}");
+    }
+}
+
+#[test]
+fn active_is_a_boolean_of_an_object() {
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "true",
+        r#"{"active":"true"}"#,
+        r#"{"active":1}"#,
+        r#"{"active":null}"#,
+        r#"{"Active":true}"#,
+        r#"{"active":true"#,
+        r#"{"active":true} x"#,
+        r#"{"active":true,"exp":1e999}"#,
+        "<html>",
+        "eyJ0.eyJp.c2ln",
+    ] {
+        let error = ValidationError::from(Introspection::parse(body.as_bytes()).unwrap_err());
+        assert_eq!(error.kind(), UNAVAILABLE, "{body}");
+    }
+    let parse = |body: &str| Introspection::parse(body.as_bytes()).unwrap();
+    assert!(parse(r#"{"active":false,"sub":"u1"}"#).is_none());
+    assert!(parse(r#"{"active":true}"#).is_some());
+}
+
+#[test]
+fn any_number_is_a_time() {
+    let time = |json: &str| {
+        let body = format!(r#"{{"active":true,"exp":{json}}}"#);
+        let answer = Introspection::parse(body.as_bytes()).unwrap().unwrap();
+        let time = answer.time("exp");
+        time.map(|time| time.map(|time| time.timestamp())).ok()
+    };
+    for (json, seconds) in [
+        ("1419356238", 1_419_356_238),
+        ("1419356238.9", 1_419_356_238),
+        ("1.4193562e9", 1_419_356_200),
+        ("-1", -1),
+        ("-0.5", -1),
+        ("0", 0),
+        ("253402300800", LAST),
+        ("9223372036854775807", LAST),
+        ("18446744073709551615", LAST),
+        ("1e300", LAST),
+        ("-1e300", FIRST),
+        ("-9223372036854775808", FIRST),
+    ] {
+        assert_eq!(time(json), Some(Some(seconds)), "{json}");
+    }
+    assert_eq!(time("null"), Some(None));
+    for json in [r#""1419356238""#, "true", "[1]", "{}"] {
+        assert_eq!(time(json), None, "{json}");
+    }
+}

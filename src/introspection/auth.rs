@@ -1,0 +1,189 @@
+//! Who we are to the authorization server.
+
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use http::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use zeroize::Zeroizing;
+
+use super::config::IntrospectionConfigError;
+use crate::token::SessionToken;
+
+/// How this service proves to the introspection endpoint that it may ask ([RFC 7662, section 2.1]).
+///
+/// Its `Debug` shows the method and the client's id. Secrets are overwritten in memory when they
+/// are dropped, apart from copies that the HTTP client makes.
+///
+/// [RFC 7662, section 2.1]: https://www.rfc-editor.org/rfc/rfc7662#section-2.1
+pub struct IntrospectionAuth(Method);
+
+enum Method {
+    Basic { id: String, secret: Secret },
+    Post { id: String, secret: Secret },
+    Bearer(Secret),
+    None,
+}
+
+type Secret = Zeroizing<String>;
+
+impl IntrospectionAuth {
+    /// The client's id and secret by HTTP Basic, both form-encoded first as
+    /// [RFC 6749, section 2.3.1] wants it.
+    ///
+    /// A few servers forget to decode them; if one refuses an id or secret with other characters
+    /// than letters, digits, `-`, `.` and `_` in it, try [`post`](Self::post).
+    ///
+    /// [RFC 6749, section 2.3.1]: https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1
+    #[must_use]
+    pub fn basic(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
+        Self(Method::Basic {
+            id: client_id.into(),
+            secret: Zeroizing::new(client_secret.into()),
+        })
+    }
+
+    /// The client's id and secret as `client_id` and `client_secret` in the body of the request.
+    #[must_use]
+    pub fn post(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
+        Self(Method::Post {
+            id: client_id.into(),
+            secret: Zeroizing::new(client_secret.into()),
+        })
+    }
+
+    /// A bearer token for the endpoint itself ([RFC 6750]). It is not renewed: one that expires
+    /// makes every validation fail.
+    ///
+    /// [RFC 6750]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
+    #[must_use]
+    pub fn bearer(token: impl Into<String>) -> Self {
+        Self(Method::Bearer(Zeroizing::new(token.into())))
+    }
+
+    /// Nothing, for an endpoint that only the network protects, like the admin port of Ory Hydra.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(Method::None)
+    }
+
+    /// The credential as the parts of a request that hold it.
+    pub(super) fn prepare(self) -> Result<Prepared, IntrospectionConfigError> {
+        let bad = IntrospectionConfigError::InvalidCredentials;
+        match self.0 {
+            Method::Basic { id, secret } | Method::Post { id, secret }
+                if id.is_empty() || secret.is_empty() =>
+            {
+                Err(bad)
+            }
+            Method::Basic { id, secret } => {
+                let pair = Zeroizing::new(format!("{}:{}", &*encoded(&id), &*encoded(&secret)));
+                header("Basic", &BASE64.encode(&*pair)).ok_or(bad)
+            }
+            Method::Post { id, secret } => Ok(Prepared {
+                header: None,
+                body: Zeroizing::new(format!(
+                    "&client_id={}&client_secret={}",
+                    &*encoded(&id),
+                    &*encoded(&secret)
+                )),
+            }),
+            Method::Bearer(token) => {
+                let is_token = SessionToken::parse(token.as_bytes().to_vec()).is_ok();
+                let header = header("Bearer", &token);
+                header.filter(|_| is_token).ok_or(bad)
+            }
+            Method::None => Ok(Prepared {
+                header: None,
+                body: Zeroizing::default(),
+            }),
+        }
+    }
+}
+
+/// What is added to each request.
+pub(super) struct Prepared {
+    pub(super) header: Option<HeaderValue>,
+    /// Follows the parameters that are there already.
+    pub(super) body: Secret,
+}
+
+fn header(scheme: &str, credential: &str) -> Option<Prepared> {
+    let value = Zeroizing::new(format!("{scheme} {credential}"));
+    let mut header = HeaderValue::from_str(&value).ok()?;
+    header.set_sensitive(true);
+    Some(Prepared {
+        header: Some(header),
+        body: Zeroizing::default(),
+    })
+}
+
+/// As `application/x-www-form-urlencoded` ([RFC 6749, appendix B]).
+///
+/// [RFC 6749, appendix B]: https://www.rfc-editor.org/rfc/rfc6749#appendix-B
+pub(super) fn encoded(text: &str) -> Secret {
+    const LEFT_ALONE: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'*')
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b' ');
+
+    let text = Zeroizing::new(utf8_percent_encode(text, LEFT_ALONE).to_string());
+    Zeroizing::new(text.replace(' ', "+"))
+}
+
+impl fmt::Debug for IntrospectionAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Method::Basic { id, .. } => write!(f, "Basic({id:?}, …)"),
+            Method::Post { id, .. } => write!(f, "Post({id:?}, …)"),
+            Method::Bearer(_) => f.write_str("Bearer(…)"),
+            Method::None => f.write_str("None"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn basic_credentials_are_form_encoded() {
+        let header = |id: &str, secret: &str| {
+            let prepared = IntrospectionAuth::basic(id, secret).prepare().unwrap();
+            let header = prepared.header.unwrap();
+            assert!(header.is_sensitive() && prepared.body.is_empty());
+            header.to_str().unwrap().to_owned()
+        };
+        // The client of RFC 6749, section 2.3.1.
+        assert_eq!(
+            header("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw"),
+            "Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"
+        );
+        let plain = "c%3A1+%C3%A9:%25%26%3D%2B%7E*-._";
+        let expected = format!("Basic {}", BASE64.encode(plain));
+        assert_eq!(header("c:1 é", "%&=+~*-._"), expected);
+    }
+
+    #[test]
+    fn the_text_of_appendix_b_is_encoded_as_it_says() {
+        let text = " %&+\u{a3}\u{20ac}";
+        assert_eq!(&*encoded(text), "+%25%26%2B%C2%A3%E2%82%AC");
+    }
+
+    #[test]
+    fn what_cannot_be_a_credential_is_told() {
+        for auth in [
+            IntrospectionAuth::basic("", "s"),
+            IntrospectionAuth::basic("c", ""),
+            IntrospectionAuth::post("", "s"),
+            IntrospectionAuth::post("c", ""),
+            IntrospectionAuth::bearer(""),
+            IntrospectionAuth::bearer("two words"),
+            IntrospectionAuth::bearer("line\n"),
+        ] {
+            assert!(auth.prepare().is_err());
+        }
+    }
+}

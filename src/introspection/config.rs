@@ -1,0 +1,331 @@
+//! The settings, checked once, so that a typing error shows at the start and not as a 503.
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+
+use super::{
+    Inner, IntrospectionValidator,
+    answer::Introspection,
+    auth::IntrospectionAuth,
+    client::Client,
+    session::{SUB, Settings, Tier},
+};
+use crate::provider::{self, EndpointFault, Url};
+
+/// Builds an [`IntrospectionValidator`]; made by [`IntrospectionValidator::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_session_cache::{IntrospectionAuth, IntrospectionValidator};
+///
+/// let hydra = IntrospectionValidator::builder(
+///     "http://hydra:4445/admin/oauth2/introspect",
+///     IntrospectionAuth::none(),
+/// )
+/// .allow_http()
+/// .require_scope("offline")
+/// .timeout(Duration::from_secs(2))
+/// .build()?;
+/// # let _ = hydra;
+/// # Ok::<(), tower_session_cache::IntrospectionConfigError>(())
+/// ```
+#[must_use]
+pub struct IntrospectionValidatorBuilder {
+    endpoint: String,
+    auth: IntrospectionAuth,
+    is_http_allowed: bool,
+    issuer: Option<String>,
+    audience: Option<String>,
+    scopes: Vec<String>,
+    are_bound_allowed: bool,
+    user_id_member: String,
+    tier: Box<Tier>,
+    leeway: Duration,
+    connect_timeout: Duration,
+    timeout: Duration,
+}
+
+impl IntrospectionValidatorBuilder {
+    pub(super) fn new(endpoint: &str, auth: IntrospectionAuth) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            auth,
+            is_http_allowed: false,
+            issuer: None,
+            audience: None,
+            scopes: Vec::new(),
+            are_bound_allowed: false,
+            user_id_member: SUB.to_owned(),
+            tier: Box::new(|_| "free".to_owned()),
+            leeway: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(4),
+        }
+    }
+
+    /// Takes an endpoint that begins with `http://` on another host than this one, too. Defaults
+    /// to an error there, since [RFC 7662, section 4] demands TLS.
+    ///
+    /// Whoever can read the network between the two then sees tokens and the client's secret, and
+    /// whoever can write it says who is logged in.
+    ///
+    /// [RFC 7662, section 4]: https://www.rfc-editor.org/rfc/rfc7662#section-4
+    pub fn allow_http(mut self) -> Self {
+        self.is_http_allowed = true;
+        self
+    }
+
+    /// Sets what `iss` must be, to the last character (a `/` at its end counts). A token without
+    /// it, or with another, is [invalid](crate::ValidationError::invalid). Defaults to any.
+    pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
+        self.issuer = Some(issuer.into());
+        self
+    }
+
+    /// Sets the name of this service that `aud` must be or contain. A token that does not is
+    /// [invalid](crate::ValidationError::invalid). Defaults to any.
+    ///
+    /// Without it a token that a user gave to another service of the same server is as good here.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = Some(audience.into());
+        self
+    }
+
+    /// Adds a scope that the token must have. One that lacks any of them is forbidden: 403 with
+    /// `error="insufficient_scope"`. Defaults to none.
+    ///
+    /// What only some routes need is better checked there, by the attribute `scope` of the user.
+    pub fn require_scope(mut self, scope: impl Into<String>) -> Self {
+        self.scopes.push(scope.into());
+        self
+    }
+
+    /// Lets tokens in that are bound to a key, by DPoP ([RFC 9449]) or the client's certificate
+    /// ([RFC 8705]). Defaults to [invalid](crate::ValidationError::invalid).
+    ///
+    /// Nothing here asks for a proof of that key, so a stolen token would be as good as the key.
+    /// Allow them where something before this layer checks the proof. The attribute `cnf` of the
+    /// user is then `true`.
+    ///
+    /// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
+    /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
+    pub fn allow_bound_tokens(mut self) -> Self {
+        self.are_bound_allowed = true;
+        self
+    }
+
+    /// Sets which member of the answer becomes the user's id: a text, or a whole number. Defaults
+    /// to `sub`. Without it an active token is answered by *misconfigured*, since nobody knows
+    /// whose it is.
+    ///
+    /// Choose one that the server never gives to another user later. The name is kept with the
+    /// user, so that a validator with another setting does not take the id for one of its own.
+    pub fn user_id_member(mut self, name: impl Into<String>) -> Self {
+        self.user_id_member = name.into();
+        self
+    }
+
+    /// Sets how a user's tier is chosen. Defaults to `free` for everybody.
+    ///
+    /// It is asked once per validation, and its answer is cached with the user. Choose by what
+    /// only the server's administrators can set.
+    pub fn tier(mut self, tier: impl Fn(&Introspection) -> String + Send + Sync + 'static) -> Self {
+        self.tier = Box::new(tier);
+        self
+    }
+
+    /// Sets by how much a token's `nbf` may be ahead of this host's clock. Defaults to 5 s.
+    ///
+    /// `exp` has no such grace: no session is served after its end.
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway;
+        self
+    }
+
+    /// Sets how long a connection may take, TLS included. Defaults to 2 s; zero is an error.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long a call may take altogether, from the connection to the last byte of the
+    /// answer. Defaults to 4 s; zero is an error.
+    ///
+    /// Keep it below the cache's own deadline, which cannot say what was waited for.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Makes the validator, and its pool of connections, which are opened when they are needed.
+    ///
+    /// # Errors
+    ///
+    /// [`IntrospectionConfigError`] for the first setting that cannot work.
+    pub fn build(self) -> Result<IntrospectionValidator, IntrospectionConfigError> {
+        use IntrospectionConfigError as E;
+
+        let Self {
+            endpoint,
+            auth,
+            is_http_allowed,
+            issuer,
+            audience,
+            scopes,
+            are_bound_allowed,
+            user_id_member,
+            tier,
+            leeway,
+            connect_timeout,
+            timeout,
+        } = self;
+        let endpoint = parse_endpoint(&endpoint)?;
+        let is_exposed = endpoint.scheme() == "http" && !provider::is_loopback(&endpoint);
+        if is_exposed && !is_http_allowed {
+            return Err(E::EndpointPlain);
+        }
+        let is_empty = |text: &Option<String>| text.as_ref().is_some_and(String::is_empty);
+        if is_empty(&issuer) || is_empty(&audience) || user_id_member.is_empty() {
+            return Err(E::EmptySetting);
+        }
+        if !scopes.iter().all(|scope| is_scope(scope)) {
+            return Err(E::InvalidScope);
+        }
+        if connect_timeout.is_zero() || timeout.is_zero() {
+            return Err(E::ZeroTimeout);
+        }
+        Ok(IntrospectionValidator(Arc::new(Inner {
+            client: Client::new(endpoint, auth, connect_timeout, timeout)?,
+            settings: Settings {
+                issuer,
+                audience,
+                scopes,
+                are_bound_allowed,
+                user_id_member,
+                leeway: TimeDelta::from_std(leeway).unwrap_or(TimeDelta::MAX),
+                tier,
+            },
+        })))
+    }
+}
+
+/// Shows nothing of the endpoint, which is not checked for credentials yet.
+impl fmt::Debug for IntrospectionValidatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntrospectionValidatorBuilder")
+            .field("auth", &self.auth)
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("scopes", &self.scopes)
+            .field("are_bound_allowed", &self.are_bound_allowed)
+            .field("user_id_member", &self.user_id_member)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Some servers tell realms apart by a query, so it may have one.
+fn parse_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigError> {
+    let url = provider::parse_endpoint(endpoint).map_err(|fault| match fault {
+        EndpointFault::NotUrl => IntrospectionConfigError::EndpointNotUrl,
+        EndpointFault::Scheme => IntrospectionConfigError::EndpointScheme,
+        EndpointFault::Credentials => IntrospectionConfigError::EndpointCredentials,
+    })?;
+    if url.fragment().is_some() {
+        return Err(IntrospectionConfigError::EndpointFragment);
+    }
+    Ok(url)
+}
+
+/// A `scope-token` of [RFC 6749, section 3.3].
+///
+/// [RFC 6749, section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
+fn is_scope(scope: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+    !scope.is_empty() && scope.bytes().all(is_allowed)
+}
+
+/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum IntrospectionConfigError {
+    /// The endpoint is not an absolute URL.
+    EndpointNotUrl,
+    /// The endpoint is neither `https` nor `http`.
+    EndpointScheme,
+    /// The endpoint is `http` on another host, and this was not
+    /// [allowed](IntrospectionValidatorBuilder::allow_http).
+    EndpointPlain,
+    /// The endpoint contains a user name or a password.
+    EndpointCredentials,
+    /// The endpoint contains a `#`.
+    EndpointFragment,
+    /// The client's id or secret is empty, or the bearer token is empty or no visible ASCII.
+    InvalidCredentials,
+    /// The issuer, the audience or the name of the user's member is empty.
+    EmptySetting,
+    /// A scope is empty or contains what no scope does.
+    InvalidScope,
+    /// A timeout is zero.
+    ZeroTimeout,
+    /// The HTTP client could not be made; the source says why.
+    Client(Box<dyn StdError + Send + Sync>),
+}
+
+impl fmt::Display for IntrospectionConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EndpointNotUrl => {
+                "the introspection endpoint is not a URL; write it in full, as the server's \
+                 metadata call introspection_endpoint"
+            }
+            Self::EndpointScheme => {
+                "the introspection endpoint must begin with https:// (or http://, see allow_http)"
+            }
+            Self::EndpointPlain => {
+                "the introspection endpoint begins with http://, which shows tokens and the \
+                 client's secret to the network; write https://, or call allow_http if nobody \
+                 else can read that network"
+            }
+            Self::EndpointCredentials => {
+                "the introspection endpoint contains a user name or a password; hand them to \
+                 IntrospectionAuth::basic instead"
+            }
+            Self::EndpointFragment => {
+                "the introspection endpoint contains a `#`; write it without that and what follows"
+            }
+            Self::InvalidCredentials => {
+                "the client's id or secret for the introspection endpoint is empty, or its bearer \
+                 token is empty or has a space or a character outside ASCII in it; check where \
+                 they are read from, or use IntrospectionAuth::none if the endpoint wants none"
+            }
+            Self::EmptySetting => {
+                "the issuer, the audience or the user's member is set to an empty text, which no \
+                 token has; leave the setting out for the default"
+            }
+            Self::InvalidScope => {
+                "a required scope is empty or contains a space, a quotation mark, a backslash or a \
+                 character outside ASCII; require several scopes one by one"
+            }
+            Self::ZeroTimeout => {
+                "a timeout of zero lets no introspection succeed; set a longer one, or none for \
+                 the default"
+            }
+            Self::Client(_) => {
+                "the HTTP client for introspection could not be made; check that the system has CA \
+                 certificates and that its proxy settings are URLs"
+            }
+        })
+    }
+}
+
+impl StdError for IntrospectionConfigError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Client(source) => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! From an answer to a session, and whether a cached one would have become one here.
+
+use std::fmt;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Map, Value};
+
+use super::{
+    answer::{Introspection, audiences, scopes},
+    error::IntrospectionError,
+};
+use crate::{
+    cache::RECORD_MEMBERS,
+    token::SessionToken,
+    user::UserData,
+    validator::{ForbiddenReason, VALIDATOR, ValidatedSession, ValidationError},
+};
+
+/// A record holds 64 KiB at most, and names and an address besides.
+const MAX_ATTRIBUTES: usize = 16 * 1024;
+
+/// What is compared on every hit, so it goes first when not all can be kept.
+const FIRST_KEPT: [&str; 3] = ["iss", "aud", "scope"];
+
+/// The key that a token is bound to: DPoP ([RFC 9449]) or a client's certificate ([RFC 8705]).
+///
+/// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
+/// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
+const CNF: &str = "cnf";
+
+/// Says of what the id was made, unless of `sub`.
+const USER_ID_MEMBER: &str = "user_id_member";
+pub(super) const SUB: &str = "sub";
+
+pub(super) type Tier = dyn Fn(&Introspection) -> String + Send + Sync;
+
+pub(super) struct Settings {
+    pub(super) issuer: Option<String>,
+    pub(super) audience: Option<String>,
+    pub(super) scopes: Vec<String>,
+    pub(super) are_bound_allowed: bool,
+    pub(super) user_id_member: String,
+    pub(super) leeway: TimeDelta,
+    pub(super) tier: Box<Tier>,
+}
+
+/// What an active token lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    Issuer,
+    Audience,
+    Scope,
+    Proof,
+}
+
+impl Settings {
+    /// Compares what was asked for with the members of an answer, or with those that were kept.
+    fn check(&self, members: &Map<String, Value>) -> Result<(), Lack> {
+        let is_bound = members.get(CNF).is_some_and(|key| !key.is_null());
+        if is_bound && !self.are_bound_allowed {
+            return Err(Lack::Proof);
+        }
+        if let Some(issuer) = &self.issuer {
+            let found = members.get("iss").and_then(Value::as_str);
+            if found != Some(issuer) {
+                return Err(Lack::Issuer);
+            }
+        }
+        if let Some(audience) = &self.audience
+            && !audiences(members).any(|found| found == audience)
+        {
+            return Err(Lack::Audience);
+        }
+        let has = |scope: &String| scopes(members).any(|found| found == scope);
+        if !self.scopes.iter().all(has) {
+            return Err(Lack::Scope);
+        }
+        Ok(())
+    }
+
+    pub(super) fn accept(&self, user: &UserData) -> bool {
+        let kept = user.attributes();
+        // An id of another kind may be another user's.
+        let id_of = kept.get(USER_ID_MEMBER).map_or(Some(SUB), Value::as_str);
+        id_of == Some(&self.user_id_member) && self.check(kept).is_ok()
+    }
+}
+
+/// The session of an active token.
+pub(super) fn session(
+    settings: &Settings,
+    token: &SessionToken,
+    body: &[u8],
+    now: DateTime<Utc>,
+) -> Result<ValidatedSession, ValidationError> {
+    let Some(answer) = Introspection::parse(body)? else {
+        return Err(ValidationError::invalid());
+    };
+    let expires_at = answer.time("exp")?;
+    if expires_at.is_some_and(|end| end <= now) {
+        return Err(refused("it has expired by `exp`; compare the clocks"));
+    }
+    if answer
+        .time("nbf")?
+        .is_some_and(|begin| begin - now > settings.leeway)
+    {
+        return Err(refused("it is not yet valid by `nbf`; compare the clocks"));
+    }
+    if let Err(lack) = settings.check(&answer.0) {
+        return Err(match lack {
+            Lack::Issuer => refused("its `iss` is not the issuer that is set"),
+            Lack::Audience => refused("its `aud` does not contain the audience that is set"),
+            Lack::Proof => refused(
+                "it is bound to a key (`cnf`) that nobody here asks a proof of; see \
+                 allow_bound_tokens",
+            ),
+            Lack::Scope => ValidationError::forbidden(ForbiddenReason::InsufficientScope),
+        });
+    }
+    let id = answer.user_id(&settings.user_id_member).ok_or_else(|| {
+        IntrospectionError::misconfigured(
+            "an active token does not say whose it is; let the server add `sub`, or name the \
+             member that tells by user_id_member",
+        )
+    })?;
+    let name = answer.text("name").or_else(|| answer.text("username"));
+    let verified = answer.0.get("email_verified").and_then(Value::as_bool);
+    let mut user = UserData::builder(id)
+        .name(name.unwrap_or_default())
+        .email(answer.text("email").unwrap_or_default())
+        .email_verified(verified.unwrap_or(false))
+        .updated_at(answer.time("updated_at").unwrap_or_default())
+        .tier((settings.tier)(&answer));
+    for (name, value) in kept(answer.0, token) {
+        user = user.attribute(name, value);
+    }
+    if settings.user_id_member != SUB {
+        user = user.attribute(USER_ID_MEMBER, settings.user_id_member.as_str());
+    }
+    Ok(ValidatedSession::new(user.build()).with_expires_at(expires_at))
+}
+
+/// A refusal that the server knows nothing of, so our log is the only place that can tell.
+fn refused(why: &'static str) -> ValidationError {
+    tracing::debug!(why, "an active token is refused");
+    ValidationError::invalid()
+}
+
+/// The members that stay with the user.
+fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
+    let mut kept = Map::new();
+    let mut left = MAX_ATTRIBUTES;
+    // That there is a key counts, and must not get lost.
+    if members.remove(CNF).is_some_and(|key| !key.is_null()) {
+        kept.insert(CNF.to_owned(), true.into());
+    }
+    let first = FIRST_KEPT.map(|name| (name.to_owned(), members.remove(name)));
+    let first = first
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    for (name, value) in first.chain(members) {
+        // What has been used up, and what would be taken for somebody else's word.
+        let is_spent = matches!(name.as_str(), "active" | "exp" | "nbf");
+        let is_taken = RECORD_MEMBERS.contains(&name.as_str())
+            || matches!(name.as_str(), VALIDATOR | USER_ID_MEMBER);
+        if is_spent || is_taken || value.is_null() || repeats(&value, token) {
+            continue;
+        }
+        let size = name.len() + value.to_string().len();
+        match left.checked_sub(size) {
+            Some(rest) => {
+                left = rest;
+                kept.insert(name, value);
+            }
+            None => tracing::debug!(size, "a member of an introspection is too long to be kept"),
+        }
+    }
+    kept
+}
+
+/// Whether the token itself is in there: a record must not hold it.
+fn repeats(value: &Value, token: &SessionToken) -> bool {
+    match value {
+        Value::String(text) => text == token.expose_secret(),
+        Value::Array(values) => values.iter().any(|value| repeats(value, token)),
+        Value::Object(members) => members.values().any(|value| repeats(value, token)),
+        _ => false,
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .field("scopes", &self.scopes)
+            .field("are_bound_allowed", &self.are_bound_allowed)
+            .field("user_id_member", &self.user_id_member)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::validator::ValidationErrorKind;
+
+    fn settings(scopes: &[&str]) -> Settings {
+        Settings {
+            issuer: None,
+            audience: None,
+            scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
+            are_bound_allowed: false,
+            user_id_member: SUB.to_owned(),
+            leeway: TimeDelta::zero(),
+            tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<i32>().prop_map(|n| (f64::from(n) / 2.0).into()),
+            "read write|t0ken|u1|\\PC{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 12, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec(("sub|scope|\\PC{0,4}", inner), 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    const NAMES: &str = "active|exp|nbf|sub|username|name|email|email_verified|updated_at|scope|\
+        aud|iss|plan|user_id|tier|fence|seen_mark|run|validator|user_id_member|[a-z]{1,4}";
+
+    proptest! {
+        #[test]
+        fn what_becomes_a_session_is_accepted_and_shadows_nothing(
+            members in proptest::collection::vec((NAMES, value()), 0..8),
+            is_scoped: bool, end in proptest::option::of(any::<i64>()),
+        ) {
+            let mut answer: Map<String, Value> = members.into_iter().collect();
+            answer.insert("active".to_owned(), true.into());
+            answer.entry(SUB).or_insert_with(|| "u1".into());
+            if let Some(end) = end {
+                answer.insert("exp".to_owned(), end.into());
+            }
+            let settings = settings(if is_scoped { &["read"] } else { &[] });
+            let token = SessionToken::parse("t0ken").unwrap();
+            let body = Value::Object(answer.clone()).to_string();
+            let now = DateTime::UNIX_EPOCH;
+            let Ok(session) = session(&settings, &token, body.as_bytes(), now) else {
+                return Ok(());
+            };
+            prop_assert!(session.expires_at.is_none_or(|end| end > now));
+            // A scope that repeats the token is not kept, and then not believed.
+            let repeats = answer.get("scope").is_some_and(|scope| repeats(scope, &token));
+            prop_assert!(settings.accept(&session.user) || is_scoped && repeats);
+            for (name, value) in session.user.attributes() {
+                prop_assert!(!RECORD_MEMBERS.contains(&name.as_str()) && name != VALIDATOR);
+                prop_assert_eq!(Some(value), answer.get(name));
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..60_usize) {
+            let token = SessionToken::parse("t0ken").unwrap();
+            let good = json!({ "active": true, "sub": "u1", "exp": 1e300, "scope": ["a", 7] });
+            let good = good.to_string();
+            for body in [&bytes, &good.as_bytes()[..cut.min(good.len() - 1)]] {
+                let unread = session(&settings(&[]), &token, body, DateTime::UNIX_EPOCH);
+                prop_assert_eq!(unread.unwrap_err().kind(), ValidationErrorKind::Unavailable);
+            }
+        }
+    }
+}

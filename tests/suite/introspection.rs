@@ -1,0 +1,910 @@
+//! Token introspection against a server that answers as RFC 7662 shows, over real HTTP.
+
+use std::{
+    error::Error as StdError,
+    time::{Duration, Instant},
+};
+
+use axum::{Extension, Router, routing::get};
+use bb8_redis::redis::cmd;
+use chrono::Utc;
+use http::{Request, StatusCode, header};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use tower_session_cache::{
+    ForbiddenReason, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
+    IntrospectionValidatorBuilder, Origin, Rejection, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, SessionValidator, UserData, ValidatedSession, ValidationError,
+    ValidationErrorKind, validator_fn,
+};
+
+use crate::support::{
+    client::{ask, token},
+    introspection::{
+        BEARER, CLIENT_ID, CLIENT_SECRET, Demands, Fault, Introspection, jdoe, jdoe_with,
+    },
+    log::record as record_log,
+    peer::{Peer, session_key},
+    redis::Redis,
+    soon,
+};
+
+/// The token of RFC 7662, section 2.1, with what must be encoded in a form.
+const TOKEN: &str = "mF_9.B5f-4.1JqM/+%25&token=x~";
+const SUB: &str = "Z5O3upPC88QrAjx00dis";
+
+const INVALID: ValidationErrorKind = ValidationErrorKind::Invalid;
+const UNAVAILABLE: ValidationErrorKind = ValidationErrorKind::Unavailable;
+const MISCONFIGURED: ValidationErrorKind = ValidationErrorKind::Misconfigured;
+const OUT_OF_SCOPE: ValidationErrorKind =
+    ValidationErrorKind::Forbidden(ForbiddenReason::InsufficientScope);
+
+type Builder = IntrospectionValidatorBuilder;
+type Set = fn(Builder) -> Builder;
+
+/// A server that knows one token.
+struct World {
+    server: Introspection,
+    validator: IntrospectionValidator,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(|builder| builder).await
+    }
+
+    async fn with(set: impl FnOnce(Builder) -> Builder) -> Self {
+        let server = Introspection::start(Demands::Basic).await;
+        server.issue(TOKEN, jdoe());
+        let validator = validator(&server, set);
+        Self { server, validator }
+    }
+
+    async fn validate(&self) -> Result<ValidatedSession, ValidationError> {
+        let answer = soon("an answer", self.validator.validate(token(TOKEN))).await;
+        if let Err(error) = &answer {
+            assert_discreet(error);
+        }
+        answer
+    }
+
+    async fn kind(&self) -> Option<ValidationErrorKind> {
+        self.validate().await.err().map(|error| error.kind())
+    }
+
+    /// What is said of a token for which the server answers this.
+    async fn kind_of(&self, answer: Value) -> Option<ValidationErrorKind> {
+        self.server.issue(TOKEN, answer);
+        self.kind().await
+    }
+
+    async fn user_of(&self, answer: Value) -> UserData {
+        self.server.issue(TOKEN, answer);
+        self.validate().await.unwrap().user
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.server.violations(), Vec::<String>::new());
+        }
+    }
+}
+
+fn basic() -> IntrospectionAuth {
+    IntrospectionAuth::basic(CLIENT_ID, CLIENT_SECRET)
+}
+
+fn validator(
+    server: &Introspection,
+    set: impl FnOnce(Builder) -> Builder,
+) -> IntrospectionValidator {
+    let builder = IntrospectionValidator::builder(server.endpoint(), basic());
+    set(builder).build().unwrap()
+}
+
+fn assert_discreet(error: &(dyn StdError + 'static)) {
+    let mut text = format!("{error:?} {error:#?}");
+    let mut next = Some(error);
+    while let Some(error) = next {
+        text = format!("{text} {error}");
+        next = error.source();
+    }
+    for secret in ["mF_9", CLIENT_ID, "Fjfp0", "23410913", "jdoe", "http://"] {
+        assert!(!text.contains(secret), "{secret} shows in {text}");
+    }
+}
+
+fn advice(error: &ValidationError) -> String {
+    error.source().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn an_active_token_is_a_session() {
+    let world = World::new().await;
+    let session = world.validate().await.unwrap();
+    let user = &session.user;
+    assert_eq!((user.id(), user.name(), user.tier()), (SUB, "jdoe", "free"));
+    assert_eq!((user.email(), user.email_verified()), ("", false));
+    assert_eq!(session.expires_at.unwrap().timestamp(), 32_503_680_000);
+    assert_eq!(
+        Value::Object(user.attributes().clone()),
+        json!({
+            "client_id": "l238j323ds-23ij4",
+            "username": "jdoe",
+            "scope": "read write dolphin",
+            "sub": SUB,
+            "aud": "https://protected.example.net/resource",
+            "iss": "https://server.example.com/",
+            "iat": 1_419_350_238,
+            "extension_field": "twenty-seven",
+        })
+    );
+
+    let user = world.user_of(json!({
+        "active": true, "sub": "u1", "username": "ada", "name": "Ada L", "email": "ada@example.com",
+        "email_verified": true, "updated_at": 1_700_000_000,
+    }));
+    let user = user.await;
+    assert_eq!((user.name(), user.email()), ("Ada L", "ada@example.com"));
+    assert!(user.email_verified());
+    assert_eq!(user.updated_at().unwrap().timestamp(), 1_700_000_000);
+    let session = world.validate().await.unwrap();
+    assert_eq!(session.expires_at, None);
+
+    // Only true is true.
+    for verified in [json!("true"), json!(1), json!("yes")] {
+        let user = world.user_of(jdoe_with("email_verified", verified)).await;
+        assert!(!user.email_verified());
+    }
+    assert_eq!(world.server.calls(), 6);
+}
+
+#[tokio::test]
+async fn an_inactive_token_is_invalid() {
+    let world = World::new().await;
+    assert_eq!(
+        world.kind_of(json!({ "active": false })).await,
+        Some(INVALID)
+    );
+    let told_much = jdoe_with("active", false);
+    assert_eq!(world.kind_of(told_much).await, Some(INVALID));
+    world.server.revoke(TOKEN);
+    assert_eq!(world.kind().await, Some(INVALID));
+}
+
+#[tokio::test]
+async fn an_active_token_outside_of_its_time_is_invalid() {
+    let world = World::new().await;
+    let now = || Utc::now().timestamp();
+    let table = [
+        ("exp", json!(now() - 1), Some(INVALID)),
+        ("exp", json!(0), Some(INVALID)),
+        ("exp", json!(-1e300), Some(INVALID)),
+        ("exp", json!(now() + 600), None),
+        ("exp", json!(1e300), None),
+        ("exp", json!(u64::MAX), None),
+        ("exp", json!("tomorrow"), Some(UNAVAILABLE)),
+        ("exp", json!([now() + 600]), Some(UNAVAILABLE)),
+        ("nbf", json!(now() - 1), None),
+        ("nbf", json!(0), None),
+        ("nbf", json!(now() + 600), Some(INVALID)),
+        ("nbf", json!(1e300), Some(INVALID)),
+        ("nbf", json!(true), Some(UNAVAILABLE)),
+    ];
+    for (name, value, kind) in table {
+        let shown = format!("{name} {value}");
+        assert_eq!(world.kind_of(jdoe_with(name, value)).await, kind, "{shown}");
+    }
+    for (leeway, kind) in [
+        (Duration::from_secs(900), None),
+        (Duration::MAX, None),
+        (Duration::ZERO, Some(INVALID)),
+    ] {
+        let world = World::with(|builder| builder.leeway(leeway)).await;
+        let early = jdoe_with("nbf", now() + 600);
+        assert_eq!(world.kind_of(early).await, kind, "{leeway:?}");
+    }
+}
+
+#[tokio::test]
+async fn each_way_to_prove_who_asks() {
+    let post = || IntrospectionAuth::post(CLIENT_ID, CLIENT_SECRET);
+    let bearer = || IntrospectionAuth::bearer(BEARER);
+    for demands in [
+        Demands::Basic,
+        Demands::Post,
+        Demands::Bearer,
+        Demands::Nothing,
+    ] {
+        let server = Introspection::start(demands).await;
+        server.issue(TOKEN, jdoe());
+        let right = |proves| demands == Demands::Nothing || demands == proves;
+        for (auth, is_right) in [
+            (basic(), right(Demands::Basic)),
+            (post(), right(Demands::Post)),
+            (bearer(), right(Demands::Bearer)),
+            (IntrospectionAuth::none(), demands == Demands::Nothing),
+            (
+                IntrospectionAuth::basic(CLIENT_ID, "wrong"),
+                demands == Demands::Nothing,
+            ),
+            (
+                IntrospectionAuth::post("another", CLIENT_SECRET),
+                demands == Demands::Nothing,
+            ),
+            (
+                IntrospectionAuth::bearer("expired"),
+                demands == Demands::Nothing,
+            ),
+        ] {
+            let shown = format!("{demands:?} {auth:?}");
+            assert!(
+                !shown.contains("Fjfp0") && !shown.contains(BEARER),
+                "{shown}"
+            );
+            let validator = IntrospectionValidator::new(server.endpoint(), auth).unwrap();
+            match validator.validate(token(TOKEN)).await {
+                Ok(session) => assert!(is_right && session.user.id() == SUB, "{shown}"),
+                Err(error) => {
+                    assert!(
+                        !is_right && error.kind() == MISCONFIGURED,
+                        "{shown}: {error:?}"
+                    );
+                    assert!(advice(&error).contains("client's id and secret"));
+                    assert_discreet(&error);
+                }
+            }
+        }
+        assert_eq!(server.violations(), Vec::<String>::new(), "{demands:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_demanded() {
+    let resource = "https://protected.example.net/resource";
+    let world = World::with(|builder| {
+        builder
+            .issuer("https://server.example.com/")
+            .audience(resource)
+            .require_scope("read")
+            .require_scope("dolphin")
+    })
+    .await;
+    let long = "x".repeat(40_000);
+    let table = [
+        (jdoe(), None),
+        (jdoe_with("aud", json!(["other", resource])), None),
+        (jdoe_with("scope", json!(["dolphin", "read"])), None),
+        (jdoe_with("scope", " dolphin  read "), None),
+        (jdoe_with("iss", Value::Null), Some(INVALID)),
+        (
+            jdoe_with("iss", "https://server.example.com"),
+            Some(INVALID),
+        ),
+        (
+            jdoe_with("iss", "https://SERVER.example.com/"),
+            Some(INVALID),
+        ),
+        (
+            jdoe_with("iss", json!(["https://server.example.com/"])),
+            Some(INVALID),
+        ),
+        (jdoe_with("aud", Value::Null), Some(INVALID)),
+        (jdoe_with("aud", json!([])), Some(INVALID)),
+        (
+            jdoe_with("aud", "https://protected.example.net/"),
+            Some(INVALID),
+        ),
+        (
+            jdoe_with("aud", json!([format!("{resource} x"), 7])),
+            Some(INVALID),
+        ),
+        (jdoe_with("aud", json!({ resource: true })), Some(INVALID)),
+        (jdoe_with("scope", Value::Null), Some(OUT_OF_SCOPE)),
+        (jdoe_with("scope", ""), Some(OUT_OF_SCOPE)),
+        (jdoe_with("scope", "read dolphins"), Some(OUT_OF_SCOPE)),
+        (jdoe_with("scope", "read,dolphin"), Some(OUT_OF_SCOPE)),
+        (jdoe_with("scope", "READ DOLPHIN"), Some(OUT_OF_SCOPE)),
+        (jdoe_with("padding", long.as_str()), None),
+    ];
+    for (answer, kind) in table {
+        let shown = answer.to_string();
+        assert_eq!(world.kind_of(answer.clone()).await, kind, "{shown}");
+        if kind.is_none() {
+            let user = world.user_of(answer).await;
+            assert!(world.validator.accepts(&user), "{shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
+    let strict = World::new().await;
+    let lax = World::with(Builder::allow_bound_tokens).await;
+    // RFC 9449, section 6.2, and what is not kept as it is.
+    let thumbprint = json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" });
+    for key in [
+        thumbprint,
+        json!({ "x5t#S256": "y".repeat(20_000) }),
+        json!({ "jkt": TOKEN }),
+        json!(false),
+    ] {
+        let answer = jdoe_with("cnf", key);
+        assert_eq!(strict.kind_of(answer.clone()).await, Some(INVALID));
+        let user = lax.user_of(answer).await;
+        assert!(lax.validator.accepts(&user) && !strict.validator.accepts(&user));
+    }
+    let mut free = jdoe();
+    free["cnf"] = Value::Null;
+    let user = strict.user_of(free).await;
+    assert!(strict.validator.accepts(&user) && lax.validator.accepts(&user));
+}
+
+#[tokio::test]
+async fn a_token_without_a_user_is_nobodys() {
+    let world = World::new().await;
+    for sub in [
+        Value::Null,
+        json!(""),
+        json!(true),
+        json!(-7),
+        json!(["u1"]),
+    ] {
+        world.server.issue(TOKEN, jdoe_with("sub", sub.clone()));
+        let error = world.validate().await.unwrap_err();
+        assert_eq!(error.kind(), MISCONFIGURED, "{sub}");
+        assert!(advice(&error).contains("user_id_member"), "{error:?}");
+    }
+
+    let named = World::with(|builder| builder.user_id_member("user_id")).await;
+    let user = named.user_of(jdoe_with("user_id", 42)).await;
+    assert_eq!(user.id(), "42");
+    let user = named.user_of(jdoe_with("user_id", "u-42")).await;
+    assert_eq!(user.id(), "u-42");
+    assert_eq!(named.kind_of(jdoe()).await, Some(MISCONFIGURED));
+
+    // One that takes the id from elsewhere does not know whose that is.
+    assert!(named.validator.accepts(&user) && !world.validator.accepts(&user));
+    let other = validator(&named.server, |builder| builder.user_id_member("username"));
+    assert!(!other.accepts(&user));
+    let foreign = UserData::builder("u")
+        .attribute("user_id_member", 7)
+        .build();
+    assert!(!world.validator.accepts(&foreign));
+}
+
+#[tokio::test]
+async fn a_function_chooses_the_tier() {
+    let world = World::with(|builder| {
+        builder.tier(|token| {
+            let plan = token.text("plan").unwrap_or("none");
+            let roles = token.members()["realm_access"]["roles"].as_array();
+            let scopes: Vec<&str> = token.scopes().collect();
+            format!("{plan} {} {}", roles.map_or(0, Vec::len), scopes.join("+"))
+        })
+    })
+    .await;
+    let mut answer = jdoe_with("plan", "pro");
+    answer["realm_access"] = json!({ "roles": ["admin", "staff"] });
+    let user = world.user_of(answer).await;
+    assert_eq!(user.tier(), "pro 2 read+write+dolphin");
+    // What an IdP calls a tier is none until the function says so.
+    let plain = World::new().await;
+    assert_eq!(
+        plain.user_of(jdoe_with("tier", "root")).await.tier(),
+        "free"
+    );
+}
+
+#[tokio::test]
+async fn no_member_passes_for_something_else() {
+    let world = World::new().await;
+    let mut answer = jdoe();
+    let taken = [
+        "user_id",
+        "tier",
+        "created_at",
+        "session_expire",
+        "cached_at",
+        "fence",
+        "seen_tomb",
+        "seen_mark",
+        "run",
+        "validator",
+        "user_id_member",
+    ];
+    for name in taken {
+        answer[name] = "forged".into();
+    }
+    answer["nothing"] = Value::Null;
+    answer["access_token"] = TOKEN.into();
+    answer["deep"] = json!({ "echo": [{ "token": TOKEN }] });
+    let user = world.user_of(answer).await;
+    let text = Value::Object(user.attributes().clone()).to_string();
+    assert!(!text.contains("forged") && !text.contains("mF_9"), "{text}");
+    let names = ["nothing", "access_token", "deep", "active", "exp"];
+    assert!(
+        names
+            .iter()
+            .all(|name| !user.attributes().contains_key(*name))
+    );
+    assert_eq!((user.id(), user.tier()), (SUB, "free"));
+    assert!(world.validator.accepts(&user));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_bounded_and_what_is_checked_goes_first() {
+    let world = World::with(|builder| builder.require_scope("read")).await;
+    let mut answer = jdoe();
+    // So short that no room is left for what comes after them.
+    for n in 0..2_000 {
+        answer[format!("a{n:04}")] = "x".repeat(8).into();
+    }
+    let user = world.user_of(answer).await;
+    let kept = Value::Object(user.attributes().clone()).to_string();
+    assert!((16_000..22_000).contains(&kept.len()), "{}", kept.len());
+    assert!(world.validator.accepts(&user));
+    for name in ["iss", "aud", "scope"] {
+        assert!(user.attributes().contains_key(name), "{name}");
+    }
+    // Scopes that take more than all the room are not kept, and the session not served from
+    // a cache.
+    let scopes = format!("read {}", "y".repeat(20_000));
+    let user = world.user_of(jdoe_with("scope", scopes)).await;
+    assert!(!world.validator.accepts(&user));
+}
+
+#[tokio::test]
+async fn each_answer_has_its_meaning() {
+    let signed = "application/token-introspection+jwt";
+    let not_json = |body: &str| Fault::Raw {
+        status: 200,
+        headers: Vec::new(),
+        body: body.to_owned(),
+    };
+    let client = json!({ "error": "invalid_client", "error_description": CLIENT_ID });
+    let moved = Fault::status(307).with("location", "/elsewhere");
+    let table = [
+        (Fault::json(401, &client), MISCONFIGURED),
+        (Fault::html(401), MISCONFIGURED),
+        (Fault::status(403), MISCONFIGURED),
+        (Fault::status(400), MISCONFIGURED),
+        (Fault::status(404), MISCONFIGURED),
+        (Fault::html(404), MISCONFIGURED),
+        (Fault::status(405), MISCONFIGURED),
+        (moved, MISCONFIGURED),
+        (
+            not_json("eyJ0.eyJp.c2ln").with("content-type", signed),
+            MISCONFIGURED,
+        ),
+        (Fault::status(408), UNAVAILABLE),
+        (Fault::status(429), UNAVAILABLE),
+        (Fault::status(500), UNAVAILABLE),
+        (Fault::html(502), UNAVAILABLE),
+        (Fault::status(503), UNAVAILABLE),
+        (Fault::html(200), UNAVAILABLE),
+        (Fault::json(200, &json!({})), UNAVAILABLE),
+        (Fault::json(200, &json!([true])), UNAVAILABLE),
+        (Fault::json(200, &jdoe_with("active", "true")), UNAVAILABLE),
+        (Fault::json(201, &jdoe()), UNAVAILABLE),
+        (not_json(""), UNAVAILABLE),
+        (not_json(r#"{"active":true"#), UNAVAILABLE),
+        (
+            not_json(r#"{"active":true,"sub":"u","exp":1e999}"#),
+            UNAVAILABLE,
+        ),
+        (Fault::Oversized, UNAVAILABLE),
+        (Fault::HalfBody, UNAVAILABLE),
+    ];
+    let world = World::new().await;
+    for (fault, kind) in table {
+        world.server.fault(fault.clone());
+        let error = world.validate().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{fault:?}: {error:?}");
+        assert!(advice(&error).starts_with("token introspection: "));
+        world.server.mend();
+    }
+    assert!(
+        world.validate().await.is_ok(),
+        "no fault leaves anything behind"
+    );
+}
+
+#[tokio::test]
+async fn throttling_says_for_how_long() {
+    let world = World::new().await;
+    let in_a_while = (Utc::now() + Duration::from_secs(50)).to_rfc2822();
+    let soon = (Utc::now().timestamp() + 50).to_string();
+    for (name, value, wait) in [
+        ("retry-after", "7", 7..=7),
+        ("retry-after", "0", 1..=1),
+        ("retry-after", "9999999999", 60..=60),
+        ("retry-after", in_a_while.as_str(), 20..=50),
+        ("x-ratelimit-reset", "9", 9..=9),
+        ("x-ratelimit-reset", soon.as_str(), 20..=50),
+    ] {
+        world.server.fault(Fault::status(429).with(name, value));
+        let after = world.validate().await.unwrap_err().retry_after();
+        let after = after.unwrap().as_secs();
+        assert!(wait.contains(&after), "{name}: {value} gives {after}");
+    }
+    world.server.fault(Fault::status(429));
+    assert_eq!(world.validate().await.unwrap_err().retry_after(), None);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
+    let world = World::with(|builder| builder.timeout(Duration::from_millis(200))).await;
+    world.server.fault(Fault::Hang);
+    let began = Instant::now();
+    let error = world.validate().await.unwrap_err();
+    assert_eq!(error.kind(), UNAVAILABLE);
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(advice(&error).contains("timeout"), "{error:?}");
+
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let nobody = IntrospectionValidator::new(format!("http://{address}/"), basic()).unwrap();
+    let error = nobody.validate(token(TOKEN)).await.unwrap_err();
+    assert_eq!(error.kind(), UNAVAILABLE);
+    assert_discreet(&error);
+}
+
+#[tokio::test]
+async fn a_validation_can_be_dropped() {
+    let world = World::new().await;
+    world.server.fault(Fault::Hang);
+    let validator = world.validator.clone();
+    let validating = tokio::spawn(async move { validator.validate(token(TOKEN)).await });
+    world.server.wait_for_calls(1).await;
+    validating.abort();
+    assert!(validating.await.unwrap_err().is_cancelled());
+    world.server.mend();
+    assert!(world.validate().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_get_the_token() {
+    let world = World::new().await;
+    let elsewhere = Introspection::start(Demands::Nothing).await;
+    elsewhere.issue(TOKEN, jdoe());
+    for status in [301, 302, 303, 307, 308] {
+        let away = Fault::status(status).with("location", &elsewhere.endpoint());
+        world.server.fault(away);
+        assert_eq!(world.kind().await, Some(MISCONFIGURED), "{status}");
+    }
+    assert_eq!(elsewhere.calls(), 0);
+}
+
+/// What a client sees: the status and the challenge.
+async fn answer(
+    layer: &SessionCacheLayer<IntrospectionValidator>,
+    text: &str,
+) -> (StatusCode, String) {
+    async fn me(Extension(user): Extension<UserData>) -> String {
+        user.id().to_owned()
+    }
+    let app = Router::new().route("/", get(me)).layer(layer.clone());
+    let request = Request::builder().header(header::AUTHORIZATION, format!("Bearer {text}"));
+    let request = request.body(axum::body::Body::empty()).unwrap();
+    let answer = soon("a response", app.oneshot(request)).await.unwrap();
+    let challenge = answer.headers().get(header::WWW_AUTHENTICATE);
+    let challenge = challenge.map_or("", |value| value.to_str().unwrap());
+    if let Some(rejection) = answer.extensions().get::<Rejection>() {
+        assert_eq!(rejection.status(), answer.status());
+    }
+    (answer.status(), challenge.to_owned())
+}
+
+fn with_redis(redis: &Redis) -> SessionCacheBuilder {
+    let builder = SessionCache::builder().redis(redis.url()).unwrap();
+    builder.redis_deadline(Duration::from_secs(20))
+}
+
+#[tokio::test]
+async fn what_a_client_sees() {
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue("good", jdoe());
+    server.issue("narrow", jdoe_with("scope", "read"));
+    let validator = validator(&server, |builder| builder.require_scope("write"));
+    let layer = SessionCacheLayer::new(SessionCache::builder().build().unwrap(), validator);
+    for _ in 0..2 {
+        assert_eq!(
+            answer(&layer, "good").await,
+            (StatusCode::OK, String::new())
+        );
+        let invalid = r#"Bearer error="invalid_token""#.to_owned();
+        assert_eq!(
+            answer(&layer, "gone").await,
+            (StatusCode::UNAUTHORIZED, invalid)
+        );
+        let narrow = r#"Bearer error="insufficient_scope""#.to_owned();
+        assert_eq!(
+            answer(&layer, "narrow").await,
+            (StatusCode::FORBIDDEN, narrow)
+        );
+    }
+    // One for the good, one for the gone, and each time for one that may get its scope any time.
+    assert_eq!(server.calls(), 4);
+    server.fault(Fault::status(500));
+    assert_eq!(answer(&layer, "good").await.0, StatusCode::OK);
+    assert_eq!(
+        answer(&layer, "new").await.0,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+}
+
+#[tokio::test]
+async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue(TOKEN, jdoe());
+    let layer = |set: Set| {
+        let cache = with_redis(&redis).build().unwrap();
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    let any = layer(|builder| builder);
+    for (origin, calls) in [(Origin::Validator, 1), (Origin::Redis, 1)] {
+        let (user, found) = ask(&any, TOKEN).await.unwrap();
+        assert_eq!((user.id(), found, server.calls()), (SUB, origin, calls));
+        assert_eq!(user.attributes()["extension_field"], "twenty-seven");
+    }
+
+    // Who asks for what the token has serves what the other one has cached.
+    let same = layer(|builder| {
+        builder
+            .issuer("https://server.example.com/")
+            .audience("https://protected.example.net/resource")
+            .require_scope("write")
+    });
+    assert_eq!(ask(&same, TOKEN).await.unwrap().1, Origin::Redis);
+    assert_eq!(server.calls(), 1);
+
+    let strict: [(Set, u16); 4] = [
+        (|builder| builder.issuer("https://other.example.com/"), 401),
+        (|builder| builder.audience("another-api"), 401),
+        (|builder| builder.require_scope("admin"), 403),
+        (|builder| builder.user_id_member("uid"), 503),
+    ];
+    for (n, (set, status)) in strict.into_iter().enumerate() {
+        assert_eq!(ask(&layer(set), TOKEN).await.unwrap_err(), status, "{n}");
+        assert_eq!(server.calls(), 2 + n, "the cached one was not believed");
+    }
+    assert_eq!(ask(&any, TOKEN).await.unwrap().1, Origin::Redis);
+
+    // A wider token, validated again, is what then is cached.
+    server.issue(TOKEN, jdoe_with("scope", "admin read write"));
+    let admin = layer(|builder| builder.require_scope("admin"));
+    assert_eq!(ask(&admin, TOKEN).await.unwrap().1, Origin::Validator);
+    assert_eq!(ask(&admin, TOKEN).await.unwrap().1, Origin::Redis);
+    assert_eq!(ask(&any, TOKEN).await.unwrap().1, Origin::Redis);
+    assert_eq!(server.calls(), 6);
+    let ttl = redis.ttl(&session_key(TOKEN));
+    assert!((1..=300).contains(&ttl), "{ttl}");
+    assert_eq!(server.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_record_of_the_peer_is_served_only_where_nothing_is_asked_for() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue(TOKEN, jdoe());
+    let peer = Peer(&redis);
+    let layer = |set: Set| {
+        let cache = with_redis(&redis).build().unwrap();
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    peer.store(TOKEN, "peers-ada");
+    let (user, origin) = ask(&layer(|builder| builder), TOKEN).await.unwrap();
+    assert_eq!((user.id(), origin), ("peers-ada", Origin::Redis));
+    assert_eq!(server.calls(), 0);
+    let strict: [Set; 3] = [
+        |builder| builder.issuer("https://server.example.com/"),
+        |builder| builder.audience("https://protected.example.net/resource"),
+        |builder| builder.require_scope("read"),
+    ];
+    for (n, set) in strict.into_iter().enumerate() {
+        peer.store(TOKEN, "peers-ada");
+        let (user, origin) = ask(&layer(set), TOKEN).await.unwrap();
+        assert_eq!((user.id(), origin), (SUB, Origin::Validator));
+        assert_eq!(server.calls(), n + 1);
+        redis.run::<()>(cmd("DEL").arg(session_key(TOKEN)));
+    }
+    let by_name = layer(|builder| builder.user_id_member("username"));
+    peer.store(TOKEN, "peers-ada");
+    assert_eq!(ask(&by_name, TOKEN).await.unwrap().0.id(), "jdoe");
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    let end = Utc::now().timestamp() + 100;
+    server.issue(TOKEN, jdoe_with("exp", end));
+    let cache = with_redis(&redis).build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), validator(&server, |builder| builder));
+    ask(&layer, TOKEN).await.unwrap();
+    let ttl = redis.ttl(&session_key(TOKEN));
+    assert!((1..=100).contains(&ttl), "{ttl}");
+
+    server.revoke(TOKEN);
+    assert!(ask(&layer, TOKEN).await.is_ok(), "cached");
+    let _ = cache.invalidate_user(SUB).await.unwrap();
+    assert_eq!(ask(&layer, TOKEN).await.unwrap_err(), 401);
+}
+
+#[tokio::test]
+async fn beside_another_validator_each_accepts_its_own() {
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue("oauth", jdoe_with("validator", "people"));
+    let people = validator_fn(|_| async { Ok(UserData::new("ada").into()) });
+    let machines = validator(&server, |builder| builder.require_scope("read"));
+    let either = machines.or("people", people);
+    let layer = SessionCacheLayer::new(SessionCache::builder().build().unwrap(), either);
+    for (text, id) in [("oauth", SUB), ("session", "ada")] {
+        for _ in 0..2 {
+            assert_eq!(ask(&layer, text).await.unwrap().0.id(), id);
+        }
+    }
+    assert_eq!(server.calls(), 2);
+    let user = ask(&layer, "oauth").await.unwrap().0;
+    assert!(!user.attributes().contains_key("validator"));
+    // Down is not refused: nobody else is asked.
+    server.fault(Fault::status(500));
+    assert_eq!(ask(&layer, "new").await.unwrap_err(), 503);
+}
+
+#[tokio::test]
+async fn no_token_and_no_secret_is_logged_even_at_trace() {
+    let log = record_log();
+    let text = "the-token-itself-of-the-session";
+    let mut shown = String::new();
+    for (demands, auth) in [
+        (Demands::Basic, basic()),
+        (
+            Demands::Post,
+            IntrospectionAuth::post(CLIENT_ID, CLIENT_SECRET),
+        ),
+        (Demands::Bearer, IntrospectionAuth::bearer(BEARER)),
+        (
+            Demands::Basic,
+            IntrospectionAuth::basic(CLIENT_ID, "wrong-Fjfp0-secret"),
+        ),
+    ] {
+        let server = Introspection::start(demands).await;
+        let mut mail = jdoe_with("email", "ada@example.com");
+        mail["echo"] = text.into();
+        server.issue(text, mail);
+        server.issue("narrow-token-itself", jdoe_with("aud", "another"));
+        let endpoint = format!("{}?realm=hidden-realm", server.endpoint());
+        let builder = IntrospectionValidator::builder(endpoint, auth);
+        let builder = builder.audience("https://protected.example.net/resource");
+        shown += &format!("{builder:?}");
+        let validator = builder.timeout(Duration::from_millis(500)).build().unwrap();
+        shown += &format!("{validator:?}");
+        let cache = SessionCache::builder().build().unwrap();
+        let layer = SessionCacheLayer::new(cache, validator);
+        for text in [text, text, "narrow-token-itself", "unknown-token-itself"] {
+            let _ = ask(&layer, text).await;
+        }
+        for (n, fault) in [
+            Fault::json(401, &json!({ "error": text, "error_description": text })),
+            Fault::html(200),
+            Fault::status(500),
+            Fault::HalfBody,
+            Fault::Oversized,
+            Fault::Hang,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            server.fault(fault);
+            let unheard = ask(&layer, &format!("{n}-token-itself")).await;
+            assert_eq!(unheard.unwrap_err(), 503);
+        }
+    }
+    let log = log.text() + &shown;
+    assert!(log.contains("TRACE") && log.contains("no session can be validated"));
+    assert!(
+        log.contains("an active token is refused"),
+        "nothing tells why"
+    );
+    let basic_pair = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        "orders+api%3A1:",
+    );
+    for kept in [
+        "token-itself",
+        "Fjfp0",
+        "G%C3%A9",
+        BEARER,
+        &basic_pair[..16],
+        "ada@example.com",
+        "jdoe",
+        "hidden-realm",
+    ] {
+        assert!(!log.contains(kept), "{kept} is in {log}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_work_are_told_at_once() {
+    use IntrospectionConfigError as E;
+
+    let build = |endpoint: &str, set: Set| {
+        let builder = IntrospectionValidator::builder(endpoint, basic());
+        assert!(!format!("{builder:?}").contains("s3cr3t"));
+        set(builder).build()
+    };
+    for endpoint in [
+        "https://id.example.com/realms/shop/protocol/openid-connect/token/introspect",
+        "https://id.example.com/introspect?realm=/alpha",
+        "http://localhost:4445/admin/oauth2/introspect",
+        "http://[::1]/",
+    ] {
+        assert!(build(endpoint, |builder| builder).is_ok(), "{endpoint}");
+    }
+    let hydra = "http://hydra:4445/admin/oauth2/introspect";
+    assert!(build(hydra, Builder::allow_http).is_ok());
+
+    type IsRight = fn(&E) -> bool;
+    let bad: [(&str, IsRight); 7] = [
+        ("", |e| matches!(e, E::EndpointNotUrl)),
+        ("id.example.com/s3cr3t", |e| matches!(e, E::EndpointNotUrl)),
+        ("ftp://s3cr3t/", |e| matches!(e, E::EndpointScheme)),
+        ("https://s3cr3t@host/", |e| {
+            matches!(e, E::EndpointCredentials)
+        }),
+        ("https://me:s3cr3t@host/", |e| {
+            matches!(e, E::EndpointCredentials)
+        }),
+        ("https://host/#s3cr3t", |e| matches!(e, E::EndpointFragment)),
+        (hydra, |e| matches!(e, E::EndpointPlain)),
+    ];
+    for (endpoint, is_right) in bad {
+        let error = build(endpoint, |builder| builder).expect_err(endpoint);
+        assert!(is_right(&error), "{endpoint}: {error:?}");
+        let text = error.to_string();
+        assert!(
+            text.contains("endpoint") && !text.contains("s3cr3t"),
+            "{text}"
+        );
+    }
+
+    let bad: [(Set, IsRight); 9] = [
+        (|b| b.issuer(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.audience(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.user_id_member(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.require_scope(""), |e| matches!(e, E::InvalidScope)),
+        (|b| b.require_scope("a b"), |e| matches!(e, E::InvalidScope)),
+        (
+            |b| b.require_scope("a\"b"),
+            |e| matches!(e, E::InvalidScope),
+        ),
+        (|b| b.require_scope("é"), |e| matches!(e, E::InvalidScope)),
+        (
+            |b| b.timeout(Duration::ZERO),
+            |e| matches!(e, E::ZeroTimeout),
+        ),
+        (
+            |b| b.connect_timeout(Duration::ZERO),
+            |e| matches!(e, E::ZeroTimeout),
+        ),
+    ];
+    for (n, (set, is_right)) in bad.into_iter().enumerate() {
+        let error = build("https://host/", set).expect_err("bad");
+        assert!(is_right(&error), "{n}: {error:?}");
+    }
+    let empty = IntrospectionAuth::post("orders", std::env::var("NO_SUCH").unwrap_or_default());
+    let error = IntrospectionValidator::new("https://host/", empty).unwrap_err();
+    assert!(matches!(error, E::InvalidCredentials), "{error:?}");
+}
+
+#[test]
+fn the_validator_can_be_shared() {
+    fn is_shareable<T: Clone + Send + Sync + 'static>() {}
+    is_shareable::<IntrospectionValidator>();
+}
