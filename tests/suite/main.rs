@@ -15,6 +15,8 @@ mod axum_handlers;
 mod config;
 mod end_to_end;
 mod example;
+mod grpc;
+mod hyper;
 mod layer;
 mod nodes;
 mod outage;

@@ -3,6 +3,7 @@
 pub mod appwrite;
 pub mod client;
 pub mod example;
+pub mod greeter;
 pub mod hostile;
 pub mod log;
 pub mod peer;
@@ -10,6 +11,7 @@ pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod wire;
 
 use std::{future::Future, time::Duration};
 
