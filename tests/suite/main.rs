@@ -20,6 +20,7 @@ mod hyper;
 mod layer;
 mod nodes;
 mod outage;
+mod readiness;
 mod revocation;
 mod scripts;
 mod secrets;
