@@ -12,6 +12,7 @@ mod support;
 
 mod appwrite;
 mod axum_handlers;
+mod composition;
 mod config;
 mod end_to_end;
 mod example;
@@ -29,3 +30,4 @@ mod stress;
 mod tokens;
 mod user;
 mod validators;
+mod websocket;

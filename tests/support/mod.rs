@@ -6,6 +6,8 @@ pub mod example;
 pub mod greeter;
 pub mod hostile;
 pub mod log;
+/// As the crate's documentation shows it.
+pub mod may_stay;
 pub mod peer;
 pub mod probe;
 pub mod process;
