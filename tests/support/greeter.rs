@@ -1,6 +1,11 @@
 //! A small gRPC service. A build script would generate these types from a `.proto` file; they are
 //! written by hand so that no test and no example needs `protoc`. Messages are plain text.
 
+#![allow(
+    unreachable_pub,
+    reason = "the example is a crate of its own, and takes this as a part"
+)]
+
 use std::{convert::Infallible, net::SocketAddr, pin::Pin, sync::Arc};
 
 use bytes::{Buf, BufMut};
