@@ -28,6 +28,7 @@ mod secrets;
 mod shared_cache;
 mod stress;
 mod tokens;
+mod ui;
 mod user;
 mod validators;
 mod websocket;
