@@ -107,16 +107,19 @@ async fn a_trace_inside_sees_the_user_and_never_the_token() {
     }
     assert_eq!(*seen.lock().unwrap(), ["ada"], "nothing of the refused");
 
-    // The one that prints all headers, inside: the layer has marked the token's.
-    let trace = TraceLayer::new_for_http().make_span_with(
-        DefaultMakeSpan::new()
-            .level(Level::INFO)
-            .include_headers(true),
-    );
-    let app = routes().layer(trace).layer(layer());
+    // The one that prints all headers: inside, the layer has marked the token's.
+    let trace = || {
+        let span = DefaultMakeSpan::new().level(Level::INFO);
+        TraceLayer::new_for_http().make_span_with(span.include_headers(true))
+    };
+    let app = routes().layer(trace()).layer(layer());
     assert_eq!(status(&app, "/", Some("good")).await, 200);
     assert!(log.text().contains(r#""authorization": Sensitive"#));
     assert!(!log.text().contains("Bearer good"));
+    // As the documentation warns.
+    let app = routes().layer(layer()).layer(trace());
+    assert_eq!(status(&app, "/", Some("good")).await, 200);
+    assert!(log.text().contains("Bearer good"));
 }
 
 fn preflight() -> Request {

@@ -106,8 +106,8 @@ fn a_setting_that_makes_no_sense_is_named() {
     }
 }
 
-#[test]
-fn the_grpc_example_tells_of_each_kind_of_call() {
+#[tokio::test]
+async fn the_grpc_example_tells_of_each_kind_of_call() {
     let expected = [
         "with a session: Good day, Ada!",
         "without one: Unauthenticated, a session is required",
@@ -115,22 +115,22 @@ fn the_grpc_example_tells_of_each_kind_of_call() {
         "in both directions: Hello, Ada! Good bye, Ada!",
         "after the logout: Unauthenticated, the session has ended or never was",
     ];
-    assert_eq!(said_by("grpc"), expected);
+    assert_eq!(said_by("grpc").await, expected);
 }
 
-#[test]
-fn the_hyper_example_speaks_both_versions() {
+#[tokio::test]
+async fn the_hyper_example_speaks_both_versions() {
     let expected = [
         r#"HTTP/1.1 tok: 200 OK "Hello, Ada!""#,
         r#"HTTP/1.1 other: 401 Unauthorized """#,
         r#"HTTP/2.0 tok: 200 OK "Hello, Ada!""#,
         r#"HTTP/2.0 other: 401 Unauthorized """#,
     ];
-    assert_eq!(said_by("hyper"), expected);
+    assert_eq!(said_by("hyper").await, expected);
 }
 
-#[test]
-fn the_compose_example_knows_machines_people_and_strangers() {
+#[tokio::test]
+async fn the_compose_example_knows_machines_people_and_strangers() {
     let expected = [
         r#"a machine: GET /: 200 OK "Hello, machine-7!""#,
         r#"a person: GET /: 200 OK "Hello, ada!""#,
@@ -140,16 +140,16 @@ fn the_compose_example_knows_machines_people_and_strangers() {
         r#"an expired one: GET /me: 401 Unauthorized """#,
         r#"a preflight: OPTIONS /me: 200 OK """#,
     ];
-    assert_eq!(said_by("compose"), expected);
+    assert_eq!(said_by("compose").await, expected);
 }
 
-#[test]
-fn the_testing_example_shows_an_outage() {
+#[tokio::test]
+async fn the_testing_example_shows_an_outage() {
     let expected = [
         "one session: 200 OK and 401 Unauthorized",
         "before: 200 OK",
         "while it is down: 200 OK and 503 Service Unavailable",
         "it was asked 2 times",
     ];
-    assert_eq!(said_by("testing"), expected);
+    assert_eq!(said_by("testing").await, expected);
 }

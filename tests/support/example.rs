@@ -6,7 +6,10 @@ use std::{
     process::Stdio,
 };
 
-use super::process::{Running, command};
+use super::{
+    process::{Running, command},
+    soon,
+};
 
 fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -54,8 +57,10 @@ pub fn url(server: &mut Running) -> String {
 }
 
 /// What an example says that ends by itself, line by line.
-pub fn said_by(name: &str) -> Vec<String> {
-    let output = command(built(name)).output().unwrap();
+pub async fn said_by(name: &str) -> Vec<String> {
+    let mut example = tokio::process::Command::from(command(built(name)));
+    let output = soon("its end", example.kill_on_drop(true).output());
+    let output = output.await.unwrap();
     let complaint = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{name}: {complaint}");
     assert_eq!(complaint, "", "{name}");
