@@ -121,7 +121,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     }
 }
 
-impl<S, V> Layer<S> for SessionCacheLayer<V> {
+/// The inner service must be `Clone`, which is asked for here so that the compiler says so where
+/// the layer is applied: a request that waits takes the service that was polled ready with it.
+impl<S: Clone, V> Layer<S> for SessionCacheLayer<V> {
     type Service = SessionCacheService<S, V>;
 
     fn layer(&self, inner: S) -> Self::Service {

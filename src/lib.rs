@@ -47,33 +47,84 @@
 //! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
 //! then the cache: what is validated after the revocation counts again.
 //!
+//! # tonic
+//!
+//! The same layer goes around a gRPC server. A refused call gets a status that the client
+//! understands (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `INVALID_ARGUMENT` or `UNAVAILABLE`), and
+//! a method finds the user in its request's extensions:
+//!
+//! ```
+//! # use std::net::SocketAddr;
+//! # use tonic::service::Routes;
+//! use tonic::{Request, Response, Status, transport::Server};
+//! use tower_session_cache::{SessionCacheLayer, SessionValidator, UserData};
+//!
+//! async fn hello(request: Request<String>) -> Result<Response<String>, Status> {
+//!     let user = request.extensions().get::<UserData>();
+//!     // There is none in `optional` mode alone.
+//!     let user = user.ok_or_else(|| Status::unauthenticated("a session is required"))?;
+//!     Ok(Response::new(format!("Hello, {}!", user.name())))
+//! }
+//!
+//! # async fn serve<V: SessionValidator>(
+//! #     sessions: SessionCacheLayer<V>, services: Routes, address: SocketAddr,
+//! # ) -> Result<(), tonic::transport::Error> {
+//! Server::builder().layer(sessions).add_routes(services).serve(address).await
+//! # }
+//! ```
+//!
+//! # hyper
+//!
+//! A service behind the layer is one for hyper through hyper-util's adapter:
+//!
+//! ```
+//! # use std::convert::Infallible;
+//! # use http::{Request, Response};
+//! # use http_body_util::Full;
+//! # use hyper::body::{Bytes, Incoming};
+//! use hyper_util::{rt::{TokioExecutor, TokioIo}, server::conn::auto, service::TowerToHyperService};
+//! # use tokio::net::TcpStream;
+//! use tower::{ServiceBuilder, service_fn};
+//! # use tower_session_cache::{SessionCacheLayer, SessionValidator};
+//! # async fn handle(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+//! #     Ok(Response::default())
+//! # }
+//! # async fn serve<V: SessionValidator>(sessions: SessionCacheLayer<V>, stream: TcpStream) {
+//!
+//! let service = ServiceBuilder::new().layer(sessions).service(service_fn(handle));
+//! let service = TowerToHyperService::new(service);
+//! let server = auto::Builder::new(TokioExecutor::new());
+//! let ended = server.serve_connection(TokioIo::new(stream), service).await;
+//! # drop(ended);
+//! # }
+//! ```
+//!
+//! # Among other layers
+//!
+//! | the other one | where | why |
+//! | --- | --- | --- |
+//! | CORS | outside | a preflight has no session, and a page may read why it was refused |
+//! | CSRF | outside, where tokens come in cookies | a browser sends them with requests of other sites |
+//! | trace | outside | it sees refusals; the [`Rejection`] is in the response's extensions |
+//! | trace that prints headers or names the user | inside | tokens are marked sensitive, and there is a user; outside it would print the token |
+//! | timeout | outside | it bounds the wait for the identity provider, too; a validation that it cuts off goes on for the next request |
+//! | compression | either | only outside it covers the bodies of refusals |
+//! | one that sets [`UserData`] itself | outside | whom it knows passes untouched |
+//! | one that reads [`UserData`] | inside | |
+//!
+//! Two kinds of callers, such as machines with signed tokens and people with sessions, come through
+//! two layers in `optional` mode, each in a namespace of its own, and a guard inside of both; with
+//! axum that is `from_extractor::<UserData>()`. While one provider cannot tell, its layer answers
+//! 503 and hands nobody on. If tokens of both kinds arrive in the same place, one layer and
+//! [`SessionValidator::or`] do.
+//!
 //! # Connections that stay open
 //!
 //! A WebSocket or a stream outlives the check that let it in. Look the session up again from time
 //! to time, and close the connection when it is gone:
 //!
 //! ```
-//! # use tower_session_cache::{Fill, Lookup, SessionCache, SessionInfo, SessionValidator};
-//! /// Whether the connection may stay open.
-//! async fn may_stay(
-//!     cache: &SessionCache,
-//!     validator: &impl SessionValidator,
-//!     session: &SessionInfo,
-//! ) -> bool {
-//!     match cache.get(session.token()).await {
-//!         Lookup::Hit(_) => true,
-//!         Lookup::Revoked => false,
-//!         // The TTL has passed, or something was revoked: what the provider says now counts.
-//!         // One that cannot be asked closes nothing.
-//!         Lookup::Miss(ticket) => match validator.validate(session.token().clone()).await {
-//!             Ok(session) => {
-//!                 !matches!(cache.set(ticket, &session).await, Fill::Revoked | Fill::Ended)
-//!             }
-//!             Err(error) => !error.is_refused(),
-//!         },
-//!         _ => false,
-//!     }
-//! }
+#![doc = include_str!("../tests/support/may_stay.rs")]
 //! ```
 //!
 //! # Features

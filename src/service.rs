@@ -108,7 +108,12 @@ where
             }
         };
         match policy.refusal(rejection, &mut request) {
-            Some(refusal) => ResponseFuture::refused(refusal),
+            Some(refusal) => {
+                // What was polled ready may hold a place that others wait for, and no call will
+                // take it.
+                self.inner = self.inner.clone();
+                ResponseFuture::refused(refusal)
+            }
             None => ResponseFuture::passed(self.inner.call(request)),
         }
     }

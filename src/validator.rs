@@ -50,7 +50,9 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a session validator",
-    note = "implement `SessionValidator`, or wrap an async closure: `validator_fn(|token| async move {{ … }})`"
+    label = "nobody knows how to ask this what a token stands for",
+    note = "implement `SessionValidator` for it, or wrap an async closure: `validator_fn(|token| async move {{ … }})`",
+    note = "a tower service is wrapped by `validator_service`; one that is chosen at run time, by `ErasedValidator::new`"
 )]
 pub trait SessionValidator: Send + Sync + 'static {
     /// Resolves a token.

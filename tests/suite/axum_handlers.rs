@@ -1,4 +1,6 @@
-//! The extractors and responses of the feature `axum`.
+//! The extractors and responses of the feature `axum`, and axum's own server.
+
+use std::net::SocketAddr;
 
 use axum::{
     Router,
@@ -8,6 +10,7 @@ use axum::{
     routing::get,
 };
 use http_body_util::BodyExt;
+use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_session_cache::{
     ExtractError, ForbiddenReason, RevokeErrorKind, SessionCache, SessionCacheLayer, SessionInfo,
@@ -19,6 +22,7 @@ use crate::support::{
     log::record,
     probe::{Probe, session},
     redis::free_port,
+    wire::{self, Version, the_cases},
 };
 
 fn layer() -> SessionCacheLayer<Probe> {
@@ -132,4 +136,21 @@ async fn a_revocation_that_is_only_queued_is_503() {
     let response = error.into_response();
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+}
+
+async fn serve(layer: SessionCacheLayer<Probe>) -> SocketAddr {
+    let who =
+        async |user: Option<UserData>| user.map_or("-".to_owned(), |user| user.id().to_owned());
+    let app = Router::new().route("/", get(who)).layer(layer);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+#[tokio::test]
+async fn over_a_real_socket() {
+    let required = serve(wire::layer()).await;
+    let optional = serve(wire::layer().optional()).await;
+    the_cases(required, optional, Version::Http1).await;
 }

@@ -1,11 +1,16 @@
-//! The example as a newcomer meets it: started with no settings, its printed lines pasted.
+//! The examples as a newcomer meets them: started with no settings, the server's printed lines
+//! pasted.
 
 use std::{
     io::{BufRead, BufReader, Read},
     process::Command,
 };
 
-use crate::support::{example::start, process::Running, redis::Redis};
+use crate::support::{
+    example::{said_by, start},
+    process::Running,
+    redis::Redis,
+};
 
 /// The statuses and the whole text of the printed lines, pasted into a shell.
 fn paste(server: &mut Running) -> (Vec<String>, String) {
@@ -99,4 +104,52 @@ fn a_setting_that_makes_no_sense_is_named() {
             .contains(name.trim_start_matches("SESSION_CACHE_"));
         assert!(text.starts_with("error: ") && named, "{name}: {text}");
     }
+}
+
+#[tokio::test]
+async fn the_grpc_example_tells_of_each_kind_of_call() {
+    let expected = [
+        "with a session: Good day, Ada!",
+        "without one: Unauthenticated, a session is required",
+        "a stream from the server: A d a",
+        "in both directions: Hello, Ada! Good bye, Ada!",
+        "after the logout: Unauthenticated, the session has ended or never was",
+    ];
+    assert_eq!(said_by("grpc").await, expected);
+}
+
+#[tokio::test]
+async fn the_hyper_example_speaks_both_versions() {
+    let expected = [
+        r#"HTTP/1.1 tok: 200 OK "Hello, Ada!""#,
+        r#"HTTP/1.1 other: 401 Unauthorized """#,
+        r#"HTTP/2.0 tok: 200 OK "Hello, Ada!""#,
+        r#"HTTP/2.0 other: 401 Unauthorized """#,
+    ];
+    assert_eq!(said_by("hyper").await, expected);
+}
+
+#[tokio::test]
+async fn the_compose_example_knows_machines_people_and_strangers() {
+    let expected = [
+        r#"a machine: GET /: 200 OK "Hello, machine-7!""#,
+        r#"a person: GET /: 200 OK "Hello, ada!""#,
+        r#"an expired one: GET /: 200 OK "Hello, stranger!""#,
+        r#"a machine: GET /me: 200 OK "machine-7""#,
+        r#"a person: GET /me: 200 OK "ada""#,
+        r#"an expired one: GET /me: 401 Unauthorized """#,
+        r#"a preflight: OPTIONS /me: 200 OK """#,
+    ];
+    assert_eq!(said_by("compose").await, expected);
+}
+
+#[tokio::test]
+async fn the_testing_example_shows_an_outage() {
+    let expected = [
+        "one session: 200 OK and 401 Unauthorized",
+        "before: 200 OK",
+        "while it is down: 200 OK and 503 Service Unavailable",
+        "it was asked 2 times",
+    ];
+    assert_eq!(said_by("testing").await, expected);
 }

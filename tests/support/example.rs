@@ -1,4 +1,4 @@
-//! The example as a process, built by cargo.
+//! The examples as processes, built by cargo.
 
 use std::{
     io::{BufRead, BufReader},
@@ -6,26 +6,30 @@ use std::{
     process::Stdio,
 };
 
-use super::process::{Running, command};
+use super::{
+    process::{Running, command},
+    soon,
+};
 
-fn server() -> PathBuf {
+fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let built = test
         .parent()
         .unwrap()
         .parent()
         .unwrap()
-        .join("examples/server");
+        .join("examples")
+        .join(name);
     assert!(
         built.exists(),
-        "run `cargo build --all-features --example server` first"
+        "run `cargo build --all-features --example {name}` first"
     );
     built
 }
 
 /// A server on a port that is free, with these settings and no others.
 pub fn start(settings: &[(&str, &str)]) -> Running {
-    let mut server = command(server());
+    let mut server = command(built("server"));
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
@@ -50,4 +54,16 @@ pub fn url(server: &mut Running) -> String {
     BufReader::new(stdout).read_line(&mut line).unwrap();
     let url = line.trim().strip_prefix("listening on ");
     url.unwrap_or_else(|| panic!("{line:?}")).to_owned()
+}
+
+/// What an example says that ends by itself, line by line.
+pub async fn said_by(name: &str) -> Vec<String> {
+    let mut example = tokio::process::Command::from(command(built(name)));
+    let output = soon("its end", example.kill_on_drop(true).output());
+    let output = output.await.unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{name}: {complaint}");
+    assert_eq!(complaint, "", "{name}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    said.lines().map(str::to_owned).collect()
 }

@@ -3,14 +3,18 @@
 pub mod appwrite;
 pub mod client;
 pub mod example;
+pub mod greeter;
 pub mod hostile;
 pub mod introspection;
 pub mod log;
+/// As the crate's documentation shows it.
+pub mod may_stay;
 pub mod peer;
 pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod wire;
 
 use std::{future::Future, time::Duration};
 

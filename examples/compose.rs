@@ -1,0 +1,137 @@
+//! Machines with signed tokens and people with sessions in one service: two layers in `optional`
+//! mode, and a guard that asks for either.
+//!
+//! `cargo run --example compose`
+
+use std::{error::Error, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, header, request::Builder},
+    middleware::from_extractor,
+    routing::get,
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
+use chrono::{DateTime, Utc};
+use hmac::{Hmac, KeyInit, Mac};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use sha2::Sha256;
+use tower::ServiceExt;
+use tower_http::{
+    cors::{Any, CorsLayer},
+    csrf::CsrfLayer,
+};
+use tower_session_cache::{
+    SessionCache, SessionCacheLayer, SessionToken, SessionValidator, TokenSource, UserData,
+    ValidatedSession, ValidationError, testing::TestValidator,
+};
+
+/// Checks a JWT by its signature (HS256), without asking anybody. Behind the cache it is checked
+/// once, and can be revoked.
+struct Machines {
+    key: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    exp: i64,
+}
+
+impl Machines {
+    fn mac(&self, signed: &str) -> Result<Hmac<Sha256>, ValidationError> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.key);
+        let mac = mac.map_err(ValidationError::misconfigured)?;
+        Ok(mac.chain_update(signed))
+    }
+
+    fn sign(&self, sub: &str, exp: i64) -> Result<String, ValidationError> {
+        let header = BASE64.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+        let claims = serde_json::json!({ "sub": sub, "exp": exp }).to_string();
+        let signed = format!("{header}.{}", BASE64.encode(claims));
+        let signature = self.mac(&signed)?.finalize().into_bytes();
+        Ok(format!("{signed}.{}", BASE64.encode(signature)))
+    }
+}
+
+impl SessionValidator for Machines {
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let refused = || ValidationError::invalid();
+        let token = token.expose_secret();
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(refused)?;
+        let signature = BASE64.decode(signature).map_err(|_| refused())?;
+        // One algorithm, whatever the token's own header claims.
+        let mac = self.mac(signed)?;
+        mac.verify_slice(&signature).map_err(|_| refused())?;
+        let (_, claims) = signed.split_once('.').ok_or_else(refused)?;
+        let claims = BASE64.decode(claims).map_err(|_| refused())?;
+        let claims: Claims = serde_json::from_slice(&claims).map_err(|_| refused())?;
+        // One that has ended is refused by the layer.
+        let end = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refused)?;
+        Ok(ValidatedSession::new(UserData::new(claims.sub)).with_expires_at(end))
+    }
+}
+
+fn app(machines: Arc<Machines>, people: impl SessionValidator) -> Result<Router, Box<dyn Error>> {
+    let cache = SessionCache::builder().build()?;
+    // Two validators that share a cache need two namespaces.
+    let machines = SessionCacheLayer::new(cache.clone(), machines)
+        .with_namespace("machines")
+        .optional();
+    let people = SessionCacheLayer::new(cache, people)
+        .with_namespace("people")
+        .with_token_source(TokenSource::cookie("session"))
+        .optional();
+    let me = async |user: UserData| user.id().to_owned();
+    let greeting = async |user: Option<UserData>| match user {
+        Some(user) => format!("Hello, {}!", user.id()),
+        None => "Hello, stranger!".to_owned(),
+    };
+    Ok(Router::new()
+        .route("/me", get(me))
+        // The guard: from here inwards nobody is anonymous.
+        .route_layer(from_extractor::<UserData>())
+        .route("/", get(greeting))
+        // The last one added is the first one asked.
+        .layer(people)
+        .layer(machines)
+        // Cookies come along with requests that other sites cause.
+        .layer(CsrfLayer::new())
+        // Outermost: a preflight has no session, and a refusal can be read by the page.
+        .layer(CorsLayer::new().allow_origin(Any)))
+}
+
+async fn tell(app: &Router, who: &str, request: Builder) -> Result<(), Box<dyn Error>> {
+    let request = request.body(Body::empty())?;
+    let asked = format!("{who}: {} {}", request.method(), request.uri());
+    let answer = app.clone().oneshot(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    println!("{asked}: {status} {:?}", String::from_utf8_lossy(&body));
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let machines = Arc::new(Machines {
+        key: b"a key of 32 bytes, kept secret!".to_vec(),
+    });
+    // Your identity provider: `AppwriteValidator`, or a `SessionValidator` of your own.
+    let people = TestValidator::new().with_session("s3cr3t", UserData::new("ada"));
+    let app = app(Arc::clone(&machines), people)?;
+
+    let now = Utc::now().timestamp();
+    let jwt = format!("Bearer {}", machines.sign("machine-7", now + 60)?);
+    let expired = format!("Bearer {}", machines.sign("machine-7", now - 1)?);
+    for path in ["/", "/me"] {
+        let get = |name, value: &str| Request::get(path).header(name, value);
+        tell(&app, "a machine", get(header::AUTHORIZATION, &jwt)).await?;
+        tell(&app, "a person", get(header::COOKIE, "session=s3cr3t")).await?;
+        tell(&app, "an expired one", get(header::AUTHORIZATION, &expired)).await?;
+    }
+    let preflight = Request::options("/me").header(header::ORIGIN, "https://app.example.com");
+    tell(&app, "a preflight", preflight).await?;
+    Ok(())
+}

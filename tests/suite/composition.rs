@@ -1,0 +1,378 @@
+//! The layer among others: what each order means, and ways to put it into an application.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{Method, Response, StatusCode, header},
+    middleware::{self, Next},
+    response::IntoResponse,
+    routing::get,
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn, util::BoxCloneSyncService};
+use tower_http::{
+    compression::CompressionLayer,
+    cors::{Any, CorsLayer},
+    decompression::DecompressionLayer,
+    timeout::TimeoutLayer,
+    trace::{DefaultMakeSpan, TraceLayer},
+};
+use tower_session_cache::{
+    Rejection, RejectionBody, SessionCache, SessionCacheLayer, SessionInfo, UserData,
+    ValidationError, testing::TestValidator,
+};
+use tracing::Level;
+
+use crate::support::{
+    log::record,
+    probe::{Probe, session},
+    soon,
+    wire::layer,
+};
+
+async fn who(user: Option<UserData>) -> String {
+    user.map_or("-".to_owned(), |user| user.id().to_owned())
+}
+
+fn routes() -> Router {
+    Router::new().route("/", get(who))
+}
+
+fn request(path: &str, token: Option<&str>) -> Request {
+    let mut request = Request::get(path);
+    if let Some(token) = token {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+async fn call(app: &Router, path: &str, token: Option<&str>) -> Response<Body> {
+    let answer = app.clone().oneshot(request(path, token));
+    soon("a response", answer).await.unwrap()
+}
+
+async fn status(app: &Router, path: &str, token: Option<&str>) -> StatusCode {
+    call(app, path, token).await.status()
+}
+
+async fn text<B: http_body::Body<Error: std::fmt::Debug>>(response: Response<B>) -> String {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_trace_outside_sees_refusals_and_why() {
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let sees = Arc::clone(&seen);
+    let trace = TraceLayer::new_for_http().on_response(
+        move |response: &Response<_>, _: Duration, _: &tracing::Span| {
+            let rejection = response.extensions().get::<Rejection>();
+            let reason = rejection.map(Rejection::reason);
+            sees.lock().unwrap().push((response.status(), reason));
+        },
+    );
+    let app = routes().layer(layer()).layer(trace);
+    for token in [Some("good"), Some("invalid"), None] {
+        let _ = call(&app, "/", token).await;
+    }
+    let expected = [
+        (StatusCode::OK, None),
+        (StatusCode::UNAUTHORIZED, Some("invalid_token")),
+        (StatusCode::UNAUTHORIZED, Some("missing_token")),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_trace_inside_sees_the_user_and_never_the_token() {
+    let log = record();
+    let seen = Arc::<Mutex<Vec<_>>>::default();
+    let sees = Arc::clone(&seen);
+    let trace = TraceLayer::new_for_http().make_span_with(move |request: &Request| {
+        let user = request.extensions().get::<UserData>().unwrap();
+        sees.lock().unwrap().push(user.id().to_owned());
+        tracing::info_span!("request", user = user.id(), headers = ?request.headers())
+    });
+    let app = routes().layer(trace).layer(layer());
+    for token in [Some("good"), Some("invalid"), None] {
+        let _ = call(&app, "/", token).await;
+    }
+    assert_eq!(*seen.lock().unwrap(), ["ada"], "nothing of the refused");
+
+    // The one that prints all headers: inside, the layer has marked the token's.
+    let trace = || {
+        let span = DefaultMakeSpan::new().level(Level::INFO);
+        TraceLayer::new_for_http().make_span_with(span.include_headers(true))
+    };
+    let app = routes().layer(trace()).layer(layer());
+    assert_eq!(status(&app, "/", Some("good")).await, 200);
+    assert!(log.text().contains(r#""authorization": Sensitive"#));
+    assert!(!log.text().contains("Bearer good"));
+    // As the documentation warns.
+    let app = routes().layer(layer()).layer(trace());
+    assert_eq!(status(&app, "/", Some("good")).await, 200);
+    assert!(log.text().contains("Bearer good"));
+}
+
+fn preflight() -> Request {
+    Request::builder()
+        .method(Method::OPTIONS)
+        .uri("/")
+        .header(header::ORIGIN, "https://app.example.com")
+        .header(header::ACCESS_CONTROL_REQUEST_METHOD, "GET")
+        .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization")
+        .body(Body::empty())
+        .unwrap()
+}
+
+#[tokio::test]
+async fn cors_outside_answers_a_preflight_without_a_session() {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_headers([header::AUTHORIZATION]);
+    let app = routes().layer(layer()).layer(cors.clone());
+    let answer = app.clone().oneshot(preflight()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let allowed = &answer.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS];
+    assert_eq!(allowed, "authorization");
+    // A page may read why it was refused.
+    let answer = call(&app, "/", None).await;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+
+    // The wrong way round a browser never gets to ask; only `optional` lets it through.
+    let app = routes().layer(cors.clone()).layer(layer());
+    let answer = app.oneshot(preflight()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let origin = header::ACCESS_CONTROL_ALLOW_ORIGIN;
+    assert!(!answer.headers().contains_key(&origin));
+    let app = routes().layer(cors).layer(layer().optional());
+    let answer = app.oneshot(preflight()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(answer.headers()[origin], "*");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_outside_counts_the_validation_and_one_inside_does_not() {
+    let second =
+        TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(1));
+    let provider = TestValidator::new().with_session("good", session("ada"));
+    let sessions = |cache| SessionCacheLayer::new(cache, provider.clone());
+    let app = Router::new()
+        .route("/", get(who))
+        .route("/slow", get(std::future::pending::<()>));
+
+    provider.delay(Duration::from_millis(1_500));
+    let cache = SessionCache::default();
+    let outside = app.clone().layer(sessions(cache.clone())).layer(second);
+    assert_eq!(status(&outside, "/", Some("good")).await, 504);
+    // The validation went on without the request, and the next one finds its answer.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(cache.stats().stored, 1);
+    assert_eq!(status(&outside, "/", Some("good")).await, 200);
+    assert_eq!(status(&outside, "/slow", Some("good")).await, 504);
+    assert_eq!(provider.calls(), 1);
+
+    let inside = app.layer(second).layer(sessions(SessionCache::default()));
+    assert_eq!(status(&inside, "/", Some("good")).await, 200);
+    assert_eq!(status(&inside, "/slow", Some("good")).await, 504);
+    assert_eq!(provider.calls(), 2);
+}
+
+#[tokio::test]
+async fn compression_outside_covers_refusals_and_inside_it_does_not() {
+    let sessions = layer().with_rejection_body(RejectionBody::problem_json);
+    let long = "Ada ".repeat(1_000);
+    let body = long.clone();
+    let app = Router::new().route("/", get(async move || body.clone()));
+    let outside = app
+        .clone()
+        .layer(sessions.clone())
+        .layer(CompressionLayer::new());
+    let inside = app.layer(CompressionLayer::new()).layer(sessions);
+    for (app, refusal_is_compressed) in [(outside, true), (inside, false)] {
+        for token in [Some("good"), None] {
+            let mut request = request("/", token);
+            let gzip = "gzip".parse().unwrap();
+            request.headers_mut().insert(header::ACCEPT_ENCODING, gzip);
+            let answer = app.clone().oneshot(request).await.unwrap();
+            let encoded = answer.headers().contains_key(header::CONTENT_ENCODING);
+            assert_eq!(encoded, token.is_some() || refusal_is_compressed);
+
+            // And for a client that understands it, it is the same text.
+            let client = DecompressionLayer::new().layer(app.clone());
+            let request = self::request("/", token);
+            let answer = client.oneshot(request).await.unwrap();
+            let text = answer.into_body().collect().await.unwrap().to_bytes();
+            match token {
+                Some(_) => assert_eq!(text, long),
+                None => assert!(text.starts_with(b"{") && text.ends_with(b"}")),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_whom_another_layer_knows_is_left_alone() {
+    async fn certificate(mut request: Request, next: Next) -> Response<Body> {
+        if let Some(name) = request.headers().get("x-client-certificate") {
+            let user = UserData::new(name.to_str().unwrap());
+            request.extensions_mut().insert(user);
+        }
+        next.run(request).await
+    }
+    let app = routes()
+        .route("/session", get(async |_: SessionInfo| ()))
+        .layer(layer())
+        .layer(middleware::from_fn(certificate));
+    // Not even a token that would be refused or is malformed is looked at.
+    for token in [None, Some("good"), Some("invalid"), Some("a,b")] {
+        let mut request = request("/", token);
+        let name = "machine-7".parse().unwrap();
+        request.headers_mut().insert("x-client-certificate", name);
+        let answer = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(text(answer).await, "machine-7");
+    }
+    assert_eq!(text(call(&app, "/", Some("good")).await).await, "ada");
+    assert_eq!(status(&app, "/", None).await, 401);
+    assert_eq!(status(&app, "/session", Some("good")).await, 200);
+}
+
+#[tokio::test]
+async fn a_layer_inside_decides_by_the_user() {
+    async fn paying_only(user: UserData, request: Request, next: Next) -> Response<Body> {
+        if user.tier() == "free" {
+            return StatusCode::PAYMENT_REQUIRED.into_response();
+        }
+        next.run(request).await
+    }
+    let provider = TestValidator::new()
+        .with_session("ada", UserData::builder("ada").tier("pro").build())
+        .with_session("bob", UserData::new("bob"));
+    let app = routes()
+        .layer(middleware::from_fn(paying_only))
+        .layer(SessionCacheLayer::new(SessionCache::default(), provider));
+    assert_eq!(text(call(&app, "/", Some("ada")).await).await, "ada");
+    assert_eq!(status(&app, "/", Some("bob")).await, 402);
+    assert_eq!(status(&app, "/", None).await, 401);
+}
+
+#[tokio::test]
+async fn machines_and_people_come_through_two_optional_layers_and_a_guard() {
+    let machines = Probe::answering(|token| match token {
+        "machine" => Ok(session("machine-7")),
+        "expired" => Err(ValidationError::invalid()),
+        "keys-are-gone" => Err(ValidationError::unavailable("no keys")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let people = Probe::answering(|token| match token {
+        "person" | "keys-are-gone" => Ok(session("ada")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let cache = SessionCache::builder().build().unwrap();
+    let of = |probe: &Probe, name| {
+        SessionCacheLayer::new(cache.clone(), probe.clone())
+            .with_namespace(name)
+            .optional()
+    };
+    let app = routes()
+        // The guard stands innermost: by now everybody who can be known is.
+        .layer(middleware::from_extractor::<UserData>())
+        .layer(of(&people, "people"))
+        .layer(of(&machines, "machines"))
+        .route("/public", get(who));
+    for _ in 0..2 {
+        let answer = call(&app, "/", Some("machine")).await;
+        assert_eq!(text(answer).await, "machine-7");
+        assert_eq!(text(call(&app, "/", Some("person")).await).await, "ada");
+        for (token, challenge) in [
+            (None, "Bearer"),
+            (Some("expired"), r#"Bearer error="invalid_token""#),
+        ] {
+            let refused = call(&app, "/", token).await;
+            assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(refused.headers()[header::WWW_AUTHENTICATE], challenge);
+        }
+    }
+    // Each was asked once about what it had to be: what the first one let in, never the second.
+    assert_eq!((machines.calls(), people.calls()), (3, 2));
+    // Nor is anybody handed on while the first cannot tell.
+    assert_eq!(status(&app, "/", Some("keys-are-gone")).await, 503);
+    assert_eq!(people.calls(), 2);
+    assert_eq!(status(&app, "/public", None).await, 500, "not behind it");
+}
+
+#[tokio::test]
+async fn a_service_builder_and_boxes_take_it() {
+    type Boxed = BoxCloneSyncService<http::Request<()>, Response<Full<Bytes>>, BoxError>;
+    let who = service_fn(async |request: http::Request<()>| {
+        let user = request.extensions().get::<UserData>();
+        let id = user.map_or("-", UserData::id).to_owned();
+        Ok::<_, Infallible>(Response::new(Full::from(id)))
+    });
+    let inner: Boxed = BoxCloneSyncService::new(who.map_err(BoxError::from));
+    let service = ServiceBuilder::new()
+        .timeout(Duration::from_secs(60))
+        .concurrency_limit(8)
+        .layer(layer())
+        .service(inner);
+    let boxed = BoxCloneSyncService::new(service);
+    for (token, status, body) in [
+        ("good", 200, "ada"),
+        ("good", 200, "ada"),
+        ("down", 503, ""),
+    ] {
+        let request = http::Request::builder()
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(())
+            .unwrap();
+        let answer = boxed.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), status);
+        assert_eq!(text(answer).await, body);
+    }
+}
+
+#[tokio::test]
+async fn route_layers_and_nested_routers_guard_what_they_are_around() {
+    let guarded = || Router::new().route("/me", get(who));
+    let app = Router::new()
+        .nest("/layer", guarded().layer(layer()))
+        .nest("/route-layer", guarded().route_layer(layer()))
+        .nest("/optional", guarded().layer(layer().optional()))
+        .route("/health", get(async || "up"));
+    for prefix in ["/layer", "/route-layer"] {
+        let me = format!("{prefix}/me");
+        assert_eq!(text(call(&app, &me, Some("good")).await).await, "ada");
+        assert_eq!(status(&app, &me, None).await, 401);
+    }
+    assert_eq!(text(call(&app, "/optional/me", None).await).await, "-");
+    assert_eq!(status(&app, "/health", None).await, 200);
+    // What is not there stays the router's matter, but for `layer` around the outermost.
+    for prefix in ["/layer", "/route-layer"] {
+        assert_eq!(status(&app, &format!("{prefix}/nothing"), None).await, 404);
+    }
+    assert_eq!(
+        status(&guarded().layer(layer()), "/nothing", None).await,
+        401
+    );
+    let route_layer = guarded().route_layer(layer());
+    assert_eq!(status(&route_layer, "/nothing", None).await, 404);
+
+    // Around everything, and once more inside: the second one has nothing left to do.
+    let probe = Probe::new();
+    let cache = SessionCache::builder().build().unwrap();
+    let sessions = SessionCacheLayer::new(cache.clone(), probe.clone());
+    let inner = guarded().route_layer(sessions.clone());
+    let app = Router::new().nest("/api", inner).layer(sessions);
+    assert_eq!(text(call(&app, "/api/me", Some("t")).await).await, "ada");
+    assert_eq!((probe.calls(), cache.stats().misses), (1, 1));
+}

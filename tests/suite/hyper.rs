@@ -1,0 +1,69 @@
+//! A bare hyper server, through hyper-util's service adapter.
+
+use std::{convert::Infallible, net::SocketAddr};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tokio::net::TcpListener;
+use tower::{Layer, service_fn};
+use tower_session_cache::{SessionCacheLayer, UserData};
+
+use crate::support::{
+    probe::Probe,
+    wire::{Version, layer, the_cases},
+};
+
+async fn who(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let user = request.extensions().get::<UserData>();
+    let id = user.map_or("-", UserData::id).to_owned();
+    Ok(Response::new(Full::from(id)))
+}
+
+async fn serve(version: Version, layer: SessionCacheLayer<Probe>) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = TowerToHyperService::new(layer.layer(service_fn(who)));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (io, service) = (TokioIo::new(stream), service.clone());
+            tokio::spawn(async move {
+                match version {
+                    Version::Http1 => {
+                        let server = http1::Builder::new();
+                        server.serve_connection(io, service).await
+                    }
+                    Version::Http2 => {
+                        let server = http2::Builder::new(TokioExecutor::new());
+                        server.serve_connection(io, service).await
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn answers_alike(version: Version) {
+    let required = serve(version, layer()).await;
+    let optional = serve(version, layer().optional()).await;
+    the_cases(required, optional, version).await;
+}
+
+#[tokio::test]
+async fn over_http_1() {
+    answers_alike(Version::Http1).await;
+}
+
+#[tokio::test]
+async fn over_http_2() {
+    answers_alike(Version::Http2).await;
+}

@@ -1,0 +1,23 @@
+use tower_session_cache::{Fill, Lookup, SessionCache, SessionInfo, SessionValidator};
+
+/// Whether the connection may stay open.
+pub async fn may_stay(
+    cache: &SessionCache,
+    validator: &impl SessionValidator,
+    session: &SessionInfo,
+) -> bool {
+    match cache.get(session.token()).await {
+        Lookup::Hit(_) => true,
+        Lookup::Revoked => false,
+        // The TTL has passed, or something was revoked: what the provider says now counts.
+        // One that cannot be asked closes nothing.
+        Lookup::Miss(ticket) => match validator.validate(session.token().clone()).await {
+            Ok(session) => !matches!(
+                cache.set(ticket, &session).await,
+                Fill::Revoked | Fill::Ended
+            ),
+            Err(error) => !error.is_refused(),
+        },
+        _ => false,
+    }
+}

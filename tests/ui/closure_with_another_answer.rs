@@ -1,0 +1,7 @@
+//~ expected `Result<ValidatedSession, ...>`, found `Result<UserData, _>`
+
+use tower_session_cache::*;
+
+pub fn validator() {
+    validator_fn(|_| async { Ok(UserData::new("ada")) });
+}
