@@ -278,7 +278,7 @@ impl SessionCache {
                 }
                 Lookup::Hit(CachedSession {
                     due: served.due(),
-                    user: served.record.user,
+                    user: served.record.user.clone(),
                     expires_at: served.record.expires_at,
                     origin: Origin::Redis,
                 })

@@ -174,9 +174,14 @@ impl Local {
         })
     }
 
-    fn after(&self, end: u64, cause: Option<Cause>) -> Option<Arc<After>> {
+    fn after(&self, end: u64, cause: impl FnOnce() -> Option<Cause>) -> Option<Arc<After>> {
         let until = end.saturating_add(self.times.stale);
-        (self.times.stale > 0).then(|| Arc::new(After { until, cause }))
+        (self.times.stale > 0).then(|| {
+            Arc::new(After {
+                until,
+                cause: cause(),
+            })
+        })
     }
 
     /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
@@ -221,7 +226,7 @@ impl Local {
                 of: Due(usable_until.cast_signed()),
                 noted: Noted::own(seen),
                 user_stripe: self.stripes.user(session.user.id()),
-                after: self.after(usable_until, None),
+                after: self.after(usable_until, || None),
             },
         );
     }
@@ -233,7 +238,8 @@ impl Local {
         let record = &served.record;
         let now = self.clock.elapsed();
         let ends = now.saturating_add(served.left);
-        let cause = record.cause.clone().filter(|_| keep.can_be_vouched_for);
+        let vouches = keep.can_be_vouched_for;
+        let cause = || record.cause.clone().filter(|_| vouches);
         self.entries.insert(
             key.clone(),
             Entry {

@@ -6,6 +6,7 @@
 
 mod breaker;
 mod listener;
+mod memory;
 mod names;
 mod pool;
 mod scripts;
@@ -21,23 +22,18 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{
-    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
-    parse_redis_url,
-};
-use quick_cache::sync::Cache;
-
 pub(super) use self::pool::Deadlines;
 use self::{
     breaker::Effect,
     listener::Listener,
+    memory::{Known, Memory},
     names::{Keys, Names},
     pool::{Call, Links, Unanswered},
     scripts::Script,
 };
 use super::{
     accept::{self, Beside, Mark, Moment, SLACK, Tomb},
-    key::{EntryKey, TokenKey},
+    key::EntryKey,
     lease::Lease,
     life::Lifetimes,
     record::{self, Cause, MAX_RECORD, Record},
@@ -50,6 +46,10 @@ use crate::{
     clock::{Clock, wall_micros},
     validator::ValidatedSession,
 };
+use bb8_redis::redis::{
+    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
+    parse_redis_url,
+};
 
 pub(super) struct Redis {
     links: Links,
@@ -58,8 +58,7 @@ pub(super) struct Redis {
     sealing: Option<Sealing>,
     clock: Clock,
     limits: Limits,
-    /// Whose the tokens are that we stored or served: a hint that saves a script, never a proof.
-    hints: Cache<TokenKey, Arc<str>>,
+    memory: Memory,
     warned: Warned,
     nonces: (RandomState, AtomicU64),
 }
@@ -93,7 +92,7 @@ pub(super) enum Found {
 
 /// A record that may be served, and for how long.
 pub(super) struct Served {
-    pub(super) record: Record,
+    pub(super) record: Arc<Record>,
     /// So many microseconds are left of its life.
     pub(super) left: u64,
     /// And so many until it is time to validate it again, if ever.
@@ -185,7 +184,7 @@ impl Redis {
             sealing,
             clock,
             limits,
-            hints: Cache::new(limits.capacity),
+            memory: Memory::new(limits.capacity),
             warned: Warned::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
         })
@@ -199,12 +198,10 @@ impl Redis {
         if let Some(listener) = &self.listener {
             listener.start(&self.links);
         }
-        if let Some(mark) = self.hints.get(&key.token) {
-            match self.known(&call, key, &mark).await {
+        if let Some(known) = self.memory.known(key, &self.names) {
+            match self.known(&call, key, &known).await {
                 Ok(Some(served)) => return Found::Record(Box::new(served)),
-                Ok(None) => {
-                    self.hints.remove(&key.token);
-                }
+                Ok(None) => self.memory.forget(key),
                 Err(Unanswered) => return Found::Unanswered,
             }
         }
@@ -238,17 +235,20 @@ impl Redis {
         &self,
         call: &Call<'_>,
         key: &EntryKey,
-        mark_name: &str,
+        known: &Known,
     ) -> Result<Option<Served>, Unanswered> {
-        let keys = self.keys(key);
-        let mut mget = cmd("MGET");
-        mget.arg(&[&keys.record, &keys.tomb, &self.mark_key(mark_name)]);
-        let answer = call.send(&mget).await?;
-        let Some([record, tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
+        let answer = call.send(&known.ask).await?;
+        let Some([Some(value), tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
             return Ok(None);
         };
-        let Some((record, name)) = record.and_then(|value| self.decode(&keys, &value)) else {
-            return Ok(None);
+        let (record, value) = match known.record(&value) {
+            Some(record) => (Arc::clone(record), None),
+            None => match self.decode(&known.keys, &value) {
+                Some((record, name)) if *name == *known.mark_name => {
+                    (Arc::new(record), Some(value))
+                }
+                _ => return Ok(None),
+            },
         };
         let beside = Beside {
             tomb: tomb.map(|tomb| Tomb::parse(&tomb)),
@@ -256,10 +256,15 @@ impl Redis {
         };
         // Redis was not asked for the time, so the node's clock tells the age.
         let moment = self.moment(Stamp(self.clock.wall()), answer.run);
-        let accepted = record.cause.is_some()
-            && name == mark_name
-            && accept::accepts(&record, &beside, &moment, self.max_age());
-        Ok(accepted.then(|| self.served(key, record, &name, &moment)))
+        let accepted =
+            record.cause.is_some() && accept::accepts(&record, &beside, &moment, self.max_age());
+        if !accepted {
+            return Ok(None);
+        }
+        if let Some(value) = value {
+            self.memory.read(key, known, value, Arc::clone(&record));
+        }
+        Ok(Some(self.served(key, record, &known.mark_name, &moment)))
     }
 
     async fn script_lookup(
@@ -294,9 +299,9 @@ impl Redis {
         let moment = self.moment(time, Arc::clone(&seen.run));
         if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
-                self.hints.insert(key.token, mark_name.as_str().into());
+                self.memory.learn(key, &mark_name);
             }
-            let served = self.served(key, record, &mark_name, &moment);
+            let served = self.served(key, Arc::new(record), &mark_name, &moment);
             return Ok(Found::Record(Box::new(served)));
         }
         if accept::has_ended(record.expires_at, moment.wall)
@@ -321,7 +326,13 @@ impl Redis {
         }
     }
 
-    fn served(&self, key: &EntryKey, record: Record, mark_name: &str, moment: &Moment) -> Served {
+    fn served(
+        &self,
+        key: &EntryKey,
+        record: Arc<Record>,
+        mark_name: &str,
+        moment: &Moment,
+    ) -> Served {
         let since = record.since();
         let ends = record.expires_at.map(wall_micros);
         let lifetimes = &self.limits.lifetimes;
@@ -526,7 +537,7 @@ impl Redis {
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
         match field(0) {
             Some(b"stored") => {
-                self.hints.insert(key.token, mark_name.into());
+                self.memory.learn(key, &mark_name);
                 Ok(Filled::Stored)
             }
             Some(b"kept" | b"late" | b"unreadable") => Ok(Filled::Skipped),
@@ -599,7 +610,7 @@ impl Redis {
         let (state, count) = &self.nonces;
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
-        self.hints.remove(&key.token);
+        self.memory.forget(key);
         let call = self.links.call(Effect::Writes);
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);

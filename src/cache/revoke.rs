@@ -12,7 +12,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -211,6 +211,8 @@ async fn deliver_all(shared: Weak<Shared>) {
 #[derive(Default)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
+    /// How many wait, so that a lookup need not take the lock while there is nothing to find.
+    waiting: AtomicUsize,
     /// The time of this process, in microseconds, until which nothing is served from Redis.
     nothing_until: AtomicU64,
 }
@@ -225,15 +227,16 @@ struct Queue {
 
 impl Undelivered {
     pub(super) fn len(&self) -> usize {
-        self.queue().waiting.len()
+        self.waiting.load(SeqCst)
     }
 
     pub(super) fn denies_token(&self, key: &EntryKey, now: u64) -> bool {
-        self.nothing_until.load(SeqCst) > now || self.queue().tokens.contains_key(&key.token)
+        self.nothing_until.load(SeqCst) > now
+            || (self.len() > 0 && self.queue().tokens.contains_key(&key.token))
     }
 
     pub(super) fn denies_user(&self, id: &str) -> bool {
-        self.queue().users.contains_key(id)
+        self.len() > 0 && self.queue().users.contains_key(id)
     }
 
     fn push(&self, what: Revoke, until: u64, records_end: u64) -> RevokeErrorKind {
@@ -247,6 +250,7 @@ impl Undelivered {
             Revoke::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
         }
         queue.waiting.push_back((what, until));
+        self.waiting.store(queue.waiting.len(), SeqCst);
         RevokeErrorKind::Queued
     }
 
@@ -267,6 +271,7 @@ impl Undelivered {
                 return Some(what);
             }
             queue.pop();
+            self.waiting.store(queue.waiting.len(), SeqCst);
             given_up += 1;
         }
         queue.is_delivering = false;
@@ -276,7 +281,9 @@ impl Undelivered {
     }
 
     fn delivered(&self) {
-        self.queue().pop();
+        let mut queue = self.queue();
+        queue.pop();
+        self.waiting.store(queue.waiting.len(), SeqCst);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

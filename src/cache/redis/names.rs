@@ -14,6 +14,7 @@ pub(super) struct Names {
     prefix: String,
 }
 
+#[derive(Clone)]
 pub(super) struct Keys {
     pub(super) record: String,
     pub(super) tomb: String,

@@ -4,13 +4,18 @@
 //! either asks each connection for a PING before use, or never finds out that one has died. Here
 //! a link carries a flag that is set on the first I/O error or timeout, so checking costs nothing
 //! and the pool heals after a restart. A link is cloned out of the pool and given back at once:
-//! each multiplexes all its callers, so a slow caller keeps nobody waiting.
+//! each multiplexes all its callers, so a slow caller keeps nobody waiting. The clones are kept at
+//! hand, for even a pool that always has one asks for a lock and a timer.
 
 use std::{
+    borrow::Cow,
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicI64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -75,6 +80,10 @@ struct Inner {
     /// Made on first use, since bb8 connects at once, which takes a runtime.
     pool: OnceLock<Pool<Manager>>,
     manager: Manager,
+    /// The links in use. Who sends a command takes the next of these in turn, and asks the pool
+    /// only for what is missing or has died.
+    links: [Mutex<Option<Link>>; LINKS as usize],
+    turn: AtomicUsize,
     shared: Arc<Shared>,
     breaker: Breaker,
     deadlines: Deadlines,
@@ -100,8 +109,13 @@ struct Shared {
 #[derive(Clone)]
 struct Link {
     connection: MultiplexedConnection,
-    is_dead: Arc<AtomicBool>,
-    hashes: Arc<Vec<String>>,
+    facts: Arc<Facts>,
+}
+
+/// What all clones of a link share.
+struct Facts {
+    is_dead: AtomicBool,
+    hashes: Vec<String>,
     run: Arc<str>,
 }
 
@@ -137,6 +151,8 @@ impl Links {
         Ok(Self(Arc::new(Inner {
             pool: OnceLock::new(),
             manager,
+            links: Default::default(),
+            turn: AtomicUsize::new(0),
             shared,
             breaker: Breaker::default(),
             deadlines,
@@ -176,15 +192,18 @@ impl Call<'_> {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<Answer, Unanswered> {
-        self.within_deadline(|link| link.script(script, keys, arguments))
+        self.within_deadline(|link| Cow::Owned(link.script(script, keys, arguments)))
             .await
     }
 
     pub(super) async fn send(&self, command: &Cmd) -> Result<Answer, Unanswered> {
-        self.within_deadline(|_| command.clone()).await
+        self.within_deadline(|_| Cow::Borrowed(command)).await
     }
 
-    async fn within_deadline(&self, command: impl Fn(&Link) -> Cmd) -> Result<Answer, Unanswered> {
+    async fn within_deadline<'c>(
+        &self,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
+    ) -> Result<Answer, Unanswered> {
         let inner = &self.links.0;
         let breaker = &inner.breaker;
         // Timers and connections need a runtime.
@@ -220,7 +239,7 @@ async fn close_when_it_answers(links: Weak<Inner>) {
         let Some(links) = links.upgrade() else { return };
         let until = Instant::now() + links.deadlines.call;
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let probe = |link: &Link| link.script(Script::Probe, &[&links.probe], &[]);
+        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&links.probe], &[]));
         if links.attempt(until, probe).await.is_ok() {
             links.breaker.close();
             tracing::info!("Redis answers again");
@@ -246,35 +265,46 @@ impl Inner {
         })
     }
 
+    async fn link(&self) -> Result<Link, RunError<RedisError>> {
+        let turn = self.turn.fetch_add(1, Relaxed) % self.links.len();
+        let place = &self.links[turn];
+        if let Some(link) = lock(place).as_ref().filter(|link| !link.is_dead()) {
+            return Ok(link.clone());
+        }
+        let link = self.pool().get().await?.clone();
+        *lock(place) = Some(link.clone());
+        Ok(link)
+    }
+
     /// One command within the deadline; the error says what went wrong.
-    async fn attempt(
+    async fn attempt<'c>(
         &self,
         until: Instant,
-        command: impl Fn(&Link) -> Cmd,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
     ) -> Result<Answer, String> {
-        let mut used: Option<Arc<AtomicBool>> = None;
+        let mut used: Option<Arc<Facts>> = None;
         timeout_at(until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
-                let mut link = match self.pool().get().await {
-                    Ok(link) => link.clone(),
+                let mut link = match self.link().await {
+                    Ok(link) => link,
                     Err(RunError::User(error)) => return Err(error.to_string()),
                     Err(RunError::TimedOut) => return Err(self.shared.trouble()),
                 };
-                used = Some(Arc::clone(&link.is_dead));
+                used = Some(Arc::clone(&link.facts));
                 match link.query(&command).await {
                     Ok(value) => {
                         return Ok(Answer {
                             value,
-                            run: link.run,
+                            run: Arc::clone(&link.facts.run),
                         });
                     }
-                    Err(error) if error.is_io_error() => link.is_dead.store(true, SeqCst),
+                    Err(error) if error.is_io_error() => link.facts.is_dead.store(true, SeqCst),
                     Err(error) => {
                         if error.is_unrecoverable_error()
                             || is_server_error(&error, ServerErrorKind::ReadOnly)
                         {
-                            link.is_dead.store(true, SeqCst);
+                            link.facts.is_dead.store(true, SeqCst);
                         }
                         return Err(error.to_string());
                     }
@@ -285,8 +315,8 @@ impl Inner {
         .await
         .unwrap_or_else(|_| {
             // The answer may still come, but to nobody; a frozen server looks the same.
-            if let Some(is_dead) = &used {
-                is_dead.store(true, SeqCst);
+            if let Some(facts) = &used {
+                facts.is_dead.store(true, SeqCst);
             }
             Err(self.shared.trouble())
         })
@@ -300,12 +330,20 @@ fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
 impl Link {
     fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
-        call.arg(&self.hashes[script as usize]).arg(keys.len());
-        call.arg(keys).arg(arguments).arg(&*self.run);
+        call.arg(&self.facts.hashes[script as usize])
+            .arg(keys.len());
+        call.arg(keys).arg(arguments).arg(&*self.facts.run);
         call
     }
 
-    async fn query(&mut self, command: impl Fn(&Self) -> Cmd) -> Result<Value, RedisError> {
+    fn is_dead(&self) -> bool {
+        self.facts.is_dead.load(SeqCst)
+    }
+
+    async fn query<'c>(
+        &mut self,
+        command: impl Fn(&Self) -> Cow<'c, Cmd>,
+    ) -> Result<Value, RedisError> {
         // Not `send_packed_command`, which hands error replies out as values.
         match command(self).query_async(&mut self.connection).await {
             Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
@@ -340,14 +378,14 @@ impl ManageConnection for Manager {
     }
 
     async fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
-        if link.is_dead.load(SeqCst) {
+        if link.is_dead() {
             return Err((ErrorKind::Io, "the connection has died").into());
         }
         Ok(())
     }
 
     fn has_broken(&self, link: &mut Link) -> bool {
-        link.is_dead.load(SeqCst)
+        link.is_dead()
     }
 }
 
@@ -375,9 +413,11 @@ impl Manager {
         let run = self.shared.met(&info, now);
         Ok(Link {
             connection,
-            is_dead: Arc::default(),
-            hashes: Arc::new(hashes),
-            run,
+            facts: Arc::new(Facts {
+                is_dead: AtomicBool::new(false),
+                hashes,
+                run,
+            }),
         })
     }
 }
