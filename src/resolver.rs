@@ -106,7 +106,8 @@ impl<V: SessionValidator> Resolver<V> {
             }
             Err(ticket) => {
                 count(&self.cache.counters().misses);
-                let answer = self.miss(&token, &key, ticket, landings);
+                // Boxed, so that a hit need not carry the room for it.
+                let answer = Box::pin(self.miss(&token, &key, ticket, landings));
                 tokio::time::timeout(self.cache.miss_deadline(), answer)
                     .await
                     .unwrap_or_else(|_| unavailable("no answer within the request deadline"))

@@ -205,7 +205,8 @@ impl Redis {
                 Err(Unanswered) => return Found::Unanswered,
             }
         }
-        self.both_names(&call, key, None).await
+        // Boxed, so that the shortcut need not carry the room for it.
+        Box::pin(self.both_names(&call, key, None)).await
     }
 
     /// A lookup that serves nothing of what is stored.

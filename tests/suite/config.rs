@@ -52,5 +52,31 @@ fn senseless_values_are_refused_with_what_to_write_instead() {
     assert!(refused(|b| b.max_validations(usize::MAX)).contains("max_validations"));
     assert!(refused(|b| b.validation_deadline(Duration::ZERO)).contains("deadline"));
     assert!(refused(|b| b.validation_deadline(Duration::MAX)).contains("one hour"));
+    assert!(refused(|b| b.redis_connect_deadline(Duration::ZERO)).contains("connecting"));
+    let checkout = Duration::from_millis(251);
+    assert!(refused(|b| b.redis_checkout_deadline(checkout)).contains("redis_checkout_deadline"));
+    assert!(refused(|b| b.redis_checkout_deadline(Duration::ZERO)).contains("not to 0"));
+    assert!(refused(|b| b.refresh_ahead(0)).contains("from 1 to 100"));
+    assert!(refused(|b| b.refresh_ahead(101)).contains("from 1 to 100"));
     assert!(SessionCache::builder().ttl(seconds(3_590)).build().is_ok());
+}
+
+#[test]
+fn waits_that_exceed_the_requests_own_are_refused() {
+    let budget = |b: SessionCacheBuilder, millis| b.request_deadline(Duration::from_millis(millis));
+    assert!(refused(|b| budget(b, 10_749)).contains("request_deadline"));
+    assert!(budget(SessionCache::builder(), 10_750).build().is_ok());
+    let second = Duration::from_secs(1);
+    let quick = || SessionCache::builder().validation_deadline(second);
+    assert!(budget(quick(), 2_750).build().is_ok());
+    assert!(
+        budget(quick().redis_deadline(second), 2_750)
+            .build()
+            .is_err()
+    );
+    assert!(
+        budget(quick().redis_deadline(second), 5_000)
+            .build()
+            .is_ok()
+    );
 }
