@@ -6,8 +6,8 @@ use std::time::Duration;
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
-    ValidatedSession, testing::ManualClock,
+    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -66,9 +66,7 @@ async fn until_served_by(layer: &SessionCacheLayer<Probe>, text: &str, wanted: O
     .await;
 }
 
-fn of_tier(
-    tier: &'static str,
-) -> impl Fn(&str) -> Result<ValidatedSession, tower_session_cache::ValidationError> {
+fn of_tier(tier: &'static str) -> impl Fn(&str) -> Result<ValidatedSession, ValidationError> {
     move |_| {
         Ok(ValidatedSession::new(
             UserData::builder("ada").tier(tier).build(),
@@ -518,6 +516,42 @@ async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
     until_warned(&layer, &log).await;
     proxy.withhold_pushes(false);
     until_local(&layer, "t").await;
+    assert_eq!(log.text().matches("from the local cache again").count(), 1);
+}
+
+/// Serves the new tier alone.
+struct OnlyNew(Probe);
+
+impl SessionValidator for OnlyNew {
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        self.0.validate(token).await
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        user.tier() == "new"
+    }
+}
+
+/// Where no push of a record does it.
+#[tokio::test]
+async fn what_this_node_learns_anew_takes_the_place_of_its_entry() {
+    let redis = Redis::start();
+    let cache = builder(&redis.url())
+        .local_cache(local().revocations_only())
+        .build()
+        .unwrap();
+    let tiers = Probe::answering(of_tier("old"));
+    let layer = SessionCacheLayer::new(cache.clone(), OnlyNew(tiers.clone()));
+    let open = SessionCacheLayer::new(cache, tiers.clone());
+    until_local(&open, "t").await;
+    tiers.answer(of_tier("new"));
+    assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    let calls = tiers.calls();
+    until_local(&open, "t").await;
+    for _ in 0..5 {
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    }
+    assert_eq!(tiers.calls(), calls, "and is not asked for again");
 }
 
 fn short() -> LocalCache {
