@@ -397,7 +397,11 @@ impl SessionCache {
         };
         match far {
             Far::Seen(far) => match redis.fill(&key, &far, session).await {
-                Filled::Stored => Fill::Stored,
+                Filled::Stored => {
+                    // Of what this node has just learned it need not be told.
+                    shared.local.evict(&key);
+                    Fill::Stored
+                }
                 Filled::Skipped => Fill::Skipped,
                 Filled::Refused => Fill::Revoked,
                 Filled::Unanswered => Fill::Unanswered,

@@ -263,7 +263,7 @@ impl Local {
         self.entries.remove(key);
     }
 
-    /// The identity provider has refused its token.
+    /// The identity provider has refused its token, or knows better by now.
     pub(super) fn evict(&self, key: &EntryKey) {
         self.entries.remove(key);
     }

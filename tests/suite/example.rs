@@ -58,7 +58,11 @@ fn the_printed_lines_work_as_printed() {
 fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
     let redis = Redis::start();
     let url = format!("redis://127.0.0.1:{}", redis.port());
-    let settings = [("REDIS_URL", url.as_str()), ("SESSION_CACHE_REDIS_DB", "2")];
+    let settings = [
+        ("REDIS_URL", url.as_str()),
+        ("SESSION_CACHE_REDIS_DB", "2"),
+        ("SESSION_CACHE_LOCAL_CAPACITY", "1000"),
+    ];
     let (statuses, text) = paste(&mut start(&settings));
     assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
     assert!(text.contains(r#"{"redis":"up","status":"ok"}"#), "{text}");

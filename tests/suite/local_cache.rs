@@ -6,8 +6,8 @@ use std::time::Duration;
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
-    ValidatedSession, testing::ManualClock,
+    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -15,7 +15,7 @@ use crate::support::{
     log::record as record_log,
     peer::{Peer, mark_key, session_key},
     probe::{Probe, session},
-    proxy::Proxy,
+    proxy::{Fault, Proxy},
     redis::Redis,
     soon, until,
 };
@@ -66,9 +66,7 @@ async fn until_served_by(layer: &SessionCacheLayer<Probe>, text: &str, wanted: O
     .await;
 }
 
-fn of_tier(
-    tier: &'static str,
-) -> impl Fn(&str) -> Result<ValidatedSession, tower_session_cache::ValidationError> {
+fn of_tier(tier: &'static str) -> impl Fn(&str) -> Result<ValidatedSession, ValidationError> {
     move |_| {
         Ok(ValidatedSession::new(
             UserData::builder("ada").tier(tier).build(),
@@ -327,6 +325,127 @@ async fn what_was_missed_between_two_connections_is_not_served() {
     }
 }
 
+/// A lookup whose answer is on its way, and what it found is deleted meanwhile.
+async fn in_flight(
+    redis: &Redis,
+    proxy: &Proxy,
+    layer: &SessionCacheLayer<Probe>,
+) -> tokio::task::JoinHandle<Origin> {
+    until_local(layer, "t").await;
+    // Nothing about the session, but its entry is of no use any more.
+    let ttl = redis.ttl(&session_key("t"));
+    redis.run::<()>(cmd("EXPIRE").arg(session_key("t")).arg(ttl));
+    until_served_by(layer, "t", Origin::Redis).await;
+    redis.run::<()>(cmd("EXPIRE").arg(session_key("t")).arg(ttl));
+    proxy.hold_lookups(true);
+    let lookup = {
+        let layer = layer.clone();
+        tokio::spawn(async move { until_held(&layer).await })
+    };
+    until("an answer to be held", || proxy.held() > 0).await;
+    lookup
+}
+
+/// Asks until it takes a lookup, which the caller has held.
+async fn until_held(layer: &SessionCacheLayer<Probe>) -> Origin {
+    loop {
+        match origin(layer, "t").await {
+            Origin::Local => tokio::task::yield_now().await,
+            other => return other,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_changes_while_its_read_is_on_its_way_is_not_kept() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let (cache, _, layer) = node(&proxy.url(), local());
+    let lookup = in_flight(&redis, &proxy, &layer).await;
+    let pushes = cache.stats().pushes;
+    Peer(&redis).logout("t");
+    until("the push", || cache.stats().pushes > pushes).await;
+    proxy.hold_lookups(false);
+    assert_eq!(lookup.await.unwrap(), Origin::Redis, "it began before");
+    assert_eq!(origin(&layer, "t").await, Origin::Validator);
+}
+
+#[tokio::test]
+async fn nor_is_what_changes_unheard_meanwhile() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let (cache, _, layer) = node(&proxy.url(), local());
+    let lookup = in_flight(&redis, &proxy, &layer).await;
+    proxy.refuse(true);
+    for listener in redis.listeners() {
+        redis.end_client(listener);
+    }
+    until("the end of the connection", || !cache.stats().listening).await;
+    Peer(&redis).logout("t");
+    proxy.refuse(false);
+    until("a lease", || cache.stats().lease_age.is_some()).await;
+    proxy.hold_lookups(false);
+    assert_eq!(lookup.await.unwrap(), Origin::Redis, "it began before");
+    assert_eq!(origin(&layer, "t").await, Origin::Validator);
+}
+
+/// As a Redis with I/O threads was seen to do it.
+#[tokio::test]
+async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
+    // A heartbeat in two seconds, in one of which this test has to do a few steps.
+    const LEASE: Duration = Duration::from_secs(16);
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let clock = ManualClock::new();
+    let local = LocalCache::new(10).lease(LEASE);
+    let builder = builder(&proxy.url()).local_cache(local);
+    let (_, _, layer) = node_of(builder.clock(clock.clone()));
+    until_local(&layer, "t").await;
+    let pongs = proxy.pongs();
+    until("a heartbeat, so that none is on its way", || {
+        proxy.pongs() > pongs
+    })
+    .await;
+    proxy.withhold_pushes(true);
+    // Acknowledged now, by the clock that stands still.
+    Peer(&redis).logout("t");
+    let (pongs, half) = (proxy.pongs(), LEASE / 2);
+    clock.advance(half);
+    until("the one PONG", || proxy.pongs() > pongs).await;
+    proxy.fault(Fault::Swallow);
+    // Time for the listener to draw its conclusions, if it draws any.
+    for _ in 0..200 {
+        let _: Vec<u64> = redis.listeners();
+        tokio::task::yield_now().await;
+        let now = origin(&layer, "t").await;
+        assert_eq!(now, Origin::Local, "a lease is a lease");
+    }
+    clock.advance(LEASE - half);
+    proxy.fault(Fault::None);
+    assert_eq!(origin(&layer, "t").await, Origin::Validator);
+}
+
+#[tokio::test]
+async fn a_listener_of_another_server_than_the_lookups_gives_no_lease() {
+    let (one, other) = (Redis::start(), Redis::start());
+    let proxy = Proxy::start(one.port()).await;
+    let (cache, probe, layer) = node(&proxy.url(), local());
+    until_local(&layer, "t").await;
+    proxy.lead_to(other.port());
+    for client in one.other_clients() {
+        one.end_client(client);
+    }
+    // Somebody's lookup finds that another server answers.
+    let calls = probe.calls();
+    ask(&layer, "u").await.unwrap();
+    assert_eq!(probe.calls(), calls + 1);
+    assert_ne!(origin(&layer, "t").await, Origin::Local);
+    // And the listener follows.
+    until_local(&layer, "t").await;
+    assert_eq!(other.listeners().len(), 1);
+    assert!(cache.stats().lease_age.is_some());
+}
+
 #[tokio::test]
 async fn a_flush_empties_the_local_cache_as_well() {
     let redis = Redis::start();
@@ -397,6 +516,42 @@ async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
     until_warned(&layer, &log).await;
     proxy.withhold_pushes(false);
     until_local(&layer, "t").await;
+    assert_eq!(log.text().matches("from the local cache again").count(), 1);
+}
+
+/// Serves the new tier alone.
+struct OnlyNew(Probe);
+
+impl SessionValidator for OnlyNew {
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        self.0.validate(token).await
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        user.tier() == "new"
+    }
+}
+
+/// Where no push of a record does it.
+#[tokio::test]
+async fn what_this_node_learns_anew_takes_the_place_of_its_entry() {
+    let redis = Redis::start();
+    let cache = builder(&redis.url())
+        .local_cache(local().revocations_only())
+        .build()
+        .unwrap();
+    let tiers = Probe::answering(of_tier("old"));
+    let layer = SessionCacheLayer::new(cache.clone(), OnlyNew(tiers.clone()));
+    let open = SessionCacheLayer::new(cache, tiers.clone());
+    until_local(&open, "t").await;
+    tiers.answer(of_tier("new"));
+    assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    let calls = tiers.calls();
+    until_local(&open, "t").await;
+    for _ in 0..5 {
+        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+    }
+    assert_eq!(tiers.calls(), calls, "and is not asked for again");
 }
 
 fn short() -> LocalCache {

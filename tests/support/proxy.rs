@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -14,6 +14,7 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
+    sync::watch,
     task::{AbortHandle, JoinSet},
 };
 
@@ -38,9 +39,15 @@ pub enum Fault {
 }
 
 struct Faults {
+    /// Where new connections lead.
+    server: AtomicU16,
     fault: Mutex<Fault>,
     withholds_pushes: AtomicBool,
     refuses: AtomicBool,
+    holds_lookups: watch::Sender<bool>,
+    /// How many replies wait, and how many PONGs have gone through.
+    held: AtomicUsize,
+    pongs: AtomicUsize,
 }
 
 impl Proxy {
@@ -50,9 +57,13 @@ impl Proxy {
         let commands = Arc::<Mutex<Vec<String>>>::default();
         let log = Arc::clone(&commands);
         let faults = Arc::new(Faults {
+            server: AtomicU16::new(server),
             fault: Mutex::new(Fault::None),
             withholds_pushes: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            holds_lookups: watch::Sender::new(false),
+            held: AtomicUsize::new(0),
+            pongs: AtomicUsize::new(0),
         });
         let now = Arc::clone(&faults);
         let accepting = tokio::spawn(async move {
@@ -61,6 +72,7 @@ impl Proxy {
                 if now.refuses.load(SeqCst) {
                     continue;
                 }
+                let server = now.server.load(SeqCst);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else {
                     continue;
                 };
@@ -89,6 +101,26 @@ impl Proxy {
     /// Lets replies through, and what the server says unasked not.
     pub fn withhold_pushes(&self, withhold: bool) {
         self.faults.withholds_pushes.store(withhold, SeqCst);
+    }
+
+    /// Lets everything through but what a lookup is answered.
+    pub fn hold_lookups(&self, hold: bool) {
+        self.faults.holds_lookups.send_replace(hold);
+    }
+
+    /// Such answers that wait now.
+    pub fn held(&self) -> usize {
+        self.faults.held.load(SeqCst)
+    }
+
+    /// The answers to PINGs that have gone through.
+    pub fn pongs(&self) -> usize {
+        self.faults.pongs.load(SeqCst)
+    }
+
+    /// Leads new connections to another server; those that stand go on.
+    pub fn lead_to(&self, server: u16) {
+        self.faults.server.store(server, SeqCst);
     }
 
     /// Ends every new connection at once; those that stand go on.
@@ -148,8 +180,18 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
                 continue;
             }
+            // No other reply that this crate asks for is a list.
+            if frame[0] == b'*' {
+                let mut holds = faults.holds_lookups.subscribe();
+                faults.held.fetch_add(1, SeqCst);
+                let _ = holds.wait_for(|holds| !holds).await;
+                faults.held.fetch_sub(1, SeqCst);
+            }
             if to.write_all(&frame).await.is_err() {
                 return;
+            }
+            if frame == b"+PONG\r\n" {
+                faults.pongs.fetch_add(1, SeqCst);
             }
         }
     }

@@ -126,6 +126,15 @@ impl Redis {
 
     /// The connections that are told of changes.
     pub fn listeners(&self) -> Vec<u64> {
+        self.clients_with(|flags| flags.contains('t'))
+    }
+
+    /// All others.
+    pub fn other_clients(&self) -> Vec<u64> {
+        self.clients_with(|flags| !flags.contains('t'))
+    }
+
+    fn clients_with(&self, wanted: impl Fn(&str) -> bool) -> Vec<u64> {
         let clients: String = self.run(cmd("CLIENT").arg("LIST"));
         let field = |client: &str, name: &str| {
             let mut fields = client.split(' ');
@@ -133,7 +142,7 @@ impl Redis {
         };
         clients
             .lines()
-            .filter(|client| field(client, "flags=").is_some_and(|flags| flags.contains('t')))
+            .filter(|client| field(client, "flags=").is_some_and(|flags| wanted(&flags)))
             .map(|client| field(client, "id=").unwrap().parse().unwrap())
             .collect()
     }

@@ -126,16 +126,17 @@ async fn listen(job: Arc<Job>, links: Links) {
         let mut held = Held {
             lease: &job.lease,
             beats: 0,
+            has_warned,
         };
         let trouble = match job.hear(&links, &mut held).await {
             Err(trouble) => trouble,
             Ok(never) => match never {},
         };
-        let was_heard = held.beats > 1;
-        drop(held);
-        if was_heard {
-            (pause, has_warned) = (FIRST_PAUSE, false);
+        if held.beats > 1 {
+            pause = FIRST_PAUSE;
         }
+        has_warned = held.has_warned;
+        drop(held);
         let mut longest = LONGEST_PAUSE;
         if let Trouble::Unusable(trouble) = trouble {
             longest = LONGEST_PAUSE_IF_UNUSABLE;
@@ -159,6 +160,7 @@ async fn listen(job: Arc<Job>, links: Links) {
 struct Held<'a> {
     lease: &'a Lease,
     beats: u32,
+    has_warned: bool,
 }
 
 impl Drop for Held<'_> {
@@ -206,6 +208,9 @@ impl Job {
                 return Err(Trouble::Unanswered);
             }
             held.beats = held.beats.saturating_add(1);
+            if held.beats > 1 && std::mem::take(&mut held.has_warned) {
+                tracing::info!("sessions are served from the local cache again");
+            }
             if held.beats == 1 {
                 continue;
             }

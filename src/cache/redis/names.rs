@@ -95,8 +95,19 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{cache::SessionCache, token::SessionToken};
+
+    proptest! {
+        #[test]
+        fn no_key_panics(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let names = Names::new(String::new());
+            let start = ["", RECORD, TOMB, "session_tomb:{session_cache:", MARK][start];
+            let _ = names.read(&[start.as_bytes(), &bytes].concat());
+        }
+    }
 
     #[test]
     fn every_key_that_is_written_is_read_again() {
