@@ -15,12 +15,22 @@ pub enum Mode {
 /// A revocation that may happen, and by whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    InvalidateToken { node: u8, token: u8 },
+    InvalidateToken {
+        node: u8,
+        token: u8,
+    },
     /// Logout.
-    RevokeToken { node: u8, token: u8 },
+    RevokeToken {
+        node: u8,
+        token: u8,
+    },
     /// Reset.
-    InvalidateUser { node: u8 },
-    PeerLogout { token: u8 },
+    InvalidateUser {
+        node: u8,
+    },
+    PeerLogout {
+        token: u8,
+    },
     PeerReset,
 }
 
@@ -48,6 +58,8 @@ pub struct Bounds {
     pub name: &'static str,
     pub mode: Mode,
     pub nodes: u8,
+    /// How many of them are asked; the others only revoke.
+    pub asked: u8,
     pub tokens: u8,
     pub requests: usize,
     pub revocations: [Option<Kind>; REVOCATIONS],
@@ -63,6 +75,8 @@ pub struct Bounds {
     pub max_queued: usize,
     /// The record of the first token stands in Redis from the beginning.
     pub is_warm: bool,
+    /// Whether revocations are made in another namespace, so that the record stays.
+    pub is_elsewhere: bool,
     /// What Redis loses is lost without a change of its run, as by `FLUSHALL`.
     pub flushes: bool,
     /// Whether nodes may start, or start again, after Redis has lost data, so that they know of no
@@ -86,9 +100,9 @@ impl Ticks {
         longest_session: 20,
     };
 
-    /// After so long nothing from before a revocation may be served, whatever went wrong.
-    pub fn bound(&self) -> u8 {
-        self.ttl[0].max(self.ttl[1]) + self.deadline + self.slack
+    /// After so long this node serves nothing from before a revocation, whatever went wrong.
+    pub fn bound(&self, node: usize) -> u8 {
+        self.ttl[node] + self.deadline + self.slack
     }
 }
 
@@ -97,6 +111,7 @@ impl Bounds {
         name: "base",
         mode: Mode::Standalone,
         nodes: 2,
+        asked: 2,
         tokens: 1,
         requests: 2,
         revocations: [None; REVOCATIONS],
@@ -114,6 +129,7 @@ impl Bounds {
         has_hints: false,
         max_queued: 2,
         is_warm: false,
+        is_elsewhere: false,
         flushes: false,
         newcomers: false,
         must_serve: false,

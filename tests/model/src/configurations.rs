@@ -19,7 +19,7 @@ const RESET_A: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 0 });
 const RESET_B: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 1 });
 
 /// A peer whose clocks and validations use up all of slack.
-const PEERS: Ticks = Ticks {
+const CLOCKS: Ticks = Ticks {
     end: 3,
     ttl: [8, 8],
     deadline: 1,
@@ -33,7 +33,7 @@ const PEERS: Ticks = Ticks {
 };
 
 /// Short enough for everything to end.
-const AGES: Ticks = Ticks {
+const ENDINGS: Ticks = Ticks {
     end: 8,
     ttl: [2, 2],
     deadline: 1,
@@ -46,8 +46,8 @@ const AGES: Ticks = Ticks {
     longest_session: 6,
 };
 
-/// Where the promise holds whatever happens.
-pub const PROMISED: &[Bounds] = &[
+/// Redis answers, and keeps what it has.
+pub const ANSWERED: &[Bounds] = &[
     Bounds {
         name: "one token is invalidated",
         requests: 3,
@@ -79,7 +79,6 @@ pub const PROMISED: &[Bounds] = &[
     Bounds {
         name: "a user is invalidated twice",
         revocations: [RESET_A, RESET_B, None],
-        is_warm: true,
         must_serve: true,
         ..BASE
     },
@@ -97,8 +96,23 @@ pub const PROMISED: &[Bounds] = &[
         ..BASE
     },
     Bounds {
+        name: "another namespace's record",
+        nodes: 1,
+        asked: 1,
+        revocations: [FORGET_A, None, None],
+        is_elsewhere: true,
+        is_warm: true,
+        must_serve: true,
+        ..BASE
+    },
+];
+
+/// A node does not reach Redis for a while.
+pub const UNANSWERED: &[Bounds] = &[
+    Bounds {
         name: "unanswered: a token",
         nodes: 1,
+        asked: 1,
         requests: 2,
         revocations: [FORGET_A, None, None],
         left: Left { cuts: 1, ..NOTHING },
@@ -110,105 +124,154 @@ pub const PROMISED: &[Bounds] = &[
         revocations: [RESET_A, None, None],
         left: Left { cuts: 1, ..NOTHING },
         has_pipe: true,
-        is_warm: true,
         ..BASE
     },
     Bounds {
         name: "unanswered: two revocations, a queue of one",
         nodes: 1,
+        asked: 1,
         revocations: [LOGOUT_A, FORGET_A, None],
-        left: Left { cuts: 2, ..NOTHING },
+        left: Left { cuts: 1, ..NOTHING },
         max_queued: 1,
+        forgives: true,
         ..BASE
     },
     Bounds {
         name: "unanswered: two users' revocations, a queue of two",
         nodes: 1,
+        asked: 1,
+        requests: 1,
         revocations: [RESET_A, RESET_A, None],
-        left: Left { cuts: 2, ..NOTHING },
+        left: Left { cuts: 1, ..NOTHING },
         is_warm: true,
         ..BASE
     },
     Bounds {
+        name: "unanswered: a logout on another node",
+        asked: 1,
+        requests: 1,
+        revocations: [Some(RevokeToken { node: 1, token: 0 }), None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        forgives: true,
+        ..BASE
+    },
+];
+
+/// Redis restarts without what it had, or a node does.
+pub const LOST: &[Bounds] = &[
+    Bounds {
         name: "lost data: a token",
         revocations: [FORGET_A, None, None],
-        left: Left { losses: 1, snapshots: 1, ..NOTHING },
-        is_warm: true,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
         ..BASE
     },
     Bounds {
         name: "lost data: a user",
         revocations: [RESET_A, None, None],
-        left: Left { losses: 1, snapshots: 1, ..NOTHING },
-        is_warm: true,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
         ..BASE
     },
     Bounds {
         name: "lost data: the peer's records",
         nodes: 1,
+        asked: 1,
         requests: 1,
         revocations: [Some(PeerReset), None, None],
-        ticks: Ticks { end: 4, ..PEERS },
+        ticks: Ticks { end: 3, ..CLOCKS },
         peer: 1,
-        left: Left { losses: 1, snapshots: 1, ..NOTHING },
-        is_warm: true,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
         ..BASE
     },
     Bounds {
         name: "a node crashes",
         revocations: [FORGET_A, None, None],
-        left: Left { crashes: 1, cuts: 1, ..NOTHING },
+        left: Left {
+            crashes: 1,
+            cuts: 1,
+            ..NOTHING
+        },
         ..BASE
     },
+];
+
+/// The Python service reads, writes and resets.
+pub const PEER: &[Bounds] = &[
     Bounds {
         name: "the peer writes, we forget",
+        asked: 1,
         requests: 1,
-        revocations: [FORGET_A, None, None],
-        ticks: PEERS,
+        revocations: [FORGET_B, None, None],
+        ticks: CLOCKS,
         peer: 1,
         has_hints: true,
         ..BASE
     },
     Bounds {
         name: "the peer writes, we reset",
+        asked: 1,
         requests: 1,
-        revocations: [RESET_A, None, None],
-        ticks: PEERS,
-        peer: 2,
+        revocations: [RESET_B, None, None],
+        ticks: CLOCKS,
+        peer: 1,
         ..BASE
     },
     Bounds {
         name: "the peer writes, we log out",
         requests: 1,
         revocations: [LOGOUT_A, None, None],
-        ticks: Ticks { end: 4, ..PEERS },
+        ticks: Ticks { end: 4, ..CLOCKS },
         peer: 1,
         forgives: true,
         ..BASE
     },
     Bounds {
-        name: "the peer resets twice",
+        name: "the peer resets",
         nodes: 1,
-        requests: 2,
-        revocations: [Some(PeerReset), Some(PeerReset), None],
-        ticks: Ticks { end: 1, ..PEERS },
-        peer: 1,
+        asked: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks { end: 2, ..CLOCKS },
         ..BASE
     },
     Bounds {
-        name: "ages: a token",
+        name: "the peer resets twice",
         nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), Some(PeerReset), None],
+        ticks: Ticks { end: 1, ..CLOCKS },
+        peer: 1,
+        ..BASE
+    },
+];
+
+/// Whatever can end, ends.
+pub const AGES: &[Bounds] = &[
+    Bounds {
+        name: "ages: a token",
+        asked: 1,
         requests: 2,
-        revocations: [FORGET_A, None, None],
-        ticks: AGES,
+        revocations: [FORGET_B, None, None],
+        ticks: ENDINGS,
         ..BASE
     },
     Bounds {
         name: "ages: a user",
-        nodes: 2,
+        asked: 1,
         requests: 1,
-        revocations: [RESET_A, None, None],
-        ticks: AGES,
+        revocations: [RESET_B, None, None],
+        ticks: ENDINGS,
         peer: 1,
         has_hints: true,
         ..BASE
@@ -218,21 +281,46 @@ pub const PROMISED: &[Bounds] = &[
         nodes: 2,
         requests: 1,
         revocations: [LOGOUT_A, FORGET_B, None],
-        ticks: AGES,
+        ticks: ENDINGS,
         forgives: true,
         ..BASE
     },
     Bounds {
         name: "ages: a queue",
         nodes: 1,
+        asked: 1,
         requests: 1,
-        revocations: [RESET_A, RESET_A, None],
-        ticks: AGES,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 4,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
         left: Left { cuts: 1, ..NOTHING },
         max_queued: 1,
         is_warm: true,
         ..BASE
     },
+    Bounds {
+        name: "ages: a full queue",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 4,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        max_queued: 0,
+        is_warm: true,
+        ..BASE
+    },
+];
+
+/// Record, tombstone and mark are read one by one.
+pub const CLUSTER: &[Bounds] = &[
     Bounds {
         name: "cluster: a token",
         mode: Mode::Cluster,
@@ -244,6 +332,7 @@ pub const PROMISED: &[Bounds] = &[
         name: "cluster: a user, one node",
         mode: Mode::Cluster,
         nodes: 1,
+        asked: 1,
         requests: 3,
         revocations: [RESET_A, None, None],
         is_warm: true,
@@ -254,7 +343,6 @@ pub const PROMISED: &[Bounds] = &[
         name: "cluster: a user, two nodes",
         mode: Mode::Cluster,
         revocations: [RESET_B, None, None],
-        is_warm: true,
         must_serve: true,
         ..BASE
     },
@@ -265,10 +353,15 @@ pub const PROMISED: &[Bounds] = &[
         forgives: true,
         ..BASE
     },
+];
+
+/// Without Redis.
+pub const IN_PROCESS: &[Bounds] = &[
     Bounds {
         name: "in process",
         mode: Mode::InProcess,
         nodes: 1,
+        asked: 1,
         requests: 3,
         revocations: [FORGET_A, RESET_A, None],
         must_serve: true,
@@ -278,6 +371,7 @@ pub const PROMISED: &[Bounds] = &[
         name: "in process: a logout",
         mode: Mode::InProcess,
         nodes: 1,
+        asked: 1,
         requests: 3,
         revocations: [LOGOUT_A, None, None],
         forgives: true,
@@ -288,11 +382,146 @@ pub const PROMISED: &[Bounds] = &[
 /// Where it does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
     Bounds {
-        name: "the peer logs out",
+        name: "limit: the peer logs out",
         nodes: 1,
+        asked: 1,
         requests: 2,
         revocations: [Some(PeerLogout { token: 0 }), None, None],
-        ticks: AGES,
+        ticks: Ticks { end: 7, ..ENDINGS },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the peer logs out, and its TTL is longer",
+        requests: 2,
+        revocations: [Some(PeerLogout { token: 0 }), None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 4],
+            ..ENDINGS
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the peer writes after its logout",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerLogout { token: 0 }), None, None],
+        ticks: Ticks {
+            end: 6,
+            ttl: [1, 5],
+            ..ENDINGS
+        },
+        peer: 1,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a queued reset, seen from another node",
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis is flushed",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left {
+            losses: 1,
+            ..NOTHING
+        },
+        flushes: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a node starts after Redis has lost data",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        peer: 1,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            crashes: 1,
+            ..NOTHING
+        },
+        newcomers: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a node crashes with a queue",
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left {
+            cuts: 1,
+            crashes: 1,
+            ..NOTHING
+        },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis evicts the mark",
+        asked: 1,
+        requests: 3,
+        revocations: [RESET_B, RESET_B, None],
+        left: Left {
+            evictions: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis evicts the tombstone",
+        asked: 1,
+        requests: 3,
+        revocations: [FORGET_B, FORGET_B, None],
+        is_elsewhere: true,
+        left: Left {
+            evictions: 1,
+            ..NOTHING
+        },
         ..BASE
     },
 ];
+
+/// All of them.
+pub const GROUPS: [&[Bounds]; 8] = [
+    ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, LIMITS,
+];
+
+/// The configuration of a name.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn named<'a>(configurations: &'a [Bounds], name: &str) -> &'a Bounds {
+    configurations
+        .iter()
+        .find(|bounds| bounds.name == name)
+        .unwrap_or_else(|| panic!("no configuration is named {name}"))
+}

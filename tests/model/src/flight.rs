@@ -108,8 +108,13 @@ impl Model {
                 goes("takes off", state, phase, Fly::Validates { ticket, again });
             }
             Fly::Validates { ticket, again } => {
-                if state.provider.dead[token] {
-                    goes("is refused by the provider", state, phase, lands(Outcome::Denied));
+                if self.is_refused(state, token) {
+                    goes(
+                        "is refused by the provider",
+                        state,
+                        phase,
+                        lands(Outcome::Denied),
+                    );
                 } else {
                     let version = state.provider.versions[token];
                     let fly = Fly::Validated {
@@ -196,7 +201,13 @@ impl Model {
                 version,
                 again,
                 mark,
-            } => self.store(state, node, token, (flight, ticket, now, version, again, mark), emit),
+            } => self.store(
+                state,
+                node,
+                token,
+                (flight, ticket, now, version, again, mark),
+                emit,
+            ),
             Fly::Lands {
                 outcome,
                 is_checked,
@@ -348,7 +359,7 @@ impl Model {
             Filled::Stored => ("stores", served),
             Filled::Skipped => ("stores nothing", served),
             Filled::Refused => ("is refused by a tombstone", lands(Outcome::Denied)),
-            Filled::Unanswered => ("finds another run", unanswered),
+            Filled::Unanswered => ("comes too late, or to another run", unanswered),
             Filled::Moved(looked) => ("was overtaken", moved(looked)),
         };
         let phase = self.phase_of(fly, phase);

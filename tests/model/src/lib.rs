@@ -83,10 +83,9 @@ impl Model {
                 }),
             };
             state.redis.data.records[0] = Some(Key(record, self.bounds.ticks.ttl[0]));
-            // Somebody has put it there.
-            for node in &mut state.nodes {
-                node.known_run = Some(0);
-            }
+        }
+        for node in &mut state.nodes {
+            node.known_run = Some(0);
         }
         state
     }

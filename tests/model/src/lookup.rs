@@ -50,6 +50,12 @@ impl Model {
         }
         Progress::Goes(Look::Sent {
             seen,
+            // Nothing else than a full queue asks for it.
+            began: if self.bounds.left.cuts > 0 {
+                state.time
+            } else {
+                0
+            },
             serve,
             replies: Replies::default(),
         })
@@ -67,12 +73,24 @@ impl Model {
         match look {
             Look::Sent {
                 seen,
+                began,
                 serve,
                 replies,
-            } => self.read(state, node, token, (seen, serve, replies), goes),
-            Look::Heard { seen, found } => {
+            } => self.read(state, node, token, (seen, began, serve, replies), goes),
+            Look::Heard { seen, began, found } => {
+                let seen = if self.holds(Rule::SeenFirst) {
+                    seen
+                } else {
+                    Seen(state.nodes[node].sequence)
+                };
+                let began = if self.holds(Rule::FullQueueIsAskedAsOfBegin) {
+                    began
+                } else {
+                    state.time
+                };
                 let is_denied = |user| {
-                    self.holds(Rule::DeniesQueued) && self.is_denied(state, node, token, user)
+                    self.holds(Rule::DeniesQueued)
+                        && self.is_denied(state, node, token, user, began)
                 };
                 let far = match found {
                     Found::Record(record) if !is_denied(true) => {
@@ -111,42 +129,53 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (seen, serve, replies): (Seen, bool, Replies),
+        (seen, began, serve, replies): (Seen, u8, bool, Replies),
         mut goes: impl FnMut(&'static str, State, Progress),
     ) {
         if state.nodes[node].is_cut {
             let found = Found::Unanswered;
-            let heard = Look::Heard { seen, found };
+            let heard = Look::Heard { seen, began, found };
             return goes("gets no answer", *state, Progress::Goes(heard));
         }
         let mut state = *state;
         self.meet(&mut state, node);
         let now = self.look(&state, token);
-        let hears = |state: &State, found| {
-            let seen = if self.holds(Rule::SeenFirst) {
-                seen
-            } else {
-                Seen(state.nodes[node].sequence)
-            };
-            Progress::Goes(Look::Heard { seen, found })
-        };
+        let hears = |found| Progress::Goes(Look::Heard { seen, began, found });
         if self.bounds.mode == Mode::Standalone {
             let found = self.judge(&state, node, now, serve);
-            goes("looks into Redis", state, hears(&state, found));
+            goes("looks into Redis", state, hears(found));
             if self.bounds.has_hints
                 && serve
                 && let Some(record) = self.known(&state, node, now)
                 && found != Found::Record(record)
             {
                 let found = Found::Record(record);
-                goes("takes the shortcut", state, hears(&state, found));
+                goes("takes the shortcut", state, hears(found));
             }
             return;
         }
         let reads: [(&'static str, Replies); 3] = [
-            ("reads the record", Replies { record: now.record, ..replies }),
-            ("reads the tombstone", Replies { tomb: now.tomb, ..replies }),
-            ("reads the mark", Replies { mark: now.mark, ..replies }),
+            (
+                "reads the record",
+                Replies {
+                    record: now.record,
+                    ..replies
+                },
+            ),
+            (
+                "reads the tombstone",
+                Replies {
+                    tomb: now.tomb,
+                    ..replies
+                },
+            ),
+            (
+                "reads the mark",
+                Replies {
+                    mark: now.mark,
+                    ..replies
+                },
+            ),
         ];
         for (what, more) in reads {
             // A mark without a record belongs to nobody that we know.
@@ -159,10 +188,11 @@ impl Model {
                 && (more.mark.is_some() || more.record == Some(None));
             // The mark may have come first, and the record then turned out to be gone.
             let progress = if is_read {
-                hears(&state, self.judge(&state, node, more, serve))
+                hears(self.judge(&state, node, more, serve))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
+                    began,
                     serve,
                     replies: more,
                 })
@@ -170,12 +200,17 @@ impl Model {
             goes(what, state, progress);
         }
         if replies.mark.is_some() && replies.record.is_none() && now.record == Some(None) {
-            let more = Replies { record: Some(None), mark: None, ..replies };
+            let more = Replies {
+                record: Some(None),
+                mark: None,
+                ..replies
+            };
             let progress = if more.tomb.is_some() {
-                hears(&state, self.judge(&state, node, more, serve))
+                hears(self.judge(&state, node, more, serve))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
+                    began,
                     serve,
                     replies: more,
                 })
@@ -220,7 +255,13 @@ impl Model {
         (is_ours && self.accepts(state, node, &record, tomb, mark, now)).then_some(record)
     }
 
-    pub(crate) fn is_unchanged(&self, state: &State, node: usize, token: usize, seen: Seen) -> bool {
+    pub(crate) fn is_unchanged(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        seen: Seen,
+    ) -> bool {
         let node = &state.nodes[node];
         node.token_stripes[token] <= seen.0 && node.user_stripe <= seen.0
     }

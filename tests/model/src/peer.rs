@@ -29,7 +29,11 @@ impl Model {
     fn stamps(&self, state: &State) -> impl Iterator<Item = Stamp> + use<> {
         let now = Stamp::at(state.time);
         let (slow, fast) = (self.bounds.ticks.peer_slow, self.bounds.ticks.peer_fast);
-        let skews = [Some(now), (slow > 0).then(|| now.minus(slow)), (fast > 0).then(|| now.plus(fast))];
+        let skews = [
+            Some(now),
+            (slow > 0).then(|| now.minus(slow)),
+            (fast > 0).then(|| now.plus(fast)),
+        ];
         skews.into_iter().flatten()
     }
 
@@ -42,12 +46,30 @@ impl Model {
             PeerRequest::Unborn => match standing(state.redis.data.records[0]) {
                 Some(record) => {
                     let floor = self.floor(state, None, 0);
-                    let step = PeerRequest::Read { record, floor };
+                    let step = PeerRequest::Read {
+                        record,
+                        floor,
+                        at: state.time,
+                    };
                     goes("reads the record", *state, step, Event::None);
                 }
-                None => goes("reads no record", *state, PeerRequest::Validates, Event::None),
+                None => goes(
+                    "reads no record",
+                    *state,
+                    PeerRequest::Validates,
+                    Event::None,
+                ),
             },
-            PeerRequest::Read { record, floor } => {
+            PeerRequest::Read { at, .. } if state.time > at + self.bounds.ticks.peer_takes => {
+                goes("takes too long", *state, PeerRequest::Answered, Event::None);
+            }
+            PeerRequest::Read {
+                record, mut floor, ..
+            } => {
+                if state.redis.run > 0 {
+                    // It believes whatever a restart brings back.
+                    floor.strict = 0;
+                }
                 let mark = standing(state.redis.data.mark);
                 if mark.is_some_and(|mark| mark > record.cached_at) {
                     goes("is rejected", *state, PeerRequest::Validates, Event::None);
@@ -60,7 +82,7 @@ impl Model {
                     goes("serves", *state, PeerRequest::Answered, event);
                 }
             }
-            PeerRequest::Validates if state.provider.dead[0] => {
+            PeerRequest::Validates if self.is_refused(state, 0) => {
                 goes("is refused", *state, PeerRequest::Answered, Event::None);
             }
             PeerRequest::Validates => {
@@ -86,7 +108,7 @@ impl Model {
                     cached_at,
                     cause: None,
                 };
-                let end = state.time + self.bounds.ticks.ttl[0];
+                let end = state.time + self.bounds.ticks.ttl[1];
                 next.redis.data.records[0] = Some(Key(record, end));
                 goes("writes", next, PeerRequest::Answered, Event::None);
             }

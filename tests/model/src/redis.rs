@@ -97,7 +97,11 @@ impl Model {
         }
         let late = seen.fence.plus(self.bounds.ticks.deadline + slack);
         if self.holds(Rule::FillAge) && now > late {
-            return Filled::Skipped;
+            return if self.holds(Rule::LateIsUnanswered) {
+                Filled::Unanswered
+            } else {
+                Filled::Skipped
+            };
         }
         if self.holds(Rule::FillKeepsNewer)
             && standing(data.records[token]).is_some_and(|record| record.since() > seen.fence)
@@ -183,11 +187,14 @@ impl Model {
                     nonce,
                 };
                 redis.data.tombs[token] = Some(Key(tomb, end));
-                if self.holds(Rule::DeletesRecord) {
+                if self.holds(Rule::DeletesRecord) && !self.bounds.is_elsewhere {
                     redis.data.records[token] = None;
                 }
             }
             Revoke::User => {
+                // Another microsecond than before an eviction.
+                let evicted = self.bounds.left.evictions - state.left.evictions;
+                let now = Stamp(now.0 + u16::from(evicted));
                 let standing = standing(redis.data.mark)
                     .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
                 let mark = standing.map_or(now, |mark| now.max(Stamp(mark.0 + 1)));
@@ -237,12 +244,7 @@ impl Model {
             return (since > state.nodes[node].floor || !self.holds(Rule::PeerAfterFloor))
                 && !(is_old && self.holds(Rule::PeerAge))
                 && (since <= now.plus(ticks.slack) || !self.holds(Rule::PeerNotFromFuture))
-                && self.is_after(
-                    since,
-                    mark,
-                    Rule::PeerAfterMark,
-                    Rule::PeerSlackAfterMark,
-                )
+                && self.is_after(since, mark, Rule::PeerAfterMark, Rule::PeerSlackAfterMark)
                 && self.is_after(
                     since,
                     tomb.map(|tomb| tomb.time),

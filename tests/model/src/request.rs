@@ -3,7 +3,7 @@
 use crate::{
     Emit, Event, Model,
     lookup::Progress,
-    state::{Ask, Floor, Lookup, Outcome, Request, Stamp, State},
+    state::{Ask, FORBIDDEN, Floor, Lookup, Outcome, Request, Stamp, State},
 };
 
 impl Model {
@@ -29,7 +29,7 @@ impl Model {
     }
 
     fn is_born(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
-        for node in 0..self.bounds.nodes {
+        for node in 0..self.bounds.asked {
             for token in 0..self.bounds.tokens {
                 let floor = self.floor(state, Some(node.into()), token.into());
                 let mut next = *state;
@@ -45,15 +45,13 @@ impl Model {
         let (version, since) = state.ghost.limits[token];
         let strict = match node {
             Some(node) => everywhere.max(state.nodes[node].here[token]),
-            // The peer believes whatever a restart brings back.
-            None if state.redis.run > 0 => 0,
             None => everywhere,
         };
         let mut floor = Floor {
             strict,
             limit: version,
         };
-        if state.time > since + self.bounds.ticks.bound() {
+        if state.time > since + self.bounds.ticks.bound(node.unwrap_or_default()) {
             floor.strict = floor.strict.max(floor.limit);
         }
         floor.limit = floor.limit.max(floor.strict);
@@ -70,7 +68,7 @@ impl Model {
         &self,
         state: &mut State,
         n: usize,
-        (node, token, floor): (u8, u8, Floor),
+        (node, token, mut floor): (u8, u8, Floor),
         progress: Progress,
         is_fresh: bool,
     ) -> Event {
@@ -83,19 +81,39 @@ impl Model {
         let (request, event) = match progress {
             Progress::Goes(look) => (asks(Ask::Looks { look, is_fresh }), Event::None),
             Progress::Ends(Lookup::Miss(ticket)) => {
-                (asks(Ask::HasTicket { ticket, is_fresh }), Event::None)
+                if !ticket.is_answered()
+                    && floor.strict == FORBIDDEN
+                    && !self.knows(state, node, token)
+                {
+                    // Without Redis only the provider knows of another node's logout.
+                    floor = Floor::default();
+                }
+                let ask = Ask::HasTicket { ticket, is_fresh };
+                (
+                    Request::Asks {
+                        node,
+                        token,
+                        floor,
+                        ask,
+                    },
+                    Event::None,
+                )
             }
             Progress::Ends(Lookup::Hit(record)) => {
                 let event = self.serve(state, floor, Outcome::Cached(record));
                 (Request::Answered, event)
             }
-            Progress::Ends(Lookup::Revoked) => (
-                Request::Answered,
-                self.serve(state, floor, Outcome::Denied),
-            ),
+            Progress::Ends(Lookup::Revoked) => {
+                (Request::Answered, self.serve(state, floor, Outcome::Denied))
+            }
         };
         state.requests[n] = request;
         event
+    }
+
+    /// Whether the node itself remembers the logout.
+    fn knows(&self, state: &State, node: u8, token: u8) -> bool {
+        state.nodes[usize::from(node)].here[usize::from(token)] == FORBIDDEN
     }
 
     fn goes_on(
@@ -156,7 +174,8 @@ impl Model {
         }
         if version < floor.limit {
             // What saw a mark or a tombstone is not revived by the eviction of the next.
-            let has_seen = cause.is_some_and(|cause| (cause.seen_mark, cause.seen_tomb) != (None, None));
+            let has_seen =
+                cause.is_some_and(|cause| (cause.seen_mark, cause.seen_tomb) != (None, None));
             if has_seen && self.bounds.left.evictions > 0 {
                 return Event::Violation("revived by an eviction");
             }

@@ -29,6 +29,11 @@ impl Model {
         }
     }
 
+    /// Even a provider that forgives a logout knows when the session has ended.
+    pub(crate) fn is_refused(&self, state: &State, token: usize) -> bool {
+        state.provider.dead[token] || state.time >= self.bounds.ticks.longest_session
+    }
+
     /// What the provider says from now on; a version that stays zero is untouched.
     pub(crate) fn tell_provider(&self, state: &mut State, what: Revoke) -> [Version; TOKENS] {
         let mut versions = [0; TOKENS];
@@ -56,14 +61,7 @@ impl Model {
         versions
     }
 
-    fn revokes(
-        &self,
-        state: &State,
-        n: usize,
-        node: usize,
-        what: Revoke,
-        emit: &mut Emit<'_>,
-    ) {
+    fn revokes(&self, state: &State, n: usize, node: usize, what: Revoke, emit: &mut Emit<'_>) {
         let mut next = *state;
         let mut goes = |what, mut next: State, step| {
             next.revocations[n] = step;
@@ -239,7 +237,7 @@ impl Model {
     /// `Undelivered::push`.
     fn queue(&self, state: &mut State, node: usize, what: Revoke, versions: [Version; TOKENS]) {
         let ticks = &self.bounds.ticks;
-        let records_end = state.time + ticks.bound();
+        let records_end = state.time + ticks.bound(node);
         let until = match what {
             Revoke::Token(_, true) => state.time + ticks.longest_session,
             _ => records_end,
@@ -262,13 +260,24 @@ impl Model {
     }
 
     /// `SessionCache::is_denied`; the user is known when there is a record.
-    pub(crate) fn is_denied(&self, state: &State, node: usize, token: usize, user: bool) -> bool {
+    pub(crate) fn is_denied(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        user: bool,
+        began: u8,
+    ) -> bool {
         let node = &state.nodes[node];
-        node.nothing_until > state.time
-            || node.queue.iter().flatten().any(|waiting| match waiting.what {
-                Revoke::Token(of, _) => usize::from(of) == token,
-                Revoke::User => user,
-            })
+        node.nothing_until > began
+            || node
+                .queue
+                .iter()
+                .flatten()
+                .any(|waiting| match waiting.what {
+                    Revoke::Token(of, _) => usize::from(of) == token,
+                    Revoke::User => user,
+                })
     }
 
     /// `deliver_all`.
@@ -283,8 +292,12 @@ impl Model {
         };
         match state.nodes[node].delivering {
             Delivering::Next if state.time >= first.until => {
-                pop(&mut next, node);
-                goes("gives up", next, Delivering::Next);
+                if self.holds(Rule::CountsGivenUp) {
+                    goes("gives up", next, Delivering::Written { given_up: true });
+                } else {
+                    pop(&mut next, node);
+                    goes("gives up", next, Delivering::Next);
+                }
             }
             Delivering::Next => {
                 if state.nodes[node].is_cut {
@@ -295,25 +308,31 @@ impl Model {
                     self.write(&mut next, first.what);
                 }
                 if self.holds(Rule::CountsBeforeDelivered) {
-                    goes("writes to Redis", next, Delivering::Written);
+                    goes(
+                        "writes to Redis",
+                        next,
+                        Delivering::Written { given_up: false },
+                    );
                 } else {
                     pop(&mut next, node);
                     self.promise(&mut next, first.versions);
                     goes("is delivered", next, Delivering::Next);
                 }
             }
-            Delivering::Written => {
+            Delivering::Written { given_up } => {
                 let number = self.count(&mut next, node);
-                goes("counts", next, Delivering::Counted(number));
+                goes("counts", next, Delivering::Counted { number, given_up });
             }
-            Delivering::Counted(number) => {
+            Delivering::Counted { number, given_up } => {
                 self.apply(&mut next, node, first.what, number);
-                goes("moves the stripe", next, Delivering::Applied);
+                goes("moves the stripe", next, Delivering::Applied { given_up });
             }
-            Delivering::Applied => {
+            Delivering::Applied { given_up } => {
                 pop(&mut next, node);
-                self.promise(&mut next, first.versions);
-                goes("is delivered", next, Delivering::Next);
+                if !given_up {
+                    self.promise(&mut next, first.versions);
+                }
+                goes("ends the denial", next, Delivering::Next);
             }
         }
     }

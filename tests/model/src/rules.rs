@@ -65,6 +65,8 @@ rules! {
     UnreadMarkHasSlack,
     /// Not after too long.
     FillAge,
+    /// And then the answer is not for late joiners.
+    LateIsUnanswered,
     FillKeepsNewer,
     /// Not after a lookup without an answer.
     FillNeedsAnswer,
@@ -117,6 +119,10 @@ rules! {
     CountsBeforeDelivered,
     /// What finds the queue full makes this node serve nothing from Redis.
     FullQueueServesNothing,
+    /// Whether it does is asked as of the begin of a lookup.
+    FullQueueIsAskedAsOfBegin,
+    /// What is given up moves the stripes, too, before its denial ends.
+    CountsGivenUp,
     /// What is queued is delivered.
     DeliversQueued,
 
@@ -145,11 +151,11 @@ rules! {
 
 /// Which rules hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules(u64);
+pub struct Rules(u128);
 
 impl Rules {
     pub const fn all() -> Self {
-        Self(u64::MAX)
+        Self(u128::MAX)
     }
 
     #[must_use]
@@ -162,4 +168,4 @@ impl Rules {
     }
 }
 
-const _: () = assert!(Rule::ALL.len() <= 64);
+const _: () = assert!(Rule::ALL.len() <= 128);

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    fmt,
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
@@ -45,6 +46,30 @@ pub struct Report {
     pub soon_again: usize,
     /// The shortest way to what was looked for.
     pub trace: Option<(&'static str, Vec<String>)>,
+}
+
+impl Report {
+    pub fn print(&self, name: &str) {
+        let Self {
+            states,
+            steps,
+            depth,
+            ..
+        } = self;
+        println!("{states:>9} states, {steps:>9} steps, {depth:>3} deep: {name}");
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.trace {
+            Some((what, lines)) => {
+                writeln!(f, "{what}")?;
+                lines.iter().try_for_each(|line| writeln!(f, "{line}"))
+            }
+            None => writeln!(f, "nothing was found in {} states", self.states),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -106,7 +131,6 @@ impl Model {
                 }
             }
             level = following;
-            if came_from.len() > 3_000_000 { println!("TOO MANY"); break; }
         }
         report.states = came_from.len();
         report

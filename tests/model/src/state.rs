@@ -156,11 +156,14 @@ pub enum Found {
 pub enum Look {
     Sent {
         seen: Seen,
+        /// By this process's clock.
+        began: u8,
         serve: bool,
         replies: Replies,
     },
     Heard {
         seen: Seen,
+        began: u8,
         found: Found,
     },
     /// The denials were asked; the stripes are next.
@@ -257,9 +260,18 @@ pub struct Floor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ask {
     /// It noted a flight's landing or not, as `landings` tells.
-    Looks { look: Look, is_fresh: bool },
-    HasTicket { ticket: Ticket, is_fresh: bool },
-    Waits { is_early: bool, for_next: bool },
+    Looks {
+        look: Look,
+        is_fresh: bool,
+    },
+    HasTicket {
+        ticket: Ticket,
+        is_fresh: bool,
+    },
+    Waits {
+        is_early: bool,
+        for_next: bool,
+    },
     StartsAgain,
 }
 
@@ -319,9 +331,16 @@ pub struct Undelivered {
 pub enum Delivering {
     #[default]
     Next,
-    Written,
-    Counted(u8),
-    Applied,
+    Written {
+        given_up: bool,
+    },
+    Counted {
+        number: u8,
+        given_up: bool,
+    },
+    Applied {
+        given_up: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -355,10 +374,20 @@ pub enum PeerRequest {
     #[default]
     Unborn,
     /// It has the record, and asks for the mark.
-    Read { record: Record, floor: Floor },
+    Read {
+        record: Record,
+        floor: Floor,
+        at: u8,
+    },
     Validates,
-    Validated { version: Version, at: u8 },
-    Stamped { version: Version, cached_at: Stamp },
+    Validated {
+        version: Version,
+        at: u8,
+    },
+    Stamped {
+        version: Version,
+        cached_at: Stamp,
+    },
     Answered,
 }
 

@@ -5,7 +5,7 @@
 use crate::{
     Emit, Model,
     bounds::Kind,
-    state::{Ghost, Node, Request, Revoking, State},
+    state::{Delivering, Node, Request, Revoking, State},
 };
 
 impl Model {
@@ -91,26 +91,57 @@ impl Model {
         let mut next = *state;
         next.left.losses -= 1;
         next.redis.data = state.redis.snapshot.unwrap_or_default();
-        let Ghost { everywhere, .. } = state.ghost;
-        self.limit(&mut next, everywhere);
         if self.bounds.flushes {
-            next.ghost.everywhere = Default::default();
+            self.demote(&mut next);
             return next;
         }
         if self.bounds.newcomers {
-            next.ghost.everywhere = Default::default();
+            self.demote(&mut next);
+        } else {
+            self.limit(&mut next, state.ghost.everywhere);
         }
         next.redis.run += 1;
         next.redis.pipe = None;
         next
     }
 
+    /// What was promised until now holds only after TTL, deadline and slack.
+    fn demote(&self, state: &mut State) {
+        self.limit(state, state.ghost.everywhere);
+        state.ghost.everywhere = Default::default();
+        for node in &mut state.nodes {
+            node.here = Default::default();
+        }
+        for request in &mut state.requests {
+            if let Request::Asks { floor, .. } = request {
+                floor.strict = 0;
+            }
+        }
+        // What was written and has yet to return was lost as well.
+        for n in 0..state.revocations.len() {
+            if let Revoking::Written(versions)
+            | Revoking::Counted { versions, .. }
+            | Revoking::Returns { versions, .. } = &mut state.revocations[n]
+            {
+                let lost = std::mem::take(versions);
+                self.limit(state, lost);
+            }
+        }
+        for n in 0..state.nodes.len() {
+            let node = &mut state.nodes[n];
+            if node.delivering != Delivering::Next
+                && let Some(first) = &mut node.queue[0]
+            {
+                let lost = std::mem::take(&mut first.versions);
+                self.limit(state, lost);
+            }
+        }
+    }
+
     fn evict(&self, state: &State, emit: &mut Emit<'_>) {
         let mut next = *state;
         next.left.evictions -= 1;
-        let Ghost { everywhere, .. } = state.ghost;
-        self.limit(&mut next, everywhere);
-        next.ghost.everywhere = Default::default();
+        self.demote(&mut next);
         if state.redis.data.mark.is_some() {
             next.redis.data.mark = None;
             emit.goes("Redis", 0, "evicts the mark", next);
