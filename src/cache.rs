@@ -259,6 +259,7 @@ impl SessionCache {
         }
         // Nor is a change missed that comes while the read is on its way.
         let noted = shared.local.lease().and_then(|lease| lease.note());
+        let began = shared.clock.elapsed();
         let far = match &shared.redis {
             Some(redis) if shared.enabled => redis.lookup(key).await,
             _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
@@ -267,7 +268,7 @@ impl SessionCache {
             Found::Record(served) => {
                 let user = &served.record.user;
                 // In this order: a denial ends only after the change that replaces it.
-                if self.is_denied(key, Some(user.id())) {
+                if self.is_denied(key, Some(user.id()), began) {
                     return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
                 }
                 if !shared.local.is_unchanged(key, seen, user.id()) {
@@ -283,7 +284,7 @@ impl SessionCache {
                     origin: Origin::Redis,
                 })
             }
-            found => self.missed(key, seen, found),
+            found => self.missed(key, seen, began, found),
         }
     }
 
@@ -296,8 +297,9 @@ impl SessionCache {
         }
         match &shared.redis {
             Some(redis) if shared.enabled => {
+                let began = shared.clock.elapsed();
                 let found = redis.ask(key, replace).await;
-                self.missed(key, seen, found)
+                self.missed(key, seen, began, found)
             }
             _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
         }
@@ -318,7 +320,8 @@ impl SessionCache {
             Some(redis) => {
                 let cause = aged.after.cause.as_ref()?;
                 let id = aged.user.id();
-                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id)) {
+                let began = shared.clock.elapsed();
+                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id), began) {
                     return None;
                 }
                 (id, seen)
@@ -333,10 +336,10 @@ impl SessionCache {
         })
     }
 
-    fn missed(&self, key: &EntryKey, seen: Seen, found: Found) -> Lookup {
+    fn missed(&self, key: &EntryKey, seen: Seen, began: u64, found: Found) -> Lookup {
         let far = match found {
             Found::Refused => return Lookup::Revoked,
-            Found::Nothing(far) if !self.is_denied(key, None) => Far::Seen(far),
+            Found::Nothing(far) if !self.is_denied(key, None, began) => Far::Seen(far),
             Found::Nothing(_) | Found::Record(..) | Found::Unanswered => Far::Unanswered,
         };
         Lookup::Miss(self.ticket(key, seen, far))
@@ -420,9 +423,9 @@ impl SessionCache {
     }
 
     /// Whether a revocation that Redis does not have yet makes its records unusable here.
-    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>) -> bool {
+    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>, began: u64) -> bool {
         let undelivered = &self.shared.undelivered;
-        undelivered.denies_token(key, self.shared.clock.elapsed())
+        undelivered.denies_token(key, began)
             || user_id.is_some_and(|id| undelivered.denies_user(id))
     }
 

@@ -150,7 +150,7 @@ pub(crate) enum Replace {
 /// What became of a session that was to be stored in Redis.
 pub(super) enum Filled {
     Stored,
-    /// A newer record stands there, the validation took too long, or Redis holds garbage.
+    /// A newer record stands there, or Redis holds garbage.
     Skipped,
     Moved(Box<Seen>),
     Refused,
@@ -514,7 +514,6 @@ impl Redis {
                 }
             }
         };
-        let longest = micros(self.limits.validation_deadline).saturating_add(SLACK);
         let over = seen.over.as_deref().unwrap_or_default();
         let answer = call
             .run(
@@ -524,7 +523,7 @@ impl Redis {
                     tomb.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
                     seen.fence.0.to_string().as_bytes(),
-                    longest.to_string().as_bytes(),
+                    self.longest_fill().to_string().as_bytes(),
                     SLACK.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
@@ -541,7 +540,7 @@ impl Redis {
                 self.memory.learn(key, &mark_name);
                 Ok(Filled::Stored)
             }
-            Some(b"kept" | b"late" | b"unreadable") => Ok(Filled::Skipped),
+            Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
             Some(b"refused") => Ok(Filled::Refused),
             Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
                 run: answer.run,
@@ -553,7 +552,8 @@ impl Redis {
                 },
                 over: seen.over.clone(),
             }))),
-            // `lost` among them: what this server knows says nothing of the time before.
+            // `lost` among them: what this server knows says nothing of the time before. And `late`:
+            // a tombstone may have come and gone.
             _ => Err(Unanswered),
         }
     }
@@ -568,7 +568,7 @@ impl Redis {
         mark_name: &str,
     ) -> Result<Result<String, Filled>, Unanswered> {
         let looked = self.look(call, keys, Some(mark_name)).await?;
-        if looked.run != seen.run {
+        if looked.run != seen.run || looked.time > seen.fence.plus(self.longest_fill()) {
             return Err(Unanswered);
         }
         let Beside { tomb, mark } = looked.beside;
@@ -672,6 +672,11 @@ impl Redis {
             wall: self.clock.wall(),
             floor: self.links.floor(),
         }
+    }
+
+    /// A process that slept for longer between lookup and fill knows too little to fill.
+    fn longest_fill(&self) -> i64 {
+        micros(self.limits.validation_deadline).saturating_add(SLACK)
     }
 
     fn max_age(&self) -> i64 {

@@ -58,7 +58,7 @@ async fn serve(mut client: TcpStream, says: Arc<Mutex<Vec<u8>>>) {
             let reply = match name.as_str() {
                 "CLIENT" | "SELECT" => b"+OK\r\n".to_vec(),
                 "SCRIPT" => b"$1\r\nx\r\n".to_vec(),
-                "INFO" => b"$23\r\nrun_id:r\r\nmaster_replid:\r\n".to_vec(),
+                "INFO" => b"$24\r\nrun_id:r\r\nmaster_replid:\r\n".to_vec(),
                 "TIME" => b"*2\r\n$10\r\n1732444800\r\n$1\r\n0\r\n".to_vec(),
                 _ => says.lock().unwrap().clone(),
             };

@@ -1,0 +1,527 @@
+//! The configurations: together they cover all that the protocol must bear.
+
+use crate::{
+    bounds::{
+        Bounds,
+        Kind::{InvalidateToken, InvalidateUser, PeerLogout, PeerReset, RevokeToken},
+        Mode, Ticks,
+    },
+    state::Left,
+};
+
+const BASE: Bounds = Bounds::BASE;
+const NOTHING: Left = BASE.left;
+
+const FORGET_A: Option<crate::bounds::Kind> = Some(InvalidateToken { node: 0, token: 0 });
+const FORGET_B: Option<crate::bounds::Kind> = Some(InvalidateToken { node: 1, token: 0 });
+const LOGOUT_A: Option<crate::bounds::Kind> = Some(RevokeToken { node: 0, token: 0 });
+const RESET_A: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 0 });
+const RESET_B: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 1 });
+
+/// A peer whose clocks and validations use up all of slack.
+const CLOCKS: Ticks = Ticks {
+    end: 3,
+    ttl: [8, 8],
+    deadline: 1,
+    slack: 3,
+    peer_slow: 1,
+    peer_fast: 1,
+    peer_takes: 1,
+    node_slow: [0, 0],
+    tomb_ttl: 20,
+    longest_session: 20,
+};
+
+/// Short enough for everything to end.
+const ENDINGS: Ticks = Ticks {
+    end: 8,
+    ttl: [2, 2],
+    deadline: 1,
+    slack: 1,
+    peer_slow: 0,
+    peer_fast: 0,
+    peer_takes: 1,
+    node_slow: [0, 1],
+    tomb_ttl: 5,
+    longest_session: 6,
+};
+
+/// Redis answers, and keeps what it has.
+pub const ANSWERED: &[Bounds] = &[
+    Bounds {
+        name: "one token is invalidated",
+        requests: 3,
+        revocations: [FORGET_A, None, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a user is invalidated",
+        requests: 3,
+        revocations: [RESET_A, None, None],
+        is_warm: true,
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a logout that the provider forgives",
+        requests: 3,
+        revocations: [LOGOUT_A, None, None],
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a token is invalidated twice",
+        revocations: [FORGET_A, FORGET_B, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a user is invalidated twice",
+        revocations: [RESET_A, RESET_B, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a logout, then an invalidation",
+        revocations: [LOGOUT_A, FORGET_B, None],
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "two tokens of a user",
+        tokens: 2,
+        revocations: [RESET_A, FORGET_B, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "another namespace's record",
+        nodes: 1,
+        asked: 1,
+        revocations: [FORGET_A, None, None],
+        is_elsewhere: true,
+        is_warm: true,
+        must_serve: true,
+        ..BASE
+    },
+];
+
+/// A node does not reach Redis for a while.
+pub const UNANSWERED: &[Bounds] = &[
+    Bounds {
+        name: "unanswered: a token",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [FORGET_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        has_pipe: true,
+        ..BASE
+    },
+    Bounds {
+        name: "unanswered: two nodes and a user",
+        revocations: [RESET_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        has_pipe: true,
+        ..BASE
+    },
+    Bounds {
+        name: "unanswered: two revocations, a queue of one",
+        nodes: 1,
+        asked: 1,
+        revocations: [LOGOUT_A, FORGET_A, None],
+        left: Left { cuts: 1, ..NOTHING },
+        max_queued: 1,
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "unanswered: two users' revocations, a queue of two",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_A, RESET_A, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "unanswered: a logout on another node",
+        asked: 1,
+        requests: 1,
+        revocations: [Some(RevokeToken { node: 1, token: 0 }), None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        forgives: true,
+        ..BASE
+    },
+];
+
+/// Redis restarts without what it had, or a node does.
+pub const LOST: &[Bounds] = &[
+    Bounds {
+        name: "lost data: a token",
+        revocations: [FORGET_A, None, None],
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "lost data: a user",
+        revocations: [RESET_A, None, None],
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "lost data: the peer's records",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks { end: 3, ..CLOCKS },
+        peer: 1,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "a node crashes",
+        revocations: [FORGET_A, None, None],
+        left: Left {
+            crashes: 1,
+            cuts: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+];
+
+/// The Python service reads, writes and resets.
+pub const PEER: &[Bounds] = &[
+    Bounds {
+        name: "the peer writes, we forget",
+        asked: 1,
+        requests: 1,
+        revocations: [FORGET_B, None, None],
+        ticks: CLOCKS,
+        peer: 1,
+        has_hints: true,
+        ..BASE
+    },
+    Bounds {
+        name: "the peer writes, we reset",
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_B, None, None],
+        ticks: CLOCKS,
+        peer: 1,
+        ..BASE
+    },
+    Bounds {
+        name: "the peer writes, we log out",
+        requests: 1,
+        revocations: [LOGOUT_A, None, None],
+        ticks: Ticks { end: 4, ..CLOCKS },
+        peer: 1,
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "the peer resets",
+        nodes: 1,
+        asked: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks { end: 2, ..CLOCKS },
+        ..BASE
+    },
+    Bounds {
+        name: "the peer resets twice",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), Some(PeerReset), None],
+        ticks: Ticks { end: 1, ..CLOCKS },
+        peer: 1,
+        ..BASE
+    },
+];
+
+/// Whatever can end, ends.
+pub const AGES: &[Bounds] = &[
+    Bounds {
+        name: "ages: a token",
+        asked: 1,
+        requests: 2,
+        revocations: [FORGET_B, None, None],
+        ticks: ENDINGS,
+        ..BASE
+    },
+    Bounds {
+        name: "ages: a user",
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_B, None, None],
+        ticks: ENDINGS,
+        peer: 1,
+        has_hints: true,
+        ..BASE
+    },
+    Bounds {
+        name: "ages: a logout and an invalidation",
+        nodes: 2,
+        requests: 1,
+        revocations: [LOGOUT_A, FORGET_B, None],
+        ticks: ENDINGS,
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "ages: a queue",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 4,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        max_queued: 1,
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "ages: a full queue",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 4,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        max_queued: 0,
+        is_warm: true,
+        ..BASE
+    },
+];
+
+/// Record, tombstone and mark are read one by one.
+pub const CLUSTER: &[Bounds] = &[
+    Bounds {
+        name: "cluster: a token",
+        mode: Mode::Cluster,
+        revocations: [FORGET_A, None, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "cluster: a user, one node",
+        mode: Mode::Cluster,
+        nodes: 1,
+        asked: 1,
+        requests: 3,
+        revocations: [RESET_A, None, None],
+        is_warm: true,
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "cluster: a user, two nodes",
+        mode: Mode::Cluster,
+        revocations: [RESET_B, None, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "cluster: a logout",
+        mode: Mode::Cluster,
+        revocations: [LOGOUT_A, None, None],
+        forgives: true,
+        ..BASE
+    },
+];
+
+/// Without Redis.
+pub const IN_PROCESS: &[Bounds] = &[
+    Bounds {
+        name: "in process",
+        mode: Mode::InProcess,
+        nodes: 1,
+        asked: 1,
+        requests: 3,
+        revocations: [FORGET_A, RESET_A, None],
+        must_serve: true,
+        ..BASE
+    },
+    Bounds {
+        name: "in process: a logout",
+        mode: Mode::InProcess,
+        nodes: 1,
+        asked: 1,
+        requests: 3,
+        revocations: [LOGOUT_A, None, None],
+        forgives: true,
+        ..BASE
+    },
+];
+
+/// Where it does not hold, and for how long.
+pub const LIMITS: &[Bounds] = &[
+    Bounds {
+        name: "limit: the peer logs out",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [Some(PeerLogout { token: 0 }), None, None],
+        ticks: Ticks { end: 7, ..ENDINGS },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the peer logs out, and its TTL is longer",
+        requests: 2,
+        revocations: [Some(PeerLogout { token: 0 }), None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 4],
+            ..ENDINGS
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the peer writes after its logout",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerLogout { token: 0 }), None, None],
+        ticks: Ticks {
+            end: 6,
+            ttl: [1, 5],
+            ..ENDINGS
+        },
+        peer: 1,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a queued reset, seen from another node",
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis is flushed",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left {
+            losses: 1,
+            ..NOTHING
+        },
+        flushes: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a node starts after Redis has lost data",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        peer: 1,
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            crashes: 1,
+            ..NOTHING
+        },
+        newcomers: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: a node crashes with a queue",
+        requests: 1,
+        revocations: [RESET_A, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left {
+            cuts: 1,
+            crashes: 1,
+            ..NOTHING
+        },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis evicts the mark",
+        asked: 1,
+        requests: 3,
+        revocations: [RESET_B, RESET_B, None],
+        left: Left {
+            evictions: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
+        name: "limit: Redis evicts the tombstone",
+        asked: 1,
+        requests: 3,
+        revocations: [FORGET_B, FORGET_B, None],
+        is_elsewhere: true,
+        left: Left {
+            evictions: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+];
+
+/// All of them.
+pub const GROUPS: [&[Bounds]; 8] = [
+    ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, LIMITS,
+];
+
+/// The configuration of a name.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn named<'a>(configurations: &'a [Bounds], name: &str) -> &'a Bounds {
+    configurations
+        .iter()
+        .find(|bounds| bounds.name == name)
+        .unwrap_or_else(|| panic!("no configuration is named {name}"))
+}

@@ -1,0 +1,482 @@
+//! Flights and who joins them: `src/cache/flights.rs` and `Resolver::fly`.
+
+use crate::{
+    Emit, Event, Model,
+    bounds::Mode,
+    lookup::Progress,
+    redis::{Filled, standing},
+    rules::Rule,
+    state::{
+        Ask, Command, Entry, Far, Flight, Fly, Looked, Lookup, Outcome, Phase, Request, Seen,
+        SeenMark, Stamp, State, Ticket, Version,
+    },
+};
+
+impl Model {
+    /// `SessionCache::board`: how a request that found nothing comes to an answer.
+    pub(crate) fn board(
+        &self,
+        state: &mut State,
+        node: usize,
+        token: usize,
+        ticket: Ticket,
+        is_fresh: bool,
+    ) -> Ask {
+        let place = &mut state.nodes[node].flights[token];
+        let is_fresh = is_fresh || !self.holds(Rule::TicketIsFresh);
+        match place {
+            Some(flight) if flight.phase == Phase::Closed => {
+                flight.next.get_or_insert(ticket);
+                Ask::Waits {
+                    is_early: true,
+                    for_next: true,
+                }
+            }
+            Some(flight) => Ask::Waits {
+                is_early: flight.phase == Phase::Boarding,
+                for_next: false,
+            },
+            None => {
+                *place = Some(Flight {
+                    phase: Phase::Boarding,
+                    fly: if is_fresh {
+                        Fly::HasTicket(ticket)
+                    } else {
+                        Fly::Begins
+                    },
+                    next: None,
+                });
+                Ask::Waits {
+                    is_early: true,
+                    for_next: false,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn fly(&self, state: &State, node: usize, token: usize, emit: &mut Emit<'_>) {
+        let Some(flight) = state.nodes[node].flights[token] else {
+            return;
+        };
+        let mut goes = |what, state: &State, phase, fly| {
+            let mut next = *state;
+            next.nodes[node].flights[token] = Some(Flight {
+                phase,
+                fly,
+                ..flight
+            });
+            emit.goes("flight", node, what, next);
+        };
+        let phase = flight.phase;
+        match flight.fly {
+            Fly::Begins => {
+                let progress = self.start_look(state, node, token, true);
+                goes("looks the token up", state, phase, own_lookup(progress));
+            }
+            Fly::OwnLookup(look) => {
+                self.go_on_looking(state, node, token, look, |what, state, progress| {
+                    goes(what, &state, phase, own_lookup(progress));
+                });
+            }
+            // What is served to those who have joined must be looked up after the last of them did.
+            Fly::Hit(outcome) => {
+                if !self.holds(Rule::HitLooksAgain) {
+                    goes("serves its hit", state, phase, lands(outcome));
+                } else {
+                    goes("closes", state, Phase::Closed, Fly::Closing);
+                }
+            }
+            Fly::Closing => {
+                let progress = self.start_look(state, node, token, true);
+                goes("looks again", state, phase, second_lookup(progress));
+            }
+            Fly::LooksAgain(look) => {
+                self.go_on_looking(state, node, token, look, |what, state, progress| {
+                    goes(what, &state, phase, second_lookup(progress));
+                });
+            }
+            Fly::HasTicket(ticket) => {
+                let phase = match phase {
+                    Phase::Boarding
+                        if ticket.is_answered() || !self.holds(Rule::UnansweredTakesNone) =>
+                    {
+                        Phase::Validating
+                    }
+                    _ => Phase::Closed,
+                };
+                let again = false;
+                goes("takes off", state, phase, Fly::Validates { ticket, again });
+            }
+            Fly::Validates { ticket, again } => {
+                if self.is_refused(state, token) {
+                    goes(
+                        "is refused by the provider",
+                        state,
+                        phase,
+                        lands(Outcome::Denied),
+                    );
+                } else {
+                    let version = state.provider.versions[token];
+                    let fly = Fly::Validated {
+                        ticket,
+                        version,
+                        again,
+                    };
+                    goes("is validated", state, phase, fly);
+                }
+            }
+            Fly::Validated {
+                ticket,
+                version,
+                again,
+            } => {
+                let phase = if self.holds(Rule::ClosesBeforeRecheck) {
+                    Phase::Closed
+                } else {
+                    phase
+                };
+                let fly = Fly::Checks {
+                    ticket,
+                    version,
+                    again,
+                };
+                goes("closes to joiners", state, phase, fly);
+            }
+            Fly::Checks {
+                ticket,
+                version,
+                again,
+            } => {
+                let here = &state.nodes[node];
+                let fly = if self.holds(Rule::FillAsksVerdicts) && here.verdicts[token] {
+                    lands(Outcome::Denied)
+                } else if self.holds(Rule::FillComparesStripes)
+                    && !self.is_unchanged(state, node, token, ticket.seen)
+                {
+                    match self.start_look(state, node, token, false) {
+                        Progress::Goes(look) => Fly::Asks {
+                            look,
+                            version,
+                            again,
+                        },
+                        Progress::Ends(lookup) => self.overtaken(lookup, version, again),
+                    }
+                } else {
+                    Fly::Fills {
+                        ticket,
+                        now: Seen(here.sequence),
+                        version,
+                        again,
+                        mark: None,
+                    }
+                };
+                goes("compares the stripes", state, phase, fly);
+            }
+            Fly::Asks {
+                look,
+                version,
+                again,
+            } => {
+                self.go_on_looking(state, node, token, look, |what, state, progress| {
+                    let (phase, fly) = match progress {
+                        Progress::Goes(look) => (
+                            phase,
+                            Fly::Asks {
+                                look,
+                                version,
+                                again,
+                            },
+                        ),
+                        Progress::Ends(lookup) => (
+                            self.second_phase(phase),
+                            self.overtaken(lookup, version, again),
+                        ),
+                    };
+                    goes(what, &state, phase, fly);
+                });
+            }
+            Fly::Fills {
+                ticket,
+                now,
+                version,
+                again,
+                mark,
+            } => self.store(
+                state,
+                node,
+                token,
+                (flight, ticket, now, version, again, mark),
+                emit,
+            ),
+            Fly::Lands {
+                outcome,
+                is_checked,
+            } => {
+                let mut next = *state;
+                let event = self.land(&mut next, node, token, outcome, is_checked);
+                emit.shows("flight", node, "lands", next, event);
+            }
+        }
+    }
+
+    /// With the guard off the second validation takes joiners as the first did.
+    fn second_phase(&self, phase: Phase) -> Phase {
+        if self.holds(Rule::StaysClosed) {
+            phase
+        } else {
+            Phase::Validating
+        }
+    }
+
+    fn overtaken(&self, lookup: Lookup, version: Version, again: bool) -> Fly {
+        match lookup {
+            // Everyone who waits began before that revocation returned.
+            Lookup::Miss(_) if again => lands(Outcome::Served(version)),
+            Lookup::Miss(ticket) => Fly::Validates {
+                ticket,
+                again: true,
+            },
+            Lookup::Hit(_) | Lookup::Revoked => lands(Outcome::Denied),
+        }
+    }
+
+    /// The rest of `SessionCache::try_fill`, and `Redis::try_fill`.
+    fn store(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        (flight, ticket, now, version, again, mark): (
+            Flight,
+            Ticket,
+            Seen,
+            Version,
+            bool,
+            Option<SeenMark>,
+        ),
+        emit: &mut Emit<'_>,
+    ) {
+        let mut goes = |what, state: &State, phase, fly| {
+            let mut next = *state;
+            next.nodes[node].flights[token] = Some(Flight {
+                phase,
+                fly,
+                ..flight
+            });
+            emit.goes("flight", node, what, next);
+        };
+        let phase = flight.phase;
+        let served = lands(Outcome::Served(version));
+        let seen = match ticket.far {
+            Far::Absent => {
+                let mut next = *state;
+                next.nodes[node].entries[token] = Some(Entry {
+                    version,
+                    seen: ticket.seen,
+                });
+                return goes("stores in memory", &next, phase, served);
+            }
+            Far::Unanswered if self.holds(Rule::FillNeedsAnswer) => {
+                return goes("stores nothing", state, phase, served);
+            }
+            Far::Unanswered => Looked {
+                run: state.redis.run,
+                fence: Stamp::at(state.time),
+                tomb: standing(state.redis.data.tombs[token]),
+                mark: SeenMark::Read(standing(state.redis.data.mark)),
+            },
+            Far::Seen(seen) => seen,
+        };
+        // A second fill without an answer serves nobody who joined after its validation began.
+        let unanswered = Fly::Lands {
+            outcome: Outcome::Served(version),
+            is_checked: again,
+        };
+        if state.nodes[node].is_cut {
+            goes("gets no answer to its fill", state, phase, unanswered);
+            if self.bounds.has_pipe
+                && state.redis.pipe.is_none()
+                && state.nodes[node].known_run == Some(state.redis.run)
+            {
+                let mut next = *state;
+                next.redis.pipe = Some(Command::Fill {
+                    token: token as u8,
+                    seen,
+                    version,
+                    ttl: self.bounds.ticks.ttl[node],
+                    run: state.redis.run,
+                });
+                goes("leaves its fill in the pipe", &next, phase, unanswered);
+            }
+            return;
+        }
+        let moved = |looked| {
+            if again {
+                // It goes to those who wait, and is not stored.
+                return served;
+            }
+            Fly::Validates {
+                ticket: Ticket {
+                    seen: now,
+                    far: Far::Seen(if self.holds(Rule::AsksAgain) {
+                        looked
+                    } else {
+                        seen
+                    }),
+                },
+                again: true,
+            }
+        };
+        let mut next = *state;
+        let run = self.meet(&mut next, node);
+        let mut seen = seen;
+        if self.bounds.mode == Mode::Cluster {
+            if mark.is_none() && self.holds(Rule::ClusterRechecksMark) {
+                let read = standing(next.redis.data.mark);
+                let fly = if self.is_same_mark(&seen, read) {
+                    Fly::Fills {
+                        ticket,
+                        now,
+                        version,
+                        again,
+                        mark: Some(SeenMark::Read(read)),
+                    }
+                } else {
+                    moved(Looked {
+                        run,
+                        fence: Stamp::at(state.time),
+                        tomb: standing(next.redis.data.tombs[token]),
+                        mark: SeenMark::Read(read),
+                    })
+                };
+                let phase = self.phase_of(fly, phase);
+                return goes("reads the mark again", &next, phase, fly);
+            }
+            seen.mark = mark.unwrap_or(seen.mark);
+        }
+        let ttl = self.bounds.ticks.ttl[node];
+        let (what, fly) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
+            Filled::Stored => ("stores", served),
+            Filled::Skipped => ("stores nothing", served),
+            Filled::Refused => ("is refused by a tombstone", lands(Outcome::Denied)),
+            Filled::Unanswered => ("comes too late, or to another run", unanswered),
+            Filled::Moved(looked) => ("was overtaken", moved(looked)),
+        };
+        let phase = self.phase_of(fly, phase);
+        goes(what, &next, phase, fly);
+    }
+
+    fn phase_of(&self, fly: Fly, phase: Phase) -> Phase {
+        match fly {
+            Fly::Validates { .. } => self.second_phase(phase),
+            _ => phase,
+        }
+    }
+
+    /// `Flight::land`, and `Landing::arrival` of all who waited.
+    fn land(
+        &self,
+        state: &mut State,
+        at: usize,
+        of: usize,
+        outcome: Outcome,
+        is_checked: bool,
+    ) -> Event {
+        let here = &mut state.nodes[at];
+        let next = here.flights[of].and_then(|flight| flight.next);
+        here.flights[of] = next.map(|ticket| Flight {
+            phase: Phase::Boarding,
+            fly: if self.holds(Rule::NextLooksUp) {
+                Fly::Begins
+            } else {
+                Fly::HasTicket(ticket)
+            },
+            next: None,
+        });
+        let mut event = Event::None;
+        for n in 0..self.bounds.requests {
+            let Request::Asks {
+                node,
+                token,
+                floor,
+                ask,
+            } = state.requests[n]
+            else {
+                continue;
+            };
+            if (usize::from(node), usize::from(token)) != (at, of) {
+                continue;
+            }
+            let again = |ask| Request::Asks {
+                node,
+                token,
+                floor,
+                ask,
+            };
+            state.requests[n] = match ask {
+                Ask::Waits {
+                    is_early,
+                    for_next: false,
+                } => {
+                    if is_checked || is_early || !self.holds(Rule::LateStartAgain) {
+                        event = worse(event, self.serve(state, floor, outcome));
+                        Request::Answered
+                    } else {
+                        again(Ask::StartsAgain)
+                    }
+                }
+                Ask::Waits {
+                    is_early,
+                    for_next: true,
+                } => again(Ask::Waits {
+                    is_early,
+                    for_next: false,
+                }),
+                Ask::Looks { look, .. } => again(Ask::Looks {
+                    look,
+                    is_fresh: false,
+                }),
+                Ask::HasTicket { ticket, .. } => again(Ask::HasTicket {
+                    ticket,
+                    is_fresh: false,
+                }),
+                Ask::StartsAgain => continue,
+            };
+        }
+        event
+    }
+}
+
+fn worse(a: Event, b: Event) -> Event {
+    use Event::{Limit, None, Violation};
+    match (a, b) {
+        (Violation(what), _) | (_, Violation(what)) => Violation(what),
+        (Limit, _) | (_, Limit) => Limit,
+        (None, other) | (other, _) => other,
+    }
+}
+
+fn lands(outcome: Outcome) -> Fly {
+    Fly::Lands {
+        outcome,
+        is_checked: true,
+    }
+}
+
+fn own_lookup(progress: Progress) -> Fly {
+    match progress {
+        Progress::Goes(look) => Fly::OwnLookup(look),
+        Progress::Ends(Lookup::Hit(record)) => Fly::Hit(Outcome::Cached(record)),
+        Progress::Ends(Lookup::Revoked) => Fly::Hit(Outcome::Denied),
+        Progress::Ends(Lookup::Miss(ticket)) => Fly::HasTicket(ticket),
+    }
+}
+
+fn second_lookup(progress: Progress) -> Fly {
+    match progress {
+        Progress::Goes(look) => Fly::LooksAgain(look),
+        Progress::Ends(Lookup::Hit(record)) => lands(Outcome::Cached(record)),
+        Progress::Ends(Lookup::Revoked) => lands(Outcome::Denied),
+        Progress::Ends(Lookup::Miss(ticket)) => Fly::HasTicket(ticket),
+    }
+}

@@ -1,0 +1,148 @@
+//! The revocation protocol as a model, walked through all interleavings.
+//!
+//! The promise is in `src/cache.rs`: a request that begins after a revocation returned `Ok` is
+//! never served from a cache, on any node, with what was validated before the change at the
+//! identity provider. What the crate does in one script or under one lock is one step here; any
+//! step of anybody may come between two. `tests/promise.rs` shows that the promise holds,
+//! `tests/guards.rs` that it does not without each rule, and `tests/limits.rs` what is not
+//! promised, and for how long.
+//!
+//! | here | in the crate |
+//! | --- | --- |
+//! | `redis` | `cache/redis/*.lua`, `cache/accept.rs` |
+//! | `lookup` | `cache.rs`, the lookups of `cache/redis.rs` |
+//! | `flight` | `cache/flights.rs`, `resolver.rs` (`fly`), the fill of `cache.rs` |
+//! | `request` | `resolver.rs` (`resolve`) |
+//! | `revoke` | `cache/revoke.rs`, `cache/stripes.rs`, `cache/verdicts.rs` |
+//! | `peer` | the Python service |
+
+pub mod bounds;
+pub mod configurations;
+mod flight;
+mod lookup;
+mod peer;
+mod redis;
+mod request;
+mod revoke;
+pub mod rules;
+pub mod search;
+pub mod state;
+mod world;
+
+pub use self::{
+    bounds::Bounds,
+    rules::{Rule, Rules},
+    search::{Event, Report},
+};
+use self::{
+    search::{Label, Next},
+    state::{Key, Record, Request, Stamp, State},
+};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    pub bounds: Bounds,
+    pub rules: Rules,
+}
+
+impl Model {
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds,
+            rules: Rules::all(),
+        }
+    }
+
+    #[must_use]
+    pub fn without(self, rule: Rule) -> Self {
+        Self {
+            rules: self.rules.without(rule),
+            ..self
+        }
+    }
+
+    fn holds(&self, rule: Rule) -> bool {
+        self.rules.hold(rule)
+    }
+
+    fn first(&self) -> State {
+        let mut state = State {
+            left: self.bounds.left,
+            ..State::default()
+        };
+        if self.bounds.is_warm {
+            let fence = Stamp::at(0);
+            let record = Record {
+                version: 0,
+                cached_at: fence.minus(self.bounds.ticks.slack),
+                cause: Some(state::Cause {
+                    fence,
+                    seen_tomb: None,
+                    seen_mark: None,
+                    run: 0,
+                }),
+            };
+            state.redis.data.records[0] = Some(Key(record, self.bounds.ticks.ttl[0]));
+        }
+        for node in &mut state.nodes {
+            node.known_run = Some(0);
+        }
+        state
+    }
+
+    fn next(&self, state: &State, out: &mut Vec<Next>) {
+        let mut emit = Emit {
+            out,
+            bounds: &self.bounds,
+        };
+        self.requests(state, &mut emit);
+        for node in 0..self.bounds.nodes.into() {
+            for token in 0..self.bounds.tokens.into() {
+                self.fly(state, node, token, &mut emit);
+            }
+        }
+        self.revocations(state, &mut emit);
+        self.peer(state, &mut emit);
+        self.world(state, &mut emit);
+    }
+
+    fn is_at_rest(&self, state: &State) -> bool {
+        state.requests[..self.bounds.requests]
+            .iter()
+            .all(|request| *request == Request::Answered)
+    }
+}
+
+pub(crate) struct Emit<'a> {
+    out: &'a mut Vec<Next>,
+    bounds: &'a Bounds,
+}
+
+impl Emit<'_> {
+    fn goes(&mut self, who: &'static str, number: usize, what: &'static str, state: State) {
+        self.shows(who, number, what, state, Event::None);
+    }
+
+    fn shows(
+        &mut self,
+        who: &'static str,
+        number: usize,
+        what: &'static str,
+        mut state: State,
+        event: Event,
+    ) {
+        // Nobody else knows a request by its number, so their order tells nothing.
+        state.requests[..self.bounds.requests].sort_unstable();
+        state.peer[..self.bounds.peer].sort_unstable();
+        let label = Label {
+            who,
+            number: number as u8,
+            what,
+        };
+        self.out.push(Next {
+            label,
+            state,
+            event,
+        });
+    }
+}

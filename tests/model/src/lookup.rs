@@ -1,0 +1,276 @@
+//! A node looks a token up: `SessionCache::lookup`, `SessionCache::ask` and what they read.
+//!
+//! Reading sequence and verdicts is one step here and two in the code. That hides nothing: a
+//! verdict read later refuses more, a sequence read earlier rejects more.
+
+use crate::{
+    Model,
+    bounds::Mode,
+    rules::Rule,
+    state::{
+        Entry, Far, Found, Look, Looked, Lookup, Record, Replies, Seen, SeenMark, Stamp, State,
+        Ticket,
+    },
+};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Progress {
+    Goes(Look),
+    Ends(Lookup),
+}
+
+impl Model {
+    /// What happens without waiting, and what is sent. If it does not `serve`, it disregards what
+    /// is stored.
+    pub(crate) fn start_look(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        serve: bool,
+    ) -> Progress {
+        let here = &state.nodes[node];
+        let seen = Seen(here.sequence);
+        if self.bounds.mode == Mode::InProcess
+            && serve
+            && let Some(entry) = here.entries[token]
+            && (!self.holds(Rule::MemoryComparesStripes)
+                || self.is_unchanged(state, node, token, entry.seen))
+        {
+            return Progress::Ends(Lookup::Hit(in_memory(entry)));
+        }
+        if self.holds(Rule::LookupAsksVerdicts) && here.verdicts[token] {
+            return Progress::Ends(Lookup::Revoked);
+        }
+        if self.bounds.mode == Mode::InProcess {
+            return Progress::Ends(Lookup::Miss(Ticket {
+                seen,
+                far: Far::Absent,
+            }));
+        }
+        Progress::Goes(Look::Sent {
+            seen,
+            // Nothing else than a full queue asks for it.
+            began: if self.bounds.left.cuts > 0 {
+                state.time
+            } else {
+                0
+            },
+            serve,
+            replies: Replies::default(),
+        })
+    }
+
+    /// The next step of a lookup, in each way that it may go.
+    pub(crate) fn go_on_looking(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        look: Look,
+        mut goes: impl FnMut(&'static str, State, Progress),
+    ) {
+        match look {
+            Look::Sent {
+                seen,
+                began,
+                serve,
+                replies,
+            } => self.read(state, node, token, (seen, began, serve, replies), goes),
+            Look::Heard { seen, began, found } => {
+                let seen = if self.holds(Rule::SeenFirst) {
+                    seen
+                } else {
+                    Seen(state.nodes[node].sequence)
+                };
+                let began = if self.holds(Rule::FullQueueIsAskedAsOfBegin) {
+                    began
+                } else {
+                    state.time
+                };
+                let is_denied = |user| {
+                    self.holds(Rule::DeniesQueued)
+                        && self.is_denied(state, node, token, user, began)
+                };
+                let far = match found {
+                    Found::Record(record) if !is_denied(true) => {
+                        let look = Look::Undenied { seen, record };
+                        return goes("asks the denials", *state, Progress::Goes(look));
+                    }
+                    Found::Refused => {
+                        let revoked = Progress::Ends(Lookup::Revoked);
+                        return goes("is refused by a tombstone", *state, revoked);
+                    }
+                    Found::Nothing(looked)
+                        if !(self.holds(Rule::DeniedMissIsUnanswered) && is_denied(false)) =>
+                    {
+                        Far::Seen(looked)
+                    }
+                    _ => Far::Unanswered,
+                };
+                let miss = Lookup::Miss(Ticket { seen, far });
+                goes("has a ticket", *state, Progress::Ends(miss));
+            }
+            Look::Undenied { seen, record } => {
+                let fine = !self.holds(Rule::HitComparesStripes)
+                    || self.is_unchanged(state, node, token, seen);
+                let progress = if fine {
+                    Progress::Ends(Lookup::Hit(record))
+                } else {
+                    self.start_look(state, node, token, false)
+                };
+                goes("compares the stripes", *state, progress);
+            }
+        }
+    }
+
+    fn read(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        (seen, began, serve, replies): (Seen, u8, bool, Replies),
+        mut goes: impl FnMut(&'static str, State, Progress),
+    ) {
+        if state.nodes[node].is_cut {
+            let found = Found::Unanswered;
+            let heard = Look::Heard { seen, began, found };
+            return goes("gets no answer", *state, Progress::Goes(heard));
+        }
+        let mut state = *state;
+        self.meet(&mut state, node);
+        let now = self.look(&state, token);
+        let hears = |found| Progress::Goes(Look::Heard { seen, began, found });
+        if self.bounds.mode == Mode::Standalone {
+            let found = self.judge(&state, node, now, serve);
+            goes("looks into Redis", state, hears(found));
+            if self.bounds.has_hints
+                && serve
+                && let Some(record) = self.known(&state, node, now)
+                && found != Found::Record(record)
+            {
+                let found = Found::Record(record);
+                goes("takes the shortcut", state, hears(found));
+            }
+            return;
+        }
+        let reads: [(&'static str, Replies); 3] = [
+            (
+                "reads the record",
+                Replies {
+                    record: now.record,
+                    ..replies
+                },
+            ),
+            (
+                "reads the tombstone",
+                Replies {
+                    tomb: now.tomb,
+                    ..replies
+                },
+            ),
+            (
+                "reads the mark",
+                Replies {
+                    mark: now.mark,
+                    ..replies
+                },
+            ),
+        ];
+        for (what, more) in reads {
+            // A mark without a record belongs to nobody that we know.
+            let is_useless = more.mark.is_some() && more.record == Some(None);
+            if more == replies || is_useless {
+                continue;
+            }
+            let is_read = more.record.is_some()
+                && more.tomb.is_some()
+                && (more.mark.is_some() || more.record == Some(None));
+            // The mark may have come first, and the record then turned out to be gone.
+            let progress = if is_read {
+                hears(self.judge(&state, node, more, serve))
+            } else {
+                Progress::Goes(Look::Sent {
+                    seen,
+                    began,
+                    serve,
+                    replies: more,
+                })
+            };
+            goes(what, state, progress);
+        }
+        if replies.mark.is_some() && replies.record.is_none() && now.record == Some(None) {
+            let more = Replies {
+                record: Some(None),
+                mark: None,
+                ..replies
+            };
+            let progress = if more.tomb.is_some() {
+                hears(self.judge(&state, node, more, serve))
+            } else {
+                Progress::Goes(Look::Sent {
+                    seen,
+                    began,
+                    serve,
+                    replies: more,
+                })
+            };
+            goes("reads no record", state, progress);
+        }
+    }
+
+    /// `Redis::script_lookup`, after the reply.
+    fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool) -> Found {
+        let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
+        let now = Stamp::at(state.time);
+        let Some(record) = record else {
+            return self.nothing(state, replies, SeenMark::Unread);
+        };
+        let mark = replies.mark.flatten();
+        if serve && self.accepts(state, node, &record, tomb, mark, now) {
+            return Found::Record(record);
+        }
+        self.nothing(state, replies, SeenMark::Read(mark))
+    }
+
+    fn nothing(&self, state: &State, replies: Replies, mark: SeenMark) -> Found {
+        let tomb = replies.tomb.flatten();
+        if self.holds(Rule::LookupRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
+            return Found::Refused;
+        }
+        Found::Nothing(Looked {
+            run: state.redis.run,
+            fence: Stamp::at(state.time),
+            tomb,
+            mark,
+        })
+    }
+
+    /// `Redis::known`: by the node's own clock, and only what it accepts counts.
+    fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
+        let record = replies.record.flatten()?;
+        let (tomb, mark) = (replies.tomb.flatten(), replies.mark.flatten());
+        let now = Stamp::at(state.time).minus(self.bounds.ticks.node_slow[node]);
+        let is_ours = record.cause.is_some() || !self.holds(Rule::HintAcceptsOurs);
+        (is_ours && self.accepts(state, node, &record, tomb, mark, now)).then_some(record)
+    }
+
+    pub(crate) fn is_unchanged(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        seen: Seen,
+    ) -> bool {
+        let node = &state.nodes[node];
+        node.token_stripes[token] <= seen.0 && node.user_stripe <= seen.0
+    }
+}
+
+fn in_memory(entry: Entry) -> Record {
+    Record {
+        version: entry.version,
+        cached_at: Stamp::default(),
+        cause: None,
+    }
+}

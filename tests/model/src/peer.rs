@@ -1,0 +1,161 @@
+//! The Python service, command for command, with clocks and validations that are off by no more
+//! than slack allows for.
+
+use crate::{
+    Emit, Event, Model,
+    bounds::Kind,
+    redis::standing,
+    state::{Key, Outcome, PeerRequest, Record, Revoke, Revoking, Stamp, State},
+};
+
+/// Later than any stamp of ours in the same tick, since two writers never meet in a microsecond.
+const PEERS_MICROS: u16 = 4;
+
+impl Model {
+    pub(crate) fn peer(&self, state: &State, emit: &mut Emit<'_>) {
+        for n in 0..self.bounds.peer {
+            self.peer_request(state, n, emit);
+        }
+        for (n, kind) in self.bounds.revocations.iter().enumerate() {
+            match *kind {
+                Some(Kind::PeerLogout { token }) => self.peer_logout(state, n, token, emit),
+                Some(Kind::PeerReset) => self.peer_reset(state, n, emit),
+                _ => {}
+            }
+        }
+    }
+
+    /// The clocks that its processes may have.
+    fn stamps(&self, state: &State) -> impl Iterator<Item = Stamp> + use<> {
+        let now = Stamp::at(state.time);
+        let (slow, fast) = (self.bounds.ticks.peer_slow, self.bounds.ticks.peer_fast);
+        let skews = [
+            Some(now),
+            (slow > 0).then(|| now.minus(slow)),
+            (fast > 0).then(|| now.plus(fast)),
+        ];
+        skews.into_iter().flatten()
+    }
+
+    fn peer_request(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
+        let mut goes = |what, mut next: State, step, event| {
+            next.peer[n] = step;
+            emit.shows("peer", n, what, next, event);
+        };
+        match state.peer[n] {
+            PeerRequest::Unborn => match standing(state.redis.data.records[0]) {
+                Some(record) => {
+                    let floor = self.floor(state, None, 0);
+                    let step = PeerRequest::Read {
+                        record,
+                        floor,
+                        at: state.time,
+                    };
+                    goes("reads the record", *state, step, Event::None);
+                }
+                None => goes(
+                    "reads no record",
+                    *state,
+                    PeerRequest::Validates,
+                    Event::None,
+                ),
+            },
+            PeerRequest::Read { at, .. } if state.time > at + self.bounds.ticks.peer_takes => {
+                goes("takes too long", *state, PeerRequest::Answered, Event::None);
+            }
+            PeerRequest::Read {
+                record, mut floor, ..
+            } => {
+                if state.redis.run > 0 {
+                    // It believes whatever a restart brings back.
+                    floor.strict = 0;
+                }
+                let mark = standing(state.redis.data.mark);
+                if mark.is_some_and(|mark| mark > record.cached_at) {
+                    goes("is rejected", *state, PeerRequest::Validates, Event::None);
+                } else {
+                    // What it serves from its own late writes is its own.
+                    let event = match record.cause {
+                        Some(_) => self.serve(state, floor, Outcome::Cached(record)),
+                        None => Event::None,
+                    };
+                    goes("serves", *state, PeerRequest::Answered, event);
+                }
+            }
+            PeerRequest::Validates if self.is_refused(state, 0) => {
+                goes("is refused", *state, PeerRequest::Answered, Event::None);
+            }
+            PeerRequest::Validates => {
+                let step = PeerRequest::Validated {
+                    version: state.provider.versions[0],
+                    at: state.time,
+                };
+                goes("validates", *state, step, Event::None);
+            }
+            PeerRequest::Validated { version, at } => {
+                if state.time > at + self.bounds.ticks.peer_takes {
+                    return goes("takes too long", *state, PeerRequest::Answered, Event::None);
+                }
+                for cached_at in self.stamps(state) {
+                    let step = PeerRequest::Stamped { version, cached_at };
+                    goes("stamps", *state, step, Event::None);
+                }
+            }
+            PeerRequest::Stamped { version, cached_at } => {
+                let mut next = *state;
+                let record = Record {
+                    version,
+                    cached_at,
+                    cause: None,
+                };
+                let end = state.time + self.bounds.ticks.ttl[1];
+                next.redis.data.records[0] = Some(Key(record, end));
+                goes("writes", next, PeerRequest::Answered, Event::None);
+            }
+            PeerRequest::Answered => {}
+        }
+    }
+
+    /// The provider first, then a plain `DEL`, which leaves no tombstone.
+    fn peer_logout(&self, state: &State, n: usize, token: u8, emit: &mut Emit<'_>) {
+        let mut next = *state;
+        let what = match state.revocations[n] {
+            Revoking::Idle => {
+                let versions = self.tell_provider(&mut next, Revoke::Token(token, true));
+                next.revocations[n] = Revoking::Told(versions);
+                "tells the provider"
+            }
+            Revoking::Told(versions) => {
+                next.redis.data.records[usize::from(token)] = None;
+                self.limit(&mut next, versions);
+                next.revocations[n] = Revoking::Done;
+                "deletes the record"
+            }
+            _ => return,
+        };
+        emit.goes("logout of the peer", n, what, next);
+    }
+
+    fn peer_reset(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
+        let mut next = *state;
+        match state.revocations[n] {
+            Revoking::Idle => {
+                let versions = self.tell_provider(&mut next, Revoke::User);
+                next.revocations[n] = Revoking::Told(versions);
+                emit.goes("reset of the peer", n, "tells the provider", next);
+            }
+            Revoking::Told(versions) => {
+                for at in self.stamps(state) {
+                    let mut next = next;
+                    let mark = Stamp(at.0 + PEERS_MICROS * (n as u16 + 1));
+                    let end = state.time + self.bounds.ticks.longest_session;
+                    next.redis.data.mark = Some(Key(mark, end));
+                    self.promise(&mut next, versions);
+                    next.revocations[n] = Revoking::Done;
+                    emit.goes("reset of the peer", n, "writes the mark", next);
+                }
+            }
+            _ => {}
+        }
+    }
+}

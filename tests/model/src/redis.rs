@@ -1,0 +1,300 @@
+//! The scripts of `src/cache/redis/`, and the commands of the peer: each is one step.
+
+use crate::{
+    Model,
+    rules::Rule,
+    state::{
+        Cause, Command, Data, Far, Key, Looked, Mark, Record, Replies, Revoke, SeenMark, Stamp,
+        State, Ticket, Tomb, Version,
+    },
+};
+
+/// What the fill script says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    Stored,
+    Skipped,
+    Refused,
+    Unanswered,
+    Moved(Looked),
+}
+
+pub(crate) fn standing<T: Copy>(key: Option<Key<T>>) -> Option<T> {
+    key.map(|key| key.0)
+}
+
+impl Data {
+    /// Redis ends keys by its own clock.
+    pub(crate) fn expire(&mut self, time: u8) {
+        for token in 0..self.records.len() {
+            self.records[token] = self.records[token].filter(|key| time < key.1);
+            self.tombs[token] = self.tombs[token].filter(|key| time < key.1);
+        }
+        self.mark = self.mark.filter(|key| time < key.1);
+    }
+}
+
+impl Model {
+    /// A connection finds another run before it serves: `Shared::met`.
+    pub(crate) fn meet(&self, state: &mut State, node: usize) -> u8 {
+        let run = state.redis.run;
+        let node = &mut state.nodes[node];
+        if node.known_run.is_some_and(|known| known != run) {
+            let slack = if self.holds(Rule::FloorHasSlack) {
+                self.bounds.ticks.slack
+            } else {
+                0
+            };
+            node.floor = Stamp::at(state.time).plus(slack).max(node.floor);
+        }
+        node.known_run = Some(run);
+        run
+    }
+
+    /// `lookup.lua`.
+    pub(crate) fn look(&self, state: &State, token: usize) -> Replies {
+        let data = &state.redis.data;
+        Replies {
+            record: Some(standing(data.records[token])),
+            tomb: Some(standing(data.tombs[token])),
+            mark: Some(standing(data.mark)),
+        }
+    }
+
+    /// `fill.lua`, by the node whose cache TTL is `ttl`.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn fill(
+        &self,
+        state: &mut State,
+        token: usize,
+        seen: &Looked,
+        version: Version,
+        ttl: u8,
+        run: u8,
+        again: bool,
+    ) -> Filled {
+        let slack = self.bounds.ticks.slack;
+        let is_cluster = self.bounds.mode == crate::bounds::Mode::Cluster;
+        if self.holds(Rule::FillComparesRun) && run != seen.run {
+            return Filled::Unanswered;
+        }
+        let data = &mut state.redis.data;
+        let (tomb, mark) = (standing(data.tombs[token]), standing(data.mark));
+        if self.holds(Rule::FillRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
+            return Filled::Refused;
+        }
+        let compares = !again || self.holds(Rule::SecondFillCompares);
+        let same_mark = is_cluster || self.is_same_mark(seen, mark);
+        let same_tomb = !self.holds(Rule::FillComparesTomb) || tomb == seen.tomb;
+        let now = Stamp::at(state.time);
+        if compares && !(same_mark && same_tomb) {
+            return Filled::Moved(Looked {
+                run,
+                fence: now,
+                tomb,
+                mark: SeenMark::Read(mark),
+            });
+        }
+        let late = seen.fence.plus(self.bounds.ticks.deadline + slack);
+        if self.holds(Rule::FillAge) && now > late {
+            return if self.holds(Rule::LateIsUnanswered) {
+                Filled::Unanswered
+            } else {
+                Filled::Skipped
+            };
+        }
+        if self.holds(Rule::FillKeepsNewer)
+            && standing(data.records[token]).is_some_and(|record| record.since() > seen.fence)
+        {
+            return Filled::Skipped;
+        }
+        let fence = if self.holds(Rule::FenceIsLookups) {
+            seen.fence
+        } else {
+            now
+        };
+        let back = if self.holds(Rule::CachedAtHasSlack) {
+            slack
+        } else {
+            0
+        };
+        let record = Record {
+            version,
+            cached_at: fence.minus(back),
+            cause: Some(Cause {
+                fence,
+                seen_tomb: seen.tomb,
+                // On a cluster nobody compares the mark in this very moment.
+                seen_mark: match (is_cluster, seen.mark) {
+                    (false, _) => mark,
+                    (true, SeenMark::Read(seen)) => seen,
+                    (true, SeenMark::Unread) => None,
+                },
+                run,
+            }),
+        };
+        data.records[token] = Some(Key(record, state.time + ttl));
+        Filled::Stored
+    }
+
+    /// Whether the mark is the one that was seen before the validation began.
+    pub(crate) fn is_same_mark(&self, seen: &Looked, mark: Option<Mark>) -> bool {
+        let slack = if self.holds(Rule::UnreadMarkHasSlack) {
+            self.bounds.ticks.slack
+        } else {
+            0
+        };
+        match seen.mark {
+            SeenMark::Read(seen) => !self.holds(Rule::FillComparesMark) || seen == mark,
+            SeenMark::Unread => {
+                !self.holds(Rule::FillUnreadMark)
+                    || mark.is_none_or(|mark| mark.plus(slack) < seen.fence)
+            }
+        }
+    }
+
+    /// `revoke_token.lua` and `revoke_user.lua`.
+    pub(crate) fn write(&self, state: &mut State, what: Revoke) {
+        let ticks = &self.bounds.ticks;
+        let now = Stamp::at(state.time);
+        let redis = &mut state.redis;
+        match what {
+            Revoke::Token(token, refuses) => {
+                let token = usize::from(token);
+                let standing = redis.data.tombs[token];
+                let kept = standing.is_some_and(|key| key.0.refuses);
+                let refuses = refuses || (kept && self.holds(Rule::KeepsVerdict));
+                let mut end = state.time
+                    + match what {
+                        Revoke::Token(_, true) => ticks.longest_session,
+                        _ if self.holds(Rule::TombOutlivesFills) => ticks.tomb_ttl,
+                        _ => 1,
+                    };
+                if let Some(Key(_, standing)) = standing
+                    && self.holds(Rule::KeepsLongerTtl)
+                {
+                    end = end.max(standing);
+                }
+                let nonce = if self.holds(Rule::TombIsUnique) {
+                    redis.nonces += 1;
+                    redis.nonces
+                } else {
+                    0
+                };
+                let tomb = Tomb {
+                    time: now,
+                    refuses,
+                    nonce,
+                };
+                redis.data.tombs[token] = Some(Key(tomb, end));
+                if self.holds(Rule::DeletesRecord) && !self.bounds.is_elsewhere {
+                    redis.data.records[token] = None;
+                }
+            }
+            Revoke::User => {
+                // Another microsecond than before an eviction.
+                let evicted = self.bounds.left.evictions - state.left.evictions;
+                let now = Stamp(now.0 + u16::from(evicted));
+                let standing = standing(redis.data.mark)
+                    .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
+                let mark = standing.map_or(now, |mark| now.max(Stamp(mark.0 + 1)));
+                let ttl = if self.holds(Rule::MarkOutlivesRecords) {
+                    ticks.longest_session
+                } else {
+                    1
+                };
+                redis.data.mark = Some(Key(mark, state.time + ttl));
+            }
+        }
+    }
+
+    /// A command that nobody waits for any more is carried out.
+    pub(crate) fn carry_out(&self, state: &mut State, command: Command) {
+        match command {
+            Command::Revoke(what) => self.write(state, what),
+            Command::Fill {
+                token,
+                seen,
+                version,
+                ttl,
+                run,
+            } => {
+                let _ = self.fill(state, token.into(), &seen, version, ttl, run, false);
+            }
+        }
+    }
+
+    /// `accept::accepts`; `now` is the time of Redis, or the node's.
+    pub(crate) fn accepts(
+        &self,
+        state: &State,
+        node: usize,
+        record: &Record,
+        tomb: Option<Tomb>,
+        mark: Option<Mark>,
+        now: Stamp,
+    ) -> bool {
+        let ticks = &self.bounds.ticks;
+        if self.holds(Rule::AcceptsNoRefused) && tomb.is_some_and(|tomb| tomb.refuses) {
+            return false;
+        }
+        let is_old = now > record.since().plus(ticks.ttl[node] + ticks.slack);
+        let Some(cause) = record.cause else {
+            let since = record.cached_at;
+            return (since > state.nodes[node].floor || !self.holds(Rule::PeerAfterFloor))
+                && !(is_old && self.holds(Rule::PeerAge))
+                && (since <= now.plus(ticks.slack) || !self.holds(Rule::PeerNotFromFuture))
+                && self.is_after(since, mark, Rule::PeerAfterMark, Rule::PeerSlackAfterMark)
+                && self.is_after(
+                    since,
+                    tomb.map(|tomb| tomb.time),
+                    Rule::PeerAfterTomb,
+                    Rule::PeerSlackAfterTomb,
+                );
+        };
+        let is_seen = |seen: Option<u64>, now: Option<u64>, same: Rule, vanished: Rule| match now {
+            None => seen.is_none() || !self.holds(vanished),
+            Some(_) => seen == now || !self.holds(same),
+        };
+        let mark_text = |mark: Mark| u64::from(mark.0);
+        let tomb_text = |tomb: Tomb| {
+            u64::from(tomb.time.0) << 16 | u64::from(tomb.nonce) << 1 | u64::from(tomb.refuses)
+        };
+        (cause.run == state.redis.run || !self.holds(Rule::AcceptsRun))
+            && !(is_old && self.holds(Rule::AcceptsAge))
+            && is_seen(
+                cause.seen_mark.map(mark_text),
+                mark.map(mark_text),
+                Rule::AcceptsSeenMark,
+                Rule::VanishedMarkIsChange,
+            )
+            && is_seen(
+                cause.seen_tomb.map(tomb_text),
+                tomb.map(tomb_text),
+                Rule::AcceptsSeenTomb,
+                Rule::VanishedTombIsChange,
+            )
+    }
+
+    fn is_after(&self, since: Stamp, revoked: Option<Stamp>, rule: Rule, has_slack: Rule) -> bool {
+        let slack = if self.holds(has_slack) {
+            self.bounds.ticks.slack
+        } else {
+            0
+        };
+        !self.holds(rule) || revoked.is_none_or(|at| since > at.plus(slack))
+    }
+}
+
+impl Record {
+    /// What the fill script compares: the fence of ours, the stamp of the peer's.
+    pub(crate) fn since(&self) -> Stamp {
+        self.cause.map_or(self.cached_at, |cause| cause.fence)
+    }
+}
+
+impl Ticket {
+    pub(crate) fn is_answered(&self) -> bool {
+        self.far != Far::Unanswered
+    }
+}

@@ -1,0 +1,190 @@
+//! Requests: `Resolver::resolve`, and what is promised to them.
+
+use crate::{
+    Emit, Event, Model,
+    lookup::Progress,
+    state::{Ask, FORBIDDEN, Floor, Lookup, Outcome, Request, Stamp, State},
+};
+
+impl Model {
+    pub(crate) fn requests(&self, state: &State, emit: &mut Emit<'_>) {
+        let mut last = None;
+        for n in 0..self.bounds.requests {
+            let request = state.requests[n];
+            // They are kept sorted; of two that are alike only one needs to move.
+            if last.replace(request) == Some(request) {
+                continue;
+            }
+            match request {
+                Request::Unborn => self.is_born(state, n, emit),
+                Request::Asks {
+                    node,
+                    token,
+                    floor,
+                    ask,
+                } => self.goes_on(state, n, (node, token, floor), ask, emit),
+                Request::Answered => {}
+            }
+        }
+    }
+
+    fn is_born(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
+        for node in 0..self.bounds.asked {
+            for token in 0..self.bounds.tokens {
+                let floor = self.floor(state, Some(node.into()), token.into());
+                let mut next = *state;
+                let event = self.looks(&mut next, n, (node, token, floor));
+                emit.shows("request to node", node.into(), "begins", next, event);
+            }
+        }
+    }
+
+    /// What a request that begins now may rely on.
+    pub(crate) fn floor(&self, state: &State, node: Option<usize>, token: usize) -> Floor {
+        let everywhere = state.ghost.everywhere[token];
+        let (version, since) = state.ghost.limits[token];
+        let strict = match node {
+            Some(node) => everywhere.max(state.nodes[node].here[token]),
+            None => everywhere,
+        };
+        let mut floor = Floor {
+            strict,
+            limit: version,
+        };
+        if state.time > since + self.bounds.ticks.bound(node.unwrap_or_default()) {
+            floor.strict = floor.strict.max(floor.limit);
+        }
+        floor.limit = floor.limit.max(floor.strict);
+        floor
+    }
+
+    fn looks(&self, state: &mut State, n: usize, who: (u8, u8, Floor)) -> Event {
+        let (node, token, _) = who;
+        let progress = self.start_look(state, node.into(), token.into(), true);
+        self.progress(state, n, who, progress, true)
+    }
+
+    fn progress(
+        &self,
+        state: &mut State,
+        n: usize,
+        (node, token, mut floor): (u8, u8, Floor),
+        progress: Progress,
+        is_fresh: bool,
+    ) -> Event {
+        let asks = |ask| Request::Asks {
+            node,
+            token,
+            floor,
+            ask,
+        };
+        let (request, event) = match progress {
+            Progress::Goes(look) => (asks(Ask::Looks { look, is_fresh }), Event::None),
+            Progress::Ends(Lookup::Miss(ticket)) => {
+                if !ticket.is_answered()
+                    && floor.strict == FORBIDDEN
+                    && !self.knows(state, node, token)
+                {
+                    // Without Redis only the provider knows of another node's logout.
+                    floor = Floor::default();
+                }
+                let ask = Ask::HasTicket { ticket, is_fresh };
+                (
+                    Request::Asks {
+                        node,
+                        token,
+                        floor,
+                        ask,
+                    },
+                    Event::None,
+                )
+            }
+            Progress::Ends(Lookup::Hit(record)) => {
+                let event = self.serve(state, floor, Outcome::Cached(record));
+                (Request::Answered, event)
+            }
+            Progress::Ends(Lookup::Revoked) => {
+                (Request::Answered, self.serve(state, floor, Outcome::Denied))
+            }
+        };
+        state.requests[n] = request;
+        event
+    }
+
+    /// Whether the node itself remembers the logout.
+    fn knows(&self, state: &State, node: u8, token: u8) -> bool {
+        state.nodes[usize::from(node)].here[usize::from(token)] == FORBIDDEN
+    }
+
+    fn goes_on(
+        &self,
+        state: &State,
+        n: usize,
+        (node, token, floor): (u8, u8, Floor),
+        ask: Ask,
+        emit: &mut Emit<'_>,
+    ) {
+        let who = "request to node";
+        match ask {
+            Ask::Looks { look, is_fresh } => self.go_on_looking(
+                state,
+                node.into(),
+                token.into(),
+                look,
+                |what, mut next, progress| {
+                    let event =
+                        self.progress(&mut next, n, (node, token, floor), progress, is_fresh);
+                    emit.shows(who, node.into(), what, next, event);
+                },
+            ),
+            Ask::HasTicket { ticket, is_fresh } => {
+                let mut next = *state;
+                let ask = self.board(&mut next, node.into(), token.into(), ticket, is_fresh);
+                next.requests[n] = Request::Asks {
+                    node,
+                    token,
+                    floor,
+                    ask,
+                };
+                emit.goes(who, node.into(), "boards a flight", next);
+            }
+            Ask::Waits { .. } => {}
+            Ask::StartsAgain => {
+                let mut next = *state;
+                let event = self.looks(&mut next, n, (node, token, floor));
+                emit.shows(who, node.into(), "starts again", next, event);
+            }
+        }
+    }
+
+    /// The promise: nobody is served with what was validated before a change that a revocation had
+    /// returned for when the request began.
+    pub(crate) fn serve(&self, state: &State, floor: Floor, outcome: Outcome) -> Event {
+        let (version, record) = match outcome {
+            Outcome::Served(version) => (version, None),
+            Outcome::Cached(record) => (record.version, Some(record)),
+            Outcome::Denied if self.bounds.must_serve => {
+                return Event::Violation("somebody is locked out");
+            }
+            Outcome::Denied => return Event::None,
+        };
+        let cause = record.and_then(|record| record.cause);
+        if version < floor.strict {
+            return Event::Violation("served with what was revoked");
+        }
+        if version < floor.limit {
+            // What saw a mark or a tombstone is not revived by the eviction of the next.
+            let has_seen =
+                cause.is_some_and(|cause| (cause.seen_mark, cause.seen_tomb) != (None, None));
+            if has_seen && self.bounds.left.evictions > 0 {
+                return Event::Violation("revived by an eviction");
+            }
+            return Event::Limit;
+        }
+        let is_young = |mark: Stamp| mark.plus(self.bounds.ticks.slack) >= Stamp::at(state.time);
+        match cause.and_then(|cause| cause.seen_mark) {
+            Some(mark) if is_young(mark) => Event::SoonAgain,
+            _ => Event::None,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Revocations, and the way of those that Redis did not take at once: `src/cache/revoke.rs`.
+//!
+//! A logout's verdict is remembered in the code before Redis is written, here together with the
+//! write; until then it only refuses more. Stripe and return are one step here: a return that
+//! comes later promises less.
+
+use crate::{
+    Emit, Model,
+    bounds::Kind,
+    rules::Rule,
+    state::{
+        Command, Delivering, FORBIDDEN, Revoke, Revoking, State, TOKENS, Undelivered, Version,
+    },
+};
+
+impl Model {
+    pub(crate) fn revocations(&self, state: &State, emit: &mut Emit<'_>) {
+        for (n, kind) in self.bounds.revocations.iter().enumerate() {
+            let (node, what) = match *kind {
+                Some(Kind::InvalidateToken { node, token }) => (node, Revoke::Token(token, false)),
+                Some(Kind::RevokeToken { node, token }) => (node, Revoke::Token(token, true)),
+                Some(Kind::InvalidateUser { node }) => (node, Revoke::User),
+                Some(Kind::PeerLogout { .. } | Kind::PeerReset) | None => continue,
+            };
+            self.revokes(state, n, node.into(), what, emit);
+        }
+        for node in 0..self.bounds.nodes.into() {
+            self.delivers(state, node, emit);
+        }
+    }
+
+    /// Even a provider that forgives a logout knows when the session has ended.
+    pub(crate) fn is_refused(&self, state: &State, token: usize) -> bool {
+        state.provider.dead[token] || state.time >= self.bounds.ticks.longest_session
+    }
+
+    /// What the provider says from now on; a version that stays zero is untouched.
+    pub(crate) fn tell_provider(&self, state: &mut State, what: Revoke) -> [Version; TOKENS] {
+        let mut versions = [0; TOKENS];
+        match what {
+            Revoke::Token(token, true) => {
+                versions[usize::from(token)] = FORBIDDEN;
+                state.provider.dead[usize::from(token)] |= !self.bounds.forgives;
+            }
+            Revoke::Token(token, false) => {
+                let token = usize::from(token);
+                state.provider.versions[token] += 1;
+                versions[token] = state.provider.versions[token];
+            }
+            Revoke::User => {
+                for (token, version) in versions
+                    .iter_mut()
+                    .enumerate()
+                    .take(self.bounds.tokens.into())
+                {
+                    state.provider.versions[token] += 1;
+                    *version = state.provider.versions[token];
+                }
+            }
+        }
+        versions
+    }
+
+    fn revokes(&self, state: &State, n: usize, node: usize, what: Revoke, emit: &mut Emit<'_>) {
+        let mut next = *state;
+        let mut goes = |what, mut next: State, step| {
+            next.revocations[n] = step;
+            emit.goes("revocation", n, what, next);
+        };
+        match state.revocations[n] {
+            Revoking::Idle => {
+                let versions = if self.holds(Rule::ProviderFirst) {
+                    self.tell_provider(&mut next, what)
+                } else {
+                    [0; TOKENS]
+                };
+                if !self.holds(Rule::EvictsAfterWrite) {
+                    let number = self.count(&mut next, node);
+                    self.apply(&mut next, node, what, number);
+                }
+                goes("tells the provider", next, Revoking::Told(versions));
+            }
+            Revoking::Told(versions) => {
+                self.refuse(&mut next, node, what);
+                if !next.nodes[node].is_cut {
+                    self.meet(&mut next, node);
+                    self.write(&mut next, what);
+                    goes("writes to Redis", next, Revoking::Written(versions));
+                    return;
+                }
+                goes("gets no answer", next, Revoking::Unanswered(versions));
+                let can_linger = next.nodes[node].known_run == Some(next.redis.run);
+                if self.bounds.has_pipe && next.redis.pipe.is_none() && can_linger {
+                    next.redis.pipe = Some(Command::Revoke(what));
+                    goes("is left in the pipe", next, Revoking::Unanswered(versions));
+                }
+            }
+            Revoking::Written(versions) => {
+                let is_queued = false;
+                if !self.holds(Rule::EvictsAfterWrite) || !self.holds(Rule::CountsRevocations) {
+                    let returns = Revoking::Returns {
+                        versions,
+                        is_queued,
+                    };
+                    return goes("does not count", next, returns);
+                }
+                let number = self.count(&mut next, node);
+                let counted = Revoking::Counted {
+                    versions,
+                    number,
+                    is_queued,
+                };
+                goes("counts", next, counted);
+            }
+            Revoking::Unanswered(versions) => {
+                if self.holds(Rule::DeniesBeforeCounting) {
+                    self.queue(&mut next, node, what, versions);
+                    goes("is queued", next, Revoking::Queued(versions));
+                } else {
+                    let number = self.count(&mut next, node);
+                    let counted = Revoking::Counted {
+                        versions,
+                        number,
+                        is_queued: true,
+                    };
+                    goes("counts", next, counted);
+                }
+            }
+            Revoking::Queued(versions) => {
+                let number = self.count(&mut next, node);
+                let counted = Revoking::Counted {
+                    versions,
+                    number,
+                    is_queued: true,
+                };
+                goes("counts", next, counted);
+            }
+            Revoking::Counted {
+                versions,
+                number,
+                is_queued,
+            } => {
+                self.apply(&mut next, node, what, number);
+                if is_queued && !self.holds(Rule::DeniesBeforeCounting) {
+                    let returns = Revoking::Returns {
+                        versions,
+                        is_queued,
+                    };
+                    return goes("moves the stripe", next, returns);
+                }
+                self.returns(&mut next, node, what, versions, is_queued);
+                goes("returns", next, Revoking::Done);
+            }
+            Revoking::Returns {
+                versions,
+                is_queued,
+            } => {
+                if is_queued {
+                    self.queue(&mut next, node, what, versions);
+                }
+                self.returns(&mut next, node, what, versions, is_queued);
+                goes("returns", next, Revoking::Done);
+            }
+            Revoking::Done => {}
+        }
+    }
+
+    fn returns(
+        &self,
+        state: &mut State,
+        node: usize,
+        what: Revoke,
+        mut versions: [Version; TOKENS],
+        is_queued: bool,
+    ) {
+        if !self.holds(Rule::ProviderFirst) {
+            versions = self.tell_provider(state, what);
+        }
+        if is_queued {
+            for (token, version) in versions.into_iter().enumerate() {
+                let here = &mut state.nodes[node].here[token];
+                *here = version.max(*here);
+            }
+            // A logout that never arrives is for the provider to know of.
+            if !(self.bounds.forgives && versions.contains(&FORBIDDEN)) {
+                self.limit(state, versions);
+            }
+        } else {
+            self.promise(state, versions);
+        }
+    }
+
+    pub(crate) fn promise(&self, state: &mut State, versions: [Version; TOKENS]) {
+        for (token, version) in versions.into_iter().enumerate() {
+            let floor = &mut state.ghost.everywhere[token];
+            *floor = version.max(*floor);
+        }
+    }
+
+    /// Promised only after TTL, deadline and slack.
+    pub(crate) fn limit(&self, state: &mut State, versions: [Version; TOKENS]) {
+        for (token, version) in versions.into_iter().enumerate() {
+            let limit = &mut state.ghost.limits[token];
+            if version > limit.0 {
+                *limit = (version, state.time);
+            }
+        }
+    }
+
+    /// `Shared::refuse`.
+    fn refuse(&self, state: &mut State, node: usize, what: Revoke) {
+        if let Revoke::Token(token, true) = what {
+            state.nodes[node].verdicts[usize::from(token)] = true;
+        }
+    }
+
+    /// The first step of `Stripes::bump`.
+    fn count(&self, state: &mut State, node: usize) -> u8 {
+        let sequence = &mut state.nodes[node].sequence;
+        *sequence += 1;
+        *sequence
+    }
+
+    /// The second one.
+    fn apply(&self, state: &mut State, node: usize, what: Revoke, number: u8) {
+        let node = &mut state.nodes[node];
+        let stripe = match what {
+            Revoke::Token(token, _) => {
+                node.entries[usize::from(token)] = None;
+                &mut node.token_stripes[usize::from(token)]
+            }
+            Revoke::User => &mut node.user_stripe,
+        };
+        *stripe = number.max(*stripe);
+    }
+
+    /// `Undelivered::push`.
+    fn queue(&self, state: &mut State, node: usize, what: Revoke, versions: [Version; TOKENS]) {
+        let ticks = &self.bounds.ticks;
+        let records_end = state.time + ticks.bound(node);
+        let until = match what {
+            Revoke::Token(_, true) => state.time + ticks.longest_session,
+            _ => records_end,
+        };
+        let node = &mut state.nodes[node];
+        let place = node.queue[..self.bounds.max_queued]
+            .iter_mut()
+            .find(|place| place.is_none());
+        match place {
+            Some(place) => {
+                *place = Some(Undelivered {
+                    what,
+                    versions,
+                    until,
+                });
+            }
+            None if self.holds(Rule::FullQueueServesNothing) => node.nothing_until = records_end,
+            None => {}
+        }
+    }
+
+    /// `SessionCache::is_denied`; the user is known when there is a record.
+    pub(crate) fn is_denied(
+        &self,
+        state: &State,
+        node: usize,
+        token: usize,
+        user: bool,
+        began: u8,
+    ) -> bool {
+        let node = &state.nodes[node];
+        node.nothing_until > began
+            || node
+                .queue
+                .iter()
+                .flatten()
+                .any(|waiting| match waiting.what {
+                    Revoke::Token(of, _) => usize::from(of) == token,
+                    Revoke::User => user,
+                })
+    }
+
+    /// `deliver_all`.
+    fn delivers(&self, state: &State, node: usize, emit: &mut Emit<'_>) {
+        let Some(first) = state.nodes[node].queue[0] else {
+            return;
+        };
+        let mut next = *state;
+        let mut goes = |what, mut next: State, step| {
+            next.nodes[node].delivering = step;
+            emit.goes("delivery of node", node, what, next);
+        };
+        match state.nodes[node].delivering {
+            Delivering::Next if state.time >= first.until => {
+                if self.holds(Rule::CountsGivenUp) {
+                    goes("gives up", next, Delivering::Written { given_up: true });
+                } else {
+                    pop(&mut next, node);
+                    goes("gives up", next, Delivering::Next);
+                }
+            }
+            Delivering::Next => {
+                if state.nodes[node].is_cut {
+                    return;
+                }
+                self.meet(&mut next, node);
+                if self.holds(Rule::DeliversQueued) {
+                    self.write(&mut next, first.what);
+                }
+                if self.holds(Rule::CountsBeforeDelivered) {
+                    goes(
+                        "writes to Redis",
+                        next,
+                        Delivering::Written { given_up: false },
+                    );
+                } else {
+                    pop(&mut next, node);
+                    self.promise(&mut next, first.versions);
+                    goes("is delivered", next, Delivering::Next);
+                }
+            }
+            Delivering::Written { given_up } => {
+                let number = self.count(&mut next, node);
+                goes("counts", next, Delivering::Counted { number, given_up });
+            }
+            Delivering::Counted { number, given_up } => {
+                self.apply(&mut next, node, first.what, number);
+                goes("moves the stripe", next, Delivering::Applied { given_up });
+            }
+            Delivering::Applied { given_up } => {
+                pop(&mut next, node);
+                if !given_up {
+                    self.promise(&mut next, first.versions);
+                }
+                goes("ends the denial", next, Delivering::Next);
+            }
+        }
+    }
+}
+
+fn pop(state: &mut State, node: usize) {
+    let queue = &mut state.nodes[node].queue;
+    queue.rotate_left(1);
+    queue[1] = None;
+}

@@ -1,0 +1,155 @@
+//! What happens to everybody: time passes, Redis stops answering or loses data, a node crashes.
+//!
+//! A node that sleeps needs no step of its own: any other may come before its next one.
+
+use crate::{
+    Emit, Model,
+    bounds::Kind,
+    state::{Delivering, Node, Request, Revoking, State},
+};
+
+impl Model {
+    pub(crate) fn world(&self, state: &State, emit: &mut Emit<'_>) {
+        if state.time < self.bounds.ticks.end {
+            let mut next = *state;
+            next.time += 1;
+            next.redis.data.expire(next.time);
+            if let Some(data) = &mut next.redis.snapshot {
+                data.expire(next.time);
+            }
+            emit.goes("time", 0, "passes", next);
+        }
+        for node in 0..self.bounds.nodes.into() {
+            self.cut(state, node, emit);
+            if state.left.crashes > 0 {
+                emit.goes("node", node, "crashes", self.crash(state, node));
+            }
+        }
+        if let Some(command) = state.redis.pipe {
+            let mut next = *state;
+            next.redis.pipe = None;
+            self.carry_out(&mut next, command);
+            emit.goes("Redis", 0, "carries out what nobody waits for", next);
+        }
+        if state.left.snapshots > 0 {
+            let mut next = *state;
+            next.left.snapshots -= 1;
+            next.redis.snapshot = Some(next.redis.data);
+            emit.goes("Redis", 0, "saves a snapshot", next);
+        }
+        if state.left.losses > 0 {
+            emit.goes("Redis", 0, "loses data", self.lose(state));
+        }
+        if state.left.evictions > 0 {
+            self.evict(state, emit);
+        }
+    }
+
+    fn cut(&self, state: &State, node: usize, emit: &mut Emit<'_>) {
+        let mut next = *state;
+        if state.nodes[node].is_cut {
+            next.nodes[node].is_cut = false;
+            emit.goes("node", node, "reaches Redis again", next);
+        } else if state.left.cuts > 0 {
+            next.left.cuts -= 1;
+            next.nodes[node].is_cut = true;
+            emit.goes("node", node, "does not reach Redis", next);
+        }
+    }
+
+    fn crash(&self, state: &State, node: usize) -> State {
+        let mut next = *state;
+        next.left.crashes -= 1;
+        next.nodes[node] = Node {
+            is_cut: state.nodes[node].is_cut,
+            ..Node::default()
+        };
+        for request in &mut next.requests {
+            if matches!(request, Request::Asks { node: at, .. } if usize::from(*at) == node) {
+                *request = Request::Answered;
+            }
+        }
+        for (n, kind) in self.bounds.revocations.iter().enumerate() {
+            let at = match kind {
+                Some(
+                    Kind::InvalidateToken { node, .. }
+                    | Kind::RevokeToken { node, .. }
+                    | Kind::InvalidateUser { node },
+                ) => usize::from(*node),
+                _ => continue,
+            };
+            // Nobody was told that it holds.
+            if at == node && next.revocations[n] != Revoking::Idle {
+                next.revocations[n] = Revoking::Done;
+            }
+        }
+        next
+    }
+
+    /// A restart with an old snapshot or none, or a failover to a replica that lagged.
+    fn lose(&self, state: &State) -> State {
+        let mut next = *state;
+        next.left.losses -= 1;
+        next.redis.data = state.redis.snapshot.unwrap_or_default();
+        if self.bounds.flushes {
+            self.demote(&mut next);
+            return next;
+        }
+        if self.bounds.newcomers {
+            self.demote(&mut next);
+        } else {
+            self.limit(&mut next, state.ghost.everywhere);
+        }
+        next.redis.run += 1;
+        next.redis.pipe = None;
+        next
+    }
+
+    /// What was promised until now holds only after TTL, deadline and slack.
+    fn demote(&self, state: &mut State) {
+        self.limit(state, state.ghost.everywhere);
+        state.ghost.everywhere = Default::default();
+        for node in &mut state.nodes {
+            node.here = Default::default();
+        }
+        for request in &mut state.requests {
+            if let Request::Asks { floor, .. } = request {
+                floor.strict = 0;
+            }
+        }
+        // What was written and has yet to return was lost as well.
+        for n in 0..state.revocations.len() {
+            if let Revoking::Written(versions)
+            | Revoking::Counted { versions, .. }
+            | Revoking::Returns { versions, .. } = &mut state.revocations[n]
+            {
+                let lost = std::mem::take(versions);
+                self.limit(state, lost);
+            }
+        }
+        for n in 0..state.nodes.len() {
+            let node = &mut state.nodes[n];
+            if node.delivering != Delivering::Next
+                && let Some(first) = &mut node.queue[0]
+            {
+                let lost = std::mem::take(&mut first.versions);
+                self.limit(state, lost);
+            }
+        }
+    }
+
+    fn evict(&self, state: &State, emit: &mut Emit<'_>) {
+        let mut next = *state;
+        next.left.evictions -= 1;
+        self.demote(&mut next);
+        if state.redis.data.mark.is_some() {
+            next.redis.data.mark = None;
+            emit.goes("Redis", 0, "evicts the mark", next);
+        }
+        next.redis.data.mark = state.redis.data.mark;
+        if state.redis.data.tombs[0].is_some() {
+            next.redis.data.tombs[0] = None;
+            emit.goes("Redis", 0, "evicts the tombstone", next);
+        }
+    }
+}
