@@ -236,6 +236,7 @@ impl SessionCache {
         if let Some(lookup) = self.near(key) {
             return lookup;
         }
+        let began = shared.clock.elapsed();
         let far = match &shared.redis {
             Some(redis) if shared.enabled => redis.lookup(key).await,
             _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
@@ -244,7 +245,7 @@ impl SessionCache {
             Found::Record(record) => {
                 let user = record.user;
                 // In this order: a denial ends only after the change that replaces it.
-                if self.is_denied(key, Some(user.id())) {
+                if self.is_denied(key, Some(user.id()), began) {
                     return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
                 }
                 if !shared.local.is_unchanged(key, seen, user.id()) {
@@ -256,7 +257,7 @@ impl SessionCache {
                     origin: Origin::Redis,
                 })
             }
-            found => self.missed(key, seen, found),
+            found => self.missed(key, seen, began, found),
         }
     }
 
@@ -269,17 +270,18 @@ impl SessionCache {
         }
         match &shared.redis {
             Some(redis) if shared.enabled => {
+                let began = shared.clock.elapsed();
                 let found = redis.ask(key).await;
-                self.missed(key, seen, found)
+                self.missed(key, seen, began, found)
             }
             _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
         }
     }
 
-    fn missed(&self, key: &EntryKey, seen: Seen, found: Found) -> Lookup {
+    fn missed(&self, key: &EntryKey, seen: Seen, began: u64, found: Found) -> Lookup {
         let far = match found {
             Found::Refused => return Lookup::Revoked,
-            Found::Nothing(far) if !self.is_denied(key, None) => Far::Seen(far),
+            Found::Nothing(far) if !self.is_denied(key, None, began) => Far::Seen(far),
             Found::Nothing(_) | Found::Record(_) | Found::Unanswered => Far::Unanswered,
         };
         Lookup::Miss(self.ticket(key, seen, far))
@@ -351,9 +353,9 @@ impl SessionCache {
     }
 
     /// Whether a revocation that Redis does not have yet makes its records unusable here.
-    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>) -> bool {
+    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>, began: u64) -> bool {
         let undelivered = &self.shared.undelivered;
-        undelivered.denies_token(key, self.shared.clock.elapsed())
+        undelivered.denies_token(key, began)
             || user_id.is_some_and(|id| undelivered.denies_user(id))
     }
 

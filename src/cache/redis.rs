@@ -92,7 +92,7 @@ enum SeenMark {
 /// What became of a session that was to be stored in Redis.
 pub(super) enum Filled {
     Stored,
-    /// A newer record stands there, the validation took too long, or Redis holds garbage.
+    /// A newer record stands there, or Redis holds garbage.
     Skipped,
     Moved(Box<Seen>),
     Refused,
@@ -379,7 +379,6 @@ impl Redis {
                 }
             }
         };
-        let longest = micros(self.limits.validation_deadline).saturating_add(SLACK);
         let answer = self
             .links
             .run(
@@ -389,7 +388,7 @@ impl Redis {
                     tomb.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
                     seen.fence.0.to_string().as_bytes(),
-                    longest.to_string().as_bytes(),
+                    self.longest_fill().to_string().as_bytes(),
                     SLACK.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
@@ -405,7 +404,7 @@ impl Redis {
                 self.hints.insert(key.token, mark_name.into());
                 Ok(Filled::Stored)
             }
-            Some(b"kept" | b"late" | b"unreadable") => Ok(Filled::Skipped),
+            Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
             Some(b"refused") => Ok(Filled::Refused),
             Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
                 run: answer.run,
@@ -416,7 +415,8 @@ impl Redis {
                     mark: field(2).map(Mark::parse),
                 },
             }))),
-            // `lost` among them: what this server knows says nothing of the time before.
+            // `lost` among them: what this server knows says nothing of the time before. And `late`:
+            // a tombstone may have come and gone.
             _ => Err(Unanswered),
         }
     }
@@ -430,7 +430,7 @@ impl Redis {
         mark_name: &str,
     ) -> Result<Result<String, Filled>, Unanswered> {
         let looked = self.look(keys, Some(mark_name)).await?;
-        if looked.run != seen.run {
+        if looked.run != seen.run || looked.time > seen.fence.plus(self.longest_fill()) {
             return Err(Unanswered);
         }
         let Beside { tomb, mark } = looked.beside;
@@ -530,6 +530,11 @@ impl Redis {
             wall: self.clock.wall(),
             floor: self.links.floor(),
         }
+    }
+
+    /// A process that slept for longer between lookup and fill knows too little to fill.
+    fn longest_fill(&self) -> i64 {
+        micros(self.limits.validation_deadline).saturating_add(SLACK)
     }
 
     fn max_age(&self) -> i64 {

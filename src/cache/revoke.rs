@@ -185,15 +185,23 @@ impl Shared {
 
 async fn deliver_all(shared: Weak<Shared>) {
     let mut pause = FIRST_PAUSE;
+    let mut given_up = 0;
     loop {
         let Some(now) = shared.upgrade() else { return };
-        let Some(next) = now.undelivered.next(now.clock.elapsed()) else {
+        let next = now.undelivered.next(now.clock.elapsed());
+        let has_aged_out = matches!(&next, Some(next) if next.has_aged_out);
+        if !has_aged_out {
+            report_given_up(std::mem::take(&mut given_up));
+        }
+        let Some(Next { what, .. }) = next else {
             return;
         };
-        if now.deliver(&next).await {
-            // The change first: a lookup that began before it must not find the denial gone.
-            now.apply(&next);
-            now.undelivered.delivered();
+        if has_aged_out || now.deliver(&what).await {
+            // The change first, also for what is given up: a lookup that began before it, and has
+            // slept since, must not find the denial gone.
+            now.apply(&what);
+            now.undelivered.pop();
+            given_up += u32::from(has_aged_out);
             pause = FIRST_PAUSE;
             continue;
         }
@@ -211,6 +219,13 @@ pub(super) struct Undelivered {
     nothing_until: AtomicU64,
 }
 
+/// The revocation whose turn it is.
+struct Next {
+    what: Revoke,
+    /// All that it revoked is too old to be used; nothing has to be delivered any more.
+    has_aged_out: bool,
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Revoke, u64)>,
@@ -224,8 +239,9 @@ impl Undelivered {
         self.queue().waiting.len()
     }
 
-    pub(super) fn denies_token(&self, key: &EntryKey, now: u64) -> bool {
-        self.nothing_until.load(SeqCst) > now || self.queue().tokens.contains_key(&key.token)
+    /// For a lookup that began at this time of the process; how long it took must not count.
+    pub(super) fn denies_token(&self, key: &EntryKey, began: u64) -> bool {
+        self.nothing_until.load(SeqCst) > began || self.queue().tokens.contains_key(&key.token)
     }
 
     pub(super) fn denies_user(&self, id: &str) -> bool {
@@ -251,27 +267,20 @@ impl Undelivered {
         !std::mem::replace(&mut self.queue().is_delivering, true)
     }
 
-    /// The first that is still worth delivering; without one the task has ended.
-    fn next(&self, now: u64) -> Option<Revoke> {
+    /// The first; without one the task has ended.
+    fn next(&self, now: u64) -> Option<Next> {
         let mut queue = self.queue();
-        let mut given_up = 0;
-        while let Some((what, until)) = queue.waiting.front() {
-            if *until > now {
-                let what = what.clone();
-                drop(queue);
-                report_given_up(given_up);
-                return Some(what);
-            }
-            queue.pop();
-            given_up += 1;
-        }
-        queue.is_delivering = false;
-        drop(queue);
-        report_given_up(given_up);
-        None
+        let Some((what, until)) = queue.waiting.front() else {
+            queue.is_delivering = false;
+            return None;
+        };
+        Some(Next {
+            what: what.clone(),
+            has_aged_out: *until <= now,
+        })
     }
 
-    fn delivered(&self) {
+    fn pop(&self) {
         self.queue().pop();
     }
 
@@ -347,18 +356,51 @@ mod tests {
             undelivered.push(user(n), until, 0);
         }
         let waits = |n: usize| undelivered.denies_user(&format!("user-{n}"));
+        let next = |now| {
+            let Next { what, has_aged_out } = undelivered.next(now)?;
+            let Revoke::User(id) = what else {
+                panic!("no user")
+            };
+            Some((id, has_aged_out))
+        };
         assert!(
             undelivered.begins() && !undelivered.begins(),
             "one task delivers"
         );
-        assert!(matches!(undelivered.next(0), Some(Revoke::User(id)) if id == "user-1"));
-        undelivered.delivered();
+        assert_eq!(next(0), Some(("user-1".to_owned(), false)));
+        undelivered.pop();
         assert!(waits(1) && waits(2));
-        assert!(matches!(undelivered.next(20), Some(Revoke::User(id)) if id == "user-1"));
+        assert_eq!(next(20), Some(("user-2".to_owned(), true)));
+        assert!(waits(2), "until the stripes have moved");
+        undelivered.pop();
+        assert_eq!(next(20), Some(("user-1".to_owned(), false)));
         assert!(waits(1) && !waits(2), "the second was given up");
-        undelivered.delivered();
+        undelivered.pop();
         assert!(!waits(1));
-        assert!(undelivered.next(20).is_none());
+        assert_eq!(next(20), None);
         assert!(undelivered.begins(), "the task has ended");
+    }
+
+    /// Who looked a record up before, and has slept since, finds the denial gone.
+    #[tokio::test]
+    async fn what_is_given_up_counts_as_revoked_before_its_denial_ends() {
+        let clock = crate::testing::ManualClock::new();
+        let cache = SessionCache::builder()
+            .redis("redis://127.0.0.1:1")
+            .unwrap()
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let key = cache.key(&SessionToken::parse("t").unwrap());
+        let queued = cache.invalidate_user("ada").await.unwrap_err();
+        assert_eq!(queued.kind(), RevokeErrorKind::Queued);
+        let local = &cache.shared.local;
+        let seen = local.seen();
+        assert!(local.is_unchanged(&key, seen, "ada"));
+        clock.advance(Duration::from_micros(cache.shared.gives_up_after));
+        while cache.shared.undelivered.denies_user("ada") {
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
+        assert!(!local.is_unchanged(&key, seen, "ada"));
     }
 }

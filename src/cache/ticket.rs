@@ -66,8 +66,8 @@ impl Ticket {
 pub enum Fill {
     /// It will be served from the cache.
     Stored,
-    /// It was valid, but is not stored: the cache is off, Redis did not answer the lookup, it
-    /// holds a newer record, or the validation took too long.
+    /// It was valid, but is not stored: the cache is off, Redis did not answer the lookup, or it
+    /// holds a newer record.
     Skipped,
     /// It has ended already, or names no user; it must not be served.
     Ended,
@@ -75,7 +75,7 @@ pub enum Fill {
     Overtaken(Ticket),
     /// The token was revoked. Its session must not be served.
     Revoked,
-    /// Redis did not answer, so nobody knows whether a revocation came after the lookup. Serve it
-    /// only to who asked before the validation began.
+    /// Redis did not answer, or the validation took too long, so nobody knows whether a revocation
+    /// came after the lookup. Serve it only to who asked before the validation began.
     Unanswered,
 }

@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use tower_session_cache::{
-    Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheLayer,
-    UserData, ValidatedSession,
+    Fill, Lookup, Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, UserData, ValidatedSession,
 };
 
 use crate::support::{
     client::{ask, tier, token},
+    hostile::Hostile,
     log::record,
     peer::tomb_key,
     probe::Probe,
@@ -252,4 +253,19 @@ async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not
     early.await.unwrap().unwrap();
     assert_eq!(cache.stats().stored, 0);
     assert_eq!(tier(&layer, "in-flight").await.as_deref(), Ok("new"));
+}
+
+#[tokio::test]
+async fn a_fill_that_comes_too_late_serves_nobody_who_asked_late() {
+    // A tombstone may have come and gone meanwhile.
+    let hostile = Hostile::start().await;
+    let (cache, _, _) = patient_node(&hostile.url());
+    hostile.says("*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n");
+    let Lookup::Miss(ticket) = cache.get(&token("t")).await else {
+        panic!("nothing is stored")
+    };
+    hostile.says("*1\r\n$4\r\nlate\r\n");
+    let session = ValidatedSession::new(UserData::new("ada"));
+    let fill = cache.set(ticket, &session).await;
+    assert!(matches!(fill, Fill::Unanswered), "{fill:?}");
 }
