@@ -4,7 +4,7 @@
 //! up, asks the validator, closes to joiners, and only then re-checks and stores. When a
 //! revocation came between, it asks once more with what it then knows, so that nobody is locked
 //! out; when another one comes, the answer goes to those who wait (they all began earlier), and
-//! nothing is stored.
+//! nothing is stored. `tests/model/src/flight.rs` walks this order through all interleavings.
 
 use std::{
     error::Error as StdError,

@@ -6,6 +6,8 @@
 //! ones that were seen before its validation began, and the server is the one that holds them all
 //! since then. The peer's records carry nothing but a time,
 //! so clocks decide about them, with slack against whatever clocks may be off by.
+//!
+//! `tests/model/src/redis.rs` walks these rules through all interleavings.
 
 use std::sync::Arc;
 

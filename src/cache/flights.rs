@@ -9,6 +9,8 @@
 //! Without Redis's answers there is nothing to re-check by. A flight whose own lookup got none is
 //! closed as soon as its validation begins, and if it is the re-check that gets none, those who
 //! joined after the validation began start again.
+//!
+//! `tests/model/src/flight.rs` is the model of this.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -5,6 +5,8 @@
 //! served from no cache here until Redis has it. It is delivered in the background, in order. The
 //! queue is bounded; one that finds it full is not delivered at all, and until all records of
 //! that time have aged this node serves nothing from Redis.
+//!
+//! `tests/model/src/revoke.rs` is the model of this.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,3 +1,4 @@
+-- Modelled in tests/model/src/redis.rs.
 -- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
 -- '?' when it was not read), fence, longest age and slack in microseconds, TTL in milliseconds, the
 -- record, the run of the server at the lookup, whether the record is sealed ('' for a plain one,
