@@ -151,6 +151,7 @@ mod grpc;
 #[cfg(feature = "introspection")]
 mod introspection;
 mod layer;
+mod log;
 mod outcome;
 mod policy;
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
@@ -180,8 +181,8 @@ pub use axum::ExtractError;
 pub use body::ResponseBody;
 pub use cache::{
     CachedSession, ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation,
-    RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats,
-    Ticket,
+    Revocations, RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder,
+    SessionCacheConfig, Stats, Ticket,
 };
 pub use future::ResponseFuture;
 #[cfg(feature = "introspection")]
