@@ -8,6 +8,8 @@
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
 //!   when the URL names none.
+//! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
+//!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: `info` unless set.
 
@@ -27,8 +29,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteError, AppwriteErrorKind, AppwriteValidator, RejectionBody, RevokeError, SessionCache,
-    SessionCacheConfig, SessionCacheLayer, SessionInfo, UserData,
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, LocalCache, RejectionBody, RevokeError,
+    SessionCache, SessionCacheConfig, SessionCacheLayer, SessionInfo, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -305,6 +307,10 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         cache = cache
             .redis(redis)
             .map_err(|error| format!("REDIS_URL: {error}"))?;
+    }
+    let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
+    if local > 0 {
+        cache = cache.local_cache(LocalCache::new(local));
     }
     let cache = cache.build()?;
     let (appwrite, demo) = provider().await?;

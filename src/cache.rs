@@ -7,6 +7,9 @@
 //! [`invalidate_user`](SessionCache::invalidate_user) returned `Ok` is never served from the cache
 //! with the revoked identity, not even when a validation was in flight meanwhile. The identity
 //! provider must have been told *first*: what is validated after the revocation counts.
+//!
+//! With a [local cache](SessionCacheBuilder::local_cache) before Redis the same holds on other
+//! nodes within milliseconds, and at the latest one lease after the revocation returned.
 
 mod accept;
 mod builder;
@@ -319,7 +322,7 @@ impl SessionCache {
         let (id, seen) = match &shared.redis {
             None => (aged.user.id(), aged.seen),
             Some(redis) => {
-                let cause = aged.cause.as_ref()?;
+                let cause = aged.after.cause.as_ref()?;
                 let id = aged.user.id();
                 if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id)) {
                     return None;

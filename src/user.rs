@@ -33,11 +33,12 @@ pub struct UserData(Arc<Fields>);
 
 #[derive(Clone, PartialEq, Eq)]
 struct Fields {
-    id: String,
-    email: String,
-    name: String,
+    // Boxed texts take no spare room, and there may be a million of each in memory.
+    id: Box<str>,
+    email: Box<str>,
+    name: Box<str>,
     email_verified: bool,
-    tier: String,
+    tier: Box<str>,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
@@ -54,11 +55,11 @@ impl UserData {
     /// false, tier `free`, no dates, no attributes.
     pub fn builder(id: impl Into<String>) -> UserDataBuilder {
         UserDataBuilder(Fields {
-            id: id.into(),
-            email: String::new(),
-            name: String::new(),
+            id: boxed(id),
+            email: Box::default(),
+            name: Box::default(),
             email_verified: false,
-            tier: "free".to_owned(),
+            tier: "free".into(),
             created_at: None,
             updated_at: None,
             attributes: Map::new(),
@@ -145,6 +146,10 @@ impl Serialize for UserData {
     }
 }
 
+fn boxed(text: impl Into<String>) -> Box<str> {
+    text.into().into_boxed_str()
+}
+
 /// Builds a [`UserData`]; made by [`UserData::builder`].
 #[derive(Clone)]
 #[must_use]
@@ -153,13 +158,13 @@ pub struct UserDataBuilder(Fields);
 impl UserDataBuilder {
     /// Sets the e-mail address. Defaults to the empty text.
     pub fn email(mut self, email: impl Into<String>) -> Self {
-        self.0.email = email.into();
+        self.0.email = boxed(email);
         self
     }
 
     /// Sets the display name. Defaults to the empty text.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.0.name = name.into();
+        self.0.name = boxed(name);
         self
     }
 
@@ -171,7 +176,7 @@ impl UserDataBuilder {
 
     /// Sets the plan or role. Defaults to `free`.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
-        self.0.tier = tier.into();
+        self.0.tier = boxed(tier);
         self
     }
 

@@ -44,7 +44,7 @@ impl Naming {
                 TokenKey::peppered(token, pepper),
                 previous
                     .as_ref()
-                    .map(|pepper| TokenKey::peppered(token, pepper)),
+                    .map(|pepper| Box::new(TokenKey::peppered(token, pepper))),
             ),
         };
         EntryKey {
@@ -128,7 +128,8 @@ impl fmt::Debug for TokenKey {
 #[derive(Clone, Debug)]
 pub(crate) struct EntryKey {
     pub(super) token: TokenKey,
-    previous: Option<TokenKey>,
+    /// Boxed, since it is rare and every session in memory has a key.
+    previous: Option<Box<TokenKey>>,
     namespace: Option<Arc<str>>,
 }
 
@@ -140,7 +141,7 @@ impl EntryKey {
     /// The name that the entry had before the pepper was changed.
     pub(super) fn previous(&self) -> Option<Self> {
         Some(Self {
-            token: self.previous?,
+            token: **self.previous.as_ref()?,
             previous: None,
             namespace: self.namespace.clone(),
         })

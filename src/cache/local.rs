@@ -64,14 +64,20 @@ struct Entry {
     user: UserData,
     expires_at: Option<DateTime<Utc>>,
     usable_until: u64,
-    stale_until: u64,
     refresh_at: u64,
     /// Which record of the session it is.
     of: Due,
     noted: Noted,
     user_stripe: UserStripe,
-    /// Only for who may be served stale.
-    cause: Option<Arc<Cause>>,
+    /// Only where something may be served stale.
+    after: Option<Arc<After>>,
+}
+
+/// What may become of a session when its time in the cache is over.
+pub(super) struct After {
+    until: u64,
+    /// By what Redis tells whether it still holds.
+    pub(super) cause: Option<Cause>,
 }
 
 /// A session whose time in the cache may be over.
@@ -79,8 +85,7 @@ pub(super) struct Aged {
     pub(super) user: UserData,
     pub(super) expires_at: Option<DateTime<Utc>>,
     pub(super) seen: Seen,
-    /// By what Redis tells whether it still holds.
-    pub(super) cause: Option<Arc<Cause>>,
+    pub(super) after: Arc<After>,
 }
 
 /// Whether what was validated may be stored and served.
@@ -142,7 +147,8 @@ impl Local {
             });
         }
         // Redis may still vouch for what was pushed for another reason than a revocation.
-        let is_over = now >= entry.stale_until || (!is_unchanged && self.lease.is_none());
+        let until = entry.after.as_ref().map_or(0, |after| after.until);
+        let is_over = now >= until || (!is_unchanged && self.lease.is_none());
         if is_over || has_ended {
             // Only that very entry: a newer one may have come meanwhile.
             self.entries
@@ -158,14 +164,19 @@ impl Local {
             .lease
             .as_ref()
             .is_none_or(|lease| lease.is_alive() && lease.is_of_now(entry.noted));
-        let is_over =
-            self.clock.elapsed() >= entry.stale_until || ended(entry.expires_at, &self.clock);
-        (is_known && !is_over && self.times.stale > 0).then_some(Aged {
+        let after = entry.after?;
+        let is_over = self.clock.elapsed() >= after.until || ended(entry.expires_at, &self.clock);
+        (is_known && !is_over).then_some(Aged {
             user: entry.user,
             expires_at: entry.expires_at,
             seen: entry.noted.seen,
-            cause: entry.cause,
+            after,
         })
+    }
+
+    fn after(&self, end: u64, cause: Option<Cause>) -> Option<Arc<After>> {
+        let until = end.saturating_add(self.times.stale);
+        (self.times.stale > 0).then(|| Arc::new(After { until, cause }))
     }
 
     /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
@@ -206,12 +217,11 @@ impl Local {
                 user: session.user.clone(),
                 expires_at: session.expires_at,
                 usable_until,
-                stale_until: usable_until.saturating_add(self.times.stale),
                 refresh_at: now.saturating_add(refresh_after),
                 of: Due(usable_until.cast_signed()),
                 noted: Noted::own(seen),
                 user_stripe: self.stripes.user(session.user.id()),
-                cause: None,
+                after: self.after(usable_until, None),
             },
         );
     }
@@ -223,20 +233,18 @@ impl Local {
         let record = &served.record;
         let now = self.clock.elapsed();
         let ends = now.saturating_add(served.left);
-        let cause = record.cause.as_ref();
-        let cause = cause.filter(|_| self.times.stale > 0 && keep.can_be_vouched_for);
+        let cause = record.cause.clone().filter(|_| keep.can_be_vouched_for);
         self.entries.insert(
             key.clone(),
             Entry {
                 user: record.user.clone(),
                 expires_at: record.expires_at,
                 usable_until: ends.min(now.saturating_add(self.times.max_age)),
-                stale_until: ends.saturating_add(self.times.stale),
                 refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
                 of: served.of,
                 noted,
                 user_stripe: keep.user,
-                cause: cause.map(|cause| Arc::new(cause.clone())),
+                after: self.after(ends, cause),
             },
         );
     }

@@ -29,8 +29,8 @@ pub struct LocalCache {
 }
 
 impl LocalCache {
-    /// For so many sessions; each takes less than 400 bytes and the user's own texts. When it is
-    /// full, one that is seldom used makes room.
+    /// For so many sessions; each takes up to 400 bytes and the user's own texts, and up to 600
+    /// while others come in floods. When it is full, one that is seldom used makes room.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,

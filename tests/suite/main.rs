@@ -22,6 +22,7 @@ mod hyper;
 mod introspection;
 mod layer;
 mod local_cache;
+mod local_stress;
 mod nodes;
 mod outage;
 mod readiness;

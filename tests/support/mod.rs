@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod redis;
 pub mod wire;
+pub mod world;
 
 use std::{future::Future, time::Duration};
 

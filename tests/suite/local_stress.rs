@@ -1,0 +1,99 @@
+//! Races against a real Redis with local caches before it: what was revoked is served from memory
+//! for less than a lease, and from elsewhere not at all.
+
+use std::time::{Duration, Instant};
+
+use tower_session_cache::{
+    LocalCache, Origin, SessionCache, SessionCacheLayer, UserData, ValidatedSession,
+};
+
+use crate::support::{
+    client::{ask, token},
+    probe::Probe,
+    redis::Redis,
+    soon,
+    world::{Settings, requests, run},
+};
+
+const NODES: usize = 4;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_revoked_is_served_from_memory_beyond_a_lease() {
+    let steady = Settings {
+        name: "local, steady",
+        nodes: NODES,
+        with_chaos: false,
+        lease: Some(Duration::from_millis(250)),
+    };
+    run(steady, requests()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_while_listeners_are_cut_and_redis_freezes_forgets_and_restarts() {
+    let chaos = Settings {
+        name: "local, chaos",
+        nodes: NODES,
+        with_chaos: true,
+        lease: Some(Duration::from_millis(250)),
+    };
+    run(chaos, requests()).await;
+}
+
+/// From the return of a revocation on one node to the first refusal of another: figures to read,
+/// and the bound that no machine is too slow for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_other_node_hears_of_it_within_a_lease() {
+    const LEASE: Duration = Duration::from_secs(1);
+    let redis = Redis::start();
+    let cache = |local: bool| {
+        let builder = SessionCache::builder().redis(redis.url()).unwrap();
+        let builder = builder.redis_deadline(Duration::from_secs(20));
+        match local {
+            true => builder.local_cache(LocalCache::new(100).lease(LEASE)),
+            false => builder,
+        }
+        .build()
+        .unwrap()
+    };
+    let revoker = cache(false);
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache(true), probe.clone());
+    let mut lags = Vec::new();
+    for round in 0..requests() / 50 {
+        let answer = move |_: &str| {
+            let user = UserData::builder("ada").tier(round.to_string());
+            Ok(ValidatedSession::new(user.build()))
+        };
+        soon("a local hit", async {
+            while ask(&layer, "t").await.unwrap().1 != Origin::Local {}
+        })
+        .await;
+        probe.answer(answer);
+        let _ = match round % 2 {
+            0 => revoker.invalidate_user("ada").await.unwrap(),
+            _ => revoker.invalidate_token(&token("t")).await.unwrap(),
+        };
+        let returned = Instant::now();
+        let mut began = returned;
+        while ask(&layer, "t").await.unwrap().0.tier() != round.to_string() {
+            assert!(
+                began - returned < LEASE,
+                "served after {:?}",
+                began - returned
+            );
+            began = Instant::now();
+        }
+        lags.push(began - returned);
+    }
+    lags.sort();
+    let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize];
+    println!(
+        "from a revocation to its refusal elsewhere, {} times: median {:?}, 99 % {:?}, 99.9 % \
+         {:?}, longest {:?}",
+        lags.len(),
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        at(1.0)
+    );
+}

@@ -1,0 +1,479 @@
+//! A world to race in: several nodes, the Python peer, revocations and faults, all at random, and
+//! an oracle that knows for each answer whether it was allowed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use bb8_redis::redis::cmd;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::sync::RwLock;
+use tower_session_cache::{
+    LocalCache, Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, Stats,
+    UserData, ValidatedSession, ValidationError,
+};
+
+use super::{
+    client::{ask, token},
+    peer::{self, mark_key, session_key},
+    redis::Redis,
+    soon,
+};
+
+const USERS: usize = 4;
+const TOKENS: usize = 3;
+
+/// What a world is made of.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    pub name: &'static str,
+    pub nodes: usize,
+    /// Redis freezes and restarts; and where there is a local cache, listeners are cut and the
+    /// server is flushed.
+    pub with_chaos: bool,
+    /// A local cache, under this lease; every second one hears of revocations only.
+    pub lease: Option<Duration>,
+}
+
+/// In the hosted runs, or in full.
+pub fn requests() -> usize {
+    match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 1_000_000,
+        None => 50_000,
+    }
+}
+
+/// The truth: for each token the number of its last change, which is the tier of its user.
+#[derive(Default)]
+struct Truth {
+    versions: Mutex<HashMap<String, u64>>,
+    dead: Mutex<HashMap<String, ()>>,
+}
+
+#[derive(Clone)]
+struct Provider {
+    truth: Arc<Truth>,
+    /// Whether it goes on accepting tokens that were logged out.
+    forgives: bool,
+}
+
+fn user_of(text: &str) -> String {
+    text.split('-').next().unwrap().to_owned()
+}
+
+impl Truth {
+    fn version(&self, text: &str) -> u64 {
+        self.versions
+            .lock()
+            .unwrap()
+            .get(text)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    fn change(&self, text: &str) -> u64 {
+        let mut versions = self.versions.lock().unwrap();
+        let version = versions.entry(text.to_owned()).or_default();
+        *version += 1;
+        *version
+    }
+}
+
+async fn pause(random: &mut StdRng) {
+    match random.random_range(0..4) {
+        0 => {}
+        1 | 2 => {
+            for _ in 0..random.random_range(0..20) {
+                tokio::task::yield_now().await;
+            }
+        }
+        _ => tokio::time::sleep(Duration::from_micros(random.random_range(0..2_000))).await,
+    }
+}
+
+impl SessionValidator for Provider {
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let mut random = StdRng::from_rng(&mut rand::rng());
+        pause(&mut random).await;
+        let text = token.expose_secret();
+        if !self.forgives && self.truth.dead.lock().unwrap().contains_key(text) {
+            return Err(ValidationError::invalid());
+        }
+        let version = self.truth.version(text).to_string();
+        pause(&mut random).await;
+        Ok(UserData::builder(user_of(text))
+            .tier(version)
+            .build()
+            .into())
+    }
+}
+
+/// The changes whose revocations had returned, for all nodes or for one, and when.
+struct Floors(HashMap<String, Mutex<Vec<(Instant, u64)>>>);
+
+impl Floors {
+    fn new(texts: &[String]) -> Self {
+        let empty = |text: &String| (text.clone(), Mutex::default());
+        Self(texts.iter().map(empty).collect())
+    }
+
+    /// The last of them, or the last that had returned by a time.
+    fn get(&self, text: &str, by: Option<Instant>) -> u64 {
+        let changes = self.0[text].lock().unwrap();
+        let mut latest = changes.iter().rev();
+        let latest = latest.find(|(at, _)| by.is_none_or(|by| *at <= by));
+        latest.map_or(0, |(_, version)| *version)
+    }
+
+    fn raise(&self, text: &str, version: u64) {
+        let mut changes = self.0[text].lock().unwrap();
+        let version = changes
+            .last()
+            .map_or(version, |(_, last)| version.max(*last));
+        changes.push((Instant::now(), version));
+    }
+}
+
+#[derive(Default)]
+struct Counts {
+    requests: AtomicUsize,
+    from_redis: AtomicUsize,
+    from_memory: AtomicUsize,
+    revocations: AtomicUsize,
+    queued: AtomicUsize,
+}
+
+struct World {
+    settings: Settings,
+    seed: u64,
+    /// Held alone by who flushes the server, and shared by who may store what was validated
+    /// before a revocation that the flush would take along: such a loss nobody can notice.
+    flush: RwLock<()>,
+    redis: Mutex<Redis>,
+    truth: Arc<Truth>,
+    texts: Vec<String>,
+    nodes: Vec<(SessionCache, SessionCacheLayer<Provider>)>,
+    everywhere: Floors,
+    here: Vec<Floors>,
+    counts: Counts,
+    ends: AtomicBool,
+}
+
+impl World {
+    fn new(seed: u64, settings: Settings) -> Arc<Self> {
+        let redis = Redis::start();
+        let truth = Arc::<Truth>::default();
+        let texts: Vec<_> = (0..USERS)
+            .flat_map(|user| (0..TOKENS).map(move |n| format!("user{user}-token{n}")))
+            .collect();
+        // A restart loses tombstones, and then it is the provider that refuses. Without one no
+        // lookup may end for want of patience, since then the provider alone would decide.
+        let (forgives, deadline) = if settings.with_chaos {
+            (false, Duration::from_millis(100))
+        } else {
+            (true, Duration::from_secs(60))
+        };
+        let nodes = (0..settings.nodes).map(|n| {
+            let mut builder = SessionCache::builder()
+                .redis(redis.url())
+                .unwrap()
+                .redis_deadline(deadline)
+                // It would go on behind a request's back, and across a flush.
+                .refresh_ahead(100);
+            if let Some(lease) = settings.lease {
+                let local = LocalCache::new(1_000).lease(lease);
+                builder = builder.local_cache(match n % 2 {
+                    0 => local,
+                    _ => local.revocations_only(),
+                });
+            }
+            let cache = builder.build().unwrap();
+            let truth = Arc::clone(&truth);
+            let provider = Provider { truth, forgives };
+            (cache.clone(), SessionCacheLayer::new(cache, provider))
+        });
+        Arc::new(Self {
+            settings,
+            seed,
+            flush: RwLock::new(()),
+            nodes: nodes.collect(),
+            redis: Mutex::new(redis),
+            truth,
+            everywhere: Floors::new(&texts),
+            here: (0..settings.nodes).map(|_| Floors::new(&texts)).collect(),
+            texts,
+            counts: Counts::default(),
+            ends: AtomicBool::new(false),
+        })
+    }
+
+    async fn request(&self, node: usize, text: &str) {
+        let floor = self.floor(node, text, None);
+        let in_memory = self.lease_ago().map(|by| self.floor(node, text, Some(by)));
+        let answer = {
+            let _shared = self.flush.read().await;
+            ask(&self.nodes[node].1, text).await
+        };
+        self.counts.requests.fetch_add(1, SeqCst);
+        match answer {
+            Ok((user, origin)) => {
+                let (floor, count) = match origin {
+                    Origin::Local => (in_memory.expect("a lease"), &self.counts.from_memory),
+                    Origin::Redis => (floor, &self.counts.from_redis),
+                    _ => (floor, &AtomicUsize::new(0)),
+                };
+                count.fetch_add(1, SeqCst);
+                let served: u64 = user.tier().parse().unwrap();
+                let seed = self.seed;
+                assert!(
+                    served >= floor,
+                    "{text} was served as of {served} by {origin:?} on node {node}, after {floor} \
+                     was revoked; seed {seed}"
+                );
+            }
+            Err(status) => assert_eq!(status, 503, "seed {}", self.seed),
+        }
+    }
+
+    /// What was revoked on other nodes until a time, and on this one until now.
+    fn floor(&self, node: usize, text: &str, by: Option<Instant>) -> u64 {
+        let elsewhere = self.everywhere.get(text, by);
+        elsewhere.max(self.here[node].get(text, None))
+    }
+
+    fn lease_ago(&self) -> Option<Instant> {
+        Instant::now().checked_sub(self.settings.lease?)
+    }
+
+    /// The provider first, then the cache; what returned is what requests may rely on.
+    async fn revoke(&self, node: usize, text: &str, by_user: bool) {
+        let user = user_of(text);
+        let changed: Vec<_> = if by_user {
+            let of_user = self.texts.iter().filter(|text| user_of(text) == user);
+            of_user
+                .map(|text| (text.as_str(), self.truth.change(text)))
+                .collect()
+        } else {
+            vec![(text, self.truth.change(text))]
+        };
+        let cache = &self.nodes[node].0;
+        let _shared = self.flush.read().await;
+        let outcome = if by_user {
+            cache.invalidate_user(&user).await
+        } else {
+            cache.invalidate_token(&token(text)).await
+        };
+        self.counts.revocations.fetch_add(1, SeqCst);
+        if outcome.is_err() {
+            self.counts.queued.fetch_add(1, SeqCst);
+        }
+        for (text, version) in changed {
+            self.here[node].raise(text, version);
+            if outcome.is_ok() {
+                self.everywhere.raise(text, version);
+            }
+        }
+    }
+
+    /// A session of its own, which is logged out and must stay so.
+    async fn logout(&self, random: &mut StdRng) {
+        let node = random.random_range(0..self.nodes.len());
+        let text = format!("user0-once{}", random.random::<u64>());
+        let _shared = self.flush.read().await;
+        for (_, layer) in &self.nodes {
+            let _ = ask(layer, &text).await;
+        }
+        self.truth.dead.lock().unwrap().insert(text.clone(), ());
+        let outcome = self.nodes[node].0.revoke_token(&token(&text)).await;
+        let returned = Instant::now();
+        self.counts.revocations.fetch_add(1, SeqCst);
+        for other in 0..self.nodes.len() {
+            if outcome.is_ok() || other == node {
+                let is_late = self.lease_ago().is_none_or(|by| returned <= by);
+                let answer = ask(&self.nodes[other].1, &text).await;
+                let allowed = match &answer {
+                    Ok((_, origin)) => *origin == Origin::Local && other != node && !is_late,
+                    Err(status) => *status == 401 || *status == 503,
+                };
+                assert!(
+                    allowed,
+                    "{text} was served after its logout; seed {}",
+                    self.seed
+                );
+            }
+        }
+    }
+
+    async fn client(self: Arc<Self>, task: u64, steps: usize) {
+        let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(task));
+        for _ in 0..steps {
+            let node = random.random_range(0..self.nodes.len());
+            let text = &self.texts[random.random_range(0..self.texts.len())];
+            match random.random_range(0..1_000) {
+                0..15 => self.revoke(node, text, false).await,
+                15..30 => self.revoke(node, text, true).await,
+                30..33 => self.logout(&mut random).await,
+                _ => self.request(node, text).await,
+            }
+        }
+    }
+
+    /// The Python service: validates, writes blindly, and resets passwords in its own way. Its
+    /// calls block, and go to a server that may be paused, so it has a thread of its own.
+    fn peer(&self) {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        let url = self.redis.lock().unwrap().url();
+        let client = bb8_redis::redis::Client::open(url).unwrap();
+        while !self.ends.load(SeqCst) {
+            let text = &self.texts[random.random_range(0..self.texts.len())];
+            let wait = Duration::from_millis(300);
+            let Ok(mut connection) = client.get_connection_with_timeout(wait) else {
+                continue;
+            };
+            let _ = connection.set_read_timeout(Some(wait));
+            let _shared = self.flush.blocking_read();
+            let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+            if random.random_range(0..10) > 0 {
+                let mut record = peer::record(&user_of(text), now);
+                record["tier"] = self.truth.version(text).to_string().into();
+                std::thread::sleep(Duration::from_micros(random.random_range(0..3_000)));
+                let mut setex = cmd("SETEX");
+                setex
+                    .arg(session_key(text))
+                    .arg(300)
+                    .arg(record.to_string());
+                let _ = setex.query::<()>(&mut connection);
+            } else {
+                let user = user_of(text);
+                let of_user = self.texts.iter().filter(|text| user_of(text) == user);
+                let changed: Vec<_> = of_user
+                    .map(|text| (text, self.truth.change(text)))
+                    .collect();
+                let mut set = cmd("SET");
+                let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+                set.arg(mark_key(&user))
+                    .arg(now.to_string())
+                    .arg("EX")
+                    .arg(2_592_000);
+                if set.query::<()>(&mut connection).is_ok() {
+                    for (text, version) in changed {
+                        self.everywhere.raise(text, version);
+                    }
+                }
+            }
+        }
+    }
+
+    fn chaos(&self) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ 1);
+        let kinds = if self.settings.lease.is_some() { 6 } else { 3 };
+        while !self.ends.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(random.random_range(200..600)));
+            let mut redis = self.redis.lock().unwrap();
+            match random.random_range(0..kinds) {
+                0 => {
+                    redis.kill();
+                    redis.restart();
+                }
+                1 | 2 => {
+                    redis.pause();
+                    std::thread::sleep(Duration::from_millis(random.random_range(10..300)));
+                    redis.resume();
+                }
+                3 => {
+                    let _alone = self.flush.blocking_write();
+                    redis.run::<()>(&cmd("FLUSHALL"));
+                }
+                _ => {
+                    for listener in redis.listeners() {
+                        if random.random_range(0..2) == 0 {
+                            redis.end_client(listener);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a number says that repeats a run, or a new one.
+pub fn seed(name: &str) -> u64 {
+    let seed = std::env::var("SESSION_CACHE_SEED").map_or_else(
+        |_| rand::rng().random(),
+        |seed| seed.parse().expect("SESSION_CACHE_SEED is a number"),
+    );
+    println!("{name}: SESSION_CACHE_SEED={seed}");
+    seed
+}
+
+pub async fn run(settings: Settings, requests: usize) {
+    const TASKS: usize = 48;
+    let Settings {
+        name,
+        with_chaos,
+        lease,
+        ..
+    } = settings;
+    let world = World::new(seed(name), settings);
+    let others: Vec<_> = [
+        Some(World::peer as fn(&World)),
+        with_chaos.then_some(World::chaos),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|other| {
+        let world = Arc::clone(&world);
+        std::thread::spawn(move || other(&world))
+    })
+    .collect();
+    let clients: Vec<_> = (0..TASKS)
+        .map(|task| tokio::spawn(Arc::clone(&world).client(task as u64, requests / TASKS)))
+        .collect();
+    for client in clients {
+        let ended = tokio::time::timeout(Duration::from_secs(1_800), client).await;
+        ended.expect("an end").unwrap();
+    }
+    world.ends.store(true, SeqCst);
+    for other in others {
+        soon(
+            "the end of a thread",
+            tokio::task::spawn_blocking(move || other.join().unwrap()),
+        )
+        .await
+        .unwrap();
+    }
+    let stats: Vec<_> = world.nodes.iter().map(|(cache, _)| cache.stats()).collect();
+    let sum = |of: fn(&Stats) -> u64| stats.iter().map(of).sum::<u64>();
+    let Counts {
+        requests,
+        from_redis,
+        from_memory,
+        revocations,
+        queued,
+    } = &world.counts;
+    println!(
+        "{name}: {} requests, {} from memory, {} from Redis, {} validations, {} joined, {} overtaken, {} \
+         revocations, {} queued, {} epochs",
+        requests.load(SeqCst),
+        from_memory.load(SeqCst),
+        from_redis.load(SeqCst),
+        sum(|stats| stats.validations),
+        sum(|stats| stats.joined),
+        sum(|stats| stats.overtaken),
+        revocations.load(SeqCst),
+        queued.load(SeqCst),
+        sum(|stats| stats.epochs),
+    );
+    assert_eq!(from_memory.load(SeqCst) > 0, lease.is_some());
+    assert!(
+        from_redis.load(SeqCst) > 0 && sum(|stats| stats.joined) > 0,
+        "nothing raced"
+    );
+    assert!(sum(|stats| stats.overtaken) > 0, "nothing was overtaken");
+    assert_eq!(queued.load(SeqCst) > 0, with_chaos);
+}
