@@ -1,7 +1,9 @@
 //! An axum service whose users are Appwrite's: login, who am I, logout, password reset.
 //!
 //! `cargo run --example server` needs nothing: it starts a small Appwrite of its own on loopback,
-//! with a user, and prints `curl` lines to paste. The environment points it elsewhere:
+//! with a user, prints `curl` lines to paste, and has a page to try it in a browser at `/`.
+//! Prometheus finds its metrics at `/metrics`; `grafana.json` beside this file is a dashboard over
+//! them. The environment points it elsewhere:
 //!
 //! - `LISTEN_ADDR`: `127.0.0.1:3000` unless set; port 0 takes a free one.
 //! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
@@ -19,11 +21,13 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::State,
-    http::{HeaderValue, StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -42,20 +46,27 @@ struct App {
     cache: SessionCache,
     appwrite: AppwriteValidator,
     cookie: String,
+    metrics: PrometheusHandle,
 }
 
-fn router(app: App) -> Router {
+fn router(app: App, has_page: bool) -> Router {
     let sessions = SessionCacheLayer::new(app.cache.clone(), app.appwrite.clone())
         .with_token_source(app.appwrite.token_source())
         .with_rejection_body(RejectionBody::problem_json);
+    // It knows a user and a password, and so has no place before a real Appwrite.
+    let page = if has_page { page() } else { Router::new() };
     Router::new()
         .route("/api/v1/auth/me", get(me))
         .route("/api/v1/auth/logout", post(logout))
+        .route_layer(middleware::from_fn(show_origin))
         // Only the routes above need a session.
         .route_layer(sessions)
         .route("/api/v1/auth/login", post(login))
         .route("/api/v1/auth/reset-password", post(reset_password))
         .route("/health", get(health))
+        // Keep these two from the public: a proxy in front should not pass them on.
+        .route("/metrics", get(metrics))
+        .merge(page)
         // A browser sends the cookie with requests that other sites cause.
         .layer(CsrfLayer::new())
         .layer(TimeoutLayer::with_status_code(
@@ -64,6 +75,19 @@ fn router(app: App) -> Router {
         ))
         .layer(TraceLayer::new_for_http())
         .with_state(app)
+}
+
+/// Says in the response where the session came from.
+async fn show_origin(
+    Extension(session): Extension<SessionInfo>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut response = next.run(request).await;
+    let origin = HeaderValue::from_static(session.origin().as_str());
+    let name = HeaderName::from_static("x-session-origin");
+    response.headers_mut().insert(name, origin);
+    response
 }
 
 async fn me(Extension(user): Extension<UserData>) -> Json<UserData> {
@@ -145,6 +169,37 @@ async fn reset_password(
 async fn health(State(app): State<App>) -> Json<serde_json::Value> {
     let health = app.cache.health_check().await;
     Json(json!({ "status": "ok", "redis": health.redis.as_str() }))
+}
+
+async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    // What came in since the last time is still in buckets of its own.
+    app.metrics.run_upkeep();
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (content_type, app.metrics.render())
+}
+
+/// A page to try it out: three files, which may load nothing but each other.
+fn page() -> Router<App> {
+    const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
+        connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let file = |content_type: &'static str, text: &'static str| {
+        let headers = [
+            (header::CONTENT_TYPE, content_type),
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::CACHE_CONTROL, "no-store"),
+        ];
+        get(async move || (headers, text))
+    };
+    let html = file("text/html; charset=utf-8", include_str!("page/index.html"));
+    let css = file("text/css; charset=utf-8", include_str!("page/page.css"));
+    let script = "text/javascript; charset=utf-8";
+    let script = file(script, include_str!("page/page.js"));
+    Router::new()
+        .route("/", html)
+        .route("/page.css", css)
+        .route("/page.js", script)
 }
 
 /// What a handler answers when it cannot do what it was asked.
@@ -262,7 +317,7 @@ impl Demo {
         let me = format!(r#"curl -si {url}/me -H "authorization: Bearer $TOKEN""#);
         format!(
             r#"
-An Appwrite of our own runs with the user demo@example.com. Try:
+An Appwrite of our own runs with the user demo@example.com. Open http://{address}/ in a browser, or try:
 
 TOKEN=$(curl -s {url}/login {json} -d '{{"email":"demo@example.com","password":"demo-password"}}' | sed 's/.*"token":"\([^"]*\)".*/\1/')
 {me}
@@ -297,6 +352,14 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
+    // Before the cache is built, which looks its metrics up once.
+    let buckets = [
+        0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+        5.0,
+    ];
+    let metrics = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &buckets)?
+        .install_recorder()?;
     let mut config = SessionCacheConfig::default();
     config.enabled = setting("SESSION_CACHE_ENABLED", config.enabled)?;
     config.ttl_seconds = setting("SESSION_CACHE_TTL_SECONDS", config.ttl_seconds)?;
@@ -319,6 +382,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         cache,
         appwrite,
         cookie,
+        metrics,
     };
 
     let address = setting("LISTEN_ADDR", SocketAddr::from(([127, 0, 0, 1], 3000)))?;
@@ -333,7 +397,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     // Whoever reads only the first line closes the pipe, which is no reason to stop.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 
-    axum::serve(listener, router(app))
+    axum::serve(listener, router(app, demo.is_some()))
         .with_graceful_shutdown(async {
             let _ = tokio::signal::ctrl_c().await;
         })

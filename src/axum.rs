@@ -41,6 +41,7 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
+    log::LAYER,
     rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
     session::SessionInfo,
     user::UserData,
@@ -88,7 +89,7 @@ impl IntoResponse for ExtractError {
                 refusal.into_response::<Body>().map(Body::new)
             }
             Self::NoLayer => {
-                tracing::error!("{self}");
+                tracing::error!(target: LAYER, "{self}");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }

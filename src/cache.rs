@@ -21,6 +21,7 @@ mod key;
 mod lease;
 mod life;
 mod local;
+mod meter;
 mod record;
 mod redis;
 mod refresh;
@@ -44,7 +45,7 @@ pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
-    stats::Stats,
+    stats::{Revocations, Stats},
     ticket::{CachedSession, Fill, Lookup, Ticket},
     tier::LocalCache,
 };
@@ -61,8 +62,9 @@ use self::{
 pub(crate) use self::{
     flights::{Arrival, Boarding, Flight},
     key::EntryKey,
+    meter::Stopwatch,
     redis::Replace,
-    stats::{Counters, count},
+    stats::{Answer, Counters, Validated, count},
 };
 use crate::{clock::Clock, session::Origin, token::SessionToken, validator::ValidatedSession};
 
@@ -139,9 +141,9 @@ impl SessionCache {
     pub async fn get(&self, token: &SessionToken) -> Lookup {
         let lookup = self.lookup(&self.key(token)).await;
         match &lookup {
-            Lookup::Hit(CachedSession { origin, .. }) => self.shared.counters.hit(*origin),
-            Lookup::Miss(_) => count(&self.shared.counters.misses),
-            Lookup::Revoked => {}
+            Lookup::Hit(CachedSession { origin, .. }) => self.looked_up((*origin).into()),
+            Lookup::Miss(_) => self.looked_up(self.missing()),
+            Lookup::Revoked => self.looked_up(Answer::Revoked),
         }
         lookup
     }
@@ -219,6 +221,7 @@ impl SessionCache {
         let (entries, verdicts, refusals) = shared.local.len();
         let hearing = shared.local.lease().map(|lease| lease.hearing());
         let hearing = hearing.unwrap_or_default();
+        let redis = shared.redis.as_ref().map(Redis::meter);
         Stats {
             listening: hearing.is_connected,
             lease_age: hearing.age.map(Duration::from_micros),
@@ -227,9 +230,12 @@ impl SessionCache {
             entries: entries as u64,
             verdicts: verdicts as u64,
             refusals: refusals as u64,
-            in_flight: shared.flights.len() as u64,
-            undelivered: shared.undelivered.len() as u64,
+            in_flight: shared.flights.len(),
+            undelivered: shared.undelivered.len(),
             redis_skipped: shared.redis.as_ref().is_some_and(Redis::is_skipped),
+            redis_connections: redis.map_or(0, |redis| redis.connections.read()),
+            redis_in_use: redis.map_or(0, |redis| redis.in_use.read()),
+            redis_unanswered: redis.map_or(0, |redis| redis.unanswered.read()),
             ..shared.counters.read()
         }
     }
@@ -449,6 +455,19 @@ impl SessionCache {
 
     pub(crate) fn miss_deadline(&self) -> Duration {
         self.shared.miss_deadline
+    }
+
+    pub(crate) fn looked_up(&self, answer: Answer) {
+        self.shared.counters.looked_up(answer);
+    }
+
+    /// What a request is that finds nothing.
+    pub(crate) fn missing(&self) -> Answer {
+        if self.shared.enabled {
+            Answer::Miss
+        } else {
+            Answer::Bypass
+        }
     }
 
     pub(crate) fn counters(&self) -> &Counters {

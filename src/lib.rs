@@ -119,22 +119,28 @@
 //! 503 and hands nobody on. If tokens of both kinds arrive in the same place, one layer and
 //! [`SessionValidator::or`] do.
 //!
-//! # Connections that stay open
+//! # Pages
 //!
-//! A WebSocket or a stream outlives the check that let it in. Look the session up again from time
-//! to time, and close the connection when it is gone:
-//!
-//! ```
-#![doc = include_str!("../tests/support/may_stay.rs")]
-//! ```
+//! - [Revocation](docs::revocation): what is promised, and its bounds.
+//! - [Failures](docs::failures): what a request sees when what is down.
+//! - [Configuration](docs::configuration): every setting, its default, and when to change it.
+//! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
+//! - [Validators](docs::validators): writing one of your own.
+//! - [Connections](docs::connections): WebSockets and streams that outlive their check.
+//! - [Testing](docs::testing): your service with sessions, and without a provider.
+//! - [Migration](docs::migration): from the Python service, on the same Redis.
 //!
 //! # Features
 //!
-//! - `appwrite`: `AppwriteValidator`, which asks Appwrite's HTTP API.
-//! - `introspection`: `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory
-//!   Hydra, Zitadel and others) by token introspection, RFC 7662.
-//! - `axum`: [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses.
-//! - `testing`: a validator from a table, a one-line layer, and a clock that tests move by hand.
+//! None is on by default, and each only adds.
+//!
+//! | feature | brings | costs |
+//! | --- | --- | --- |
+//! | `appwrite` | `AppwriteValidator`, which asks Appwrite's HTTP API | reqwest, rustls with *ring* |
+//! | `introspection` | `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection, RFC 7662 | the same |
+//! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses | axum-core |
+//! | `metrics` | counts, levels and latencies for the `metrics` facade | metrics; an addition for each local hit |
+//! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "appwrite")]
@@ -144,6 +150,7 @@ mod axum;
 mod body;
 mod cache;
 mod clock;
+pub mod docs;
 mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -152,6 +159,7 @@ mod grpc;
 #[cfg(feature = "introspection")]
 mod introspection;
 mod layer;
+mod log;
 mod outcome;
 mod policy;
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
@@ -181,8 +189,8 @@ pub use axum::ExtractError;
 pub use body::ResponseBody;
 pub use cache::{
     CachedSession, ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation,
-    RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats,
-    Ticket,
+    Revocations, RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder,
+    SessionCacheConfig, Stats, Ticket,
 };
 pub use future::ResponseFuture;
 #[cfg(feature = "introspection")]

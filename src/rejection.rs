@@ -18,6 +18,7 @@ use serde_json::json;
 use crate::{
     body::ResponseBody,
     grpc,
+    log::LAYER,
     outcome::Denied,
     token::TokenError,
     validator::{ForbiddenReason, ValidationErrorKind},
@@ -225,10 +226,11 @@ impl Refusal {
             grpc,
         } = self;
         tracing::debug!(
-            status = rejection.status().as_u16(),
-            reason = rejection.reason(),
-            "refused"
-        );
+        target: LAYER,
+                    status = rejection.status().as_u16(),
+                    reason = rejection.reason(),
+                    "refused"
+                );
         let mut response = match grpc {
             Some(content_type) => {
                 let mut response = Response::new(ResponseBody::refusal(Bytes::new()));

@@ -17,12 +17,14 @@ use std::{
 };
 
 use tokio::runtime::Handle;
+use tracing::{Instrument, Span};
 
 use crate::{
     cache::{
-        Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, Replace, SessionCache,
-        Ticket, count,
+        Answer, Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, Replace,
+        SessionCache, Stopwatch, Ticket, Validated, count,
     },
+    log::{self, LOOKUP, VALIDATION},
     outcome::{Denied, Outcome, Resolved},
     session::Origin,
     token::SessionToken,
@@ -82,10 +84,13 @@ impl<V: SessionValidator> Resolver<V> {
     pub(crate) fn near(&self, token: &SessionToken, key: &EntryKey) -> Option<Outcome> {
         match self.cache.near(key)? {
             Lookup::Hit(hit) if self.validator.accepts(&hit.user) => {
-                self.cache.counters().hit(hit.origin);
+                self.cache.looked_up(hit.origin.into());
                 Some(Ok(self.serve(hit, token, key)))
             }
-            Lookup::Revoked => Some(Err(Denied::Revoked)),
+            Lookup::Revoked => {
+                self.cache.looked_up(Answer::Revoked);
+                Some(Err(Denied::Revoked))
+            }
             Lookup::Hit(_) | Lookup::Miss(_) => None,
         }
     }
@@ -93,24 +98,39 @@ impl<V: SessionValidator> Resolver<V> {
     /// Waits for the answer; dropping the future stops no validation that others wait for.
     pub(crate) async fn resolve(self, token: SessionToken, key: EntryKey) -> Outcome {
         if Handle::try_current().is_err() {
-            tracing::error!("the session cache must be polled inside of a Tokio runtime");
+            tracing::error!(
+                target: LOOKUP,
+                "the session cache must be polled inside of a Tokio runtime"
+            );
             return unavailable("no Tokio runtime");
         }
+        let (since, span) = (Stopwatch::start(), log::lookup());
+        let (answer, outcome) = self.answer(&token, &key).instrument(span.clone()).await;
+        self.cache.counters().waited(answer, since);
+        let answer = answer.name();
+        span.record("outcome", answer);
+        tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
+        outcome
+    }
+
+    async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (Answer, Outcome) {
         let landings = self.cache.landings();
-        match self.look_up(&token, &key).await {
+        match self.look_up(token, key).await {
             Ok(outcome) => {
-                if let Ok(resolved) = &outcome {
-                    self.cache.counters().hit(resolved.origin);
-                }
-                outcome
+                let answer = Answer::of(&outcome);
+                self.cache.looked_up(answer);
+                (answer, outcome)
             }
             Err(ticket) => {
-                count(&self.cache.counters().misses);
+                let missing = self.cache.missing();
+                self.cache.looked_up(missing);
                 // Boxed, so that a hit need not carry the room for it.
-                let answer = Box::pin(self.miss(&token, &key, ticket, landings));
-                tokio::time::timeout(self.cache.miss_deadline(), answer)
+                let answer = Box::pin(self.miss(token, key, ticket, landings));
+                let outcome = tokio::time::timeout(self.cache.miss_deadline(), answer)
                     .await
-                    .unwrap_or_else(|_| unavailable("no answer within the request deadline"))
+                    .unwrap_or_else(|_| unavailable("no answer within the request deadline"));
+                let is_stale = outcome.as_ref().is_ok_and(|resolved| resolved.is_stale);
+                (if is_stale { Answer::Stale } else { missing }, outcome)
             }
         }
     }
@@ -164,6 +184,7 @@ impl<V: SessionValidator> Resolver<V> {
                 }
                 Boarding::Join(landing) => {
                     count(&self.cache.counters().joined);
+                    Span::current().record("joined", true);
                     landing
                 }
                 Boarding::Full => {
@@ -208,6 +229,7 @@ impl<V: SessionValidator> Resolver<V> {
                 let mut is_checked = true;
                 let outcome = resolver
                     .fly(&flight, &token, &key, start, &mut is_checked)
+                    .instrument(flight.span())
                     .await;
                 match flight.land(outcome, is_checked) {
                     Some(next) => (flight, start) = (next, Start::LookUp),
@@ -268,7 +290,7 @@ impl<V: SessionValidator> Resolver<V> {
     async fn stale(&self, key: &EntryKey, error: ValidationError) -> Outcome {
         match self.cache.stale(key).await {
             Some(hit) if self.validator.accepts(&hit.user) => {
-                count(&self.cache.counters().stale);
+                self.cache.looked_up(Answer::Stale);
                 Ok(Resolved {
                     user: hit.user,
                     expires_at: hit.expires_at,
@@ -308,17 +330,17 @@ impl<V: SessionValidator> Resolver<V> {
             let paused = "the identity provider asked to be left alone for a while";
             return Err(ValidationError::unavailable(paused).with_retry_after(left));
         }
-        let mut has_begun = false;
+        let mut since = None;
         let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
             let _slot = self.cache.slot().await;
-            has_begun = true;
+            since = Some(Stopwatch::start());
             count(&self.cache.counters().validations);
             self.validator.validate(token.clone()).await
         })
         .await;
         let answer = answer
             .unwrap_or_else(|_| {
-                Err(ValidationError::unavailable(if has_begun {
+                Err(ValidationError::unavailable(if since.is_some() {
                     "the validator did not answer within the validation deadline"
                 } else {
                     "as many validations as may run at once took all of the validation deadline"
@@ -333,18 +355,17 @@ impl<V: SessionValidator> Resolver<V> {
                     Ok(session)
                 }
             });
+        let end = Validated::from(&answer);
+        self.cache.counters().validated(end, since);
+        tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
         match &answer {
             Err(error) if error.is_refused() => {
-                count(&self.cache.counters().refused);
                 self.cache.evict(ticket).await;
                 if error.kind() == ValidationErrorKind::Invalid {
                     self.cache.remember_refusal(ticket);
                 }
             }
-            Err(error) => {
-                count(&self.cache.counters().unavailable);
-                self.back_off(error);
-            }
+            Err(error) => self.back_off(error),
             Ok(_) => {}
         }
         self.reachable.observe(answer.as_ref().err());
@@ -420,13 +441,14 @@ impl Reachable {
         }
         match (state, error) {
             (MISCONFIGURED, Some(error)) => {
-                tracing::error!(error = %Chain(error), "no session can be validated");
+                tracing::error!(target: VALIDATION, error = %Chain(error), "no session can be validated");
             }
             (UNAVAILABLE, Some(error)) => tracing::warn!(
+                target: VALIDATION,
                 error = %Chain(error),
                 "sessions cannot be validated now; cached ones go on being served"
             ),
-            _ => tracing::info!("sessions can be validated again"),
+            _ => tracing::info!(target: VALIDATION, "sessions can be validated again"),
         }
     }
 }

@@ -545,7 +545,7 @@ impl SessionCacheBuilder {
                 miss_deadline,
                 gives_up_after,
                 verdict_ttl,
-                counters: Counters::default(),
+                counters: Counters::new(),
             }),
             namespace: None,
         }

@@ -21,24 +21,30 @@ use std::{
 };
 
 use tokio::sync::watch;
+use tracing::Span;
 
-use super::{SessionCache, key::EntryKey};
-use crate::outcome::Outcome;
+use super::{SessionCache, key::EntryKey, meter::Level, stats::IN_FLIGHT};
+use crate::{log, outcome::Outcome};
 
 /// Beyond this many tokens in validation at once, requests for others are answered with 503.
 const MAX_FLIGHTS: usize = 16_384;
 
-#[derive(Default)]
 pub(crate) struct Flights {
     table: Mutex<HashMap<EntryKey, Listed>>,
     landings: AtomicU64,
+    level: Level,
 }
 
 struct Listed {
     phase: Phase,
     end: watch::Receiver<Option<Landed>>,
     /// The flight after this one, of those who came too late.
-    next: Option<watch::Sender<Option<Landed>>>,
+    next: Option<Next>,
+}
+
+struct Next {
+    sender: watch::Sender<Option<Landed>>,
+    span: Span,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,9 +77,19 @@ pub(crate) enum Boarding {
     Full,
 }
 
+impl Default for Flights {
+    fn default() -> Self {
+        Self {
+            table: Mutex::default(),
+            landings: AtomicU64::default(),
+            level: Level::new(IN_FLIGHT),
+        }
+    }
+}
+
 impl Flights {
-    pub(super) fn len(&self) -> usize {
-        self.table().len()
+    pub(super) fn len(&self) -> u64 {
+        self.level.read()
     }
 
     fn table(&self) -> MutexGuard<'_, HashMap<EntryKey, Listed>> {
@@ -103,7 +119,11 @@ impl SessionCache {
                     Phase::Closed => Landing {
                         end: listed
                             .next
-                            .get_or_insert_with(|| watch::Sender::new(None))
+                            .get_or_insert_with(|| Next {
+                                sender: watch::Sender::new(None),
+                                span: Span::current(),
+                            })
+                            .sender
                             .subscribe(),
                         is_early: true,
                     },
@@ -112,6 +132,7 @@ impl SessionCache {
             Entry::Vacant(_) if full => Boarding::Full,
             Entry::Vacant(place) => {
                 let (sender, end) = watch::channel(None);
+                self.shared.flights.level.up();
                 place.insert(Listed {
                     phase: Phase::Boarding,
                     end: end.clone(),
@@ -122,6 +143,7 @@ impl SessionCache {
                         cache: self.clone(),
                         listed: Some(key.clone()),
                         sender,
+                        span: Span::current(),
                     },
                     landing: Landing {
                         end,
@@ -141,6 +163,7 @@ impl SessionCache {
             cache: self.clone(),
             listed: None,
             sender,
+            span: Span::current(),
         };
         let landing = Landing {
             end,
@@ -156,9 +179,16 @@ pub(crate) struct Flight {
     cache: SessionCache,
     listed: Option<EntryKey>,
     sender: watch::Sender<Option<Landed>>,
+    /// Of the first who waits for it.
+    span: Span,
 }
 
 impl Flight {
+    /// In which everything happens that the flight does.
+    pub(crate) fn span(&self) -> Span {
+        self.span.clone()
+    }
+
     /// The validation begins, after a lookup that was answered or not.
     pub(crate) fn take_off(&self, is_answered: bool) {
         self.change(|listed| {
@@ -206,8 +236,9 @@ impl Flight {
         let mut table = flights.table();
         flights.landings.fetch_add(1, SeqCst);
         let next = table.get_mut(&key).and_then(|listed| listed.next.take());
-        let Some(sender) = next else {
+        let Some(Next { sender, span }) = next else {
             table.remove(&key);
+            flights.level.down();
             return None;
         };
         let listed = Listed {
@@ -220,6 +251,7 @@ impl Flight {
             cache: self.cache.clone(),
             listed: Some(key),
             sender,
+            span,
         })
     }
 }
@@ -227,7 +259,10 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a session validator panicked; its requests are answered with 503");
+            tracing::error!(
+                target: log::VALIDATION,
+                "a session validator panicked; its requests are answered with 503"
+            );
         }
         // The next flight has nobody to fly it, so it ends here as well.
         drop(self.unlist());

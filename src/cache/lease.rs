@@ -13,14 +13,13 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use super::{
     key::TokenKey,
+    meter::Stopwatch,
+    stats::ListenerMeter,
     stripes::{Seen, Stripes, UserStripe},
 };
 use crate::clock::Clock;
@@ -35,7 +34,7 @@ pub(super) struct Lease {
     /// The run of the server that pushes.
     run: Mutex<Option<Arc<str>>>,
     is_connected: AtomicBool,
-    pushes: AtomicU64,
+    meter: ListenerMeter,
 }
 
 /// What had been heard when a read was sent.
@@ -71,7 +70,7 @@ impl Lease {
             stripes: Stripes::new(),
             run: Mutex::new(None),
             is_connected: AtomicBool::new(false),
-            pushes: AtomicU64::new(0),
+            meter: ListenerMeter::new(),
         }
     }
 
@@ -127,24 +126,31 @@ impl Lease {
 
     /// Something under a token's name has changed in Redis.
     pub(super) fn hear_token(&self, hex: &[u8]) {
-        self.pushes.fetch_add(1, Relaxed);
+        self.meter.pushes.add();
         self.stripes.revoke_token_named(hex);
     }
 
     pub(super) fn hear_user(&self, mark_name: &str) {
-        self.pushes.fetch_add(1, Relaxed);
+        self.meter.pushes.add();
         self.stripes.revoke_user(mark_name);
     }
 
     /// From here on nothing that was read before is used.
     pub(super) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, SeqCst);
+        self.meter.epochs.add();
     }
 
     /// Whatever changed before `proven` has been heard.
     pub(super) fn extend(&self, proven: u64) {
         self.until
             .fetch_max(proven.saturating_add(self.length), SeqCst);
+        self.meter.held.set(true);
+    }
+
+    /// A heartbeat that was sent then is answered.
+    pub(super) fn beat(&self, since: Stopwatch) {
+        self.meter.lag.add(since);
     }
 
     pub(super) fn connected(&self, run: Arc<str>) {
@@ -157,6 +163,7 @@ impl Lease {
     pub(super) fn lose(&self) {
         self.begin_epoch();
         self.until.store(0, SeqCst);
+        self.meter.held.set(false);
         self.is_connected.store(false, SeqCst);
     }
 
@@ -166,8 +173,8 @@ impl Lease {
         Hearing {
             is_connected: self.is_connected.load(SeqCst),
             age: (now < until).then(|| now.saturating_sub(until.saturating_sub(self.length))),
-            pushes: self.pushes.load(Relaxed),
-            epochs: self.epoch.load(SeqCst),
+            pushes: self.meter.pushes.read(),
+            epochs: self.meter.epochs.read(),
         }
     }
 

@@ -40,10 +40,12 @@ use super::{
     refresh::Due,
     seal::{self, Opened, Sealing},
     stamp::Stamp,
+    stats::RedisMeter,
     stripes::UserStripe,
 };
 use crate::{
     clock::{Clock, wall_micros},
+    log::REDIS,
     validator::ValidatedSession,
 };
 use bb8_redis::redis::{
@@ -643,6 +645,10 @@ impl Redis {
         self.links.is_skipped()
     }
 
+    pub(super) fn meter(&self) -> &RedisMeter {
+        self.links.meter()
+    }
+
     pub(super) async fn answers(&self) -> bool {
         let call = self.links.call(Effect::Reads);
         call.send(&cmd("PING")).await.is_ok()
@@ -772,35 +778,39 @@ impl Warned {
         // The first, and then each that doubles their number.
         if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
             tracing::warn!(
-                "{what} in Redis cannot be read and is not used; check whether something else \
-                 writes to this database, or set a key prefix"
-            );
+            target: REDIS,
+                            "{what} in Redis cannot be read and is not used; check whether something else \
+                             writes to this database, or set a key prefix"
+                        );
         }
     }
 
     fn sealed(&self) {
         if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
             tracing::warn!(
-                "a record in Redis is sealed with a key that this node does not have, and is not \
-                 used; give all nodes the same sealing key, or the old one as the previous"
-            );
+            target: REDIS,
+                            "a record in Redis is sealed with a key that this node does not have, and is not \
+                             used; give all nodes the same sealing key, or the old one as the previous"
+                        );
         }
     }
 
     fn not_sealed(&self) {
         if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
             tracing::warn!(
-                "a record in Redis is not sealed, and is not used since this node has a sealing \
-                 key; give all nodes the same, and keep the Python service out of this database"
-            );
+            target: REDIS,
+                            "a record in Redis is not sealed, and is not used since this node has a sealing \
+                             key; give all nodes the same, and keep the Python service out of this database"
+                        );
         }
     }
 
     fn too_long(&self) {
         if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
             tracing::warn!(
-                "a session is too large to be cached; let the validator add fewer attributes"
-            );
+            target: REDIS,
+                            "a session is too large to be cached; let the validator add fewer attributes"
+                        );
         }
     }
 }

@@ -42,6 +42,7 @@ impl SessionCache {
         if shared.slots.available_permits() == 0 || !shared.refreshes.begins(key, due) {
             return None;
         }
+        let _span = crate::log::refresh().entered();
         match self.board(key, self.landings()) {
             Boarding::Begin { flight, .. } => Some(flight),
             Boarding::Join(_) | Boarding::Full => None,

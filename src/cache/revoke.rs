@@ -14,7 +14,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -24,9 +24,11 @@ use tokio::runtime::Handle;
 use super::{
     SessionCache, Shared,
     key::{EntryKey, TokenKey},
+    meter::Level,
     redis::Verdict,
-    stats::count,
+    stats::{Delivery, Kind, UNDELIVERED, count},
 };
+use crate::log::REVOCATION;
 
 /// Undelivered revocations that are kept.
 const MAX_QUEUED: usize = 10_000;
@@ -88,12 +90,23 @@ pub(super) enum Revoke {
     User(String),
 }
 
+impl Revoke {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Token(_, Verdict::Forget) => Kind::InvalidateToken,
+            Self::Token(_, Verdict::Refuse) => Kind::RevokeToken,
+            Self::User(_) => Kind::InvalidateUser,
+        }
+    }
+}
+
 impl SessionCache {
     pub(super) async fn revoke(&self, what: Revoke) -> Result<Revocation, RevokeError> {
         count(&self.shared.counters.revocations);
         let shared = Arc::clone(&self.shared);
         if shared.redis.is_none() {
             shared.apply(&what);
+            shared.report(what.kind(), Delivery::Delivered);
             return Ok(Revocation(()));
         }
         // In a task of its own, so that it comes to its end if the caller goes away.
@@ -117,6 +130,7 @@ async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeE
     }
     if shared.deliver(&what).await {
         shared.apply(&what);
+        shared.report(what.kind(), Delivery::Delivered);
         return Ok(Revocation(()));
     }
     let outcome = shared.queue(what);
@@ -161,9 +175,16 @@ impl Shared {
     fn refuse(&self, key: &EntryKey) {
         if self.local.refuse(key) && self.redis.is_none() {
             tracing::warn!(
+                target: REVOCATION,
                 "a revoked token was forgotten before its time; raise the cache's capacity"
             );
         }
+    }
+
+    fn report(&self, kind: Kind, end: Delivery) {
+        self.counters.revoked(kind, end);
+        let (kind, outcome) = (kind.name(), end.name());
+        tracing::debug!(target: REVOCATION, kind, outcome, "sessions were revoked");
     }
 
     /// Denies it here until it is delivered.
@@ -180,8 +201,14 @@ impl Shared {
         );
         // After the denial stands: a lookup that sees no change finds it.
         self.apply(&what);
+        let end = match kind {
+            RevokeErrorKind::Queued => Delivery::Queued,
+            RevokeErrorKind::NotQueued => Delivery::NotQueued,
+        };
+        self.report(what.kind(), end);
         if kind == RevokeErrorKind::NotQueued {
             tracing::error!(
+                target: REVOCATION,
                 "too many revocations wait for Redis; one more is not delivered to other nodes"
             );
         }
@@ -218,11 +245,11 @@ async fn deliver_all(shared: Weak<Shared>) {
 }
 
 /// The revocations that Redis does not have yet, in order, and what they deny.
-#[derive(Default)]
 pub(super) struct Undelivered {
     queue: Mutex<Queue>,
     /// How many wait, so that a lookup need not take the lock while there is nothing to find.
-    waiting: AtomicUsize,
+    waiting: AtomicU64,
+    level: Level,
     /// The time of this process, in microseconds, until which nothing is served from Redis.
     nothing_until: AtomicU64,
 }
@@ -242,8 +269,19 @@ struct Queue {
     is_delivering: bool,
 }
 
+impl Default for Undelivered {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            waiting: AtomicU64::default(),
+            level: Level::new(UNDELIVERED),
+            nothing_until: AtomicU64::default(),
+        }
+    }
+}
+
 impl Undelivered {
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> u64 {
         self.waiting.load(SeqCst)
     }
 
@@ -268,7 +306,8 @@ impl Undelivered {
             Revoke::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
         }
         queue.waiting.push_back((what, until));
-        self.waiting.store(queue.waiting.len(), SeqCst);
+        self.waiting.fetch_add(1, SeqCst);
+        self.level.up();
         RevokeErrorKind::Queued
     }
 
@@ -293,7 +332,8 @@ impl Undelivered {
     fn pop(&self) {
         let mut queue = self.queue();
         queue.pop();
-        self.waiting.store(queue.waiting.len(), SeqCst);
+        self.waiting.fetch_sub(1, SeqCst);
+        self.level.down();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -305,6 +345,7 @@ impl Undelivered {
 fn report_given_up(count: u32) {
     if count > 0 {
         tracing::error!(
+            target: REVOCATION,
             count,
             "revocations were not delivered to Redis until all that they revoked had aged out"
         );
@@ -356,7 +397,7 @@ mod tests {
             undelivered.push(user(0), 100, 50),
             RevokeErrorKind::NotQueued
         );
-        assert_eq!(undelivered.len(), MAX_QUEUED);
+        assert_eq!(undelivered.len(), MAX_QUEUED as u64);
         assert!(undelivered.denies_token(&key, 49));
         assert!(!undelivered.denies_token(&key, 50));
     }

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     cache::RECORD_MEMBERS,
+    log::VALIDATION,
     token::SessionToken,
     user::UserData,
     validator::{ForbiddenReason, VALIDATOR, ValidatedSession, ValidationError},
@@ -142,7 +143,7 @@ pub(super) fn session(
 
 /// A refusal that the server knows nothing of, so our log is the only place that can tell.
 fn refused(why: &'static str) -> ValidationError {
-    tracing::debug!(why, "an active token is refused");
+    tracing::debug!(target: VALIDATION, why, "an active token is refused");
     ValidationError::invalid()
 }
 
@@ -172,7 +173,9 @@ fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Va
                 left = rest;
                 kept.insert(name, value);
             }
-            None => tracing::debug!(size, "a member of an introspection is too long to be kept"),
+            None => {
+                tracing::debug!(target: VALIDATION, size, "a member of an introspection is too long to be kept");
+            }
         }
     }
     kept

@@ -1,7 +1,12 @@
 //! Stops asking a Redis that does not answer, so that an outage costs a few requests a deadline
 //! and the others nothing.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+};
+
+use crate::cache::{meter::Level, stats::REDIS_SKIPPED};
 
 /// So many failures in a row open it: one may be a lost packet.
 const FAILURES: u32 = 3;
@@ -16,11 +21,30 @@ pub(super) enum Effect {
 
 /// Closed it lets calls through and counts failures in a row; open it lets none through, until
 /// whoever opened it has found that Redis answers again.
-#[derive(Debug, Default)]
 pub(super) struct Breaker {
     reads: AtomicU32,
     writes: AtomicU32,
     is_open: AtomicBool,
+    level: Level,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            reads: AtomicU32::default(),
+            writes: AtomicU32::default(),
+            is_open: AtomicBool::default(),
+            level: Level::new(REDIS_SKIPPED),
+        }
+    }
+}
+
+impl fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaker")
+            .field("is_open", &self.is_open())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Breaker {
@@ -42,11 +66,16 @@ impl Breaker {
             Effect::Writes => &self.writes,
         };
         let failures = failures.fetch_add(1, SeqCst).saturating_add(1);
-        failures >= FAILURES && !self.is_open.swap(true, SeqCst)
+        let opens = failures >= FAILURES && !self.is_open.swap(true, SeqCst);
+        if opens {
+            self.level.set(true);
+        }
+        opens
     }
 
     pub(super) fn close(&self) {
         self.succeeded(Effect::Writes);
+        self.level.set(false);
         self.is_open.store(false, SeqCst);
     }
 }

@@ -35,7 +35,10 @@ use super::{
     names::{Changed, Names},
     pool::{Links, field, identity},
 };
-use crate::cache::lease::Lease;
+use crate::{
+    cache::{lease::Lease, meter::Stopwatch},
+    log::LISTENER,
+};
 
 /// Heartbeats in the length of a lease, and between two looks at the server's role.
 const BEATS: u32 = 8;
@@ -142,11 +145,12 @@ async fn listen(job: Arc<Job>, links: Links) {
             longest = LONGEST_PAUSE_IF_UNUSABLE;
             if !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(
-                    trouble,
-                    "the local cache is off, and every session is looked up in Redis: it takes a \
-                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
-                     and SET to this user, and nothing in between that withholds its pushes"
-                );
+                target: LISTENER,
+                                    trouble,
+                                    "the local cache is off, and every session is looked up in Redis: it takes a \
+                                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
+                                     and SET to this user, and nothing in between that withholds its pushes"
+                                );
             }
         }
         // Nodes that lost the same server must not all come back at the same moment.
@@ -198,8 +202,9 @@ impl Job {
 
         let mut previous = None;
         loop {
-            let sent = self.lease.now();
+            let (sent, beat) = (self.lease.now(), Stopwatch::start());
             self.ask::<Value>(&mut connection, &cmd("PING")).await?;
+            self.lease.beat(beat);
             if let Some(previous) = previous.replace(sent) {
                 self.lease.extend(previous);
             }

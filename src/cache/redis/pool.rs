@@ -36,7 +36,10 @@ use super::{
     breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
 };
-use crate::cache::{accept::SLACK, lease::Lease, stamp::Stamp};
+use crate::{
+    cache::{accept::SLACK, lease::Lease, meter::Held, stamp::Stamp, stats::RedisMeter},
+    log::REDIS,
+};
 
 /// Between two attempts to reach a Redis that did not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -104,6 +107,7 @@ struct Shared {
     trouble: Mutex<Option<String>>,
     /// Whether it was said that the server may evict what we need.
     has_warned_of_eviction: AtomicBool,
+    meter: RedisMeter,
 }
 
 #[derive(Clone)]
@@ -117,6 +121,7 @@ struct Facts {
     is_dead: AtomicBool,
     hashes: Vec<String>,
     run: Arc<str>,
+    _open: Held,
 }
 
 #[derive(Clone)]
@@ -162,6 +167,10 @@ impl Links {
 
     pub(super) fn is_skipped(&self) -> bool {
         self.0.breaker.is_open()
+    }
+
+    pub(super) fn meter(&self) -> &RedisMeter {
+        &self.0.shared.meter
     }
 
     pub(super) fn floor(&self) -> Stamp {
@@ -210,19 +219,22 @@ impl Call<'_> {
         if breaker.is_open() || Handle::try_current().is_err() {
             return Err(Unanswered);
         }
+        let _in_use = inner.shared.meter.in_use.hold();
         match inner.attempt(self.until, command).await {
             Ok(answer) => {
                 breaker.succeeded(self.effect);
                 Ok(answer)
             }
             Err(trouble) => {
+                inner.shared.meter.unanswered.add();
                 if breaker.failed(self.effect) {
                     tracing::warn!(
-                        trouble,
-                        "Redis does not answer as it should, so every session is validated; check \
-                         that it runs and takes writes, and host, port, user and password in the \
-                         URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
-                    );
+                    target: REDIS,
+                                            trouble,
+                                            "Redis does not answer as it should, so every session is validated; check \
+                                             that it runs and takes writes, and host, port, user and password in the \
+                                             URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                                        );
                     tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
                 Err(Unanswered)
@@ -242,7 +254,7 @@ async fn close_when_it_answers(links: Weak<Inner>) {
         let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&links.probe], &[]));
         if links.attempt(until, probe).await.is_ok() {
             links.breaker.close();
-            tracing::info!("Redis answers again");
+            tracing::info!(target: REDIS, "Redis answers again");
             return;
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -417,6 +429,7 @@ impl Manager {
                 is_dead: AtomicBool::new(false),
                 hashes,
                 run,
+                _open: self.shared.meter.connections.hold(),
             }),
         })
     }
@@ -432,10 +445,11 @@ impl Shared {
             !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0");
         if evicts && !self.has_warned_of_eviction.swap(true, SeqCst) {
             tracing::warn!(
-                policy,
-                "Redis may evict the marks of users and the tombstones of tokens, and with them \
-                 revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
-            );
+            target: REDIS,
+                            policy,
+                            "Redis may evict the marks of users and the tombstones of tokens, and with them \
+                             revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
+                        );
         }
         let server = identity(info);
         let mut known = lock(&self.server);
@@ -446,9 +460,10 @@ impl Shared {
                 lease.lose();
             }
             tracing::warn!(
-                "another Redis answers than before, or it was restarted: what was cached until \
-                 now is validated again, since revocations may have been lost"
-            );
+            target: REDIS,
+                            "another Redis answers than before, or it was restarted: what was cached until \
+                             now is validated again, since revocations may have been lost"
+                        );
         }
         server
     }

@@ -1,0 +1,88 @@
+"use strict";
+
+// The token stays in this tab's memory: a script of somebody else could read a storage. A tab that
+// is opened later asks the others for it.
+let token = null;
+const tabs = new BroadcastChannel("session");
+const element = (id) => document.getElementById(id);
+
+tabs.onmessage = ({ data }) => {
+  if (data === "who has a token?") {
+    if (token) tabs.postMessage({ token });
+  } else if (data.token && !token) {
+    enter(data.token, "This tab has taken over the session of another one.");
+  }
+};
+
+function enter(newToken, state) {
+  token = newToken;
+  element("who").disabled = element("log-out").disabled = false;
+  element("state").textContent = state;
+}
+
+function leave(state) {
+  token = null;
+  element("who").disabled = element("log-out").disabled = true;
+  element("watch").checked = false;
+  element("state").textContent = state;
+}
+
+// One request, and a line about its answer.
+async function ask(method, path, body) {
+  const headers = {};
+  if (token) headers.authorization = `Bearer ${token}`;
+  if (body) headers["content-type"] = "application/json";
+  const began = performance.now();
+  // No cookie: each tab stands for a client of its own.
+  const answer = await fetch(`/api/v1/auth/${path}`, {
+    method, headers, body: body && JSON.stringify(body), credentials: "omit", cache: "no-store",
+  });
+  const took = performance.now() - began;
+  const text = await answer.text();
+  const said = text ? JSON.parse(text) : {};
+  const origin = answer.headers.get("x-session-origin") ?? "–";
+  const row = element("answers").insertRow(0);
+  if (!answer.ok) row.className = "refused";
+  const that = said.email ?? said.reason ?? said.detail ?? said.user_id ?? "";
+  for (const cell of [`${method} ${path}`, answer.status, origin, `${took.toFixed(1)} ms`, that]) {
+    row.insertCell().textContent = cell;
+  }
+  while (element("answers").rows.length > 12) element("answers").deleteRow(-1);
+  return { ok: answer.ok, status: answer.status, said };
+}
+
+async function whoAmI() {
+  const { ok, status, said } = await ask("GET", "me");
+  if (ok) element("state").textContent = `You are ${said.name || said.email}.`;
+  else if (status === 401) leave(`This tab was refused: ${said.reason}.`);
+}
+
+// A click, and a complaint where the server is gone.
+function does(action) {
+  return (event) => {
+    event?.preventDefault();
+    action().catch((error) => { element("state").textContent = `No answer: ${error.message}`; });
+  };
+}
+
+element("login").onsubmit = does(async () => {
+  token = null;
+  const { ok, said } = await ask("POST", "login", {
+    email: element("email").value, password: element("password").value,
+  });
+  if (ok) enter(said.token, "Logged in.");
+  else leave("Not logged in: the e-mail address or the password is wrong.");
+});
+
+element("who").onclick = does(whoAmI);
+
+element("log-out").onclick = does(async () => {
+  const { ok } = await ask("POST", "logout");
+  if (ok) leave("Logged out.");
+});
+
+setInterval(() => {
+  if (token && element("watch").checked) does(whoAmI)();
+}, 1000);
+
+tabs.postMessage("who has a token?");

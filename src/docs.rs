@@ -1,0 +1,31 @@
+//! What there is to know beyond the items themselves, a page for each question.
+
+#![allow(clippy::doc_markdown, reason = "names of products and papers")]
+
+#[doc = include_str!("docs/configuration.md")]
+pub mod configuration {}
+
+#[doc = include_str!("docs/connections.md")]
+#[doc = include_str!("../tests/support/may_stay.rs")]
+#[doc = "```"]
+#[doc = ""]
+#[doc = include_str!("docs/connections_after.md")]
+pub mod connections {}
+
+#[doc = include_str!("docs/failures.md")]
+pub mod failures {}
+
+#[doc = include_str!("docs/migration.md")]
+pub mod migration {}
+
+#[doc = include_str!("docs/observability.md")]
+pub mod observability {}
+
+#[doc = include_str!("docs/revocation.md")]
+pub mod revocation {}
+
+#[doc = include_str!("docs/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("docs/validators.md")]
+pub mod validators {}

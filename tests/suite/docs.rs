@@ -1,0 +1,62 @@
+//! The pages of the documentation, compared with the code.
+
+use std::{collections::BTreeSet, fs};
+
+fn source(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The public methods in a file's `impl` blocks of a type that give that type back, or a result of
+/// it: its setters.
+fn setters(path: &str, of: &str) -> BTreeSet<String> {
+    let text = source(path);
+    let mut found = BTreeSet::new();
+    for block in text.split("\nimpl").skip(1) {
+        let (head, body) = block.split_once('{').unwrap();
+        if !head.contains(of) || head.contains(" for ") {
+            continue;
+        }
+        let body = body.split("\n}\n").next().unwrap();
+        for method in body.split("pub fn ").skip(1) {
+            let signature = method.split(" {\n").next().unwrap();
+            let answers = signature.rsplit("->").next().unwrap();
+            if signature.contains("self") && answers.contains("Self") {
+                let name = method.split(['(', '<']).next().unwrap();
+                found.insert(name.to_owned());
+            }
+        }
+    }
+    found
+}
+
+/// The names in the first column of a section's table.
+fn listed(page: &str, section: &str) -> BTreeSet<String> {
+    let (_, rest) = page.split_once(&format!("`{section}`")).unwrap();
+    let rest = rest.split("\n# ").next().unwrap();
+    let rows = rest.lines().filter_map(|line| line.strip_prefix("| `"));
+    rows.map(|row| row.split('`').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_configuration_page_names_every_setting_and_no_other() {
+    let page = source("src/docs/configuration.md");
+    for (path, name, at_least) in [
+        ("src/cache/builder.rs", "SessionCacheBuilder", 20),
+        ("src/cache/tier.rs", "LocalCache", 3),
+        ("src/layer.rs", "SessionCacheLayer", 5),
+        ("src/appwrite/config.rs", "AppwriteValidatorBuilder", 3),
+        (
+            "src/introspection/config.rs",
+            "IntrospectionValidatorBuilder",
+            9,
+        ),
+    ] {
+        let mut setters = setters(path, name);
+        assert!(setters.len() >= at_least, "{name}: {setters:?}");
+        if name == "LocalCache" {
+            setters.insert("new".to_owned());
+        }
+        assert_eq!(listed(&page, name), setters, "{name}");
+    }
+}

@@ -1,0 +1,338 @@
+//! What an operator is told through the `metrics` facade: the same as by `stats()`, under the names
+//! of the dashboard, and nothing about anybody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::Mutex,
+    time::Duration,
+};
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    with_local_recorder,
+};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower_session_cache::{
+    LocalCache, Origin, SessionCache, SessionCacheLayer, Stats, UserData, ValidatedSession,
+    ValidationError, testing::ManualClock,
+};
+
+use crate::support::{
+    client::{ask, token},
+    example::{start, url},
+    probe::{Probe, session},
+    redis::Redis,
+    soon, until,
+};
+
+/// Only which names and labels there are.
+#[derive(Default)]
+struct Names(Mutex<BTreeSet<(String, String)>>);
+
+impl Names {
+    fn add(&self, key: &Key) {
+        let labels = key.labels().map(|label| label.value().to_owned());
+        let labels = labels.collect::<Vec<_>>().join(" ");
+        self.0
+            .lock()
+            .unwrap()
+            .insert((key.name().to_owned(), labels));
+    }
+}
+
+impl Recorder for Names {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        self.add(key);
+        Counter::noop()
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        self.add(key);
+        Gauge::noop()
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        self.add(key);
+        Histogram::noop()
+    }
+}
+
+/// The metrics that a text names.
+fn named_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let words = words.filter(|word| word.starts_with("session_cache_"));
+    // What Prometheus makes of a histogram.
+    let whole = words.map(|word| {
+        ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|end| word.strip_suffix(end))
+            .unwrap_or(word)
+            .to_owned()
+    });
+    whole.collect()
+}
+
+fn source(path: &str) -> String {
+    fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn dashboard_and_page_name_what_there_is_and_nothing_else() {
+    let names = Names::default();
+    with_local_recorder(&names, || {
+        SessionCache::builder()
+            .redis("redis://127.0.0.1:1")
+            .unwrap()
+            .local_cache(LocalCache::new(1))
+            .build()
+            .unwrap()
+    });
+    let registered = names.0.into_inner().unwrap();
+    let names: BTreeSet<String> = registered.iter().map(|(name, _)| name.clone()).collect();
+    assert!(names.len() > 15, "{names:?}");
+
+    let dashboard = source("examples/grafana.json");
+    let panels: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let mut queries = String::new();
+    for panel in panels["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            queries += target["expr"].as_str().unwrap();
+            queries += "\n";
+        }
+    }
+    assert_eq!(named_in(&queries), names, "in the queries of the dashboard");
+    let page = source("src/docs/observability.md");
+    assert_eq!(named_in(&page), names, "in the page");
+    for (_, labels) in &registered {
+        for label in labels.split(' ').filter(|label| !label.is_empty()) {
+            assert!(page.contains(&format!("`{label}`")), "{label} of the page");
+        }
+    }
+}
+
+/// A text for Prometheus, as one number for each name and its labels.
+fn read(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let lines = lines.filter_map(|line| line.rsplit_once(' '));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets(&[0.1, 1.0])
+        .unwrap()
+        .build_recorder();
+    let redis = Redis::start();
+    let clock = ManualClock::new();
+    let patient = Duration::from_secs(20);
+    let near_and_far = SessionCache::builder()
+        .redis(redis.url())
+        .unwrap()
+        .redis_deadline(patient)
+        .local_cache(LocalCache::new(100).lease(Duration::from_secs(60)));
+    let alone = SessionCache::builder()
+        .ttl(Duration::from_secs(30))
+        .stale_on_error(Duration::from_secs(60))
+        .clock(clock.clone());
+    let off = SessionCache::builder().enabled(false);
+    let caches = with_local_recorder(&recorder, || {
+        [near_and_far, alone, off].map(|builder| builder.build().unwrap())
+    });
+    let [near_and_far, alone, off] = &caches;
+    let probe = Probe::answering(|token| match token {
+        "secret-wrong" => Err(ValidationError::invalid()),
+        "secret-down" => Err(ValidationError::unavailable("out of order")),
+        _ => Ok(ValidatedSession::new(
+            UserData::builder("user-ada")
+                .email("ada@example.com")
+                .name("Ada L")
+                .build(),
+        )),
+    });
+    let layer = |cache: &SessionCache| SessionCacheLayer::new(cache.clone(), probe.clone());
+
+    let layer_of_all = layer(near_and_far);
+    soon("a local hit", async {
+        while ask(&layer_of_all, "secret-t").await.unwrap().1 != Origin::Local {}
+    })
+    .await;
+    until("a lease", || near_and_far.stats().lease_age.is_some()).await;
+    for _ in 0..3 {
+        assert_eq!(ask(&layer_of_all, "secret-wrong").await.unwrap_err(), 401);
+    }
+    assert_eq!(ask(&layer_of_all, "secret-down").await.unwrap_err(), 503);
+    let _ = near_and_far.revoke_token(&token("secret-t")).await.unwrap();
+    assert_eq!(ask(&layer_of_all, "secret-t").await.unwrap_err(), 401);
+    let _ = near_and_far.invalidate_user("user-ada").await.unwrap();
+    let _ = near_and_far
+        .invalidate_token(&token("secret-t"))
+        .await
+        .unwrap();
+
+    let stale = layer(alone);
+    ask(&stale, "secret-s").await.unwrap();
+    probe.answer(|_| Err(ValidationError::unavailable("out of order")));
+    clock.advance(Duration::from_secs(30));
+    ask(&stale, "secret-s").await.unwrap();
+    probe.answer(|_| Ok(session("user-ada")));
+    ask(&layer(off), "secret-t").await.unwrap();
+
+    // Two wait for one call.
+    probe.hold();
+    let waiting = ["secret-j", "secret-j"].map(|text| {
+        let layer = layer_of_all.clone();
+        tokio::spawn(async move { ask(&layer, text).await.unwrap().1 })
+    });
+    until("the second to join", || near_and_far.stats().joined == 1).await;
+    let text = recorder.handle().render();
+    assert_eq!(read(&text)["session_cache_validations_in_flight"], 1.0);
+    probe.let_go();
+    for waiting in waiting {
+        assert_eq!(soon("an answer", waiting).await.unwrap(), Origin::Validator);
+    }
+
+    redis.pause();
+    let cache = near_and_far.clone();
+    let revoking = tokio::spawn(async move { cache.revoke_token(&token("secret-q")).await });
+    until("a command on its way", || {
+        near_and_far.stats().redis_in_use == 1
+    })
+    .await;
+    let told = read(&recorder.handle().render());
+    assert_eq!(told["session_cache_redis_in_use"], 1.0);
+    redis.resume();
+    let _ = soon("the revocation", revoking).await.unwrap().unwrap();
+
+    let sum = |of: fn(&Stats) -> u64| caches.iter().map(|cache| of(&cache.stats())).sum::<u64>();
+    type Read = fn(&Stats) -> u64;
+    let expected: &[(&str, Read)] = &[
+        ("lookups_total{outcome=\"local\"}", |s| s.local_hits),
+        ("lookups_total{outcome=\"redis\"}", |s| {
+            s.hits - s.local_hits
+        }),
+        ("lookups_total{outcome=\"miss\"}", |s| s.misses),
+        ("lookups_total{outcome=\"negative\"}", |s| s.negative),
+        ("lookups_total{outcome=\"revoked\"}", |s| s.revoked),
+        ("lookups_total{outcome=\"stale\"}", |s| s.stale),
+        ("lookups_total{outcome=\"bypass\"}", |s| s.bypassed),
+        ("validations_begun_total", |s| s.validations),
+        ("validations_total{outcome=\"accepted\"}", |s| s.accepted),
+        ("validations_total{outcome=\"refused\"}", |s| s.refused),
+        ("validations_total{outcome=\"unavailable\"}", |s| {
+            s.unavailable
+        }),
+        ("joined_total", |s| s.joined),
+        ("stored_total", |s| s.stored),
+        ("revocations_begun_total", |s| s.revocations),
+        ("redis_connections", |s| s.redis_connections),
+        ("listener_epochs_total", |s| s.epochs),
+        ("listener_pushes_total", |s| s.pushes),
+        ("lease_held", |s| u64::from(s.lease_age.is_some())),
+    ];
+    let text = recorder.handle().render();
+    let told = read(&text);
+    for (name, of) in expected {
+        let (told, counted) = (told[&format!("session_cache_{name}")], sum(*of));
+        assert_eq!(told, counted as f64, "{name} in {text}");
+        assert!(counted > 0, "{name} has not happened");
+    }
+    for kind in ["invalidate_token", "revoke_token", "invalidate_user"] {
+        let name =
+            format!("session_cache_revocations_total{{kind=\"{kind}\",outcome=\"delivered\"}}");
+        let expected = if kind == "revoke_token" { 2.0 } else { 1.0 };
+        assert_eq!(told[&name], expected, "{text}");
+    }
+    // Histograms where a request had to wait, and none where it had not.
+    let waited = |outcome: &str| {
+        let name = format!("session_cache_lookup_seconds_count{{outcome=\"{outcome}\"}}");
+        told.get(&name).copied().unwrap_or_default()
+    };
+    assert_eq!(waited("local"), 0.0);
+    assert_eq!(waited("bypass"), 1.0);
+    assert_eq!(waited("stale"), 1.0);
+    assert_eq!(waited("miss") + waited("stale"), sum(|s| s.misses) as f64);
+    assert!(told["session_cache_listener_lag_seconds_count"] >= 2.0);
+    for private in ["secret", "ada", "example.com", "user-"] {
+        assert!(!text.contains(private), "{private} in {text}");
+    }
+
+    drop(caches);
+    drop((layer_of_all, stale));
+    until("all connections to end", || {
+        let told = read(&recorder.handle().render());
+        told["session_cache_redis_connections"] == 0.0 && told["session_cache_lease_held"] == 0.0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_left_alone_shows_and_so_does_what_waits_for_it() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let redis = Redis::start();
+    let builder = SessionCache::builder().redis(redis.url()).unwrap();
+    let cache = with_local_recorder(&recorder, || builder.build().unwrap());
+    let told = |name: &str| read(&recorder.handle().render())[&format!("session_cache_{name}")];
+    let _ = cache.invalidate_token(&token("t")).await.unwrap();
+    assert_eq!(told("redis_skipped"), 0.0);
+    redis.pause();
+    soon("it to be left alone", async {
+        while !cache.stats().redis_skipped {
+            let _ = cache.invalidate_token(&token("t")).await;
+        }
+    })
+    .await;
+    assert_eq!(told("redis_skipped"), 1.0);
+    let stats = cache.stats();
+    assert!(stats.undelivered > 0 && stats.redis_unanswered >= 3);
+    assert_eq!(told("revocations_undelivered"), stats.undelivered as f64);
+    redis.resume();
+    until("the delivery", || cache.stats().undelivered == 0).await;
+    assert_eq!(told("revocations_undelivered"), 0.0);
+    until("it to be used again", || !cache.stats().redis_skipped).await;
+    assert_eq!(told("redis_skipped"), 0.0);
+}
+
+#[tokio::test]
+async fn the_example_serves_them_to_prometheus() {
+    let mut server = start(&[]);
+    let url = url(&mut server);
+    let client = reqwest::Client::new();
+    let answer = client.get(format!("{url}/metrics")).send().await.unwrap();
+    assert_eq!(
+        answer.headers()["content-type"],
+        "text/plain; version=0.0.4"
+    );
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("# TYPE session_cache_lookups_total counter"));
+    let before = read(&text)["session_cache_lookups_total{outcome=\"miss\"}"];
+    let login = client.post(format!("{url}/api/v1/auth/login"));
+    let login = login
+        .json(&serde_json::json!({ "email": "demo@example.com", "password": "demo-password" }));
+    let login: serde_json::Value = login.send().await.unwrap().json().await.unwrap();
+    let token = login["token"].as_str().unwrap();
+    for origin in ["validator", "local"] {
+        let me = client
+            .get(format!("{url}/api/v1/auth/me"))
+            .bearer_auth(token);
+        let me = me.send().await.unwrap();
+        assert_eq!(me.headers()["x-session-origin"], origin);
+    }
+    let answer = client.get(format!("{url}/metrics")).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let told = read(&text);
+    assert_eq!(
+        told["session_cache_lookups_total{outcome=\"miss\"}"],
+        before + 1.0
+    );
+    assert_eq!(told["session_cache_lookups_total{outcome=\"local\"}"], 1.0);
+    assert!(
+        text.contains("session_cache_lookup_seconds_bucket"),
+        "{text}"
+    );
+    assert!(!text.contains(token) && !text.contains("demo"), "{text}");
+}
