@@ -19,6 +19,8 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
         let body = body.split("\n}\n").next().unwrap();
         for method in body.split("pub fn ").skip(1) {
             let signature = method.split(" {\n").next().unwrap();
+            // What is said about parameters' types has arrows of its own.
+            let signature = signature.split("\n    where").next().unwrap();
             let answers = signature.rsplit("->").next().unwrap();
             if signature.contains("self") && answers.contains("Self") {
                 let name = method.split(['(', '<']).next().unwrap();
@@ -31,9 +33,13 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
 
 /// The names in the first column of a section's table.
 fn listed(page: &str, section: &str) -> BTreeSet<String> {
-    let (_, rest) = page.split_once(&format!("`{section}`")).unwrap();
-    let rest = rest.split("\n# ").next().unwrap();
-    let rows = rest.lines().filter_map(|line| line.strip_prefix("| `"));
+    let name = format!("`{section}`");
+    let mut sections = page.split("\n# ");
+    let section = sections.find(|section| section.lines().next().unwrap().contains(&name));
+    let rows = section
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split('`').next().unwrap().to_owned())
         .collect()
 }
