@@ -487,7 +487,7 @@ pub const LIMITS: &[Bounds] = &[
     Bounds {
         name: "limit: Redis evicts the mark",
         asked: 1,
-        requests: 3,
+        requests: 2,
         revocations: [RESET_B, RESET_B, None],
         left: Left {
             evictions: 1,
@@ -498,7 +498,7 @@ pub const LIMITS: &[Bounds] = &[
     Bounds {
         name: "limit: Redis evicts the tombstone",
         asked: 1,
-        requests: 3,
+        requests: 2,
         revocations: [FORGET_B, FORGET_B, None],
         is_elsewhere: true,
         left: Left {

@@ -15,6 +15,7 @@
 //! | `request` | `resolver.rs` (`resolve`) |
 //! | `revoke` | `cache/revoke.rs`, `cache/stripes.rs`, `cache/verdicts.rs` |
 //! | `peer` | the Python service |
+//! | `tier` | the local cache: `cache/lease.rs`, `cache/redis/listener.rs` |
 
 pub mod bounds;
 pub mod configurations;
@@ -27,12 +28,13 @@ mod revoke;
 pub mod rules;
 pub mod search;
 pub mod state;
+pub mod tier;
 mod world;
 
 pub use self::{
     bounds::Bounds,
     rules::{Rule, Rules},
-    search::{Event, Report},
+    search::{Event, Report, System},
 };
 use self::{
     search::{Label, Next},
@@ -65,7 +67,7 @@ impl Model {
         self.rules.hold(rule)
     }
 
-    fn first(&self) -> State {
+    fn first_state(&self) -> State {
         let mut state = State {
             left: self.bounds.left,
             ..State::default()
@@ -90,7 +92,7 @@ impl Model {
         state
     }
 
-    fn next(&self, state: &State, out: &mut Vec<Next>) {
+    fn next_states(&self, state: &State, out: &mut Vec<Next<State>>) {
         let mut emit = Emit {
             out,
             bounds: &self.bounds,
@@ -106,7 +108,7 @@ impl Model {
         self.world(state, &mut emit);
     }
 
-    fn is_at_rest(&self, state: &State) -> bool {
+    fn nobody_waits(&self, state: &State) -> bool {
         state.requests[..self.bounds.requests]
             .iter()
             .all(|request| *request == Request::Answered)
@@ -114,7 +116,7 @@ impl Model {
 }
 
 pub(crate) struct Emit<'a> {
-    out: &'a mut Vec<Next>,
+    out: &'a mut Vec<Next<State>>,
     bounds: &'a Bounds,
 }
 
@@ -140,6 +142,7 @@ impl Emit<'_> {
             what,
         };
         self.out.push(Next {
+            time: state.time,
             label,
             state,
             event,

@@ -11,6 +11,30 @@ use std::{
 
 use crate::{Model, State};
 
+/// Something that goes from state to state.
+pub trait System {
+    type State: Copy + Hash;
+
+    fn first(&self) -> Self::State;
+
+    /// Every step that may come next.
+    fn next(&self, state: &Self::State, out: &mut Vec<Next<Self::State>>);
+
+    /// Whether nobody waits, should nothing happen any more.
+    fn is_at_rest(&self, state: &Self::State) -> bool;
+
+    /// Walks until a promise is broken, or through everything.
+    fn check(&self) -> Report {
+        search(self, Until::Violation)
+    }
+
+    fn search(&self, until: Until) -> Report {
+        search(self, until)
+    }
+}
+
+type CameFrom = HashMap<u64, u64, BuildHasherDefault<Identity>>;
+
 /// What a step shows, beyond leading somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -23,9 +47,11 @@ pub enum Event {
     SoonAgain,
 }
 
-pub struct Next {
+pub struct Next<S> {
+    /// The time after it.
+    pub time: u8,
     pub label: Label,
-    pub state: State,
+    pub state: S,
     pub event: Event,
 }
 
@@ -78,99 +104,108 @@ pub enum Until {
     Limit,
 }
 
-impl Model {
-    /// Walks until a promise is broken, or through everything.
-    pub fn check(&self) -> Report {
-        self.search(Until::Violation)
+impl System for Model {
+    type State = State;
+
+    fn first(&self) -> State {
+        self.first_state()
     }
 
-    pub fn search(&self, until: Until) -> Report {
-        let first = self.first();
-        let mut report = Report::default();
-        let mut came_from = HashMap::<u64, u64, BuildHasherDefault<Identity>>::default();
-        came_from.insert(hash(&first), 0);
-        let mut level = vec![(hash(&first), first)];
-        let mut nexts = Vec::new();
-        while !level.is_empty() {
-            report.depth += 1;
-            let mut following = Vec::new();
-            for (here, state) in &level {
-                let here = *here;
-                nexts.clear();
-                self.next(state, &mut nexts);
-                if nexts.is_empty() && !self.is_at_rest(state) {
-                    let trace = self.trace(&came_from, here, None);
-                    report.trace = Some(("somebody waits for ever", trace));
+    fn next(&self, state: &State, out: &mut Vec<Next<State>>) {
+        self.next_states(state, out);
+    }
+
+    fn is_at_rest(&self, state: &State) -> bool {
+        self.nobody_waits(state)
+    }
+}
+
+fn search<M: System + ?Sized>(system: &M, until: Until) -> Report {
+    let first = system.first();
+    let mut report = Report::default();
+    let mut came_from = CameFrom::default();
+    came_from.insert(hash(&first), 0);
+    let mut level = vec![(hash(&first), first)];
+    let mut nexts = Vec::new();
+    while !level.is_empty() {
+        report.depth += 1;
+        let mut following = Vec::new();
+        for (here, state) in &level {
+            let here = *here;
+            nexts.clear();
+            system.next(state, &mut nexts);
+            if nexts.is_empty() && !system.is_at_rest(state) {
+                let trace = trace(system, &came_from, here, None);
+                report.trace = Some(("somebody waits for ever", trace));
+                report.states = came_from.len();
+                return report;
+            }
+            for next in &nexts {
+                report.steps += 1;
+                let found = match next.event {
+                    Event::Violation(what) => Some(what),
+                    Event::Limit => {
+                        report.limits += 1;
+                        (until == Until::Limit).then_some("a limit")
+                    }
+                    Event::SoonAgain => {
+                        report.soon_again += 1;
+                        None
+                    }
+                    Event::None => None,
+                };
+                if let Some(what) = found {
+                    report.trace = Some((what, trace(system, &came_from, here, Some(next))));
                     report.states = came_from.len();
                     return report;
                 }
-                for next in &nexts {
-                    report.steps += 1;
-                    let found = match next.event {
-                        Event::Violation(what) => Some(what),
-                        Event::Limit => {
-                            report.limits += 1;
-                            (until == Until::Limit).then_some("a limit")
-                        }
-                        Event::SoonAgain => {
-                            report.soon_again += 1;
-                            None
-                        }
-                        Event::None => None,
-                    };
-                    if let Some(what) = found {
-                        report.trace = Some((what, self.trace(&came_from, here, Some(next))));
-                        report.states = came_from.len();
-                        return report;
-                    }
-                    let there = hash(&next.state);
-                    if let Entry::Vacant(place) = came_from.entry(there) {
-                        place.insert(here);
-                        following.push((there, next.state));
-                    }
+                let there = hash(&next.state);
+                if let Entry::Vacant(place) = came_from.entry(there) {
+                    place.insert(here);
+                    following.push((there, next.state));
                 }
             }
-            level = following;
         }
-        report.states = came_from.len();
-        report
+        level = following;
     }
-
-    fn trace(
-        &self,
-        came_from: &HashMap<u64, u64, BuildHasherDefault<Identity>>,
-        end: u64,
-        last: Option<&Next>,
-    ) -> Vec<String> {
-        let mut way = vec![end];
-        while let Some(&before) = way.last().and_then(|at| came_from.get(at))
-            && before != 0
-        {
-            way.push(before);
-        }
-        let mut state = self.first();
-        let mut lines = Vec::new();
-        for at in way.iter().rev().skip(1) {
-            let mut nexts = Vec::new();
-            self.next(&state, &mut nexts);
-            if let Some(next) = nexts.iter().find(|next| hash(&next.state) == *at) {
-                lines.push(next.line());
-                state = next.state;
-            }
-        }
-        lines.extend(last.map(Next::line));
-        lines
-    }
+    report.states = came_from.len();
+    report
 }
 
-impl Next {
+fn trace<M: System + ?Sized>(
+    system: &M,
+    came_from: &CameFrom,
+    end: u64,
+    last: Option<&Next<M::State>>,
+) -> Vec<String> {
+    let mut way = vec![end];
+    while let Some(&before) = way.last().and_then(|at| came_from.get(at))
+        && before != 0
+    {
+        way.push(before);
+    }
+    let mut state = system.first();
+    let mut lines = Vec::new();
+    for at in way.iter().rev().skip(1) {
+        let mut nexts = Vec::new();
+        system.next(&state, &mut nexts);
+        if let Some(next) = nexts.iter().find(|next| hash(&next.state) == *at) {
+            lines.push(next.line());
+            state = next.state;
+        }
+    }
+    lines.extend(last.map(Next::line));
+    lines
+}
+
+impl<S> Next<S> {
     fn line(&self) -> String {
         let Label { who, number, what } = self.label;
-        format!("{:>3}  {who} {number}: {what}", self.state.time)
+        format!("{:>3}  {who} {number}: {what}", self.time)
     }
 }
 
-fn hash(state: &State) -> u64 {
+fn hash(state: &impl Hash) -> u64 {
     let mut mixer = Mixer(0x9e37_79b9_7f4a_7c15);
     state.hash(&mut mixer);
     mixer.finish()

@@ -7,6 +7,7 @@
 use session_cache_model::{
     Bounds, Model,
     Rule::{self, *},
+    System,
     configurations::GROUPS,
 };
 

@@ -2,7 +2,7 @@
 //! than TTL, validation deadline and slack.
 
 use session_cache_model::{
-    Model,
+    Model, System,
     configurations::{LIMITS, named},
     search::Until,
 };

@@ -1,6 +1,6 @@
 //! The promise holds, whatever comes between two steps, and nobody is locked out or waits for ever.
 
-use session_cache_model::{Bounds, Model, configurations::*};
+use session_cache_model::{Bounds, Model, System, configurations::*};
 
 fn holds(configurations: &[Bounds]) {
     for bounds in configurations {

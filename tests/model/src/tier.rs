@@ -1,0 +1,510 @@
+//! The local cache, which hears from Redis what changes: `cache/lease.rs`, `cache/local.rs` and
+//! `cache/redis/listener.rs`.
+//!
+//! A model of its own, of one token: Redis holds its version, and a revocation makes a new one.
+//! The promise is that no local hit hides a revocation that was acknowledged a lease before the
+//! request began; one that this node has made itself is hidden by none.
+
+use crate::search::{Event, Label, Next, System};
+
+/// In ticks.
+const LEASE: u8 = 2;
+const READS: usize = 2;
+const REVOCATIONS: usize = 2;
+const QUEUE: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Guard {
+    /// A hit needs a lease.
+    HitNeedsLease,
+    /// A read without a lease is not kept.
+    NoteNeedsLease,
+    /// The lease is asked before the numbers are compared.
+    LeaseFirst,
+    /// A hit compares the stripes.
+    HitComparesStripes,
+    /// A hit compares the epoch.
+    HitComparesEpoch,
+    /// A lost connection begins an epoch.
+    LostBeginsEpoch,
+    /// A new one does.
+    ConnectedBeginsEpoch,
+    /// It does so when tracking is on, not before.
+    EpochAfterTracking,
+    /// The epoch is noted before the read is sent.
+    EpochIsNotedFirst,
+    /// So is the sequence.
+    SeenIsNotedFirst,
+    /// A PONG proves what the PING before its own was sent after.
+    PreviousPing,
+    /// A lost connection ends the lease.
+    LostEndsLease,
+    /// This node's own revocations count, too.
+    OwnCounts,
+}
+
+/// What may happen, and which rules hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Tier {
+    pub end: u8,
+    pub reads: usize,
+    pub revocations: usize,
+    /// Whether the first revocation is this node's own.
+    pub is_own: bool,
+    pub losses: u8,
+    /// The guards that are taken out, as bits.
+    pub without: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Item {
+    #[default]
+    Nothing,
+    Push,
+    Pong,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Link {
+    /// There is none.
+    #[default]
+    Down,
+    /// Nothing is tracked yet.
+    Greeted,
+    /// Redis tracks, and the node has yet to hear that.
+    Tracked,
+    Up,
+    /// The connection is gone, and the node does not know.
+    Cut,
+    /// It knows; the epoch has begun, the lease has yet to end.
+    Losing,
+}
+
+/// The connection on which Redis pushes, in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Listener {
+    link: Link,
+    queue: [Item; QUEUE],
+    /// Writes that were carried out and have yet to be pushed, and whether a PONG has gone ahead
+    /// of them: Redis with I/O threads lets one do so.
+    pending: u8,
+    is_overtaken: bool,
+    /// When the PING was sent that is on its way or being answered.
+    ping: Option<u8>,
+    is_answered: bool,
+    previous: Option<u8>,
+    /// A push has been counted in the sequence, and not in its stripe.
+    counted: Option<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Noted {
+    epoch: u8,
+    seen: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Read {
+    #[default]
+    Unborn,
+    Sent(Option<Noted>),
+    Carried(Option<Noted>, u8),
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Entry {
+    version: u8,
+    noted: Noted,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Hit {
+    #[default]
+    Unborn,
+    /// One of the two questions was answered by yes. With the order changed it was that about
+    /// this entry.
+    Half {
+        began: u8,
+        entry: Option<Entry>,
+    },
+    Answered,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Revoking {
+    #[default]
+    Idle,
+    Written(u8),
+    /// This node's own: counted.
+    Counted(u8, u8),
+    Acknowledged(u8, u8),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    time: u8,
+    version: u8,
+    listener: Listener,
+    sequence: u8,
+    stripe: u8,
+    epoch: u8,
+    until: u8,
+    entry: Option<Entry>,
+    reads: [Read; READS],
+    hit: Hit,
+    revoking: [Revoking; REVOCATIONS],
+    losses: u8,
+}
+
+impl Tier {
+    pub const BASE: Self = Self {
+        end: 3,
+        reads: 1,
+        revocations: 1,
+        is_own: false,
+        losses: 1,
+        without: 0,
+    };
+
+    #[must_use]
+    pub fn without(self, guard: Guard) -> Self {
+        Self {
+            without: self.without | 1 << guard as u32,
+            ..self
+        }
+    }
+
+    fn holds(&self, guard: Guard) -> bool {
+        self.without & 1 << guard as u32 == 0
+    }
+
+    /// `Lease::note`.
+    fn note(&self, state: &State) -> Option<Noted> {
+        let is_alive = state.time < state.until || !self.holds(Guard::NoteNeedsLease);
+        is_alive.then_some(Noted {
+            epoch: state.epoch,
+            seen: state.sequence,
+        })
+    }
+
+    fn is_alive(&self, state: &State) -> bool {
+        state.time < state.until || !self.holds(Guard::HitNeedsLease)
+    }
+
+    /// `Lease::is_unchanged`.
+    fn is_unchanged(&self, state: &State, noted: Noted) -> bool {
+        (state.epoch == noted.epoch || !self.holds(Guard::HitComparesEpoch))
+            && (state.stripe <= noted.seen || !self.holds(Guard::HitComparesStripes))
+    }
+
+    fn reads(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        for n in 0..self.reads {
+            let mut next = *state;
+            let what = match state.reads[n] {
+                Read::Unborn => {
+                    next.reads[n] = Read::Sent(self.note(state));
+                    "a read is noted and sent"
+                }
+                Read::Sent(noted) => {
+                    next.reads[n] = Read::Carried(noted, state.version);
+                    "a read is carried out"
+                }
+                Read::Carried(noted, version) => {
+                    if let Some(mut noted) = noted {
+                        if !self.holds(Guard::EpochIsNotedFirst) {
+                            noted.epoch = state.epoch;
+                        }
+                        if !self.holds(Guard::SeenIsNotedFirst) {
+                            noted.seen = state.sequence;
+                        }
+                        next.entry = Some(Entry { version, noted });
+                    }
+                    next.reads[n] = Read::Done;
+                    "a read's answer is kept"
+                }
+                Read::Done => continue,
+            };
+            goes(what, next);
+        }
+    }
+
+    /// `Local::hit`, by a request that may come at any time. One is enough: it changes nothing.
+    fn hits(&self, state: &State) -> Option<(&'static str, State, Event)> {
+        let mut next = *state;
+        let is_lease_first = self.holds(Guard::LeaseFirst);
+        match state.hit {
+            Hit::Unborn => {
+                let (is_fine, entry) = if is_lease_first {
+                    (self.is_alive(state), None)
+                } else {
+                    let entry = state.entry?;
+                    (self.is_unchanged(state, entry.noted), Some(entry))
+                };
+                next.hit = if is_fine {
+                    let began = state.time;
+                    Hit::Half { began, entry }
+                } else {
+                    Hit::Answered
+                };
+                Some(("a request begins", next, Event::None))
+            }
+            Hit::Half { began, entry } => {
+                next.hit = Hit::Answered;
+                let entry = entry.or(state.entry);
+                let served = entry.filter(|entry| {
+                    if is_lease_first {
+                        self.is_unchanged(state, entry.noted)
+                    } else {
+                        self.is_alive(state)
+                    }
+                });
+                let is_stale = served.is_some_and(|entry| self.hides(state, entry, began));
+                let event = if is_stale {
+                    Event::Violation("a local hit hides a revocation")
+                } else {
+                    Event::None
+                };
+                Some(("a request is answered", next, event))
+            }
+            Hit::Answered => None,
+        }
+    }
+
+    /// Whether it is older than a revocation that the request may rely on.
+    fn hides(&self, state: &State, entry: Entry, began: u8) -> bool {
+        state.revoking.iter().enumerate().any(|(n, revoking)| {
+            let Revoking::Acknowledged(version, at) = *revoking else {
+                return false;
+            };
+            let is_own = self.is_own && n == 0;
+            // In the tick of the acknowledgement nobody can tell which came first.
+            let is_due = if is_own {
+                began > at
+            } else {
+                began >= at + LEASE
+            };
+            entry.version < version && is_due
+        })
+    }
+
+    fn revokes(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        for n in 0..self.revocations {
+            let mut next = *state;
+            let what = match state.revoking[n] {
+                Revoking::Idle => {
+                    next.version += 1;
+                    next.revoking[n] = Revoking::Written(next.version);
+                    if matches!(state.listener.link, Link::Tracked | Link::Up) {
+                        next.listener.pending += 1;
+                    }
+                    "a revocation is written"
+                }
+                Revoking::Written(version)
+                    if self.is_own && n == 0 && self.holds(Guard::OwnCounts) =>
+                {
+                    next.sequence += 1;
+                    next.revoking[n] = Revoking::Counted(version, next.sequence);
+                    "our revocation is counted"
+                }
+                Revoking::Counted(version, number) => {
+                    next.stripe = next.stripe.max(number);
+                    next.revoking[n] = Revoking::Acknowledged(version, state.time);
+                    "our revocation returns"
+                }
+                Revoking::Written(version) => {
+                    next.revoking[n] = Revoking::Acknowledged(version, state.time);
+                    "a revocation returns"
+                }
+                Revoking::Acknowledged(..) => continue,
+            };
+            goes(what, next);
+        }
+    }
+
+    /// What Redis does on the listener's connection.
+    fn pushes(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        let listener = &state.listener;
+        if listener.pending > 0 {
+            let mut next = *state;
+            if next.listener.send(Item::Push) {
+                next.listener.pending -= 1;
+                next.listener.is_overtaken &= next.listener.pending > 0;
+                goes("Redis pushes", next);
+            }
+        }
+        let may_answer = !(listener.is_overtaken && listener.pending > 0);
+        if listener.link == Link::Up
+            && listener.ping.is_some()
+            && !listener.is_answered
+            && may_answer
+        {
+            let mut next = *state;
+            if next.listener.send(Item::Pong) {
+                next.listener.is_answered = true;
+                next.listener.is_overtaken = next.listener.pending > 0;
+                goes("Redis answers a PING", next);
+            }
+        }
+    }
+
+    /// What the node does: `Job::hear` and `heard`.
+    fn listens(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        let mut next = *state;
+        let listener = &mut next.listener;
+        match state.listener.link {
+            Link::Down => {
+                listener.link = Link::Greeted;
+                if !self.holds(Guard::EpochAfterTracking) && self.holds(Guard::ConnectedBeginsEpoch)
+                {
+                    next.epoch += 1;
+                }
+                goes("the listener connects", next);
+            }
+            Link::Greeted => {
+                listener.link = Link::Tracked;
+                goes("Redis begins to track", next);
+            }
+            Link::Tracked => {
+                listener.link = Link::Up;
+                if self.holds(Guard::EpochAfterTracking) && self.holds(Guard::ConnectedBeginsEpoch)
+                {
+                    next.epoch += 1;
+                }
+                goes("the listener knows that", next);
+            }
+            Link::Up => self.hears(state, goes),
+            Link::Cut if listener.counted.is_some() => {
+                let number = listener.counted.take().unwrap_or_default();
+                next.stripe = next.stripe.max(number);
+                goes("the push moves the stripe", next);
+            }
+            Link::Cut => {
+                next.listener = Listener {
+                    link: Link::Losing,
+                    ..Listener::default()
+                };
+                if self.holds(Guard::LostBeginsEpoch) {
+                    next.epoch += 1;
+                }
+                goes("the listener notices", next);
+            }
+            Link::Losing => {
+                listener.link = Link::Down;
+                if self.holds(Guard::LostEndsLease) {
+                    next.until = 0;
+                }
+                goes("the lease ends", next);
+            }
+        }
+        if matches!(state.listener.link, Link::Tracked | Link::Up) && state.losses > 0 {
+            let mut next = *state;
+            next.losses -= 1;
+            // A push that is being counted has arrived.
+            next.listener = Listener {
+                link: Link::Cut,
+                counted: state.listener.counted,
+                ..Listener::default()
+            };
+            goes("the connection is lost", next);
+        }
+    }
+
+    fn hears(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        let mut next = *state;
+        let listener = &mut next.listener;
+        // A PING more than the run can tell apart shows nothing new.
+        if listener.ping.is_none() {
+            listener.ping = Some(state.time);
+            goes("the listener sends a PING", next);
+        }
+        let mut next = *state;
+        let listener = &mut next.listener;
+        if let Some(number) = listener.counted.take() {
+            next.stripe = next.stripe.max(number);
+            return goes("the push moves the stripe", next);
+        }
+        match listener.receive() {
+            Item::Nothing => {}
+            Item::Push => {
+                next.sequence += 1;
+                next.listener.counted = Some(next.sequence);
+                goes("a push is counted", next);
+            }
+            Item::Pong => {
+                let sent = listener.ping.take();
+                let previous = std::mem::replace(&mut listener.previous, sent);
+                listener.is_answered = false;
+                let proven = if self.holds(Guard::PreviousPing) {
+                    previous
+                } else {
+                    sent
+                };
+                if let Some(proven) = proven {
+                    next.until = next.until.max(proven + LEASE);
+                }
+                goes("a PONG extends the lease", next);
+            }
+        }
+    }
+}
+
+impl Listener {
+    /// Whether there is room; a full queue only waits.
+    fn send(&mut self, item: Item) -> bool {
+        let place = self.queue.iter_mut().find(|place| **place == Item::Nothing);
+        place.map(|place| *place = item).is_some()
+    }
+
+    fn receive(&mut self) -> Item {
+        let first = self.queue[0];
+        self.queue.rotate_left(1);
+        self.queue[QUEUE - 1] = Item::Nothing;
+        first
+    }
+}
+
+impl System for Tier {
+    type State = State;
+
+    fn first(&self) -> State {
+        State {
+            losses: self.losses,
+            ..State::default()
+        }
+    }
+
+    fn next(&self, state: &State, out: &mut Vec<Next<State>>) {
+        let mut shows = |what, mut state: State, event| {
+            state.reads[..self.reads].sort_unstable();
+            out.push(Next {
+                time: state.time,
+                label: Label {
+                    who: "tier",
+                    number: 0,
+                    what,
+                },
+                state,
+                event,
+            });
+        };
+        if let Some((what, next, event)) = self.hits(state) {
+            shows(what, next, event);
+        }
+        let mut goes = |what, next| shows(what, next, Event::None);
+        self.reads(state, &mut goes);
+        self.revokes(state, &mut goes);
+        self.pushes(state, &mut goes);
+        self.listens(state, &mut goes);
+        if state.time < self.end {
+            let mut next = *state;
+            next.time += 1;
+            goes("time passes", next);
+        }
+    }
+
+    fn is_at_rest(&self, _: &State) -> bool {
+        true
+    }
+}
