@@ -13,7 +13,10 @@
 //! `tests/model/src/flight.rs` is the model of this.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{
+        HashMap,
+        hash_map::{Entry, VacantEntry},
+    },
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -131,20 +134,9 @@ impl SessionCache {
             }
             Entry::Vacant(_) if full => Boarding::Full,
             Entry::Vacant(place) => {
-                let (sender, end) = watch::channel(None);
-                self.shared.flights.level.up();
-                place.insert(Listed {
-                    phase: Phase::Boarding,
-                    end: end.clone(),
-                    next: None,
-                });
+                let (flight, end) = self.list(place);
                 Boarding::Begin {
-                    flight: Flight {
-                        cache: self.clone(),
-                        listed: Some(key.clone()),
-                        sender,
-                        span: Span::current(),
-                    },
+                    flight,
                     landing: Landing {
                         end,
                         is_early: true,
@@ -154,6 +146,36 @@ impl SessionCache {
                 }
             }
         }
+    }
+
+    /// Begins a flight that nobody waits for; nothing if the token has one, or there are too many.
+    pub(crate) fn board_nobody(&self, key: &EntryKey) -> Option<Flight> {
+        let mut table = self.shared.flights.table();
+        let full = table.len() >= MAX_FLIGHTS;
+        match table.entry(key.clone()) {
+            Entry::Vacant(place) if !full => Some(self.list(place).0),
+            Entry::Vacant(_) | Entry::Occupied(_) => None,
+        }
+    }
+
+    fn list(
+        &self,
+        place: VacantEntry<'_, EntryKey, Listed>,
+    ) -> (Flight, watch::Receiver<Option<Landed>>) {
+        let (sender, end) = watch::channel(None);
+        self.shared.flights.level.up();
+        let flight = Flight {
+            cache: self.clone(),
+            listed: Some(place.key().clone()),
+            sender,
+            span: Span::current(),
+        };
+        place.insert(Listed {
+            phase: Phase::Boarding,
+            end: end.clone(),
+            next: None,
+        });
+        (flight, end)
     }
 
     /// A flight for one request alone.

@@ -6,7 +6,7 @@
 
 use quick_cache::sync::Cache;
 
-use super::{Boarding, Flight, SessionCache, key::EntryKey};
+use super::{Flight, SessionCache, key::EntryKey};
 
 /// So many are remembered; one that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
@@ -24,13 +24,8 @@ impl Refreshes {
         Self(Cache::new(MAX_REMEMBERED))
     }
 
-    /// Whether it is the first time that somebody asks for this record.
-    fn begins(&self, key: &EntryKey, due: Due) -> bool {
-        if self.0.get(key) == Some(due) {
-            return false;
-        }
-        self.0.insert(key.clone(), due);
-        true
+    fn have(&self, key: &EntryKey, due: Due) -> bool {
+        self.0.get(key) == Some(due)
     }
 }
 
@@ -39,13 +34,12 @@ impl SessionCache {
     /// is being validated already, or all validations that may run at once do.
     pub(crate) fn refresh(&self, key: &EntryKey, due: Due) -> Option<Flight> {
         let shared = &*self.shared;
-        if shared.slots.available_permits() == 0 || !shared.refreshes.begins(key, due) {
+        if shared.slots.available_permits() == 0 || shared.refreshes.have(key, due) {
             return None;
         }
         let _span = crate::log::refresh().entered();
-        match self.board(key, self.landings()) {
-            Boarding::Begin { flight, .. } => Some(flight),
-            Boarding::Join(_) | Boarding::Full => None,
-        }
+        let flight = self.board_nobody(key)?;
+        shared.refreshes.0.insert(key.clone(), due);
+        Some(flight)
     }
 }
