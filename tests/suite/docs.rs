@@ -31,8 +31,11 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
 
 /// The names in the first column of a section's table.
 fn listed(page: &str, section: &str) -> BTreeSet<String> {
-    let (_, rest) = page.split_once(&format!("`{section}`")).unwrap();
-    let rest = rest.split("\n# ").next().unwrap();
+    let named = format!("`{section}`");
+    let rest = page
+        .split("\n# ")
+        .find(|part| part.lines().next().unwrap().contains(&named))
+        .unwrap();
     let rows = rest.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split('`').next().unwrap().to_owned())
         .collect()

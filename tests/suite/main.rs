@@ -25,6 +25,7 @@ mod layer;
 mod local_cache;
 mod local_stress;
 mod metrics;
+mod newcomer;
 mod nodes;
 mod outage;
 mod page;

@@ -4,6 +4,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::support::{
     browser::Browser,
+    client::http,
     example::{start, url},
 };
 
@@ -93,7 +94,7 @@ async fn its_headers_let_nothing_in_from_elsewhere() {
     let mut server = start(&[]);
     let url = url(&mut server);
     for path in ["/", "/page.js", "/page.css"] {
-        let answer = reqwest::get(format!("{url}{path}")).await.unwrap();
+        let answer = http().get(format!("{url}{path}")).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         let headers = answer.headers();
         let policy = headers["content-security-policy"].to_str().unwrap();
@@ -110,5 +111,5 @@ async fn its_headers_let_nothing_in_from_elsewhere() {
     ];
     let mut server = start(&real);
     let url = crate::support::example::url(&mut server);
-    assert_eq!(reqwest::get(url).await.unwrap().status(), 404);
+    assert_eq!(http().get(url).send().await.unwrap().status(), 404);
 }

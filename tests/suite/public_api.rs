@@ -66,7 +66,7 @@ fn public_fields(fields: &mut Fields) {
         }
         Fields::Unnamed(unnamed) => {
             if !unnamed.unnamed.iter().all(is_kept) {
-                unnamed.unnamed = syn::parse_quote!(_);
+                *unnamed = syn::parse_quote!((_));
             }
         }
         Fields::Unit => {}
@@ -85,9 +85,11 @@ fn names(items: &[Item], found: &mut BTreeSet<String>) {
     for item in items {
         match item {
             Item::Struct(item) if is_public(&item.vis) => {
-                drop(found.insert(item.ident.to_string()))
+                found.insert(item.ident.to_string());
             }
-            Item::Enum(item) if is_public(&item.vis) => drop(found.insert(item.ident.to_string())),
+            Item::Enum(item) if is_public(&item.vis) => {
+                found.insert(item.ident.to_string());
+            }
             Item::Macro(item) => {
                 // `pin_project!`'s one public struct.
                 let text = item.mac.tokens.to_string();
@@ -137,7 +139,9 @@ fn list(items: Vec<Item>, public: &BTreeSet<String>, lines: &mut BTreeSet<String
                 let (name, of) = (&item.ident, &item.ty);
                 lines.insert(line(quote!(pub const #name: #of)));
             }
-            Item::Type(item) if is_public(&item.vis) => drop(lines.insert(line(item))),
+            Item::Type(item) if is_public(&item.vis) => {
+                lines.insert(line(item));
+            }
             Item::Mod(item) if is_public(&item.vis) && !is_internal(&item.attrs) => {
                 lines.insert(format!("pub mod {}", item.ident));
                 if let Some((_, items)) = item.content {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
+    client::http,
     process::{Running, command},
     soon,
 };
@@ -59,7 +60,7 @@ impl Browser {
         let mut browser = Self {
             session: String::new(),
             port: port.expect("chromedriver to say where it listens"),
-            client: reqwest::Client::new(),
+            client: http(),
             _driver: driver,
             _profile: profile,
         };
