@@ -33,13 +33,12 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
 
 /// The names in the first column of a section's table.
 fn listed(page: &str, section: &str) -> BTreeSet<String> {
-    let name = format!("`{section}`");
-    let mut sections = page.split("\n# ");
-    let section = sections.find(|section| section.lines().next().unwrap().contains(&name));
-    let rows = section
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `"));
+    let named = format!("`{section}`");
+    let rest = page
+        .split("\n# ")
+        .find(|part| part.lines().next().unwrap().contains(&named))
+        .unwrap();
+    let rows = rest.lines().filter_map(|line| line.strip_prefix("| `"));
     rows.map(|row| row.split('`').next().unwrap().to_owned())
         .collect()
 }

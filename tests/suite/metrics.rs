@@ -19,7 +19,7 @@ use tower_session_cache::{
 };
 
 use crate::support::{
-    client::{ask, token},
+    client::{ask, http, token},
     example::{start, url},
     probe::{Probe, session},
     redis::Redis,
@@ -301,7 +301,7 @@ async fn a_redis_that_is_left_alone_shows_and_so_does_what_waits_for_it() {
 async fn the_example_serves_them_to_prometheus() {
     let mut server = start(&[]);
     let url = url(&mut server);
-    let client = reqwest::Client::new();
+    let client = http();
     let answer = client.get(format!("{url}/metrics")).send().await.unwrap();
     assert_eq!(
         answer.headers()["content-type"],

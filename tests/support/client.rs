@@ -10,6 +10,13 @@ use tower_session_cache::{
 
 use super::soon;
 
+/// A client over real HTTP. Ours speaks no TLS, but wants to know how it would.
+pub fn http() -> reqwest::Client {
+    // Whoever came first has installed one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
 pub fn token(text: &str) -> SessionToken {
     SessionToken::parse(text.to_owned()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! What the tests are made of: real servers, and parts that can be held and counted.
 
 pub mod appwrite;
+pub mod browser;
 pub mod client;
 pub mod example;
 pub mod greeter;
