@@ -5,8 +5,11 @@ use session_cache_model::{Bounds, Model, System, configurations::*};
 fn holds(configurations: &[Bounds]) {
     for bounds in configurations {
         let mut bounds = *bounds;
-        // Bounds that take minutes rather than seconds.
-        if std::env::var_os("SESSION_CACHE_FULL").is_some() && bounds.ticks.end == 0 {
+        // One request more takes minutes rather than seconds, and too long where this says no.
+        let bears_more = bounds.ticks.end == 0
+            && bounds.tokens == 1
+            && (bounds.left.cuts == 0 || bounds.asked == 1);
+        if bears_more && std::env::var_os("SESSION_CACHE_FULL").is_some() {
             bounds.requests = (bounds.requests + 1).min(3);
         }
         let report = Model::new(bounds).check();
