@@ -1,0 +1,103 @@
+//! Which core runs what, so that the server is what is measured and not the scheduler.
+
+use std::{
+    fs,
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// Servers run on one core; Redis, the load and we ourselves on another one.
+#[derive(Clone, Copy, Debug)]
+pub struct Cores {
+    pub server: usize,
+    pub rest: usize,
+}
+
+impl Cores {
+    /// Nothing where there is but one core, or where the system has no such thing.
+    pub fn find() -> Option<Self> {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::thread::{CpuSet, sched_getaffinity};
+
+            let allowed = sched_getaffinity(None).ok()?;
+            let mut cpus = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+            Some(Self {
+                server: cpus.next()?,
+                rest: cpus.next()?,
+            })
+        }
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+}
+
+/// Keeps this thread, and what it starts from now on, on one core.
+pub fn pin(cpu: usize) -> Result<(), String> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(cpu);
+        rustix::thread::sched_setaffinity(None, &cpus)
+            .map_err(|error| format!("cannot pin to core {cpu}: {error}"))
+    }
+    #[cfg(not(target_os = "linux"))]
+    Err(format!("cannot pin to core {cpu} on this system"))
+}
+
+/// Threads of the lowest priority, one on each core. A core that idles between two requests may
+/// take longer to wake up than a request takes.
+pub struct Spinners {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Spinners {
+    pub fn start(cores: Cores) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = [cores.server, cores.rest]
+            .map(|cpu| {
+                let stop = Arc::clone(&stop);
+                thread::spawn(move || {
+                    if pin(cpu).is_ok() && yield_to_all() {
+                        while !stop.load(Relaxed) {
+                            for n in 0..1_000_000_u64 {
+                                black_box(n);
+                            }
+                        }
+                    }
+                })
+            })
+            .into();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Spinners {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// On Linux this is of the calling thread; elsewhere no spinner runs.
+fn yield_to_all() -> bool {
+    cfg!(target_os = "linux") && rustix::process::setpriority_process(None, 19).is_ok()
+}
+
+/// The CPU time that a process has taken, by all of its threads together.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let stat = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        nanos += stat.split(' ').next()?.parse::<u64>().ok()?;
+    }
+    Some(Duration::from_nanos(nanos))
+}

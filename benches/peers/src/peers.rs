@@ -1,0 +1,158 @@
+//! Who is measured. Every handler answers the id of the user whom it finds in the request's
+//! extensions, so that all do the same work but for how the user came there.
+
+mod handwritten;
+mod login;
+mod ours;
+mod plain;
+mod sessions;
+
+use axum::Router;
+use serde::{Deserialize, Serialize};
+
+pub const TOKENS: usize = 1_000;
+
+/// Whose row it is; the order is that of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// No HTTP at all: it shows what the load could do.
+    Nothing,
+    NoAuthentication,
+    ConstantUser,
+    RawGet,
+    OursLocal,
+    OursTier,
+    OursRedis,
+    SessionsMoka,
+    SessionsRedis,
+    Login,
+    Handwritten,
+}
+
+impl Peer {
+    pub const ALL: [Self; 11] = [
+        Self::Nothing,
+        Self::NoAuthentication,
+        Self::ConstantUser,
+        Self::RawGet,
+        Self::OursLocal,
+        Self::OursTier,
+        Self::OursRedis,
+        Self::SessionsMoka,
+        Self::SessionsRedis,
+        Self::Login,
+        Self::Handwritten,
+    ];
+
+    /// As it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::NoAuthentication => "no-authentication",
+            Self::ConstantUser => "constant-user",
+            Self::RawGet => "raw-get",
+            Self::OursLocal => "ours-local",
+            Self::OursTier => "ours-tier",
+            Self::OursRedis => "ours-redis",
+            Self::SessionsMoka => "tower-sessions-moka",
+            Self::SessionsRedis => "tower-sessions-redis",
+            Self::Login => "axum-login",
+            Self::Handwritten => "handwritten",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|peer| peer.name() == name)
+    }
+
+    /// As the table and the picture call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Nothing => "no HTTP: a fixed answer to whatever comes",
+            Self::NoAuthentication => "axum, no authentication",
+            Self::ConstantUser => "a constant user in the extensions",
+            Self::RawGet => "one raw GET on a shared connection",
+            Self::OursLocal => "this crate, in the process",
+            Self::OursTier => "this crate, Redis behind a local cache",
+            Self::OursRedis => "this crate, Redis asked every time",
+            Self::SessionsMoka => "tower-sessions, moka before Redis",
+            Self::SessionsRedis => "tower-sessions, Redis",
+            Self::Login => "axum-login, Redis",
+            Self::Handwritten => "by hand on bb8-redis defaults, GET + GET",
+        }
+    }
+
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::OursLocal | Self::OursTier | Self::OursRedis)
+    }
+}
+
+/// What a peer serves, and the header with which each of its users comes.
+pub struct Served {
+    pub app: Router,
+    pub headers: Vec<(String, String)>,
+}
+
+pub async fn serve(peer: Peer, redis: &str) -> Result<Served, Box<dyn std::error::Error>> {
+    match peer {
+        Peer::Nothing | Peer::NoAuthentication => Ok(plain::no_authentication()),
+        Peer::ConstantUser => Ok(plain::constant_user()),
+        Peer::RawGet => plain::raw_get(redis).await,
+        Peer::OursLocal => ours::local().await,
+        Peer::OursTier => ours::tier(redis).await,
+        Peer::OursRedis => ours::redis(redis).await,
+        Peer::SessionsMoka => sessions::moka(redis).await,
+        Peer::SessionsRedis => sessions::redis(redis).await,
+        Peer::Login => login::redis(redis).await,
+        Peer::Handwritten => handwritten::redis(redis).await,
+    }
+}
+
+/// As much as a record of ours holds of a user.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct User {
+    pub id: String,
+    pub email: String,
+    pub name: String,
+    pub email_verified: bool,
+    pub tier: String,
+    pub created_at: String,
+    pub updated_at: String,
+}
+
+impl User {
+    fn nth(n: usize) -> Self {
+        Self {
+            id: user_id(n),
+            email: "ada.lovelace@example.com".to_owned(),
+            name: "Ada Lovelace".to_owned(),
+            email_verified: true,
+            tier: "pro".to_owned(),
+            created_at: "2024-05-01T12:00:00.123456+00:00".to_owned(),
+            updated_at: "2025-05-01T12:00:00.123456+00:00".to_owned(),
+        }
+    }
+}
+
+/// The same length for all, so that all answers have the same, too.
+fn user_id(n: usize) -> String {
+    format!("user-{n:06}")
+}
+
+/// 64 characters.
+fn token(n: usize) -> String {
+    format!("token-{n:058}")
+}
+
+fn bearers() -> impl Iterator<Item = String> {
+    (0..TOKENS).map(|n| format!("authorization: Bearer {}", token(n)))
+}
+
+/// The bearer of a request, for those who read it themselves.
+fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
+    headers
+        .get(axum::http::header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
+}

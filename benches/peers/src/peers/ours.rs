@@ -1,0 +1,97 @@
+//! This crate: in the process, before Redis, and on Redis alone.
+
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use axum::{Extension, Router, routing::get};
+use tower_session_cache::{
+    CachedSession, Fill, LocalCache, Lookup, Origin, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, SessionToken, UserData, ValidatedSession, ValidationError, validator_fn,
+};
+
+use super::{Served, User, bearers, token};
+
+pub async fn local() -> Result<Served, Box<dyn Error>> {
+    serve(builder(), Origin::Local).await
+}
+
+pub async fn tier(redis: &str) -> Result<Served, Box<dyn Error>> {
+    let local = LocalCache::new(100_000);
+    let builder = builder()
+        .redis(redis)?
+        .key_prefix("tier:")
+        .local_cache(local);
+    serve(builder, Origin::Local).await
+}
+
+pub async fn redis(redis: &str) -> Result<Served, Box<dyn Error>> {
+    serve(builder().redis(redis)?, Origin::Redis).await
+}
+
+/// Longer than a run takes: nobody validates here. A round may find Redis as busy as it can be,
+/// which is no reason to do without it.
+fn builder() -> SessionCacheBuilder {
+    SessionCache::builder()
+        .ttl(Duration::from_secs(3_000))
+        .redis_deadline(Duration::from_secs(2))
+}
+
+async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, Box<dyn Error>> {
+    let cache = builder.build()?;
+    let mut headers = Vec::new();
+    for (n, header) in bearers().enumerate() {
+        let User {
+            id,
+            email,
+            name,
+            email_verified,
+            tier,
+            created_at,
+            updated_at,
+        } = User::nth(n);
+        let user = UserData::builder(&id)
+            .email(email)
+            .name(name)
+            .email_verified(email_verified)
+            .tier(tier)
+            .created_at(created_at.parse::<chrono::DateTime<chrono::Utc>>()?)
+            .updated_at(updated_at.parse::<chrono::DateTime<chrono::Utc>>()?);
+        let token = SessionToken::parse(token(n))?;
+        let Lookup::Miss(ticket) = cache.get(&token).await else {
+            return Err("stored before anything was".into());
+        };
+        let session = ValidatedSession::new(user.build());
+        if !matches!(cache.set(ticket, &session).await, Fill::Stored) {
+            return Err("a session cannot be stored".into());
+        }
+        served_by(&cache, &token, origin).await?;
+        headers.push((header, id));
+    }
+    let nobody = |_| async { Err(ValidationError::unavailable("nobody is to be asked")) };
+    let layer = SessionCacheLayer::new(cache, validator_fn(nobody));
+    let handler = async |Extension(user): Extension<UserData>| user.id().to_owned();
+    Ok(Served {
+        app: Router::new().route("/", get(handler)).layer(layer),
+        headers,
+    })
+}
+
+/// Waits until it is that from which it will be served; what stands before Redis has to be
+/// connected first.
+async fn served_by(
+    cache: &SessionCache,
+    token: &SessionToken,
+    wanted: Origin,
+) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Instant::now() < deadline {
+        match cache.get(token).await {
+            Lookup::Hit(CachedSession { origin, .. }) if origin == wanted => return Ok(()),
+            Lookup::Hit(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+            _ => return Err("a session that was just stored is missing".into()),
+        }
+    }
+    Err(format!("no session is served by {}", wanted.as_str()).into())
+}
