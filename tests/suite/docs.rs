@@ -19,6 +19,7 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
         let body = body.split("\n}\n").next().unwrap();
         for method in body.split("pub fn ").skip(1) {
             let signature = method.split(" {\n").next().unwrap();
+            let signature = signature.split("\n    where").next().unwrap();
             let answers = signature.rsplit("->").next().unwrap();
             if signature.contains("self") && answers.contains("Self") {
                 let name = method.split(['(', '<']).next().unwrap();

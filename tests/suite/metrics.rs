@@ -112,6 +112,8 @@ fn dashboard_and_page_name_what_there_is_and_nothing_else() {
     }
 }
 
+type Count = fn(&Stats) -> u64;
+
 /// A text for Prometheus, as one number for each name and its labels.
 fn read(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -208,8 +210,8 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
     redis.resume();
     let _ = soon("the revocation", revoking).await.unwrap().unwrap();
 
-    let sum = |of: fn(&Stats) -> u64| caches.iter().map(|cache| of(&cache.stats())).sum::<u64>();
-    let expected: &[(&str, fn(&Stats) -> u64)] = &[
+    let sum = |of: Count| caches.iter().map(|cache| of(&cache.stats())).sum::<u64>();
+    let expected: &[(&str, Count)] = &[
         ("lookups_total{outcome=\"local\"}", |s| s.local_hits),
         ("lookups_total{outcome=\"redis\"}", |s| {
             s.hits - s.local_hits
