@@ -5,7 +5,7 @@ use super::{Labels, Metric};
 pub(super) struct Counter;
 
 impl Counter {
-    pub(super) fn new(Metric(..): Metric, _: Labels<'_>) -> Self {
+    pub(super) fn new(Metric(_name, _meaning): Metric, _: Labels<'_>) -> Self {
         Self
     }
 
@@ -15,7 +15,7 @@ impl Counter {
 pub(super) struct Gauge;
 
 impl Gauge {
-    pub(super) fn new(Metric(..): Metric) -> Self {
+    pub(super) fn new(Metric(_name, _meaning): Metric) -> Self {
         Self
     }
 
@@ -25,7 +25,7 @@ impl Gauge {
 pub(super) struct Histogram;
 
 impl Histogram {
-    pub(super) fn new(Metric(..): Metric, _: Labels<'_>) -> Self {
+    pub(super) fn new(Metric(_name, _meaning): Metric, _: Labels<'_>) -> Self {
         Self
     }
 
