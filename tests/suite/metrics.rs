@@ -112,8 +112,6 @@ fn dashboard_and_page_name_what_there_is_and_nothing_else() {
     }
 }
 
-type Count = fn(&Stats) -> u64;
-
 /// A text for Prometheus, as one number for each name and its labels.
 fn read(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
