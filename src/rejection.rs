@@ -226,11 +226,11 @@ impl Refusal {
             grpc,
         } = self;
         tracing::debug!(
-        target: LAYER,
-                    status = rejection.status().as_u16(),
-                    reason = rejection.reason(),
-                    "refused"
-                );
+            target: LAYER,
+            status = rejection.status().as_u16(),
+            reason = rejection.reason(),
+            "refused"
+        );
         let mut response = match grpc {
             Some(content_type) => {
                 let mut response = Response::new(ResponseBody::refusal(Bytes::new()));

@@ -10,6 +10,7 @@ mod memory;
 mod names;
 mod pool;
 mod scripts;
+mod warned;
 
 use std::{
     collections::hash_map::RandomState,
@@ -22,6 +23,11 @@ use std::{
     time::Duration,
 };
 
+use bb8_redis::redis::{
+    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
+    parse_redis_url,
+};
+
 pub(super) use self::pool::Deadlines;
 use self::{
     breaker::Effect,
@@ -30,6 +36,7 @@ use self::{
     names::{Keys, Names},
     pool::{Call, Links, Unanswered},
     scripts::Script,
+    warned::Warned,
 };
 use super::{
     accept::{self, Beside, Mark, Moment, SLACK, Tomb},
@@ -45,12 +52,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, wall_micros},
-    log::REDIS,
     validator::ValidatedSession,
-};
-use bb8_redis::redis::{
-    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
-    parse_redis_url,
 };
 
 pub(super) struct Redis {
@@ -767,52 +769,6 @@ pub(super) fn server(url: &str, db: u16) -> Option<ConnectionInfo> {
     }
     let tcp = info.tcp_settings().clone().set_nodelay(true);
     Some(info.set_redis_settings(redis).set_tcp_settings(tcp))
-}
-
-/// Garbage is reported, but a store full of it must not fill the log as well.
-#[derive(Default)]
-struct Warned(AtomicU64);
-
-impl Warned {
-    fn unreadable(&self, what: &str) {
-        // The first, and then each that doubles their number.
-        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
-            tracing::warn!(
-            target: REDIS,
-                            "{what} in Redis cannot be read and is not used; check whether something else \
-                             writes to this database, or set a key prefix"
-                        );
-        }
-    }
-
-    fn sealed(&self) {
-        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
-            tracing::warn!(
-            target: REDIS,
-                            "a record in Redis is sealed with a key that this node does not have, and is not \
-                             used; give all nodes the same sealing key, or the old one as the previous"
-                        );
-        }
-    }
-
-    fn not_sealed(&self) {
-        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
-            tracing::warn!(
-            target: REDIS,
-                            "a record in Redis is not sealed, and is not used since this node has a sealing \
-                             key; give all nodes the same, and keep the Python service out of this database"
-                        );
-        }
-    }
-
-    fn too_long(&self) {
-        if (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two() {
-            tracing::warn!(
-            target: REDIS,
-                            "a session is too large to be cached; let the validator add fewer attributes"
-                        );
-        }
-    }
 }
 
 impl fmt::Debug for Redis {

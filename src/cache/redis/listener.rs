@@ -145,12 +145,12 @@ async fn listen(job: Arc<Job>, links: Links) {
             longest = LONGEST_PAUSE_IF_UNUSABLE;
             if !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(
-                target: LISTENER,
-                                    trouble,
-                                    "the local cache is off, and every session is looked up in Redis: it takes a \
-                                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
-                                     and SET to this user, and nothing in between that withholds its pushes"
-                                );
+                    target: LISTENER,
+                    trouble,
+                    "the local cache is off, and every session is looked up in Redis: it takes a \
+                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
+                     and SET to this user, and nothing in between that withholds its pushes"
+                );
             }
         }
         // Nodes that lost the same server must not all come back at the same moment.

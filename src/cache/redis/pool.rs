@@ -229,12 +229,12 @@ impl Call<'_> {
                 inner.shared.meter.unanswered.add();
                 if breaker.failed(self.effect) {
                     tracing::warn!(
-                    target: REDIS,
-                                            trouble,
-                                            "Redis does not answer as it should, so every session is validated; check \
-                                             that it runs and takes writes, and host, port, user and password in the \
-                                             URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
-                                        );
+                        target: REDIS,
+                        trouble,
+                        "Redis does not answer as it should, so every session is validated; check \
+                         that it runs and takes writes, and host, port, user and password in the \
+                         URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                    );
                     tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
                 Err(Unanswered)
@@ -445,11 +445,11 @@ impl Shared {
             !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0");
         if evicts && !self.has_warned_of_eviction.swap(true, SeqCst) {
             tracing::warn!(
-            target: REDIS,
-                            policy,
-                            "Redis may evict the marks of users and the tombstones of tokens, and with them \
-                             revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
-                        );
+                target: REDIS,
+                policy,
+                "Redis may evict the marks of users and the tombstones of tokens, and with them \
+                 revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
+            );
         }
         let server = identity(info);
         let mut known = lock(&self.server);
@@ -460,10 +460,10 @@ impl Shared {
                 lease.lose();
             }
             tracing::warn!(
-            target: REDIS,
-                            "another Redis answers than before, or it was restarted: what was cached until \
-                             now is validated again, since revocations may have been lost"
-                        );
+                target: REDIS,
+                "another Redis answers than before, or it was restarted: what was cached until \
+                 now is validated again, since revocations may have been lost"
+            );
         }
         server
     }
