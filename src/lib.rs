@@ -11,9 +11,9 @@
 //! | key | `cache/key.rs` | the token's digest; past this file only the validator sees the token |
 //! | near | `cache/local.rs` | a usable session in memory: no await, no box, straight to the inner service |
 //! | hear | `cache/redis/listener.rs`, `cache/lease.rs` | beside requests: what changes in Redis, which ends what is in memory before it |
-//! | far | `cache/redis.rs`, `cache/accept.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
+//! | far | `cache/redis/lookup.rs`, `cache/accept.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
 //! | ask | `resolver.rs`, `cache/flights.rs`, `validator.rs` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
-//! | fill | `resolver.rs`, `cache/redis/fill.lua` | re-check, store, answer; ask once more if a revocation came between |
+//! | fill | `resolver.rs`, `cache/redis/fill.rs` | re-check, store, answer; ask once more if a revocation came between |
 //! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
 //! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
 //!

@@ -10,7 +10,7 @@
 //! | here | in the crate |
 //! | --- | --- |
 //! | `redis` | `cache/redis/*.lua`, `cache/accept.rs` |
-//! | `lookup` | `cache.rs`, the lookups of `cache/redis.rs` |
+//! | `lookup` | `cache.rs`, `cache/redis/lookup.rs` |
 //! | `flight` | `cache/flights.rs`, `resolver.rs` (`fly`), the fill of `cache.rs` |
 //! | `request` | `resolver.rs` (`resolve`) |
 //! | `revoke` | `cache/revoke.rs`, `cache/stripes.rs`, `cache/verdicts.rs` |

@@ -1,0 +1,202 @@
+//! Storing what was validated, unless something was revoked since the lookup.
+
+use super::{
+    Redis,
+    breaker::Effect,
+    lookup::{Seen, SeenMark},
+    micros,
+    names::Keys,
+    pool::{Call, Unanswered},
+    read,
+    scripts::Script,
+};
+use crate::{
+    cache::{
+        accept::{Beside, Mark, SLACK, Tomb},
+        key::EntryKey,
+        record::{self, MAX_RECORD},
+        stamp::Stamp,
+    },
+    clock::wall_micros,
+    validator::ValidatedSession,
+};
+
+/// What became of a session that was to be stored in Redis.
+pub(in crate::cache) enum Filled {
+    Stored,
+    /// A newer record stands there, or Redis holds garbage.
+    Skipped,
+    Moved(Box<Seen>),
+    Refused,
+    Unanswered,
+}
+
+impl Redis {
+    /// Stores a session that was validated after `seen`.
+    pub(in crate::cache) async fn fill(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Filled {
+        self.try_fill(key, seen, session)
+            .await
+            .unwrap_or(Filled::Unanswered)
+    }
+
+    async fn try_fill(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Result<Filled, Unanswered> {
+        // It has ended since it was validated, and nothing was compared.
+        let ttl = self.effective_ttl(key, seen, session).ok_or(Unanswered)?;
+        let call = self.links.call(Effect::Writes);
+        let keys = self.keys(key);
+        let mark_name = self.mark_name(session.user.id());
+        let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
+        let mut mark = match &seen.mark {
+            SeenMark::Read { name, mark } if *name == mark_name => mark
+                .as_ref()
+                .map_or("", |mark| mark.text.as_str())
+                .to_owned(),
+            _ => "?".to_owned(),
+        };
+        let mut record = record::up_to_mark(
+            &session.user,
+            session.expires_at,
+            seen.fence,
+            seen.fence.minus(SLACK),
+            tomb,
+        );
+        // Mark, run and seal take a few hundred bytes more.
+        if record.len() > MAX_RECORD - 1_024 {
+            self.warned.too_long();
+            return Ok(match self.recheck(&call, &keys, seen, &mark_name).await? {
+                Ok(_) => Filled::Skipped,
+                Err(filled) => filled,
+            });
+        }
+        let (value, is_sealed) = match &self.sealing {
+            None => (record.into_bytes(), ""),
+            Some(sealing) => {
+                // Sealed is what Redis cannot complete, so the mark must be known before.
+                if mark == "?" {
+                    match self.recheck(&call, &keys, seen, &mark_name).await? {
+                        Ok(text) => mark = text,
+                        Err(filled) => return Ok(filled),
+                    }
+                }
+                record += &record::rest(&mark, &seen.run);
+                let id = session.user.id();
+                match sealing.seal(&keys.record, id, seen.fence, record.as_bytes()) {
+                    Some(value) => (value, "sealed"),
+                    None => return Ok(Filled::Skipped),
+                }
+            }
+        };
+        let over = seen.over.as_deref().unwrap_or_default();
+        let answer = call
+            .run(
+                Script::Fill,
+                &[&keys.record, &keys.tomb, &self.mark_key(&mark_name)],
+                &[
+                    tomb.unwrap_or_default().as_bytes(),
+                    mark.as_bytes(),
+                    seen.fence.0.to_string().as_bytes(),
+                    self.longest_fill().to_string().as_bytes(),
+                    SLACK.to_string().as_bytes(),
+                    ttl.to_string().as_bytes(),
+                    &value,
+                    seen.run.as_bytes(),
+                    is_sealed.as_bytes(),
+                    over,
+                ],
+            )
+            .await?;
+        let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unanswered)?;
+        let field = |n: usize| reply.get(n).and_then(Option::as_deref);
+        match field(0) {
+            Some(b"stored") => {
+                self.memory.learn(key, &mark_name);
+                Ok(Filled::Stored)
+            }
+            Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
+            Some(b"refused") => Ok(Filled::Refused),
+            Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
+                run: answer.run,
+                fence: field(3).and_then(Stamp::parse).ok_or(Unanswered)?,
+                tomb: field(1).map(Tomb::parse),
+                mark: SeenMark::Read {
+                    name: mark_name,
+                    mark: field(2).map(Mark::parse),
+                },
+                over: seen.over.clone(),
+            }))),
+            // `lost` among them: what this server knows says nothing of the time before. And `late`:
+            // a tombstone may have come and gone.
+            _ => Err(Unanswered),
+        }
+    }
+
+    /// What the fill script compares, without storing: the mark as it stands, or how the fill
+    /// ends.
+    async fn recheck(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        seen: &Seen,
+        mark_name: &str,
+    ) -> Result<Result<String, Filled>, Unanswered> {
+        let looked = self.look(call, keys, Some(mark_name)).await?;
+        if looked.run != seen.run || looked.time > seen.fence.plus(self.longest_fill()) {
+            return Err(Unanswered);
+        }
+        let Beside { tomb, mark } = looked.beside;
+        if tomb.as_ref().is_some_and(Tomb::refuses) {
+            return Ok(Err(Filled::Refused));
+        }
+        let is_seen = match &seen.mark {
+            SeenMark::Read { name, mark: seen } if name == mark_name => mark == *seen,
+            _ => mark
+                .as_ref()
+                .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
+        };
+        if is_seen && tomb == seen.tomb {
+            return Ok(Ok(mark.map(|mark| mark.text).unwrap_or_default()));
+        }
+        Ok(Err(Filled::Moved(Box::new(Seen {
+            run: looked.run,
+            fence: looked.time,
+            tomb,
+            mark: SeenMark::Read {
+                name: mark_name.to_owned(),
+                mark,
+            },
+            over: seen.over.clone(),
+        }))))
+    }
+
+    /// The milliseconds that the record may live; nothing for a session that has ended.
+    fn effective_ttl(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Option<u64> {
+        let life = self.limits.lifetimes.life(&key.token, seen.fence.0, None) / 1_000;
+        let Some(at) = session.expires_at else {
+            return Some(life);
+        };
+        let left = wall_micros(at).saturating_sub(self.clock.wall());
+        let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
+        // Whole seconds, as the Python service counts them.
+        Some(life.min((left / 1_000_000).max(1) * 1_000))
+    }
+
+    /// A process that slept for longer between lookup and fill knows too little to fill.
+    fn longest_fill(&self) -> i64 {
+        micros(self.limits.validation_deadline).saturating_add(SLACK)
+    }
+}

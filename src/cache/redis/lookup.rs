@@ -1,0 +1,401 @@
+//! What Redis knows of a token, in one round trip.
+//!
+//! A token that was served before is asked for by `MGET`, which can only accept a record of our
+//! own that the tombstone and mark beside it leave good. Everything else goes through a script, so
+//! that what is compared is of one moment.
+
+use std::sync::Arc;
+
+use super::{
+    Redis,
+    breaker::Effect,
+    memory::Known,
+    micros,
+    names::Keys,
+    pool::{Call, Unanswered},
+    read,
+    scripts::Script,
+};
+use crate::{
+    cache::{
+        accept::{self, Beside, Mark, Moment, Tomb},
+        key::EntryKey,
+        record::{Cause, MAX_RECORD, Record},
+        refresh::Due,
+        seal::{self, Opened},
+        stamp::Stamp,
+        stripes::UserStripe,
+    },
+    clock::wall_micros,
+};
+
+/// What a lookup found in Redis.
+pub(in crate::cache) enum Found {
+    Record(Box<Served>),
+    Nothing(Box<Seen>),
+    Refused,
+    Unanswered,
+}
+
+/// A record that may be served, and for how long.
+pub(in crate::cache) struct Served {
+    pub(in crate::cache) record: Arc<Record>,
+    /// So many microseconds are left of its life.
+    pub(in crate::cache) left: u64,
+    /// And so many until it is time to validate it again, if ever.
+    pub(in crate::cache) refresh_in: Option<u64>,
+    pub(in crate::cache) of: Due,
+    pub(in crate::cache) keep: Option<Keep>,
+}
+
+impl Served {
+    pub(in crate::cache) fn due(&self) -> Option<Due> {
+        (self.refresh_in == Some(0)).then_some(self.of)
+    }
+}
+
+/// How it may be kept in memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::cache) struct Keep {
+    /// The stripe in which the pushes of its user's mark are counted.
+    pub(in crate::cache) user: UserStripe,
+    /// Whether its mark stands under the name that [`Redis::vouches`] looks under.
+    pub(in crate::cache) can_be_vouched_for: bool,
+}
+
+/// What a lookup saw, or the re-check of a fill.
+#[derive(Clone, Debug)]
+pub(in crate::cache) struct Seen {
+    /// The run of the server that was looked at.
+    pub(super) run: Arc<str>,
+    pub(super) fence: Stamp,
+    pub(super) tomb: Option<Tomb>,
+    pub(super) mark: SeenMark,
+    /// The very record that a fill may replace, and no other.
+    pub(super) over: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum SeenMark {
+    /// Nobody knew whose the token is.
+    Unread,
+    Read {
+        name: String,
+        mark: Option<Mark>,
+    },
+}
+
+/// Which standing record the fill after a lookup may replace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// Any that is not newer.
+    Any,
+    /// The very one that the lookup found.
+    ThatOne,
+}
+
+impl Redis {
+    /// One round trip for a token of our own that is known from before, and for any other; two
+    /// only where the record's user is written in a way that the script does not see through, and
+    /// for a miss while the pepper is being changed.
+    pub(in crate::cache) async fn lookup(&self, key: &EntryKey) -> Found {
+        let call = self.links.call(Effect::Reads);
+        if let Some(listener) = &self.listener {
+            listener.start(&self.links);
+        }
+        if let Some(known) = self.memory.known(key, &self.names) {
+            match self.known(&call, key, &known).await {
+                Ok(Some(served)) => return Found::Record(Box::new(served)),
+                Ok(None) => self.memory.forget(key),
+                Err(Unanswered) => return Found::Unanswered,
+            }
+        }
+        // Boxed, so that the shortcut need not carry the room for it.
+        Box::pin(self.both_names(&call, key, None)).await
+    }
+
+    /// A lookup that serves nothing of what is stored.
+    pub(in crate::cache) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
+        let call = self.links.call(Effect::Reads);
+        self.both_names(&call, key, Some(replace)).await
+    }
+
+    async fn both_names(&self, call: &Call<'_>, key: &EntryKey, replace: Option<Replace>) -> Found {
+        let found = self.script_lookup(call, key, replace).await;
+        let (Ok(Found::Nothing(_)), Some(previous)) = (&found, key.previous()) else {
+            return found.unwrap_or(Found::Unanswered);
+        };
+        match self.script_lookup(call, &previous, replace).await {
+            Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
+            // What ends it is pushed under that name, for which nothing here is listed.
+            Ok(Found::Record(mut served)) => {
+                served.keep = None;
+                Found::Record(served)
+            }
+            other => other.unwrap_or(Found::Unanswered),
+        }
+    }
+
+    /// The shortcut: it can only accept records of our own, of the very user that was expected.
+    async fn known(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        known: &Known,
+    ) -> Result<Option<Served>, Unanswered> {
+        let answer = call.send(&known.ask).await?;
+        let Some([Some(value), tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
+            return Ok(None);
+        };
+        let (record, value) = match known.record(&value) {
+            Some(record) => (Arc::clone(record), None),
+            None => match self.decode(&known.keys, &value) {
+                Some((record, name)) if *name == *known.mark_name => {
+                    (Arc::new(record), Some(value))
+                }
+                _ => return Ok(None),
+            },
+        };
+        let beside = Beside {
+            tomb: tomb.map(|tomb| Tomb::parse(&tomb)),
+            mark: mark.map(|mark| Mark::parse(&mark)),
+        };
+        // Redis was not asked for the time, so the node's clock tells the age.
+        let moment = self.moment(Stamp(self.clock.wall()), answer.run);
+        let accepted =
+            record.cause.is_some() && accept::accepts(&record, &beside, &moment, self.max_age());
+        if !accepted {
+            return Ok(None);
+        }
+        if let Some(value) = value {
+            self.memory.read(key, known, value, Arc::clone(&record));
+        }
+        Ok(Some(self.served(key, record, &known.mark_name, &moment)))
+    }
+
+    async fn script_lookup(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        replace: Option<Replace>,
+    ) -> Result<Found, Unanswered> {
+        let keys = self.keys(key);
+        let mut seen = self.look(call, &keys, None).await?;
+        let decoded = seen
+            .value
+            .as_deref()
+            .and_then(|value| self.decode(&keys, value));
+        let Some((record, mark_name)) = decoded else {
+            return Ok(nothing(seen, None, None));
+        };
+        if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
+            // The script took the user from the text; the mark counts only for who we read.
+            let again = self.look(call, &keys, Some(&mark_name)).await?;
+            // What stands there now may be another's already.
+            if again.value != seen.value {
+                return Ok(nothing(again, None, None));
+            }
+            seen = again;
+        }
+        // A time that Redis tells is no better than the rest of what it says.
+        let time = match self.sealing {
+            None => seen.time,
+            Some(_) => Stamp(self.clock.wall()),
+        };
+        let moment = self.moment(time, Arc::clone(&seen.run));
+        if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
+            if record.cause.is_some() {
+                self.memory.learn(key, &mark_name);
+            }
+            let served = self.served(key, Arc::new(record), &mark_name, &moment);
+            return Ok(Found::Record(Box::new(served)));
+        }
+        if accept::has_ended(record.expires_at, moment.wall)
+            && let Some(value) = &seen.value
+        {
+            let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
+        }
+        let over = seen
+            .value
+            .take()
+            .filter(|_| replace == Some(Replace::ThatOne));
+        Ok(nothing(seen, Some(mark_name), over))
+    }
+
+    /// Deletes the record that was to be replaced, since the identity provider refused its token.
+    pub(in crate::cache) async fn evict(&self, key: &EntryKey, seen: &Seen) {
+        if let Some(over) = &seen.over {
+            let keys = self.keys(key);
+            let call = self.links.call(Effect::Writes);
+            // What it does not reach ends with its TTL.
+            let _ = call.run(Script::Drop, &[&keys.record], &[over]).await;
+        }
+    }
+
+    fn served(
+        &self,
+        key: &EntryKey,
+        record: Arc<Record>,
+        mark_name: &str,
+        moment: &Moment,
+    ) -> Served {
+        let since = record.since();
+        let ends = record.expires_at.map(wall_micros);
+        let lifetimes = &self.limits.lifetimes;
+        let left = ends.map(|at| at.saturating_sub(since.0));
+        let life = lifetimes.life(&key.token, since.0, left);
+        let age = u64::try_from(moment.time.0.saturating_sub(since.0)).unwrap_or_default();
+        Served {
+            left: life.saturating_sub(age),
+            refresh_in: lifetimes
+                .refresh_after(life)
+                .map(|after| after.saturating_sub(age)),
+            of: Due(since.0),
+            keep: self.keep(&record, mark_name, &moment.run),
+            record,
+        }
+    }
+
+    /// The record that a value is, and the name of its user's mark.
+    fn decode(&self, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
+        let Some(sealing) = &self.sealing else {
+            if seal::is_sealed(value) {
+                self.warned.sealed();
+                return None;
+            }
+            let record = Record::parse(value);
+            if record.is_none() {
+                self.warned.unreadable("a record");
+            }
+            let record = record?;
+            let name = record.user.id().to_owned();
+            return Some((record, name));
+        };
+        match sealing.open(&keys.record, value) {
+            Opened::Record { json, user } => {
+                let record = Record::parse(&json)?;
+                // What is readable outside must be what is true inside.
+                let id = record.user.id();
+                let is_the_users =
+                    user == sealing.user(id) || Some(&user) == sealing.previous_user(id).as_ref();
+                (is_the_users && record.cause.is_some()).then_some((record, user))
+            }
+            Opened::NotSealed => {
+                self.warned.not_sealed();
+                None
+            }
+            Opened::UnknownKey => {
+                self.warned.sealed();
+                None
+            }
+            Opened::Forged => {
+                self.warned.unreadable("a sealed record");
+                None
+            }
+        }
+    }
+
+    /// How a record that is served may be kept in memory: only if every change of what makes it
+    /// unusable will be heard.
+    fn keep(&self, record: &Record, mark_name: &str, run: &str) -> Option<Keep> {
+        let listener = self.listener.as_ref()?;
+        // The peer ends its own records by deleting them.
+        let hears_its_end = listener.hears_records() || record.cause.is_some();
+        (hears_its_end && listener.lease().hears(run)).then(|| Keep {
+            user: listener.lease().user(mark_name),
+            can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
+        })
+    }
+
+    /// Whether mark and tombstone are still those that were seen before a session was validated.
+    pub(in crate::cache) async fn vouches(
+        &self,
+        key: &EntryKey,
+        user_id: &str,
+        cause: &Cause,
+    ) -> bool {
+        let call = self.links.call(Effect::Reads);
+        let looked = self
+            .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
+            .await;
+        looked.is_ok_and(|looked| accept::still_holds(cause, &looked.beside, &looked.run))
+    }
+
+    /// The lookup script; the mark is that of the user in the record unless it is named.
+    pub(super) async fn look(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<Looked, Unanswered> {
+        let marks = self.mark_key("");
+        let longest = MAX_RECORD.to_string();
+        let name = mark_name.unwrap_or_default();
+        let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
+        let answer = call
+            .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
+            .await?;
+        type Reply = (
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Vec<u8>,
+        );
+        let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
+        let tomb = tomb.map(|tomb| Tomb::parse(&tomb));
+        let mark = mark.map(|mark| Mark::parse(&mark));
+        if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
+            self.warned.unreadable("a tombstone");
+        }
+        if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
+            self.warned.unreadable("a user's mark");
+        }
+        Ok(Looked {
+            value,
+            mark_name,
+            beside: Beside { tomb, mark },
+            run: answer.run,
+            time: Stamp::parse(&time).ok_or(Unanswered)?,
+        })
+    }
+
+    fn moment(&self, time: Stamp, run: Arc<str>) -> Moment {
+        Moment {
+            time,
+            run,
+            wall: self.clock.wall(),
+            floor: self.links.floor(),
+        }
+    }
+
+    fn max_age(&self) -> i64 {
+        micros(self.limits.ttl)
+    }
+}
+
+fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Found {
+    let Beside { tomb, mark } = seen.beside;
+    if tomb.as_ref().is_some_and(Tomb::refuses) {
+        return Found::Refused;
+    }
+    Found::Nothing(Box::new(Seen {
+        run: seen.run,
+        fence: seen.time,
+        tomb,
+        mark: match mark_name {
+            Some(name) => SeenMark::Read { name, mark },
+            None => SeenMark::Unread,
+        },
+        over,
+    }))
+}
+
+/// The reply of the lookup script.
+pub(super) struct Looked {
+    value: Option<Vec<u8>>,
+    mark_name: Option<Vec<u8>>,
+    pub(super) beside: Beside,
+    pub(super) run: Arc<str>,
+    pub(super) time: Stamp,
+}

@@ -1,0 +1,63 @@
+//! The tombstones and marks by which all nodes hear of a revocation.
+
+use std::{hash::BuildHasher, sync::atomic::Ordering::Relaxed, time::Duration};
+
+use super::{Redis, breaker::Effect, pool::Unanswered, scripts::Script};
+use crate::cache::{accept::SLACK, key::EntryKey};
+
+/// What a revocation of a token says about later answers of the identity provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum Verdict {
+    /// They count.
+    Forget,
+    /// They do not.
+    Refuse,
+}
+
+impl Redis {
+    pub(in crate::cache) async fn revoke_token(
+        &self,
+        key: &EntryKey,
+        verdict: Verdict,
+    ) -> Result<(), Unanswered> {
+        let (word, ttl) = match verdict {
+            Verdict::Forget => ("forget", self.limits.tombstone_ttl),
+            Verdict::Refuse => (
+                "refuse",
+                self.limits.longest_session.max(self.limits.tombstone_ttl),
+            ),
+        };
+        let (state, count) = &self.nonces;
+        let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
+        let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
+        self.memory.forget(key);
+        let call = self.links.call(Effect::Writes);
+        for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
+            let keys = self.keys(&key);
+            call.run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
+                .await?;
+        }
+        Ok(())
+    }
+
+    pub(in crate::cache) async fn revoke_user(&self, id: &str) -> Result<(), Unanswered> {
+        // Never shorter than the records that it must outlive.
+        let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
+        let ttl = decimal(self.limits.longest_session.max(records));
+        let slack = SLACK.to_string();
+        let call = self.links.call(Effect::Writes);
+        for name in self.mark_names(id) {
+            call.run(
+                Script::RevokeUser,
+                &[&self.mark_key(&name)],
+                &[&ttl, slack.as_bytes()],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+fn decimal(ttl: Duration) -> Vec<u8> {
+    ttl.as_secs().to_string().into_bytes()
+}
