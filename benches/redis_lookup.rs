@@ -17,6 +17,7 @@
 mod process;
 #[path = "../tests/support/redis.rs"]
 mod redis;
+mod support;
 
 use std::{
     future::Future,
@@ -28,15 +29,19 @@ use std::{
 };
 
 use bb8_redis::redis::{AsyncConnectionConfig, Client, cmd};
-use tower_session_cache::{
-    Fill, Lookup, SecretKey, SessionCache, SessionCacheBuilder, SessionToken, UserData,
-    ValidatedSession,
+use tower_session_cache::{Lookup, SecretKey, SessionCache, SessionCacheBuilder, SessionToken};
+
+use self::support::{
+    rounds::{Spread, verdict},
+    service::{fill, token},
 };
 
 const CALLERS: usize = 64;
 const TOKENS: usize = 1_000;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(1_500);
+/// Of the raw `GET`s.
+const LIMIT: f64 = 0.8;
 
 /// Calls in a second, by all callers together.
 async fn rate<F, Fut>(call: F) -> f64
@@ -68,11 +73,6 @@ where
     calls as f64 / start.elapsed().as_secs_f64()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -83,23 +83,12 @@ fn main() {
 }
 
 /// A cache that holds all tokens.
-async fn filled(builder: SessionCacheBuilder, tokens: &[SessionToken]) -> SessionCache {
+async fn filled(builder: SessionCacheBuilder) -> SessionCache {
     let cache = builder
         .redis_deadline(Duration::from_secs(5))
         .build()
         .unwrap();
-    for (n, token) in tokens.iter().enumerate() {
-        let Lookup::Miss(ticket) = cache.get(token).await else {
-            panic!("stored already")
-        };
-        let user = UserData::builder(format!("user-{n}"))
-            .email("ada@example.com")
-            .name("Ada");
-        let stored = cache
-            .set(ticket, &ValidatedSession::new(user.build()))
-            .await;
-        assert!(matches!(stored, Fill::Stored));
-    }
+    fill(&cache, TOKENS).await;
     cache
 }
 
@@ -117,17 +106,17 @@ async fn hits(cache: &SessionCache, tokens: &Arc<Vec<SessionToken>>) -> f64 {
 async fn run() {
     let server = redis::Redis::start();
     let tokens: Vec<_> = (0..TOKENS)
-        .map(|n| SessionToken::parse(format!("token-{n:058}")).unwrap())
+        .map(|n| SessionToken::parse(token(n)).unwrap())
         .collect();
     let tokens = Arc::new(tokens);
     let builder = || SessionCache::builder().redis(server.url()).unwrap();
-    let plain = filled(builder(), &tokens).await;
+    let plain = filled(builder()).await;
     let keys = Arc::new(server.keys());
     assert_eq!(keys.len(), TOKENS);
     let secret = SecretKey::from_bytes([7; 32]).unwrap();
-    let peppered = filled(builder().pepper(secret.clone()), &tokens).await;
+    let peppered = filled(builder().pepper(secret.clone())).await;
     let sealed = builder().key_prefix("sealed:").sealing_key(secret);
-    let sealed = filled(sealed, &tokens).await;
+    let sealed = filled(sealed).await;
     let raw = Client::open(server.url())
         .unwrap()
         .get_multiplexed_async_connection_with_config(
@@ -154,14 +143,21 @@ async fn run() {
         rates[2].push(hits(&peppered, &tokens).await);
         rates[3].push(hits(&sealed, &tokens).await);
     }
-    let rates = rates.map(median);
     let names = [
         "raw GET on one multiplexed connection",
         "SessionCache::get, a hit in Redis",
         "the same with a pepper",
         "the same with a sealing key",
     ];
-    for (name, rate) in names.iter().zip(rates) {
-        println!("{name:<40}{rate:>9.0} per second {:>6.2}", rate / rates[0]);
+    for (name, rounds) in names.iter().zip(&rates) {
+        let Spread {
+            least,
+            middle,
+            most,
+        } = Spread::of(rounds.clone());
+        println!("{name:<40}{middle:>9.0} per second ({least:.0} to {most:.0})");
+    }
+    for (name, rounds) in names.iter().zip(&rates).skip(1) {
+        verdict(name, Spread::of_ratios(rounds, &rates[0]), LIMIT, true);
     }
 }

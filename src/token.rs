@@ -34,7 +34,7 @@ mod cookie;
 /// # Ok::<(), tower_session_cache::TokenError>(())
 /// ```
 #[derive(Clone)]
-pub struct SessionToken(Bytes);
+pub struct SessionToken(Arc<str>);
 
 impl SessionToken {
     /// Takes a token of any length.
@@ -43,25 +43,30 @@ impl SessionToken {
     ///
     /// [`TokenError::Empty`], or [`TokenError::InvalidByte`] for anything outside `!` to `~`.
     pub fn parse(token: impl Into<Bytes>) -> Result<Self, TokenError> {
-        let bytes = token.into();
+        Self::read(&token.into())
+    }
+
+    fn read(bytes: &[u8]) -> Result<Self, TokenError> {
         if bytes.is_empty() {
             return Err(TokenError::Empty);
         }
-        if !bytes.iter().all(u8::is_ascii_graphic) {
+        // All of them, since without an early end the compiler checks many at once.
+        let is_visible = |all: bool, byte: &u8| all & byte.is_ascii_graphic();
+        if !bytes.iter().fold(true, is_visible) {
             return Err(TokenError::InvalidByte);
         }
-        Ok(Self(bytes))
+        let text = std::str::from_utf8(bytes).map_err(|_| TokenError::InvalidByte)?;
+        Ok(Self(text.into()))
     }
 
     /// The token itself. Whoever sees it is the user: do not log it.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
-        // Checked when it was made, so the fallback is never taken.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        &self.0
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
 }
 
@@ -348,13 +353,24 @@ fn from_header(
         return Err(TokenError::TooLong);
     }
     // Proxies join repeated headers with a comma, and no token68 or base64 contains one.
-    if bytes[start..end].contains(&b',') {
+    if bytes[start..end]
+        .iter()
+        .fold(false, |any, byte| any | (*byte == b','))
+    {
         return Err(TokenError::List);
     }
-    SessionToken::parse(Bytes::copy_from_slice(&bytes[start..end]))
+    SessionToken::read(&bytes[start..end])
 }
 
 fn mark(headers: &mut HeaderMap, name: &HeaderName) {
+    // What `entry` would make room for is hardly ever missing, and hardly ever repeated.
+    match headers.get_mut(name) {
+        None => return,
+        Some(value) => value.set_sensitive(true),
+    }
+    if headers.get_all(name).iter().nth(1).is_none() {
+        return;
+    }
     if let header::Entry::Occupied(mut values) = headers.entry(name) {
         values
             .iter_mut()

@@ -1,10 +1,18 @@
 //! What a session in memory takes, and what a hit allocates. A binary of its own, since it counts
 //! every allocation.
 #![allow(
+    dead_code,
+    unreachable_pub,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
-    reason = "a test ends by a panic, and its parts are for all tests"
+    reason = "a test ends by a panic, and takes a part of what others share"
 )]
+
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/redis.rs"]
+mod redis;
 
 use std::{convert::Infallible, future::ready, num::NonZeroUsize, task::Poll};
 
@@ -124,4 +132,45 @@ fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
     });
     assert_eq!(cache.stats().hits, 2);
     assert_eq!(hit.count_total, two.count_total, "{hit:?} {two:?}");
+    assert!(hit.count_total <= 5, "{hit:?}");
+}
+
+/// All of them: of the request, of the command that it travels in, and of reading the reply.
+#[test]
+fn a_hit_in_redis_makes_at_most_20_allocations() {
+    const HITS: u64 = 100;
+    let server = redis::Redis::start();
+    // Everything runs in this thread, which is the one that is measured.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let minute = std::time::Duration::from_secs(60);
+    let builder = SessionCache::builder().redis(server.url()).unwrap();
+    let cache = builder.redis_deadline(minute).build().unwrap();
+    let validator = validator_fn(|_| async { Ok(ValidatedSession::new(user(1).0)) });
+    let inner = service_fn(|request: Request<()>| {
+        assert!(request.extensions().get::<UserData>().is_some());
+        ready(Ok::<_, Infallible>(Response::new(())))
+    });
+    let mut service = SessionCacheLayer::new(cache.clone(), validator).layer(inner);
+    let mut serve = |hits: u64| {
+        let bearer = HeaderValue::from_static("Bearer token-1");
+        let request = || Request::builder().header(header::AUTHORIZATION, bearer.clone());
+        let requests: Vec<_> = (0..hits).map(|_| request().body(()).unwrap()).collect();
+        measure(|| {
+            runtime.block_on(async {
+                for request in requests {
+                    let response = service.call(request).await.unwrap();
+                    assert!(response.status().is_success());
+                }
+            });
+        })
+    };
+    serve(10);
+    let all = serve(HITS);
+    assert_eq!(cache.stats().validations, 1);
+    assert_eq!(cache.stats().hits, HITS + 9);
+    println!("{} allocations in {HITS} hits", all.count_total);
+    assert!(all.count_total <= 20 * HITS, "{all:?}");
 }

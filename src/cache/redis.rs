@@ -4,6 +4,7 @@
 //! operation fails: when Redis does not answer in time, the outcome says so, and the caller
 //! decides without it.
 
+mod batch;
 mod breaker;
 mod fill;
 mod listener;
@@ -29,6 +30,7 @@ use bb8_redis::redis::{
 
 pub(crate) use self::lookup::Replace;
 use self::{
+    batch::Batches,
     breaker::Effect,
     listener::Listener,
     memory::Memory,
@@ -47,6 +49,7 @@ use crate::clock::Clock;
 
 pub(super) struct Redis {
     links: Links,
+    batches: Batches,
     listener: Option<Listener>,
     names: Names,
     sealing: Option<Sealing>,
@@ -87,9 +90,12 @@ impl Redis {
     ) -> Result<Self, bb8_redis::redis::RedisError> {
         let names = Names::new(prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
+        let listener = tier.map(|tier| Listener::new(&server, tier, names.clone()));
+        let links = Links::new(server, limits.deadlines, names.write_probe(), lease)?;
         Ok(Self {
-            listener: tier.map(|tier| Listener::new(&server, tier, names.clone())),
-            links: Links::new(server, limits.deadlines, names.write_probe(), lease)?,
+            listener,
+            batches: Batches::new(links.clone()),
+            links,
             names,
             sealing,
             clock,

@@ -31,7 +31,7 @@ use crate::{
 
 /// What a lookup found in Redis.
 pub(in crate::cache) enum Found {
-    Record(Box<Served>),
+    Record(Served),
     Nothing(Box<Seen>),
     Refused,
     Unanswered,
@@ -105,7 +105,7 @@ impl Redis {
         }
         if let Some(known) = self.memory.known(key, &self.names) {
             match self.known(&call, key, &known).await {
-                Ok(Some(served)) => return Found::Record(Box::new(served)),
+                Ok(Some(served)) => return Found::Record(served),
                 Ok(None) => self.memory.forget(key),
                 Err(Unanswered) => return Found::Unanswered,
             }
@@ -141,10 +141,10 @@ impl Redis {
         &self,
         call: &Call<'_>,
         key: &EntryKey,
-        known: &Known,
+        known: &Arc<Known>,
     ) -> Result<Option<Served>, Unanswered> {
-        let answer = call.send(&known.ask).await?;
-        let Some([Some(value), tomb, mark]) = read::<[Option<Vec<u8>>; 3]>(answer.value) else {
+        let standing = self.batches.ask(known, call.until()).await?;
+        let Some(value) = standing.record else {
             return Ok(None);
         };
         let (record, value) = match known.record(&value) {
@@ -157,11 +157,11 @@ impl Redis {
             },
         };
         let beside = Beside {
-            tomb: tomb.map(|tomb| Tomb::parse(&tomb)),
-            mark: mark.map(|mark| Mark::parse(&mark)),
+            tomb: standing.tomb.map(|tomb| Tomb::parse(&tomb)),
+            mark: standing.mark.map(|mark| Mark::parse(&mark)),
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let moment = self.moment(Stamp(self.clock.wall()), answer.run);
+        let moment = self.moment(Stamp(self.clock.wall()), standing.run);
         let accepted =
             record.cause.is_some() && accept::accepts(&record, &beside, &moment, self.max_age());
         if !accepted {
@@ -208,7 +208,7 @@ impl Redis {
                 self.memory.learn(key, &mark_name);
             }
             let served = self.served(key, Arc::new(record), &mark_name, &moment);
-            return Ok(Found::Record(Box::new(served)));
+            return Ok(Found::Record(served));
         }
         if accept::has_ended(record.expires_at, moment.wall)
             && let Some(value) = &seen.value

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use bb8_redis::redis::{Cmd, cmd};
 use quick_cache::sync::Cache;
 
 use super::names::{Keys, Names};
@@ -26,8 +25,7 @@ pub(super) struct Memory {
 pub(super) struct Known {
     pub(super) mark_name: Arc<str>,
     pub(super) keys: Keys,
-    /// Asks for record, tombstone and mark.
-    pub(super) ask: Cmd,
+    mark: String,
     read: Option<(Vec<u8>, Arc<Record>)>,
 }
 
@@ -57,7 +55,7 @@ impl Memory {
         let known = Known {
             mark_name: Arc::clone(&known.mark_name),
             keys: known.keys.clone(),
-            ask: known.ask.clone(),
+            mark: known.mark.clone(),
             read: Some((value, record)),
         };
         self.read.insert(key.clone(), Arc::new(known));
@@ -71,15 +69,17 @@ impl Memory {
 
 impl Known {
     fn new(key: &EntryKey, mark_name: Arc<str>, names: &Names) -> Self {
-        let keys = names.keys(key);
-        let mut ask = cmd("MGET");
-        ask.arg(&[&keys.record, &keys.tomb, &names.mark(&mark_name)]);
         Self {
+            keys: names.keys(key),
+            mark: names.mark(&mark_name),
             mark_name,
-            keys,
-            ask,
             read: None,
         }
+    }
+
+    /// The keys to look at: record, tombstone and mark.
+    pub(super) fn asked(&self) -> [&str; 3] {
+        [&self.keys.record, &self.keys.tomb, &self.mark]
     }
 
     /// The record that these very bytes were before.

@@ -184,15 +184,25 @@ impl Links {
 
     /// Begins an operation, and with it its deadline.
     pub(super) fn call(&self, effect: Effect) -> Call<'_> {
+        self.call_until(effect, Instant::now() + self.0.deadlines.call)
+    }
+
+    /// The same for who began at another time.
+    pub(super) fn call_until(&self, effect: Effect, until: Instant) -> Call<'_> {
         Call {
             links: self,
             effect,
-            until: Instant::now() + self.0.deadlines.call,
+            until,
         }
     }
 }
 
 impl Call<'_> {
+    /// When it ends.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
     /// The run of the server is handed to it as its last argument.
     pub(super) async fn run(

@@ -1,0 +1,103 @@
+//! One hit after another and nothing else, so that a counter of instructions sees little but them.
+//!
+//! `session-cache-instructions local|redis|get COUNT [URL]`: `local` is a hit in the process and
+//! `redis` one in the Redis at `URL`, each through the layer; `get` is a bare `GET` by redis-rs.
+//! The difference between two counts, divided, is what one costs.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    task::{Context, Poll},
+};
+
+use bb8_redis::redis::{AsyncConnectionConfig, Client, cmd};
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_session_cache::{
+    SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn,
+};
+
+/// Answers at once.
+#[derive(Clone)]
+struct Inner;
+
+impl Service<Request<()>> for Inner {
+    type Response = Response<()>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<()>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<()>) -> Self::Future {
+        assert!(request.extensions().get::<UserData>().is_some());
+        ready(Ok(Response::new(())))
+    }
+}
+
+/// With the sixty-four bytes that a common session token has.
+const BEARER: &str = "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+async fn through_the_layer(cache: SessionCache, count: u64) {
+    let validator = validator_fn(|_token| async {
+        let user = UserData::builder("user-1")
+            .email("ada@example.com")
+            .name("Ada");
+        Ok(ValidatedSession::new(user.build()))
+    });
+    let mut service = SessionCacheLayer::new(cache.clone(), validator).layer(Inner);
+    for _ in 0..count {
+        let mut request = Request::new(());
+        request
+            .headers_mut()
+            .insert(AUTHORIZATION, HeaderValue::from_static(BEARER));
+        let response = service.call(request).await;
+        assert!(response.is_ok_and(|response| response.status().is_success()));
+    }
+    assert_eq!(cache.stats().validations, 1);
+}
+
+async fn bare(url: &str, count: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let mut connection = Client::open(url)?
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    let record = "x".repeat(400);
+    cmd("SET")
+        .arg("instructions")
+        .arg(record)
+        .exec_async(&mut connection)
+        .await?;
+    for _ in 0..count {
+        let record: Vec<u8> = cmd("GET")
+            .arg("instructions")
+            .query_async(&mut connection)
+            .await?;
+        assert!(!record.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match *arguments {
+        ["local", count] => {
+            through_the_layer(SessionCache::builder().build()?, count.parse()?).await
+        }
+        ["redis", count, url] => {
+            let deadline = std::time::Duration::from_secs(60);
+            let cache = SessionCache::builder()
+                .redis(url)?
+                .redis_deadline(deadline)
+                .build()?;
+            through_the_layer(cache, count.parse()?).await;
+        }
+        ["get", count, url] => bare(url, count.parse()?).await?,
+        _ => return Err("session-cache-instructions local|redis|get COUNT [URL]".into()),
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! A hit in the process against the sum of what it cannot do without: the token's SHA-256, one
+//! look into the map, the first entry in a request's extensions, and the time.
+//!
+//! `cargo bench --bench parts`
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a program that ends by a panic, and takes a part of what others share"
+)]
+
+mod support;
+
+use std::hint::black_box;
+
+use http::Extensions;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use tower::{Layer, Service};
+use tower_session_cache::{SessionCache, SessionCacheLayer, UserData, validator_fn};
+
+use self::support::{
+    rounds::{Spread, nanos, verdict},
+    service::{Inner, bearer, fill, now, request, token, user},
+};
+
+const TOKENS: usize = 1_000;
+const CALLS: usize = 200_000;
+const ROUNDS: usize = 15;
+const LIMIT: f64 = 1.3;
+
+fn main() {
+    let cache = SessionCache::builder().build().unwrap();
+    let map: Cache<[u8; 32], UserData> = Cache::new(TOKENS);
+    now(fill(&cache, TOKENS));
+    for n in 0..TOKENS {
+        map.insert(Sha256::digest(token(n)).into(), user(n));
+    }
+    let tokens: Vec<_> = (0..TOKENS).map(token).collect();
+    let bearers: Vec<_> = (0..TOKENS).map(bearer).collect();
+    let never = validator_fn(|_| async { unreachable!("it is cached") });
+    let mut service = SessionCacheLayer::new(cache.clone(), never).layer(Inner);
+    let request = |n: usize| request(&bearers[n % TOKENS]);
+    let digest = |n: usize| -> [u8; 32] { Sha256::digest(black_box(&tokens[n % TOKENS])).into() };
+    let digests: Vec<_> = (0..TOKENS).map(digest).collect();
+    let ada = user(0);
+
+    let mut times: [Vec<f64>; 6] = Default::default();
+    for _ in 0..ROUNDS {
+        let mut inner = Inner;
+        times[0].push(nanos(CALLS, |n| {
+            let _ = black_box(now(inner.call(request(n))));
+        }));
+        times[1].push(nanos(CALLS, |n| {
+            let _ = black_box(now(service.call(request(n))));
+        }));
+        times[2].push(nanos(CALLS, |n| {
+            black_box(digest(n));
+        }));
+        times[3].push(nanos(CALLS, |n| {
+            black_box(map.get(black_box(&digests[n % TOKENS])));
+        }));
+        times[4].push(nanos(CALLS, |_| {
+            let mut extensions = Extensions::new();
+            extensions.insert(UserData::clone(black_box(&ada)));
+            black_box(&extensions);
+        }));
+        times[5].push(nanos(CALLS, |_| {
+            black_box(chrono::Utc::now());
+        }));
+    }
+    assert_eq!(cache.stats().local_hits, (ROUNDS * CALLS) as u64);
+    let hit: Vec<_> = times[1]
+        .iter()
+        .zip(&times[0])
+        .map(|(with, without)| with - without)
+        .collect();
+    let sum: Vec<_> = (0..ROUNDS)
+        .map(|n| times[2..].iter().map(|part| part[n]).sum())
+        .collect();
+    let names = [
+        "a request without the layer",
+        "a request with it, a hit",
+        "SHA-256 of the token",
+        "one look into the map",
+        "first entry in the extensions",
+        "the time",
+    ];
+    for (name, rounds) in names.iter().zip(&times) {
+        let Spread {
+            least,
+            middle,
+            most,
+        } = Spread::of(rounds.clone());
+        println!("{name:<32}{middle:>7.0} ns ({least:.0} to {most:.0})");
+    }
+    println!("the hit alone {:.0} ns", Spread::of(hit.clone()).middle);
+    println!("its parts     {:.0} ns", Spread::of(sum.clone()).middle);
+    verdict(
+        "the hit, of its parts",
+        Spread::of_ratios(&hit, &sum),
+        LIMIT,
+        false,
+    );
+}

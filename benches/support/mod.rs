@@ -1,0 +1,4 @@
+//! What benches share.
+
+pub mod rounds;
+pub mod service;

@@ -1,0 +1,101 @@
+//! What a hit costs, in instructions: unlike time they repeat, so nothing gets slower unnoticed.
+//!
+//! Counted by valgrind, as the difference between many hits and few. It knows no SHA instructions,
+//! so some 6,500 of each are spent on the token's hash, which a real processor does in a fraction.
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends by a panic, and takes a part of what others share"
+)]
+
+#[path = "support/process.rs"]
+mod process;
+#[path = "support/redis.rs"]
+mod redis;
+
+use std::{path::PathBuf, process::Command};
+
+/// The compiler with which the figures below were counted; another one may differ a little more.
+const COMPILER: &str = "rustc 1.95.0";
+const LOCAL: u64 = 0;
+const REDIS: u64 = 0;
+
+/// Built as users build it.
+fn program() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "session-cache-instructions",
+        ])
+        .args(["--message-format", "json"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        // What instruments this test, as for its coverage, is not for what it counts.
+        .env_remove("RUSTFLAGS")
+        .env_remove("LLVM_PROFILE_FILE")
+        .output()
+        .unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let messages = String::from_utf8(built.stdout).unwrap();
+    let (_, program) = messages
+        .rsplit_once("\"executable\":\"")
+        .expect("cargo to name what it has built");
+    program.split('"').next().unwrap().into()
+}
+
+fn instructions(program: &PathBuf, kind: &str, hits: u64, url: &str) -> u64 {
+    let counted = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(program)
+        .args(
+            [kind, &hits.to_string(), url]
+                .iter()
+                .filter(|argument| !argument.is_empty()),
+        )
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&counted.stderr);
+    assert!(counted.status.success(), "{told}");
+    let (_, count) = told.split_once("Collected : ").expect("a count");
+    count.lines().next().unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_hit_takes_as_many_instructions_as_before() {
+    let has = |program: &str| Command::new(program).arg("--version").output();
+    if has("valgrind").is_err() {
+        eprintln!("SKIPPED: instructions are not counted, since there is no valgrind");
+        return;
+    }
+    let compiler = String::from_utf8(has("rustc").unwrap().stdout).unwrap();
+    let percent = if compiler.starts_with(COMPILER) {
+        4
+    } else {
+        15
+    };
+    let server = redis::Redis::start();
+    let program = program();
+    for (kind, url, before) in [("local", "", LOCAL), ("redis", &*server.url(), REDIS)] {
+        let few = instructions(&program, kind, 500, url);
+        // Those of before are cached still, and hit at once.
+        server.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
+        let many = instructions(&program, kind, 1_500, url);
+        let each = (many - few) / 1_000;
+        println!("{kind}: {each} instructions a hit, {before} before");
+        assert!(
+            each.abs_diff(before) <= before * percent / 100,
+            "{kind}: {each} instructions a hit, {before} before; if that is meant to be, say so here"
+        );
+    }
+}
