@@ -9,7 +9,8 @@
 //! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
-//!   when the URL names none.
+//!   when the URL names none, and `SESSION_CACHE_REDIS_DEADLINE_MS` (`250`) how long it is waited
+//!   for.
 //! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
 //!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
@@ -371,6 +372,8 @@ async fn serve() -> Result<(), Box<dyn Error>> {
             .redis(redis)
             .map_err(|error| format!("REDIS_URL: {error}"))?;
     }
+    let deadline = setting("SESSION_CACHE_REDIS_DEADLINE_MS", 250)?;
+    cache = cache.redis_deadline(Duration::from_millis(deadline));
     let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
     if local > 0 {
         cache = cache.local_cache(LocalCache::new(local));

@@ -36,6 +36,8 @@ impl Nodes {
             ("REDIS_URL", redis.url()),
             ("APPWRITE_ENDPOINT", appwrite.endpoint()),
             ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
+            // However busy the machine is, Redis answers.
+            ("SESSION_CACHE_REDIS_DEADLINE_MS", "60000".to_owned()),
             // Nobody reads what they log.
             ("RUST_LOG", "off".to_owned()),
         ];
