@@ -46,6 +46,8 @@ struct Faults {
     refuses: AtomicBool,
     holds_lookups: watch::Sender<bool>,
     holds_tracking: watch::Sender<bool>,
+    /// The connections on which they are lost.
+    swallowing: AtomicUsize,
     /// How many replies or requests wait, and how many PONGs have gone through.
     held: AtomicUsize,
     pongs: AtomicUsize,
@@ -75,6 +77,7 @@ impl Proxy {
             refuses: AtomicBool::new(false),
             holds_lookups: watch::Sender::new(false),
             holds_tracking: watch::Sender::new(false),
+            swallowing: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
             last_pong: AtomicUsize::new(usize::MAX),
@@ -112,6 +115,11 @@ impl Proxy {
     pub fn fault(&self, fault: Fault) {
         self.faults.last_pong.store(usize::MAX, SeqCst);
         *self.faults.fault.lock().unwrap() = fault;
+    }
+
+    /// The connections that have lost a reply, and with it all that follows.
+    pub fn swallowing(&self) -> usize {
+        self.faults.swallowing.load(SeqCst)
     }
 
     /// Lets replies through, and what the server says unasked not.
@@ -204,7 +212,9 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             Fault::Delay(by) => tokio::time::sleep(by).await,
             Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => {}
             Fault::Swallow | Fault::SwallowAfterGreeting => {
+                faults.swallowing.fetch_add(1, SeqCst);
                 while let Ok(1..) = from.read(&mut buffer).await {}
+                faults.swallowing.fetch_sub(1, SeqCst);
                 break;
             }
             Fault::Cut => {
