@@ -1,12 +1,13 @@
 //! What a session in memory takes, and what a hit allocates. A binary of its own, since it counts
 //! every allocation.
 #![allow(
+    missing_docs,
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test ends by a panic, and takes a part of what others share"
+    reason = "made of the suite's parts, of which it takes some"
 )]
 
 #[path = "support/process.rs"]
@@ -14,14 +15,14 @@ mod process;
 #[path = "support/redis.rs"]
 mod redis;
 
-use std::{convert::Infallible, future::ready, num::NonZeroUsize, task::Poll};
+use std::{convert::Infallible, future::ready, num::NonZeroUsize, task::Poll, time::Duration};
 
 use allocation_counter::{AllocationInfo, measure};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, service_fn};
 use tower_session_cache::{
-    Fill, Lookup, SessionCache, SessionCacheLayer, SessionToken, UserData, ValidatedSession,
-    validator_fn,
+    CachedSession, Fill, LocalCache, Lookup, Origin, SessionCache, SessionCacheLayer, SessionToken,
+    UserData, ValidatedSession, validator_fn,
 };
 
 /// Fifty thousand, or a million in full.
@@ -95,10 +96,99 @@ fn a_session_takes_at_most_400_bytes_and_its_texts() {
     }
 }
 
+struct BeforeRedis {
+    cache: SessionCache,
+    entries: usize,
+    /// Without the texts of the users.
+    bytes: usize,
+}
+
+/// Fills a local cache with so many sessions.
+fn before_redis(
+    runtime: &tokio::runtime::Runtime,
+    redis: &redis::Redis,
+    count: usize,
+) -> BeforeRedis {
+    let (mut texts, mut cache) = (0, None);
+    let AllocationInfo { bytes_current, .. } = measure(|| {
+        let local = LocalCache::new(count).lease(Duration::from_secs(60));
+        let builder = SessionCache::builder()
+            .redis(redis.url())
+            .unwrap()
+            .redis_deadline(Duration::from_secs(20))
+            // What is remembered beside the local cache is not meant here.
+            .capacity(1)
+            .local_cache(local);
+        let built = builder.build().unwrap();
+        runtime.block_on(async {
+            for n in 0..count {
+                let (user, length) = user(n);
+                if let Lookup::Miss(ticket) = built.get(&token(n)).await {
+                    let session = ValidatedSession::new(user);
+                    assert!(matches!(built.set(ticket, &session).await, Fill::Stored));
+                }
+                texts += length;
+                until_local(&built, n).await;
+            }
+        });
+        cache = Some(built);
+    });
+    let cache = cache.unwrap();
+    let entries = usize::try_from(cache.stats().entries).unwrap();
+    assert!(entries <= count && entries > count / 2, "{entries}");
+    BeforeRedis {
+        cache,
+        entries,
+        bytes: usize::try_from(bytes_current).unwrap() - texts * entries / count,
+    }
+}
+
+async fn until_local(cache: &SessionCache, n: usize) {
+    let served = async {
+        while !matches!(
+            cache.get(&token(n)).await,
+            Lookup::Hit(CachedSession {
+                origin: Origin::Local,
+                ..
+            })
+        ) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let deadline = Duration::from_secs(60);
+    tokio::time::timeout(deadline, served)
+        .await
+        .expect("a local hit");
+}
+
+#[test]
+fn before_redis_it_takes_no_more_and_a_hit_waits_for_nothing() {
+    let redis = redis::Redis::start();
+    // One thread, since the allocations of one thread are counted.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let [few, many] = [10, sessions() / 25].map(|count| before_redis(&runtime, &redis, count));
+    // A cache and its connections take something as well, whatever is in them.
+    let entries = many.entries - few.entries;
+    let each = (many.bytes - few.bytes) / entries;
+    println!("{entries} sessions before Redis: {each} bytes each, and the user's texts");
+    assert!(each <= 400, "{each}");
+    runtime.block_on(async {
+        until_local(&many.cache, 1).await;
+        assert_that_hits_are_cheap(&many.cache);
+    });
+}
+
 #[test]
 fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
     let cache = SessionCache::default();
     store(&cache, 1);
+    assert_that_hits_are_cheap(&cache);
+}
+
+/// Of the session of the first token, which is in memory.
+fn assert_that_hits_are_cheap(cache: &SessionCache) {
+    let before = cache.stats().hits;
     let never = validator_fn(|_| async { unreachable!("it is cached") });
     let request = || {
         Request::builder()
@@ -130,7 +220,7 @@ fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
         extensions.insert(String::new());
         extensions.insert(vec![0_u8]);
     });
-    assert_eq!(cache.stats().hits, 2);
+    assert_eq!(cache.stats().hits, before + 2);
     assert_eq!(hit.count_total, two.count_total, "{hit:?} {two:?}");
     assert!(hit.count_total <= 5, "{hit:?}");
 }
@@ -145,7 +235,7 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
         .enable_all()
         .build()
         .unwrap();
-    let minute = std::time::Duration::from_secs(60);
+    let minute = Duration::from_secs(60);
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder.redis_deadline(minute).build().unwrap();
     let validator = validator_fn(|_| async { Ok(ValidatedSession::new(user(1).0)) });

@@ -63,9 +63,12 @@ fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
         ("SESSION_CACHE_REDIS_DB", "2"),
         ("SESSION_CACHE_LOCAL_CAPACITY", "1000"),
     ];
-    let (statuses, text) = paste(&mut start(&settings));
+    let mut server = start(&settings);
+    let (statuses, text) = paste(&mut server);
     assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
     assert!(text.contains(r#"{"redis":"up","status":"ok"}"#), "{text}");
+    assert_eq!(redis.listeners().len(), 1, "of the local cache");
+    drop(server);
     let keys = redis.keys();
     assert!(
         keys.iter().any(|key| key.starts_with("session_tomb:")),
@@ -89,6 +92,7 @@ fn a_setting_that_makes_no_sense_is_named() {
         ("SESSION_CACHE_ENABLED", "perhaps"),
         ("SESSION_CACHE_TTL_SECONDS", "0"),
         ("SESSION_CACHE_REDIS_DB", "two"),
+        ("SESSION_CACHE_LOCAL_CAPACITY", "many"),
         ("REDIS_URL", "localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("RUST_LOG", "a=b=c"),

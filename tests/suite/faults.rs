@@ -37,11 +37,16 @@ struct Scene {
 
 impl Scene {
     async fn new(arguments: &[&str]) -> Self {
+        Self::with_deadline(arguments, Duration::from_millis(250)).await
+    }
+
+    async fn with_deadline(arguments: &[&str], deadline: Duration) -> Self {
         let redis = Redis::start_with(arguments);
         let proxy = Proxy::start(redis.port()).await;
         let cache = SessionCache::builder()
             .redis(proxy.url())
             .unwrap()
+            .redis_deadline(deadline)
             .build()
             .unwrap();
         let probe = Probe::answering(|text| match text.split_once('-') {
@@ -123,8 +128,9 @@ impl Scene {
             loop {
                 let clients: String = self.redis.run(cmd("CLIENT").arg("LIST"));
                 let tasks = Handle::current().metrics().num_alive_tasks();
-                // Two, and the one that asks.
-                if clients.lines().count() <= 3 && tasks <= self.tasks {
+                // Those that ask here come and go; Redis 8 with I/O threads lists them for a while.
+                let clients = clients.lines().filter(|line| !line.contains("cmd=client"));
+                if clients.count() <= 2 && tasks <= self.tasks {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -256,7 +262,8 @@ async fn cut_in_the_middle_of_every_reply() {
 
 #[tokio::test]
 async fn cut_once_costs_nothing_but_a_connection() {
-    let scene = Scene::new(&[]).await;
+    // Redis 8 with I/O threads takes its time to end a connection.
+    let scene = Scene::with_deadline(&[], LATE).await;
     for _ in 0..5 {
         scene
             .redis

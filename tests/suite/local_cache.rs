@@ -1,7 +1,7 @@
 //! The local cache before Redis: what it spares, what it hears, and what it does when it hears
 //! nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
@@ -177,25 +177,31 @@ async fn what_this_node_revokes_holds_at_once() {
 
 #[tokio::test]
 async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
-    let redis = Redis::start();
-    let short = Duration::from_millis(100);
-    let builder = builder(&redis.url()).redis_deadline(short);
-    let (cache, probe, layer) = node_of(builder.local_cache(local()));
-    until_local(&layer, "t").await;
-    redis.pause();
-    probe.answer(of_tier("new"));
-    assert!(cache.invalidate_user("ada").await.is_err());
-    for _ in 0..5 {
-        assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
-    }
-    redis.resume();
-    soon("its delivery", async {
-        while cache.stats().undelivered > 0 || origin(&layer, "t").await != Origin::Local {
+    for by_user in [true, false] {
+        let redis = Redis::start();
+        let short = Duration::from_millis(100);
+        let builder = builder(&redis.url()).redis_deadline(short);
+        let (cache, probe, layer) = node_of(builder.local_cache(local()));
+        until_local(&layer, "t").await;
+        redis.pause();
+        probe.answer(of_tier("new"));
+        let outcome = match by_user {
+            true => cache.invalidate_user("ada").await,
+            false => cache.invalidate_token(&token("t")).await,
+        };
+        assert!(outcome.is_err());
+        for _ in 0..5 {
             assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
-            tokio::task::yield_now().await;
         }
-    })
-    .await;
+        redis.resume();
+        soon("its delivery", async {
+            while cache.stats().undelivered > 0 || origin(&layer, "t").await != Origin::Local {
+                assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -389,10 +395,30 @@ async fn nor_is_what_changes_unheard_meanwhile() {
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
 }
 
-/// As a Redis with I/O threads was seen to do it.
+/// Either of two rules is enough: what is read without a lease is not kept, and the epoch begins
+/// when Redis tracks.
+#[tokio::test]
+async fn nor_is_what_was_read_before_redis_tracked() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    proxy.hold_tracking(true);
+    let (cache, _, layer) = node(&proxy.url(), local());
+    until_served_by(&layer, "t", Origin::Redis).await;
+    until("the listener to wish for pushes", || proxy.held() > 0).await;
+    for _ in 0..3 {
+        assert_eq!(origin(&layer, "t").await, Origin::Redis);
+    }
+    Peer(&redis).logout("t");
+    proxy.hold_tracking(false);
+    until("a lease", || cache.stats().lease_age.is_some()).await;
+    assert_eq!(origin(&layer, "t").await, Origin::Validator);
+}
+
+/// As a Redis with I/O threads was seen to do it. By a clock that stands still but where it is
+/// advanced, so that it does not matter how long anything takes here.
 #[tokio::test]
 async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
-    // A heartbeat in two seconds, in one of which this test has to do a few steps.
+    // A heartbeat in two seconds.
     const LEASE: Duration = Duration::from_secs(16);
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
@@ -407,18 +433,16 @@ async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
     })
     .await;
     proxy.withhold_pushes(true);
-    // Acknowledged now, by the clock that stands still.
+    // Acknowledged now.
     Peer(&redis).logout("t");
+    proxy.swallow_after_a_pong();
     let (pongs, half) = (proxy.pongs(), LEASE / 2);
     clock.advance(half);
     until("the one PONG", || proxy.pongs() > pongs).await;
-    proxy.fault(Fault::Swallow);
-    // Time for the listener to draw its conclusions, if it draws any.
+    // For the listener to draw its conclusions, if it draws any.
     for _ in 0..200 {
-        let _: Vec<u64> = redis.listeners();
+        let _ = origin(&layer, "t").await;
         tokio::task::yield_now().await;
-        let now = origin(&layer, "t").await;
-        assert_eq!(now, Origin::Local, "a lease is a lease");
     }
     clock.advance(LEASE - half);
     proxy.fault(Fault::None);
@@ -465,6 +489,56 @@ async fn a_flush_empties_the_local_cache_as_well() {
             "the connection is as good as before"
         );
     }
+}
+
+/// So it is documented as a loss of revocations; the day on which this fails is the day to promise
+/// more.
+#[tokio::test]
+async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = node(&redis.url(), local());
+    let swap = || redis.run::<()>(cmd("SWAPDB").arg(2).arg(3));
+    probe.answer(of_tier("old"));
+    until_local(&layer, "t").await;
+    let before = cache.stats();
+    swap();
+    assert_eq!(redis.get(&session_key("t")), None);
+    // Whatever would have been pushed comes before this.
+    Peer(&redis).store("u", "bob");
+    until("the push", || cache.stats().pushes > before.pushes).await;
+    let after = cache.stats();
+    assert_eq!(
+        (after.pushes, after.epochs),
+        (before.pushes + 1, before.epochs)
+    );
+    assert_eq!(tier(&layer, "t").await.as_deref(), Ok("old"));
+
+    // What is revoked is noticed as ever.
+    let new_node = || {
+        let (_, probe, layer) = node_of(builder(&redis.url()));
+        probe.answer(of_tier("new"));
+        layer
+    };
+    probe.answer(of_tier("new"));
+    let other = builder(&redis.url()).build().unwrap();
+    let _ = other.invalidate_token(&token("t")).await.unwrap();
+    soon("the push of a revocation", async {
+        while tier(&layer, "t").await.unwrap() != "new" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("new"));
+    // But the tombstone is swapped as well.
+    swap();
+    assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("old"));
+    assert!((1..=300).contains(&redis.ttl(&session_key("t"))), "its end");
+    redis.run::<()>(&cmd("FLUSHDB"));
+    assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("new"));
+    until("the push of the flush", || {
+        cache.stats().epochs > before.epochs
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -517,6 +591,25 @@ async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
     proxy.withhold_pushes(false);
     until_local(&layer, "t").await;
     assert_eq!(log.text().matches("from the local cache again").count(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_asked_ever_more_seldom() {
+    let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
+    let proxy = Proxy::start(redis.port()).await;
+    let began = Instant::now();
+    let (_, _, layer) = node(&proxy.url(), short());
+    ask(&layer, "t").await.unwrap();
+    let mut attempts = 0;
+    until("six attempts", || {
+        let commands = proxy.commands();
+        attempts += commands.iter().filter(|name| *name == "HELLO").count();
+        attempts >= 6
+    })
+    .await;
+    // At least half of each of five pauses.
+    let least = Duration::from_millis((50 + 100 + 200 + 400 + 800) / 2);
+    assert!(began.elapsed() >= least, "{:?}", began.elapsed());
 }
 
 /// Serves the new tier alone.
@@ -589,7 +682,8 @@ async fn a_replica_gives_no_lease() {
     until_local(&layer, "t").await;
     let mut replicate = cmd("REPLICAOF");
     redis.run::<()>(replicate.arg("127.0.0.1").arg(primary.port()));
-    until("the lease to end", || cache.stats().lease_age.is_none()).await;
+    // Not merely the lease, which a machine that is slow may let end as well.
+    until("the listener to notice", || !cache.stats().listening).await;
     for _ in 0..20 {
         assert_ne!(ask(&layer, "t").await.unwrap().1, Origin::Local);
         tokio::time::sleep(Duration::from_millis(20)).await;

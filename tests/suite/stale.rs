@@ -12,6 +12,7 @@ use crate::support::{
     client::{ask, ask_for_all, token},
     peer::session_key,
     probe::{Probe, session},
+    proxy::{Fault, Proxy},
     redis::Redis,
     soon, until,
 };
@@ -161,6 +162,58 @@ async fn a_flush_may_have_taken_a_revocation_along() {
     let epochs = cache.stats().epochs;
     redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
     until("the push", || cache.stats().epochs > epochs).await;
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
+}
+
+/// By a clock of its own, so that the lease ends and its connection does not.
+#[tokio::test]
+async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
+    const LEASE: Duration = Duration::from_secs(20);
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let clock = ManualClock::new();
+    let patient = || SessionCache::builder().redis_deadline(Duration::from_secs(20));
+    let builder = patient()
+        .redis(proxy.url())
+        .unwrap()
+        .ttl(Duration::from_secs(1))
+        .negative_ttl(Duration::ZERO)
+        .local_cache(LocalCache::new(10).lease(LEASE))
+        .stale_on_error(STALE)
+        .clock(clock.clone());
+    let (_, probe, layer) = layer_of(builder);
+    soon("a local hit", async {
+        while info(&layer, "t").await.unwrap().origin() != Origin::Local {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    probe.answer(fails);
+    until("the record's end", || {
+        redis.get(&session_key("t")).is_none()
+    })
+    .await;
+    clock.advance(Duration::from_secs(1));
+    soon("the entry's end", async {
+        while !is_stale(&layer, "t").await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // From now on the listener waits for a PONG, and hears no push.
+    let _ = proxy.commands();
+    proxy.fault(Fault::Swallow);
+    until("a heartbeat", || {
+        proxy.commands().iter().any(|name| name == "PING")
+    })
+    .await;
+    until("its answer to be lost", || proxy.swallowing() > 0).await;
+    proxy.fault(Fault::None);
+    assert!(is_stale(&layer, "t").await, "under the lease");
+    let other = patient().redis(redis.url()).unwrap().build().unwrap();
+    let _ = other.invalidate_token(&token("t")).await.unwrap();
+    redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
+    clock.advance(LEASE);
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
 }
 

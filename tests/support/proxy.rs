@@ -45,9 +45,23 @@ struct Faults {
     withholds_pushes: AtomicBool,
     refuses: AtomicBool,
     holds_lookups: watch::Sender<bool>,
-    /// How many replies wait, and how many PONGs have gone through.
+    holds_tracking: watch::Sender<bool>,
+    /// The connections on which they are lost.
+    swallowing: AtomicUsize,
+    /// How many replies or requests wait, and how many PONGs have gone through.
     held: AtomicUsize,
     pongs: AtomicUsize,
+    /// The number of the one after which all is swallowed.
+    last_pong: AtomicUsize,
+}
+
+impl Faults {
+    async fn wait_while(&self, holds: &watch::Sender<bool>) {
+        let mut holds = holds.subscribe();
+        self.held.fetch_add(1, SeqCst);
+        let _ = holds.wait_for(|holds| !holds).await;
+        self.held.fetch_sub(1, SeqCst);
+    }
 }
 
 impl Proxy {
@@ -62,8 +76,11 @@ impl Proxy {
             withholds_pushes: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             holds_lookups: watch::Sender::new(false),
+            holds_tracking: watch::Sender::new(false),
+            swallowing: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
+            last_pong: AtomicUsize::new(usize::MAX),
         });
         let now = Arc::clone(&faults);
         let accepting = tokio::spawn(async move {
@@ -78,7 +95,8 @@ impl Proxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                connections.spawn(requests(from_client, to_server, Arc::clone(&log)));
+                let log = Arc::clone(&log);
+                connections.spawn(requests(from_client, to_server, log, Arc::clone(&now)));
                 connections.spawn(replies(from_server, to_client, Arc::clone(&now)));
             }
         });
@@ -95,7 +113,13 @@ impl Proxy {
     }
 
     pub fn fault(&self, fault: Fault) {
+        self.faults.last_pong.store(usize::MAX, SeqCst);
         *self.faults.fault.lock().unwrap() = fault;
+    }
+
+    /// The connections that have lost a reply, and with it all that follows.
+    pub fn swallowing(&self) -> usize {
+        self.faults.swallowing.load(SeqCst)
     }
 
     /// Lets replies through, and what the server says unasked not.
@@ -108,7 +132,12 @@ impl Proxy {
         self.faults.holds_lookups.send_replace(hold);
     }
 
-    /// Such answers that wait now.
+    /// Lets everything through but the wish to be told of changes.
+    pub fn hold_tracking(&self, hold: bool) {
+        self.faults.holds_tracking.send_replace(hold);
+    }
+
+    /// What is held now, of either kind.
     pub fn held(&self) -> usize {
         self.faults.held.load(SeqCst)
     }
@@ -116,6 +145,11 @@ impl Proxy {
     /// The answers to PINGs that have gone through.
     pub fn pongs(&self) -> usize {
         self.faults.pongs.load(SeqCst)
+    }
+
+    /// Lets one PONG more through, and then [swallows](Fault::Swallow).
+    pub fn swallow_after_a_pong(&self) {
+        self.faults.last_pong.store(self.pongs() + 1, SeqCst);
     }
 
     /// Leads new connections to another server; those that stand go on.
@@ -140,7 +174,12 @@ impl Drop for Proxy {
     }
 }
 
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mutex<Vec<String>>>) {
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    log: Arc<Mutex<Vec<String>>>,
+    faults: Arc<Faults>,
+) {
     let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
@@ -148,6 +187,13 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mute
         while let Some((name, rest)) = command(&pending) {
             log.lock().unwrap().push(name);
             pending.drain(..pending.len() - rest);
+        }
+        let tracking = b"TRACKING";
+        if buffer[..length]
+            .windows(tracking.len())
+            .any(|word| word == tracking)
+        {
+            faults.wait_while(&faults.holds_tracking).await;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             break;
@@ -166,7 +212,9 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             Fault::Delay(by) => tokio::time::sleep(by).await,
             Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => {}
             Fault::Swallow | Fault::SwallowAfterGreeting => {
+                faults.swallowing.fetch_add(1, SeqCst);
                 while let Ok(1..) = from.read(&mut buffer).await {}
+                faults.swallowing.fetch_sub(1, SeqCst);
                 break;
             }
             Fault::Cut => {
@@ -182,16 +230,16 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             }
             // No other reply that this crate asks for is a list.
             if frame[0] == b'*' {
-                let mut holds = faults.holds_lookups.subscribe();
-                faults.held.fetch_add(1, SeqCst);
-                let _ = holds.wait_for(|holds| !holds).await;
-                faults.held.fetch_sub(1, SeqCst);
+                faults.wait_while(&faults.holds_lookups).await;
             }
             if to.write_all(&frame).await.is_err() {
                 return;
             }
             if frame == b"+PONG\r\n" {
-                faults.pongs.fetch_add(1, SeqCst);
+                let pong = faults.pongs.fetch_add(1, SeqCst) + 1;
+                if pong >= faults.last_pong.load(SeqCst) {
+                    *faults.fault.lock().unwrap() = Fault::Swallow;
+                }
             }
         }
     }

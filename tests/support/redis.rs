@@ -190,11 +190,13 @@ pub fn free_port() -> u16 {
 
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {
     let server = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let for_all = std::env::var("REDIS_SERVER_ARGUMENTS").unwrap_or_default();
     let child = command(server)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--daemonize", "no", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(folder.path())
+        .args(for_all.split_whitespace())
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -130,6 +130,14 @@ impl Floors {
         latest.map_or(0, |(_, version)| *version)
     }
 
+    /// When the first change had returned that one who was served as of a version did not know.
+    fn unknown_since(&self, text: &str, served: u64) -> Option<Instant> {
+        let changes = self.0[text].lock().unwrap();
+        let unknown = changes.iter().rev();
+        let unknown = unknown.take_while(|(_, version)| *version > served);
+        unknown.last().map(|(at, _)| *at)
+    }
+
     fn raise(&self, text: &str, version: u64) {
         let mut changes = self.0[text].lock().unwrap();
         let version = changes
@@ -144,6 +152,8 @@ struct Counts {
     requests: AtomicUsize,
     from_redis: AtomicUsize,
     from_memory: AtomicUsize,
+    /// How long after the return of a revocation such answers began that had not heard of it.
+    late: Mutex<Vec<Duration>>,
     revocations: AtomicUsize,
     queued: AtomicUsize,
 }
@@ -213,6 +223,7 @@ impl World {
     }
 
     async fn request(&self, node: usize, text: &str) {
+        let began = Instant::now();
         let floor = self.floor(node, text, None);
         let in_memory = self.lease_ago().map(|by| self.floor(node, text, Some(by)));
         let answer = {
@@ -230,6 +241,10 @@ impl World {
                 count.fetch_add(1, SeqCst);
                 let served: u64 = user.tier().parse().unwrap();
                 let seed = self.seed;
+                let unknown_since = self.everywhere.unknown_since(text, served);
+                if let Some(late) = unknown_since.and_then(|at| began.checked_duration_since(at)) {
+                    self.counts.late.lock().unwrap().push(late);
+                }
                 assert!(
                     served >= floor,
                     "{text} was served as of {served} by {origin:?} on node {node}, after {floor} \
@@ -309,16 +324,20 @@ impl World {
         }
     }
 
-    async fn client(self: Arc<Self>, task: u64, steps: usize) {
+    async fn client(self: Arc<Self>, task: u64, requests: usize) {
         let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(task));
-        for _ in 0..steps {
+        let mut made = 0;
+        while made < requests {
             let node = random.random_range(0..self.nodes.len());
             let text = &self.texts[random.random_range(0..self.texts.len())];
             match random.random_range(0..1_000) {
                 0..15 => self.revoke(node, text, false).await,
                 15..30 => self.revoke(node, text, true).await,
                 30..33 => self.logout(&mut random).await,
-                _ => self.request(node, text).await,
+                _ => {
+                    self.request(node, text).await;
+                    made += 1;
+                }
             }
         }
     }
@@ -431,11 +450,14 @@ pub async fn run(settings: Settings, requests: usize) {
         std::thread::spawn(move || other(&world))
     })
     .collect();
+    let share = requests.div_ceil(TASKS);
     let clients: Vec<_> = (0..TASKS)
-        .map(|task| tokio::spawn(Arc::clone(&world).client(task as u64, requests / TASKS)))
+        .map(|task| tokio::spawn(Arc::clone(&world).client(task as u64, share)))
         .collect();
+    // Many times what they take on a machine that has other things to do.
+    let patience = Duration::from_millis(10) * u32::try_from(requests).unwrap();
     for client in clients {
-        let ended = tokio::time::timeout(Duration::from_secs(1_800), client).await;
+        let ended = tokio::time::timeout(patience, client).await;
         ended.expect("an end").unwrap();
     }
     world.ends.store(true, SeqCst);
@@ -453,14 +475,18 @@ pub async fn run(settings: Settings, requests: usize) {
         requests,
         from_redis,
         from_memory,
+        late,
         revocations,
         queued,
     } = &world.counts;
+    let late = late.lock().unwrap();
     println!(
-        "{name}: {} requests, {} from memory, {} from Redis, {} validations, {} joined, {} overtaken, {} \
-         revocations, {} queued, {} epochs",
+        "{name}: {} requests, {} from memory ({} of them late, by up to {:?}), {} from Redis, {} \
+         validations, {} joined, {} overtaken, {} revocations, {} queued, {} epochs",
         requests.load(SeqCst),
         from_memory.load(SeqCst),
+        late.len(),
+        late.iter().max().copied().unwrap_or_default(),
         from_redis.load(SeqCst),
         sum(|stats| stats.validations),
         sum(|stats| stats.joined),

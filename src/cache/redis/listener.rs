@@ -124,7 +124,7 @@ impl Drop for Listener {
 }
 
 async fn listen(job: Arc<Job>, links: Links) {
-    let (mut pause, mut has_warned) = (FIRST_PAUSE, false);
+    let (mut backoff, mut has_warned) = (Backoff::default(), false);
     loop {
         let mut held = Held {
             lease: &job.lease,
@@ -136,7 +136,7 @@ async fn listen(job: Arc<Job>, links: Links) {
             Ok(never) => match never {},
         };
         if held.beats > 1 {
-            pause = FIRST_PAUSE;
+            backoff = Backoff::default();
         }
         has_warned = held.has_warned;
         drop(held);
@@ -153,10 +153,27 @@ async fn listen(job: Arc<Job>, links: Links) {
                 );
             }
         }
-        // Nodes that lost the same server must not all come back at the same moment.
+        sleep(backoff.pause(longest)).await;
+    }
+}
+
+/// How long to wait before the next attempt.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(FIRST_PAUSE)
+    }
+}
+
+impl Backoff {
+    /// Half of it at random: nodes that lost the same server must not all come back at the same
+    /// moment.
+    fn pause(&mut self, longest: Duration) -> Duration {
+        let pause = self.0.min(longest);
+        self.0 = pause * 2;
         let random = RandomState::new().hash_one(()) % 1_000;
-        sleep(pause / 2 + (pause / 2_000) * u32::try_from(random).unwrap_or_default()).await;
-        pause = (pause * 2).min(longest);
+        pause / 2 + (pause / 2_000) * u32::try_from(random).unwrap_or_default()
     }
 }
 
@@ -315,5 +332,28 @@ fn trouble(error: RedisError) -> Trouble {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_the_longest_and_differ() {
+        for longest in [LONGEST_PAUSE, LONGEST_PAUSE_IF_UNUSABLE] {
+            let mut backoff = Backoff::default();
+            let mut most = FIRST_PAUSE;
+            for _ in 0..20 {
+                let pause = backoff.pause(longest);
+                assert!(most / 2 <= pause && pause < most, "{pause:?} of {most:?}");
+                most = (most * 2).min(longest);
+            }
+            let pauses = [(); 20].map(|()| backoff.pause(longest));
+            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
+        }
+        // Trouble of another kind has a limit of its own.
+        let mut backoff = Backoff(LONGEST_PAUSE_IF_UNUSABLE);
+        assert!(backoff.pause(LONGEST_PAUSE) < LONGEST_PAUSE);
     }
 }
