@@ -34,7 +34,7 @@ mod cookie;
 /// # Ok::<(), tower_session_cache::TokenError>(())
 /// ```
 #[derive(Clone)]
-pub struct SessionToken(Arc<str>);
+pub struct SessionToken(Arc<[u8]>);
 
 impl SessionToken {
     /// Takes a token of any length.
@@ -55,18 +55,18 @@ impl SessionToken {
         if !bytes.iter().fold(true, is_visible) {
             return Err(TokenError::InvalidByte);
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| TokenError::InvalidByte)?;
-        Ok(Self(text.into()))
+        Ok(Self(bytes.into()))
     }
 
     /// The token itself. Whoever sees it is the user: do not log it.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
-        &self.0
+        // Checked when it was made, so the fallback is never taken.
+        std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+        &self.0
     }
 }
 
@@ -363,14 +363,6 @@ fn from_header(
 }
 
 fn mark(headers: &mut HeaderMap, name: &HeaderName) {
-    // What `entry` would make room for is hardly ever missing, and hardly ever repeated.
-    match headers.get_mut(name) {
-        None => return,
-        Some(value) => value.set_sensitive(true),
-    }
-    if headers.get_all(name).iter().nth(1).is_none() {
-        return;
-    }
     if let header::Entry::Occupied(mut values) = headers.entry(name) {
         values
             .iter_mut()
