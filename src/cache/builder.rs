@@ -2,6 +2,7 @@
 
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
+use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -12,7 +13,7 @@ use super::{
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
-    redis::{self, Deadlines, Limits, Redis, Tier},
+    redis::{self, Deadlines, Limits, Redis, Tier, UrlFault},
     refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
@@ -44,6 +45,8 @@ pub struct SessionCacheBuilder {
     max_validations: usize,
     negative_ttl: Duration,
     redis: Option<RedisUrl>,
+    #[cfg(feature = "tls")]
+    redis_tls: Option<super::RedisTls>,
     redis_db: u16,
     redis_deadline: Duration,
     redis_connect_deadline: Duration,
@@ -90,6 +93,8 @@ impl SessionCacheBuilder {
             max_validations: 256,
             negative_ttl: Duration::from_secs(5),
             redis: None,
+            #[cfg(feature = "tls")]
+            redis_tls: None,
             redis_db: 2,
             redis_deadline: Duration::from_millis(250),
             redis_connect_deadline: Duration::from_secs(1),
@@ -134,18 +139,31 @@ impl SessionCacheBuilder {
     /// Keeps the sessions in Redis, where all nodes and the Python service find them. Without it
     /// they are cached in this process alone.
     ///
-    /// The URL is `redis://[user:password@]host[:port][/database]`, or `unix://` with the path of
-    /// a socket. Nothing is connected before the first use, and a Redis that is down fails no
-    /// request: sessions are then validated without it.
+    /// The URL is `redis://[user:password@]host[:port][/database]`, `rediss://` with the same for
+    /// TLS (feature `tls`), or `unix:///path[?db=…&user=…&pass=…]` for a socket; `valkey://`,
+    /// `valkeys://`, `redis+unix://` and `valkey+unix://` mean the same. Characters that a URL does
+    /// not take are written as `%40`. Nothing is connected before the first use, and a Redis that
+    /// is down fails no request: sessions are then validated without it.
     ///
     /// # Errors
     ///
-    /// A URL that is not understood. The error does not show it.
+    /// A URL that is not understood, that asks for TLS without the feature, or for TLS that
+    /// verifies nothing (`#insecure`), with which anybody could answer as Redis and make anybody a
+    /// user. The error does not show it.
     pub fn redis(mut self, url: impl Into<String>) -> Result<Self, ConfigError> {
         let url = url.into();
-        redis::server(&url, 0).ok_or(REDIS_URL)?;
+        redis::server(&url, 0)?;
         self.redis = Some(RedisUrl(url));
         Ok(self)
+    }
+
+    /// The CAs that are trusted on TLS connections, and a certificate of our own. Defaults to the
+    /// CAs of the system, and none. It takes a `rediss://` URL; nothing falls back to plain text.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn redis_tls(mut self, tls: super::RedisTls) -> Self {
+        self.redis_tls = Some(tls);
+        self
     }
 
     /// The number of the Redis database, used when the URL names none. Defaults to 2, which is
@@ -489,7 +507,7 @@ impl SessionCacheBuilder {
         let redis = match &self.redis {
             None => None,
             Some(RedisUrl(url)) => {
-                let server = redis::server(url, self.redis_db).ok_or(REDIS_URL)?;
+                let server = self.encrypted(redis::server(url, self.redis_db)?)?;
                 let clock = self.clock.clone();
                 let sealing = self
                     .sealing_key
@@ -502,6 +520,32 @@ impl SessionCacheBuilder {
         };
         let local = self.local(entries, capacity, lease);
         Ok(self.finish(local, redis))
+    }
+
+    /// The same server, with the certificates that are to be used there.
+    #[cfg(feature = "tls")]
+    fn encrypted(&self, server: ConnectionInfo) -> Result<ConnectionInfo, ConfigError> {
+        match &self.redis_tls {
+            Some(_) if !redis::has_tls(&server) => Err(ConfigError(
+                "redis_tls is set, and the Redis URL asks for no TLS; write it with rediss://, and \
+                 with the port of Redis's tls-port",
+            )),
+            Some(tls) => Ok(tls.around(server)?),
+            None => {
+                crate::crypto::install();
+                Ok(server)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as with the feature"
+    )]
+    fn encrypted(&self, server: ConnectionInfo) -> Result<ConnectionInfo, ConfigError> {
+        Ok(server)
     }
 
     fn local(
@@ -574,6 +618,38 @@ const REDIS_URL: ConfigError = ConfigError(
     "the Redis URL is not understood; write it like redis://host:6379/2, with user and password as \
      redis://user:password@host:6379/2 (it usually comes from REDIS_URL)",
 );
+
+impl From<UrlFault> for ConfigError {
+    fn from(fault: UrlFault) -> Self {
+        match fault {
+            UrlFault::NotUnderstood => REDIS_URL,
+            UrlFault::NoTls => Self(
+                "the Redis URL asks for TLS, which is not built in; turn on the feature `tls` of \
+                 tower-session-cache",
+            ),
+            UrlFault::Insecure => Self(
+                "the Redis URL asks for TLS that verifies nothing, so that anybody could answer as \
+                 Redis; leave out what follows the #, and hand the server's CA to redis_tls",
+            ),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<redis::TlsFault> for ConfigError {
+    fn from(fault: redis::TlsFault) -> Self {
+        match fault {
+            redis::TlsFault::Roots => Self(
+                "the root certificates for Redis are not understood; hand RedisTls the CA as PEM, \
+                 which begins with -----BEGIN CERTIFICATE-----",
+            ),
+            redis::TlsFault::Client => Self(
+                "the client certificate for Redis or its key are not understood, or do not belong \
+                 together; hand RedisTls both as PEM, the certificate first",
+            ),
+        }
+    }
+}
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

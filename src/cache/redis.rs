@@ -13,6 +13,10 @@ mod names;
 mod pool;
 mod revocation;
 mod scripts;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
+mod trouble;
 mod warned;
 
 use std::{
@@ -22,12 +26,13 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{
-    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
-    parse_redis_url,
-};
+use bb8_redis::redis::{ConnectionInfo, FromRedisValue, Value, cmd, from_redis_value};
 
 pub(crate) use self::lookup::Replace;
+#[cfg(feature = "tls")]
+pub use self::tls::RedisTls;
+#[cfg(feature = "tls")]
+pub(super) use self::tls::TlsFault;
 use self::{
     breaker::Effect,
     listener::Listener,
@@ -41,6 +46,7 @@ pub(super) use self::{
     lookup::{Found, Seen, Served},
     pool::Deadlines,
     revocation::Verdict,
+    server::{UrlFault, has_tls, server},
 };
 use super::{key::EntryKey, lease::Lease, life::Lifetimes, seal::Sealing, stats::RedisMeter};
 use crate::clock::Clock;
@@ -146,22 +152,6 @@ fn read<T: FromRedisValue>(reply: Value) -> Option<T> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Reads a URL; `db` is used when it names no database. The error does not show the URL.
-pub(super) fn server(url: &str, db: u16) -> Option<ConnectionInfo> {
-    let parsed = parse_redis_url(url)?;
-    let info = parsed.as_str().into_connection_info().ok()?;
-    let names_db = match parsed.scheme() {
-        "unix" | "redis+unix" | "valkey+unix" => parsed.query_pairs().any(|(name, _)| name == "db"),
-        _ => !matches!(parsed.path(), "" | "/"),
-    };
-    let mut redis = info.redis_settings().clone();
-    if !names_db {
-        redis = redis.set_db(db.into());
-    }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Some(info.set_redis_settings(redis).set_tcp_settings(tcp))
 }
 
 impl fmt::Debug for Redis {

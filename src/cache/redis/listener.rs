@@ -304,6 +304,7 @@ fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
 fn trouble(error: RedisError) -> Trouble {
     let passes = error.is_io_error()
         || error.is_connection_dropped()
+        || error.kind() == ErrorKind::AuthenticationFailed
         || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
     if passes {
         Trouble::Unanswered

@@ -35,6 +35,7 @@ use tokio::{
 use super::{
     breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
+    trouble::told,
 };
 use crate::{
     cache::{accept::SLACK, lease::Lease, meter::Held, stamp::Stamp, stats::RedisMeter},
@@ -300,7 +301,7 @@ impl Inner {
             for _ in 0..=LINKS {
                 let mut link = match self.link().await {
                     Ok(link) => link,
-                    Err(RunError::User(error)) => return Err(error.to_string()),
+                    Err(RunError::User(error)) => return Err(told(&error)),
                     Err(RunError::TimedOut) => return Err(self.shared.trouble()),
                 };
                 used = Some(Arc::clone(&link.facts));
@@ -318,7 +319,7 @@ impl Inner {
                         {
                             link.facts.is_dead.store(true, SeqCst);
                         }
-                        return Err(error.to_string());
+                        return Err(told(&error));
                     }
                 }
             }
@@ -385,7 +386,7 @@ impl ManageConnection for Manager {
         let link = timeout(self.deadline, self.link())
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, "no connection within its deadline").into()));
-        *lock(&self.shared.trouble) = link.as_ref().err().map(ToString::to_string);
+        *lock(&self.shared.trouble) = link.as_ref().err().map(told);
         link
     }
 

@@ -1,0 +1,143 @@
+//! Which server to connect to, as a URL says it.
+
+use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, parse_redis_url};
+
+/// What is wrong with the URL of a Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum UrlFault {
+    NotUnderstood,
+    /// It asks for TLS, which is not built in.
+    NoTls,
+    /// It asks for TLS with anybody.
+    Insecure,
+}
+
+/// Reads a URL; `db` is used when it names no database. Nothing shows the URL.
+pub(in crate::cache) fn server(url: &str, db: u16) -> Result<ConnectionInfo, UrlFault> {
+    let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
+    let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
+    if matches!(parsed.scheme(), "rediss" | "valkeys") {
+        // Not left to redis-rs, whose features any other crate may turn on.
+        if cfg!(not(feature = "tls")) {
+            return Err(UrlFault::NoTls);
+        }
+        if parsed.fragment().is_some() {
+            return Err(UrlFault::Insecure);
+        }
+    }
+    let info = parsed.as_str().into_connection_info();
+    let info = info.map_err(|_| UrlFault::NotUnderstood)?;
+    let names_db = if is_unix {
+        parsed.query_pairs().any(|(name, _)| name == "db")
+    } else {
+        !matches!(parsed.path(), "" | "/")
+    };
+    // It names the library in `CLIENT LIST`, for a permission more.
+    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
+    if !names_db {
+        redis = redis.set_db(db.into());
+    }
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// Whether its connections are encrypted.
+pub(in crate::cache) fn has_tls(server: &ConnectionInfo) -> bool {
+    matches!(server.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scheme_is_understood() {
+        for (url, addr, db) in [
+            (
+                "redis://host",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                7,
+            ),
+            (
+                "valkey://host:1/",
+                ConnectionAddr::Tcp("host".to_owned(), 1),
+                7,
+            ),
+            (
+                "valkey://host/3",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                3,
+            ),
+            (
+                "redis://[::1]:1/0",
+                ConnectionAddr::Tcp("::1".to_owned(), 1),
+                0,
+            ),
+            (
+                "unix:///run/redis",
+                ConnectionAddr::Unix("/run/redis".into()),
+                7,
+            ),
+            (
+                "redis+unix:///run/r?db=3",
+                ConnectionAddr::Unix("/run/r".into()),
+                3,
+            ),
+            (
+                "valkey+unix:///run/r?db=0",
+                ConnectionAddr::Unix("/run/r".into()),
+                0,
+            ),
+        ] {
+            let server = server(url, 7).unwrap();
+            assert_eq!(server.addr(), &addr, "{url}");
+            assert_eq!(server.redis_settings().db(), db, "{url}");
+            assert!(!has_tls(&server), "{url}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_may_hold_any_character() {
+        for url in [
+            "redis://us%3Aer:p%40ss%2F%23@host",
+            "unix:///run/redis?user=us%3Aer&pass=p%40ss%2F%23",
+        ] {
+            let server = server(url, 0).unwrap();
+            let settings = server.redis_settings();
+            assert_eq!(settings.username(), Some("us:er"), "{url}");
+            assert_eq!(settings.password(), Some("p@ss/#"), "{url}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_where_it_is_not_built_in_and_where_it_would_verify_nothing() {
+        for scheme in ["rediss", "valkeys"] {
+            let plain = server(&format!("{scheme}://host"), 0);
+            let insecure = server(&format!("{scheme}://host/2#insecure"), 0);
+            if cfg!(feature = "tls") {
+                assert!(has_tls(&plain.unwrap()));
+                assert_eq!(insecure.unwrap_err(), UrlFault::Insecure);
+            } else {
+                assert_eq!(plain.unwrap_err(), UrlFault::NoTls);
+                assert_eq!(insecure.unwrap_err(), UrlFault::NoTls);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_redis_is_refused() {
+        for url in [
+            "",
+            "localhost",
+            "http://host",
+            "redis://host/two",
+            "redis://0.0.0.0",
+        ] {
+            assert_eq!(
+                server(url, 0).unwrap_err(),
+                UrlFault::NotUnderstood,
+                "{url}"
+            );
+        }
+    }
+}
