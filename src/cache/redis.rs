@@ -11,8 +11,10 @@ mod lookup;
 mod memory;
 mod names;
 mod pool;
+mod replicas;
 mod revocation;
 mod scripts;
+mod sentinel;
 mod server;
 #[cfg(feature = "tls")]
 mod tls;
@@ -26,27 +28,30 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{ConnectionInfo, FromRedisValue, Value, cmd, from_redis_value};
+use bb8_redis::redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 pub(crate) use self::lookup::Replace;
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;
 #[cfg(feature = "tls")]
-pub(super) use self::tls::TlsFault;
+pub(super) use self::tls::{TlsFault, has_tls};
 use self::{
     breaker::Effect,
     listener::Listener,
     memory::Memory,
     names::{Keys, Names},
     pool::Links,
+    replicas::Replicas,
     warned::Warned,
 };
 pub(super) use self::{
     fill::Filled,
     lookup::{Found, Seen, Served},
     pool::Deadlines,
-    revocation::Verdict,
-    server::{UrlFault, has_tls, server},
+    replicas::Wanted,
+    revocation::{Runs, Verdict},
+    sentinel::Sentinels,
+    server::{Server, UrlFault, sentinel, server},
 };
 use super::{key::EntryKey, lease::Lease, life::Lifetimes, seal::Sealing, stats::RedisMeter};
 use crate::clock::Clock;
@@ -54,6 +59,7 @@ use crate::clock::Clock;
 pub(super) struct Redis {
     links: Links,
     listener: Option<Listener>,
+    replicas: Option<Replicas>,
     names: Names,
     sealing: Option<Sealing>,
     clock: Clock,
@@ -84,18 +90,20 @@ pub(super) struct Tier {
 
 impl Redis {
     pub(super) fn new(
-        server: ConnectionInfo,
+        server: Server,
         prefix: String,
         sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
         tier: Option<Tier>,
-    ) -> Result<Self, bb8_redis::redis::RedisError> {
+        replicas: Option<Wanted>,
+    ) -> Self {
         let names = Names::new(prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
-        Ok(Self {
-            listener: tier.map(|tier| Listener::new(&server, tier, names.clone())),
-            links: Links::new(server, limits.deadlines, names.write_probe(), lease)?,
+        Self {
+            listener: tier.map(|tier| Listener::new(server.clone(), tier, names.clone())),
+            links: Links::new(server, limits.deadlines, names.write_probe(), lease),
+            replicas: replicas.map(Replicas::new),
             names,
             sealing,
             clock,
@@ -103,7 +111,7 @@ impl Redis {
             memory: Memory::new(limits.capacity),
             warned: Warned::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
-        })
+        }
     }
 
     /// Whether requests ask Redis at all, or would wait in vain.

@@ -23,8 +23,8 @@ use std::{
 use bb8_redis::{
     bb8::{ManageConnection, Pool, RunError},
     redis::{
-        AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind,
-        Value, aio::MultiplexedConnection, cmd, pipe,
+        AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
+        aio::MultiplexedConnection, cmd, pipe,
     },
 };
 use tokio::{
@@ -35,6 +35,8 @@ use tokio::{
 use super::{
     breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
+    sentinel::Term,
+    server::Server,
     trouble::told,
 };
 use crate::{
@@ -112,7 +114,7 @@ struct Shared {
 }
 
 #[derive(Clone)]
-struct Link {
+pub(super) struct Link {
     connection: MultiplexedConnection,
     facts: Arc<Facts>,
 }
@@ -122,12 +124,14 @@ struct Facts {
     is_dead: AtomicBool,
     hashes: Vec<String>,
     run: Arc<str>,
+    /// While sentinels name its server.
+    term: Option<Term>,
     _open: Held,
 }
 
 #[derive(Clone)]
-struct Manager {
-    client: Client,
+pub(super) struct Manager {
+    server: Server,
     config: AsyncConnectionConfig,
     deadline: Duration,
     shared: Arc<Shared>,
@@ -136,17 +140,17 @@ struct Manager {
 impl Links {
     /// Connects on first use.
     pub(super) fn new(
-        server: ConnectionInfo,
+        server: Server,
         deadlines: Deadlines,
         probe: String,
         lease: Option<Arc<Lease>>,
-    ) -> Result<Self, RedisError> {
+    ) -> Self {
         let shared = Arc::new(Shared {
             lease,
             ..Shared::default()
         });
         let manager = Manager {
-            client: Client::open(server)?,
+            server,
             config: AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(deadlines.connect))
                 // Ours covers the wait for a connection as well.
@@ -154,7 +158,7 @@ impl Links {
             deadline: deadlines.connect,
             shared: Arc::clone(&shared),
         };
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             pool: OnceLock::new(),
             manager,
             links: Default::default(),
@@ -163,7 +167,7 @@ impl Links {
             breaker: Breaker::default(),
             deadlines,
             probe,
-        })))
+        }))
     }
 
     pub(super) fn is_skipped(&self) -> bool {
@@ -172,6 +176,20 @@ impl Links {
 
     pub(super) fn meter(&self) -> &RedisMeter {
         &self.0.shared.meter
+    }
+
+    /// A connection beside those that all share.
+    pub(super) fn pool_of_one(&self, patience: Duration) -> Pool<Manager> {
+        self.0.pool_of(1, patience)
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.0.deadlines.call
+    }
+
+    /// The name of a key that anybody may write.
+    pub(super) fn probe(&self) -> &str {
+        &self.0.probe
     }
 
     pub(super) fn floor(&self) -> Stamp {
@@ -264,18 +282,21 @@ async fn close_when_it_answers(links: Weak<Inner>) {
 
 impl Inner {
     fn pool(&self) -> &Pool<Manager> {
-        self.pool.get_or_init(|| {
-            Pool::builder()
-                .max_size(LINKS)
-                // Or the pool would never grow: every guard is back at once.
-                .min_idle(LINKS)
-                .test_on_check_out(true)
-                .max_lifetime(None)
-                .idle_timeout(None)
-                .connection_timeout(self.deadlines.checkout)
-                .retry_connection(false)
-                .build_unchecked(self.manager.clone())
-        })
+        self.pool
+            .get_or_init(|| self.pool_of(LINKS, self.deadlines.checkout))
+    }
+
+    fn pool_of(&self, links: u32, patience: Duration) -> Pool<Manager> {
+        Pool::builder()
+            .max_size(links)
+            // Or the pool would never grow: every guard is back at once.
+            .min_idle(links)
+            .test_on_check_out(true)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(patience)
+            .retry_connection(false)
+            .build_unchecked(self.manager.clone())
     }
 
     async fn link(&self) -> Result<Link, RunError<RedisError>> {
@@ -341,7 +362,11 @@ fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
 }
 
 impl Link {
-    fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+    pub(super) fn run(&self) -> &Arc<str> {
+        &self.facts.run
+    }
+
+    pub(super) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.facts.hashes[script as usize])
             .arg(keys.len());
@@ -350,10 +375,16 @@ impl Link {
     }
 
     fn is_dead(&self) -> bool {
-        self.facts.is_dead.load(SeqCst)
+        let Facts { is_dead, term, .. } = &*self.facts;
+        is_dead.load(SeqCst) || term.as_ref().is_some_and(Term::is_over)
     }
 
-    async fn query<'c>(
+    /// It is used no more.
+    pub(super) fn give_up(&self) {
+        self.facts.is_dead.store(true, SeqCst);
+    }
+
+    pub(super) async fn query<'c>(
         &mut self,
         command: impl Fn(&Self) -> Cow<'c, Cmd>,
     ) -> Result<Value, RedisError> {
@@ -404,8 +435,8 @@ impl ManageConnection for Manager {
 
 impl Manager {
     async fn link(&self) -> Result<Link, RedisError> {
-        let mut connection = self
-            .client
+        let (server, term) = self.server.find().await?;
+        let mut connection = Client::open(server)?
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
         let hashes = load_scripts(&mut connection).await?;
@@ -430,6 +461,7 @@ impl Manager {
                 is_dead: AtomicBool::new(false),
                 hashes,
                 run,
+                term,
                 _open: self.shared.meter.connections.hold(),
             }),
         })
@@ -489,7 +521,7 @@ pub(super) fn identity(info: &str) -> Arc<str> {
     ids.map(|id| id.get(..12).unwrap_or(id)).concat().into()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // No code under these locks panics half-way through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

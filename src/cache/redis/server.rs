@@ -1,6 +1,36 @@
-//! Which server to connect to, as a URL says it.
+//! Which server to connect to, as a URL or the sentinels say it.
 
-use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, parse_redis_url};
+use std::sync::Arc;
+
+use bb8_redis::redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, parse_redis_url,
+};
+
+use super::sentinel::{Sentinels, Term};
+
+/// The sentinels' own port.
+const SENTINEL_PORT: u16 = 26379;
+
+/// The server that takes the writes.
+#[derive(Clone)]
+pub(in crate::cache) enum Server {
+    Named(ConnectionInfo),
+    /// Whichever the sentinels name.
+    Elected(Arc<Sentinels>),
+}
+
+impl Server {
+    /// To be asked before every connection.
+    pub(super) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
+        match self {
+            Self::Named(server) => Ok((server.clone(), None)),
+            Self::Elected(sentinels) => {
+                let (server, term) = sentinels.primary().await?;
+                Ok((server, Some(term)))
+            }
+        }
+    }
+}
 
 /// What is wrong with the URL of a Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +71,27 @@ pub(in crate::cache) fn server(url: &str, db: u16) -> Result<ConnectionInfo, Url
     Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
 }
 
-/// Whether its connections are encrypted.
-pub(in crate::cache) fn has_tls(server: &ConnectionInfo) -> bool {
-    matches!(server.addr(), ConnectionAddr::TcpTls { .. })
+/// Reads the URL of a sentinel.
+pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> {
+    let info = server(url, 0)?;
+    let names_port = parse_redis_url(url).is_some_and(|url| url.port().is_some());
+    Ok(match info.addr().clone() {
+        ConnectionAddr::Tcp(host, _) if !names_port => {
+            info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+        }
+        ConnectionAddr::TcpTls {
+            host,
+            insecure,
+            tls_params,
+            ..
+        } if !names_port => info.set_addr(ConnectionAddr::TcpTls {
+            host,
+            port: SENTINEL_PORT,
+            insecure,
+            tls_params,
+        }),
+        _ => info,
+    })
 }
 
 #[cfg(test)]
@@ -92,7 +140,15 @@ mod tests {
             let server = server(url, 7).unwrap();
             assert_eq!(server.addr(), &addr, "{url}");
             assert_eq!(server.redis_settings().db(), db, "{url}");
-            assert!(!has_tls(&server), "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels_have_a_port_of_their_own() {
+        for (url, port) in [("redis://host", 26379), ("redis://host:6379", 6379)] {
+            let server = sentinel(url).unwrap();
+            let expected = ConnectionAddr::Tcp("host".to_owned(), port);
+            assert_eq!(server.addr(), &expected, "{url}");
         }
     }
 
@@ -115,7 +171,8 @@ mod tests {
             let plain = server(&format!("{scheme}://host"), 0);
             let insecure = server(&format!("{scheme}://host/2#insecure"), 0);
             if cfg!(feature = "tls") {
-                assert!(has_tls(&plain.unwrap()));
+                let addr = plain.unwrap().addr().clone();
+                assert!(matches!(addr, ConnectionAddr::TcpTls { .. }), "{addr:?}");
                 assert_eq!(insecure.unwrap_err(), UrlFault::Insecure);
             } else {
                 assert_eq!(plain.unwrap_err(), UrlFault::NoTls);

@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use bb8_redis::redis::{Client, ClientTlsConfig, ConnectionInfo, TlsCertificates};
+use bb8_redis::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use zeroize::Zeroizing;
-
-use crate::crypto;
 
 /// Certificates for TLS connections to Redis and its sentinels, as PEM.
 ///
@@ -71,10 +69,12 @@ impl RedisTls {
     /// The same server, with these certificates; one that is reached without TLS stays as it is.
     pub(in crate::cache) fn around(
         &self,
-        server: ConnectionInfo,
+        server: &ConnectionInfo,
     ) -> Result<ConnectionInfo, TlsFault> {
-        crypto::install();
         self.check()?;
+        if !has_tls(server) {
+            return Ok(server.clone());
+        }
         let certificates = TlsCertificates {
             client_tls: self
                 .client
@@ -85,7 +85,8 @@ impl RedisTls {
                 }),
             root_cert: self.roots.clone(),
         };
-        let client = Client::build_with_tls(server, certificates).map_err(|_| TlsFault::Client)?;
+        let client =
+            Client::build_with_tls(server.clone(), certificates).map_err(|_| TlsFault::Client)?;
         Ok(client.get_connection_info().clone())
     }
 
@@ -108,6 +109,11 @@ impl RedisTls {
         }
         Ok(())
     }
+}
+
+/// Whether its connections are encrypted.
+pub(in crate::cache) fn has_tls(server: &ConnectionInfo) -> bool {
+    matches!(server.addr(), ConnectionAddr::TcpTls { .. })
 }
 
 /// All of them; nothing if there is none, or something else between.
