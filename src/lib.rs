@@ -123,6 +123,7 @@
 //!
 //! - [Revocation](docs::revocation): what is promised, and its bounds.
 //! - [Failures](docs::failures): what a request sees when what is down.
+//! - [Deployment](docs::deployment): TLS, rights, Sentinel, and what a failover can lose.
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
 //! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
 //! - [Validators](docs::validators): writing one of your own.

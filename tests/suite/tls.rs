@@ -23,11 +23,16 @@ use crate::support::{
     until,
 };
 
-fn node(url: String, tls: RedisTls) -> (SessionCache, SessionCacheLayer<Probe>) {
+const SLOWLY: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_millis(700);
+
+fn node(url: String, tls: RedisTls, is_patient: bool) -> (SessionCache, SessionCacheLayer<Probe>) {
     let builder = SessionCache::builder().redis(url).unwrap().redis_tls(tls);
     let cache = builder
         .redis_deadline(Duration::from_secs(20))
         .redis_connect_deadline(Duration::from_secs(20))
+        // So long each lookup waits where there is never a connection.
+        .redis_checkout_deadline(if is_patient { SLOWLY } else { SOON })
         .local_cache(LocalCache::new(100).lease(Duration::from_secs(20)))
         .build()
         .unwrap();
@@ -56,7 +61,7 @@ async fn lookups_and_the_listener_go_over_tls() {
             tls = with(tls, authority.issue("a client"));
         }
         for url in [redis.url(), redis.url().replace("rediss:", "valkeys:")] {
-            let (cache, layer) = node(url, tls.clone());
+            let (cache, layer) = node(url, tls.clone(), true);
             ask(&layer, "t").await.unwrap();
             until("a lease", || cache.stats().lease_age.is_some()).await;
             soon("a hit in memory", async {
@@ -78,7 +83,7 @@ async fn lookups_and_the_listener_go_over_tls() {
 /// The one warning that a node leaves that cannot use this Redis.
 async fn complaint(url: String, tls: RedisTls) -> String {
     let log = record();
-    let (cache, layer) = node(url, tls);
+    let (cache, layer) = node(url, tls, false);
     soon("Redis to be left alone", async {
         while !cache.stats().redis_skipped {
             assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
