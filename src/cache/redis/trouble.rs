@@ -26,17 +26,20 @@ fn advice(error: &RedisError) -> Option<&'static str> {
 
 #[cfg(feature = "tls")]
 fn tls(error: &RedisError) -> Option<&rustls::Error> {
-    use std::{error::Error, io};
+    use std::{error::Error, io, sync::Arc};
 
     let mut next: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(fault) = error.downcast_ref() {
             return Some(fault);
         }
-        // An I/O error hands out its cause's cause, and not the cause.
-        next = match error.downcast_ref::<io::Error>() {
-            Some(error) => error.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-            None => error.source(),
+        // These two hand out the source of what is in them, and not that itself.
+        next = if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+            Some(&**shared)
+        } else if let Some(error) = error.downcast_ref::<io::Error>() {
+            error.get_ref().map(|inner| inner as &(dyn Error + 'static))
+        } else {
+            error.source()
         };
     }
     None
@@ -73,6 +76,8 @@ fn about(fault: &rustls::Error) -> Option<&'static str> {
             | Alert::CertificateUnknown
             | Alert::CertificateExpired
             | Alert::UnknownCA
+            | Alert::DecryptError
+            | Alert::AccessDenied
             | Alert::HandshakeFailure,
         ) => {
             "the server wants a certificate of this client that it trusts; hand one to \
