@@ -590,7 +590,7 @@ impl SessionCacheBuilder {
         let Some((urls, primary)) = &self.sentinels else {
             let Some(server) = named else { return Ok(None) };
             let [server] = self.encrypted([server])?;
-            return Ok(Some(Server::Named(server)));
+            return Ok(Some(Server::Named(Box::new(server))));
         };
         let how = named.map_or_else(|| redis::server("redis://primary", self.redis_db), Ok)?;
         let sentinels = urls.iter().map(|RedisUrl(url)| redis::sentinel(url));

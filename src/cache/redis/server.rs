@@ -14,7 +14,7 @@ const SENTINEL_PORT: u16 = 26379;
 /// The server that takes the writes.
 #[derive(Clone)]
 pub(in crate::cache) enum Server {
-    Named(ConnectionInfo),
+    Named(Box<ConnectionInfo>),
     /// Whichever the sentinels name.
     Elected(Arc<Sentinels>),
 }
@@ -23,7 +23,7 @@ impl Server {
     /// To be asked before every connection.
     pub(super) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
         match self {
-            Self::Named(server) => Ok((server.clone(), None)),
+            Self::Named(server) => Ok((ConnectionInfo::clone(server), None)),
             Self::Elected(sentinels) => {
                 let (server, term) = sentinels.primary().await?;
                 Ok((server, Some(term)))
