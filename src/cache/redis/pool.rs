@@ -108,6 +108,8 @@ struct Shared {
     floor: AtomicI64,
     /// Why the last connection failed.
     trouble: Mutex<Option<String>>,
+    /// What is to be said of a server that says nothing.
+    silence: &'static str,
     /// Whether it was said that the server may evict what we need.
     has_warned_of_eviction: AtomicBool,
     meter: RedisMeter,
@@ -147,6 +149,7 @@ impl Links {
     ) -> Self {
         let shared = Arc::new(Shared {
             lease,
+            silence: server.silence(),
             ..Shared::default()
         });
         let manager = Manager {
@@ -416,7 +419,7 @@ impl ManageConnection for Manager {
         // All of it, since a server that is frozen accepts connections and goes no further.
         let link = timeout(self.deadline, self.link())
             .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, "no connection within its deadline").into()));
+            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.silence).into()));
         *lock(&self.shared.trouble) = link.as_ref().err().map(told);
         link
     }
@@ -504,7 +507,7 @@ impl Shared {
     fn trouble(&self) -> String {
         lock(&self.trouble)
             .clone()
-            .unwrap_or_else(|| "no answer within the deadline".to_owned())
+            .unwrap_or_else(|| self.silence.to_owned())
     }
 }
 

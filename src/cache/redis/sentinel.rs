@@ -107,6 +107,10 @@ impl Sentinels {
         }
     }
 
+    pub(super) fn how(&self) -> &ConnectionInfo {
+        &self.group.how
+    }
+
     /// Asks them. Ends with an error if none of them answers, or none that can know.
     pub(super) async fn primary(&self) -> Result<(ConnectionInfo, Term), RedisError> {
         let group = &self.group;

@@ -20,6 +20,21 @@ pub(in crate::cache) enum Server {
 }
 
 impl Server {
+    /// What to say when it says nothing. One that expects plain text waits for the end of a line,
+    /// which no TLS handshake has.
+    pub(super) fn silence(&self) -> &'static str {
+        let how = match self {
+            Self::Named(server) => server,
+            Self::Elected(sentinels) => sentinels.how(),
+        };
+        match how.addr() {
+            ConnectionAddr::TcpTls { .. } => {
+                "no answer within the deadline; check that the port is Redis's tls-port"
+            }
+            _ => "no answer within the deadline",
+        }
+    }
+
     /// To be asked before every connection.
     pub(super) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
         match self {
