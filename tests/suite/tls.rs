@@ -150,7 +150,12 @@ async fn each_failure_is_one_line_that_says_what_to_do() {
         ),
         ("no TLS", plain, tls(), "tls-port"),
         ("wrong password", wrong, tls(), "the user and the password"),
-        ("no password", guarded.url(), tls(), "NOAUTH"),
+        (
+            "no password",
+            guarded.url(),
+            tls(),
+            "Authentication required",
+        ),
     ] {
         let complaint = complaint(url, tls).await;
         assert!(complaint.contains(advice), "{name}: {complaint}");

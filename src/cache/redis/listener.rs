@@ -36,6 +36,7 @@ use super::{
     pool::{Links, field, identity},
     sentinel::Term,
     server::Server,
+    trouble::is_unauthenticated,
 };
 use crate::{
     cache::{lease::Lease, meter::Stopwatch},
@@ -313,11 +314,9 @@ fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
 fn trouble(error: RedisError) -> Trouble {
     let passes = error.is_io_error()
         || error.is_connection_dropped()
-        || matches!(
-            error.kind(),
-            ErrorKind::AuthenticationFailed | ErrorKind::MasterNameNotFoundBySentinel
-        )
-        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
+        || error.kind() == ErrorKind::MasterNameNotFoundBySentinel
+        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
+        || is_unauthenticated(&error);
     if passes {
         Trouble::Unanswered
     } else {

@@ -10,8 +10,14 @@ pub(super) fn told(error: &RedisError) -> String {
     }
 }
 
+/// Whether it wants another user or password. How that is said depends on the protocol.
+pub(super) fn is_unauthenticated(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
+}
+
 fn advice(error: &RedisError) -> Option<&'static str> {
-    if error.kind() == ErrorKind::AuthenticationFailed {
+    if is_unauthenticated(error) {
         return Some("check the user and the password in the URL against the server's ACL");
     }
     if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
