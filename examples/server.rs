@@ -11,6 +11,12 @@
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
 //!   when the URL names none, and `SESSION_CACHE_REDIS_DEADLINE_MS` (`250`) how long it is waited
 //!   for.
+//! - `REDIS_SENTINEL_URLS`, such as `redis://s1:26379,redis://s2:26379`, and `REDIS_SENTINEL_MASTER`:
+//!   the Redis that these sentinels name; of `REDIS_URL` then all but host and port is used.
+//! - `REDIS_CA_FILE`, and both or none of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for a
+//!   `rediss://` URL.
+//! - `REDIS_WAIT_REPLICAS` (`0`): so many replicas are to have a logout before it is answered, for
+//!   which it waits 100 milliseconds at most.
 //! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
 //!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
@@ -34,8 +40,9 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteError, AppwriteErrorKind, AppwriteValidator, LocalCache, RejectionBody, RevokeError,
-    SessionCache, SessionCacheConfig, SessionCacheLayer, SessionInfo, UserData,
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, LocalCache, RedisTls, RejectionBody,
+    RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer,
+    SessionInfo, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -282,6 +289,47 @@ fn setting<T: FromStr>(name: &str, default: T) -> Result<T, Box<dyn Error>> {
     }
 }
 
+fn sentinels(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Error>> {
+    let urls = setting("REDIS_SENTINEL_URLS", String::new())?;
+    let name = setting("REDIS_SENTINEL_MASTER", String::new())?;
+    match (urls.is_empty(), name.is_empty()) {
+        (true, true) => Ok(cache),
+        (false, false) => cache
+            .redis_sentinel(urls.split(',').map(str::trim), name)
+            .map_err(|error| format!("REDIS_SENTINEL_URLS: {error}").into()),
+        _ => Err("set both REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER, or neither".into()),
+    }
+}
+
+/// What the files hold that are named.
+fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
+    let read = |name: &str| -> Result<Option<Vec<u8>>, Box<dyn Error>> {
+        let path = setting(name, String::new())?;
+        if path.is_empty() {
+            return Ok(None);
+        }
+        let file = std::fs::read(&path).map_err(|error| format!("{name}={path}: {error}"))?;
+        Ok(Some(file))
+    };
+    let ca = read("REDIS_CA_FILE")?;
+    let client = match (read("REDIS_CERT_FILE")?, read("REDIS_KEY_FILE")?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        _ => return Err("set both REDIS_CERT_FILE and REDIS_KEY_FILE, or neither".into()),
+    };
+    if ca.is_none() && client.is_none() {
+        return Ok(None);
+    }
+    let mut tls = RedisTls::new();
+    if let Some(ca) = ca {
+        tls = tls.root_certificates(ca);
+    }
+    if let Some((certificate, key)) = client {
+        tls = tls.client_certificate(certificate, key);
+    }
+    Ok(Some(tls))
+}
+
 /// The Appwrite to ask: a real one, or one of our own with a user to try things out.
 async fn provider() -> Result<(AppwriteValidator, Option<Demo>), Box<dyn Error>> {
     let endpoint = setting("APPWRITE_ENDPOINT", String::new())?;
@@ -374,6 +422,14 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     }
     let deadline = setting("SESSION_CACHE_REDIS_DEADLINE_MS", 250)?;
     cache = cache.redis_deadline(Duration::from_millis(deadline));
+    cache = sentinels(cache)?;
+    if let Some(tls) = certificates()? {
+        cache = cache.redis_tls(tls);
+    }
+    let replicas = setting("REDIS_WAIT_REPLICAS", 0)?;
+    if replicas > 0 {
+        cache = cache.wait_for_replicas(replicas, Duration::from_millis(100));
+    }
     let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
     if local > 0 {
         cache = cache.local_cache(LocalCache::new(local));

@@ -41,6 +41,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[cfg(feature = "introspection")]
 pub(crate) use self::record::OURS as RECORD_MEMBERS;
+#[cfg(feature = "tls")]
+pub use self::redis::RedisTls;
 pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,

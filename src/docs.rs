@@ -12,6 +12,9 @@ pub mod configuration {}
 #[doc = include_str!("docs/connections_after.md")]
 pub mod connections {}
 
+#[doc = include_str!("docs/deployment.md")]
+pub mod deployment {}
+
 #[doc = include_str!("docs/failures.md")]
 pub mod failures {}
 

@@ -123,6 +123,7 @@
 //!
 //! - [Revocation](docs::revocation): what is promised, and its bounds.
 //! - [Failures](docs::failures): what a request sees when what is down.
+//! - [Deployment](docs::deployment): TLS, rights, Sentinel, and what a failover can lose.
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
 //! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
 //! - [Validators](docs::validators): writing one of your own.
@@ -140,6 +141,7 @@
 //! | `introspection` | `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection, RFC 7662 | the same |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses | axum-core |
 //! | `metrics` | counts, levels and latencies for the `metrics` facade | metrics; an addition for each local hit |
+//! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
 //! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -150,6 +152,8 @@ mod axum;
 mod body;
 mod cache;
 mod clock;
+#[cfg(any(feature = "appwrite", feature = "introspection", feature = "tls"))]
+mod crypto;
 pub mod docs;
 mod future;
 #[cfg(fuzzing)]
@@ -187,6 +191,9 @@ pub use appwrite::{
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use axum::ExtractError;
 pub use body::ResponseBody;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use cache::RedisTls;
 pub use cache::{
     CachedSession, ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation,
     Revocations, RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder,

@@ -10,7 +10,8 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, Method, StatusCode, header};
 pub(crate) use reqwest::Url;
 use reqwest::{Response, redirect::Policy};
-use rustls::crypto::{CryptoProvider, ring};
+
+use crate::crypto;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -79,10 +80,7 @@ impl Client {
         connect_timeout: Duration,
         timeout: Duration,
     ) -> Result<Self, BoxError> {
-        if CryptoProvider::get_default().is_none() {
-            // Fails only when somebody else was faster, and theirs serves as well.
-            let _ = ring::default_provider().install_default();
-        }
+        crypto::install();
         let builder = || {
             let builder = reqwest::Client::builder()
                 .user_agent(USER_AGENT)

@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
+#[cfg(feature = "tls")]
+use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::Semaphore;
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
-    redis::{self, Deadlines, Limits, Redis, Tier},
+    redis::{self, Deadlines, Limits, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
     refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
@@ -27,6 +29,9 @@ const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
+
+/// For replicas.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 
@@ -44,7 +49,11 @@ pub struct SessionCacheBuilder {
     max_validations: usize,
     negative_ttl: Duration,
     redis: Option<RedisUrl>,
+    sentinels: Option<(Vec<RedisUrl>, String)>,
+    #[cfg(feature = "tls")]
+    redis_tls: Option<super::RedisTls>,
     redis_db: u16,
+    replicas: Option<Wanted>,
     redis_deadline: Duration,
     redis_connect_deadline: Duration,
     redis_checkout_deadline: Option<Duration>,
@@ -90,7 +99,11 @@ impl SessionCacheBuilder {
             max_validations: 256,
             negative_ttl: Duration::from_secs(5),
             redis: None,
+            sentinels: None,
+            #[cfg(feature = "tls")]
+            redis_tls: None,
             redis_db: 2,
+            replicas: None,
             redis_deadline: Duration::from_millis(250),
             redis_connect_deadline: Duration::from_secs(1),
             redis_checkout_deadline: None,
@@ -134,18 +147,75 @@ impl SessionCacheBuilder {
     /// Keeps the sessions in Redis, where all nodes and the Python service find them. Without it
     /// they are cached in this process alone.
     ///
-    /// The URL is `redis://[user:password@]host[:port][/database]`, or `unix://` with the path of
-    /// a socket. Nothing is connected before the first use, and a Redis that is down fails no
-    /// request: sessions are then validated without it.
+    /// The URL is `redis://[user:password@]host[:port][/database]`, `rediss://` with the same for
+    /// TLS (feature `tls`), or `unix:///path[?db=…&user=…&pass=…]` for a socket; `valkey://`,
+    /// `valkeys://`, `redis+unix://` and `valkey+unix://` mean the same. Characters that a URL does
+    /// not take are written as `%40`. Nothing is connected before the first use, and a Redis that
+    /// is down fails no request: sessions are then validated without it.
     ///
     /// # Errors
     ///
-    /// A URL that is not understood. The error does not show it.
+    /// A URL that is not understood, that asks for TLS without the feature, or for TLS that
+    /// verifies nothing (`#insecure`), with which anybody could answer as Redis and make anybody a
+    /// user. The error does not show it.
     pub fn redis(mut self, url: impl Into<String>) -> Result<Self, ConfigError> {
         let url = url.into();
-        redis::server(&url, 0).ok_or(REDIS_URL)?;
+        redis::server(&url, 0)?;
         self.redis = Some(RedisUrl(url));
         Ok(self)
+    }
+
+    /// Keeps the sessions in the Redis that these sentinels name as the primary of that name, and
+    /// follows it through failovers. The URLs are those of [`redis`](Self::redis), with the
+    /// sentinels' own users and passwords; their port is 26379 unless given. Name all of them.
+    ///
+    /// The primary is connected without user, password and TLS. If it takes any of these, set
+    /// [`redis`](Self::redis), too: all but host and port comes from that URL.
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`redis`](Self::redis), and no URL at all.
+    pub fn redis_sentinel<U: Into<String>>(
+        mut self,
+        urls: impl IntoIterator<Item = U>,
+        primary: impl Into<String>,
+    ) -> Result<Self, ConfigError> {
+        let urls: Vec<_> = urls.into_iter().map(|url| RedisUrl(url.into())).collect();
+        for RedisUrl(url) in &urls {
+            redis::sentinel(url)?;
+        }
+        if urls.is_empty() {
+            return Err(ConfigError(
+                "there is no sentinel to ask; name each by a URL like redis://host:26379 (they \
+                 usually come from REDIS_SENTINEL_URLS)",
+            ));
+        }
+        self.sentinels = Some((urls, primary.into()));
+        Ok(self)
+    }
+
+    /// After each revocation waits until so many replicas have it, at most for so long, and tells
+    /// by [`Revocation::replicas`](super::Revocation::replicas) how many do. Defaults to not
+    /// waiting. Both must be more than 0, and the wait not longer than a minute.
+    ///
+    /// A revocation that too few have is no error: it holds, and only a failover may lose it. What
+    /// waits is the caller alone; requests do not, and the revocation holds in the meantime. With
+    /// [`redis_deadline`](Self::redis_deadline) the call takes that much longer at most.
+    pub fn wait_for_replicas(mut self, replicas: u32, at_most: Duration) -> Self {
+        self.replicas = Some(Wanted {
+            replicas,
+            patience: at_most,
+        });
+        self
+    }
+
+    /// The CAs that are trusted on TLS connections, and a certificate of our own. Defaults to the
+    /// CAs of the system, and none. It takes a `rediss://` URL; nothing falls back to plain text.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn redis_tls(mut self, tls: super::RedisTls) -> Self {
+        self.redis_tls = Some(tls);
+        self
     }
 
     /// The number of the Redis database, used when the URL names none. Defaults to 2, which is
@@ -373,13 +443,13 @@ impl SessionCacheBuilder {
                  30 minutes or less",
             ));
         }
-        if !self.stale_on_error.is_zero() && self.redis.is_some() && self.local_cache.is_none() {
+        if !self.stale_on_error.is_zero() && self.has_redis() && self.local_cache.is_none() {
             return Err(ConfigError(
                 "what is served stale comes from the memory of this process; beside Redis set \
                  local_cache, too",
             ));
         }
-        let local = self.local_cache.filter(|_| self.redis.is_some());
+        let local = self.local_cache.filter(|_| self.has_redis());
         let entries = match local {
             None => capacity,
             Some(local) => NonZeroUsize::new(local.capacity)
@@ -442,6 +512,14 @@ impl SessionCacheBuilder {
                  redis_checkout_deadline to as much or less, but not to 0",
             ));
         }
+        if self.replicas.is_some_and(|wanted| {
+            wanted.replicas == 0 || wanted.patience.is_zero() || wanted.patience > LONGEST_WAIT
+        }) {
+            return Err(ConfigError(
+                "wait_for_replicas takes at least one replica, and more than zero but not more \
+                 than a minute, for example 1 and 100 milliseconds; to wait for none, leave it out",
+            ));
+        }
         if !(1..=100).contains(&self.refresh_ahead) {
             return Err(ConfigError(
                 "refresh_ahead is a percentage of the time in the cache, from 1 to 100; 80 is \
@@ -486,22 +564,73 @@ impl SessionCacheBuilder {
             hears_records: local.hears_records,
         });
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
-        let redis = match &self.redis {
-            None => None,
-            Some(RedisUrl(url)) => {
-                let server = redis::server(url, self.redis_db).ok_or(REDIS_URL)?;
-                let clock = self.clock.clone();
-                let sealing = self
-                    .sealing_key
-                    .as_ref()
-                    .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
-                let prefix = self.key_prefix.clone();
-                let redis = Redis::new(server, prefix, sealing, clock, limits, tier);
-                Some(redis.map_err(|_| REDIS_URL)?)
-            }
-        };
+        let redis = self.server()?.map(|server| {
+            let clock = self.clock.clone();
+            let sealing = self
+                .sealing_key
+                .as_ref()
+                .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
+            let prefix = self.key_prefix.clone();
+            Redis::new(server, prefix, sealing, clock, limits, tier, self.replicas)
+        });
         let local = self.local(entries, capacity, lease);
         Ok(self.finish(local, redis))
+    }
+
+    fn has_redis(&self) -> bool {
+        self.redis.is_some() || self.sentinels.is_some()
+    }
+
+    fn server(&self) -> Result<Option<Server>, ConfigError> {
+        let named = self
+            .redis
+            .as_ref()
+            .map(|RedisUrl(url)| redis::server(url, self.redis_db))
+            .transpose()?;
+        let Some((urls, primary)) = &self.sentinels else {
+            let Some(server) = named else { return Ok(None) };
+            let [server] = self.encrypted([server])?;
+            return Ok(Some(Server::Named(Box::new(server))));
+        };
+        let how = named.map_or_else(|| redis::server("redis://primary", self.redis_db), Ok)?;
+        let sentinels = urls.iter().map(|RedisUrl(url)| redis::sentinel(url));
+        let servers = sentinels.chain([Ok(how)]).collect::<Result<Vec<_>, _>>()?;
+        let mut sentinels = self.encrypted(servers)?;
+        // It was the last.
+        Ok(sentinels.pop().map(|how| {
+            let deadline = self.redis_connect_deadline;
+            let sentinels = Sentinels::new(sentinels, primary.clone(), how, deadline);
+            Server::Elected(Arc::new(sentinels))
+        }))
+    }
+
+    /// The same servers, with the certificates that are to be used there.
+    #[cfg(feature = "tls")]
+    fn encrypted<S: AsMut<[ConnectionInfo]>>(&self, mut servers: S) -> Result<S, ConfigError> {
+        crate::crypto::install();
+        let Some(tls) = &self.redis_tls else {
+            return Ok(servers);
+        };
+        if !servers.as_mut().iter().any(redis::has_tls) {
+            return Err(ConfigError(
+                "redis_tls is set, and the Redis URL asks for no TLS; write it with rediss://, and \
+                 with the port of Redis's tls-port",
+            ));
+        }
+        for server in servers.as_mut() {
+            *server = tls.around(server)?;
+        }
+        Ok(servers)
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "as with the feature"
+    )]
+    fn encrypted<S>(&self, servers: S) -> Result<S, ConfigError> {
+        Ok(servers)
     }
 
     fn local(
@@ -574,6 +703,38 @@ const REDIS_URL: ConfigError = ConfigError(
     "the Redis URL is not understood; write it like redis://host:6379/2, with user and password as \
      redis://user:password@host:6379/2 (it usually comes from REDIS_URL)",
 );
+
+impl From<UrlFault> for ConfigError {
+    fn from(fault: UrlFault) -> Self {
+        match fault {
+            UrlFault::NotUnderstood => REDIS_URL,
+            UrlFault::NoTls => Self(
+                "the Redis URL asks for TLS, which is not built in; turn on the feature `tls` of \
+                 tower-session-cache",
+            ),
+            UrlFault::Insecure => Self(
+                "the Redis URL asks for TLS that verifies nothing, so that anybody could answer as \
+                 Redis; leave out what follows the #, and hand the server's CA to redis_tls",
+            ),
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<redis::TlsFault> for ConfigError {
+    fn from(fault: redis::TlsFault) -> Self {
+        match fault {
+            redis::TlsFault::Roots => Self(
+                "the root certificates for Redis are not understood; hand RedisTls the CA as PEM, \
+                 which begins with -----BEGIN CERTIFICATE-----",
+            ),
+            redis::TlsFault::Client => Self(
+                "the client certificate for Redis or its key are not understood, or do not belong \
+                 together; hand RedisTls both as PEM, the certificate first",
+            ),
+        }
+    }
+}
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)

@@ -12,8 +12,14 @@ mod lookup;
 mod memory;
 mod names;
 mod pool;
+mod replicas;
 mod revocation;
 mod scripts;
+mod sentinel;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
+mod trouble;
 mod warned;
 
 use std::{
@@ -23,12 +29,13 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{
-    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
-    parse_redis_url,
-};
+use bb8_redis::redis::{FromRedisValue, Value, cmd, from_redis_value};
 
 pub(crate) use self::lookup::Replace;
+#[cfg(feature = "tls")]
+pub use self::tls::RedisTls;
+#[cfg(feature = "tls")]
+pub(super) use self::tls::{TlsFault, has_tls};
 use self::{
     batch::Batches,
     breaker::Effect,
@@ -36,13 +43,17 @@ use self::{
     memory::Memory,
     names::{Keys, Names},
     pool::Links,
+    replicas::Replicas,
     warned::Warned,
 };
 pub(super) use self::{
     fill::Filled,
     lookup::{Found, Seen, Served},
     pool::Deadlines,
-    revocation::Verdict,
+    replicas::Wanted,
+    revocation::{Runs, Verdict},
+    sentinel::Sentinels,
+    server::{Server, UrlFault, sentinel, server},
 };
 use super::{key::EntryKey, lease::Lease, life::Lifetimes, seal::Sealing, stats::RedisMeter};
 use crate::clock::Clock;
@@ -51,6 +62,7 @@ pub(super) struct Redis {
     links: Links,
     batches: Batches,
     listener: Option<Listener>,
+    replicas: Option<Replicas>,
     names: Names,
     sealing: Option<Sealing>,
     clock: Clock,
@@ -81,21 +93,23 @@ pub(super) struct Tier {
 
 impl Redis {
     pub(super) fn new(
-        server: ConnectionInfo,
+        server: Server,
         prefix: String,
         sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
         tier: Option<Tier>,
-    ) -> Result<Self, bb8_redis::redis::RedisError> {
+        replicas: Option<Wanted>,
+    ) -> Self {
         let names = Names::new(prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
-        let listener = tier.map(|tier| Listener::new(&server, tier, names.clone()));
-        let links = Links::new(server, limits.deadlines, names.write_probe(), lease)?;
-        Ok(Self {
+        let listener = tier.map(|tier| Listener::new(server.clone(), tier, names.clone()));
+        let links = Links::new(server, limits.deadlines, names.write_probe(), lease);
+        Self {
             listener,
             batches: Batches::new(links.clone()),
             links,
+            replicas: replicas.map(Replicas::new),
             names,
             sealing,
             clock,
@@ -103,7 +117,7 @@ impl Redis {
             memory: Memory::new(limits.capacity),
             warned: Warned::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
-        })
+        }
     }
 
     /// Whether requests ask Redis at all, or would wait in vain.
@@ -152,22 +166,6 @@ fn read<T: FromRedisValue>(reply: Value) -> Option<T> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Reads a URL; `db` is used when it names no database. The error does not show the URL.
-pub(super) fn server(url: &str, db: u16) -> Option<ConnectionInfo> {
-    let parsed = parse_redis_url(url)?;
-    let info = parsed.as_str().into_connection_info().ok()?;
-    let names_db = match parsed.scheme() {
-        "unix" | "redis+unix" | "valkey+unix" => parsed.query_pairs().any(|(name, _)| name == "db"),
-        _ => !matches!(parsed.path(), "" | "/"),
-    };
-    let mut redis = info.redis_settings().clone();
-    if !names_db {
-        redis = redis.set_db(db.into());
-    }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Some(info.set_redis_settings(redis).set_tcp_settings(tcp))
 }
 
 impl fmt::Debug for Redis {

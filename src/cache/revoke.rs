@@ -25,7 +25,7 @@ use super::{
     SessionCache, Shared,
     key::{EntryKey, TokenKey},
     meter::Level,
-    redis::Verdict,
+    redis::{Runs, Verdict},
     stats::{Delivery, Kind, UNDELIVERED, count},
 };
 use crate::log::REVOCATION;
@@ -41,7 +41,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// that begins a lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Revocation(());
+pub struct Revocation {
+    replicas: Option<u32>,
+}
+
+impl Revocation {
+    /// How many replicas of the primary have it, at least, of those that
+    /// [`wait_for_replicas`](super::SessionCacheBuilder::wait_for_replicas) waited for; nothing
+    /// without that setting, and without Redis.
+    ///
+    /// With fewer than were asked for it holds all the same, but a failover may lose it. Then it
+    /// may be repeated, which costs a validation.
+    #[must_use]
+    pub fn replicas(&self) -> Option<u32> {
+        self.replicas
+    }
+}
 
 /// A revocation that holds on this node only. A cache without Redis never fails to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +122,7 @@ impl SessionCache {
         if shared.redis.is_none() {
             shared.apply(&what);
             shared.report(what.kind(), Delivery::Delivered);
-            return Ok(Revocation(()));
+            return Ok(Revocation { replicas: None });
         }
         // In a task of its own, so that it comes to its end if the caller goes away.
         let Ok(runtime) = Handle::try_current() else {
@@ -128,10 +143,15 @@ async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeE
     if let Revoke::Token(key, Verdict::Refuse) = &what {
         shared.refuse(key);
     }
-    if shared.deliver(&what).await {
+    if let Some(runs) = shared.deliver(&what).await {
         shared.apply(&what);
         shared.report(what.kind(), Delivery::Delivered);
-        return Ok(Revocation(()));
+        // It holds by now, so that nobody is served while this waits.
+        let replicas = match &shared.redis {
+            Some(redis) => redis.replicas(&runs).await,
+            None => None,
+        };
+        return Ok(Revocation { replicas });
     }
     let outcome = shared.queue(what);
     if outcome
@@ -146,13 +166,13 @@ async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeE
 }
 
 impl Shared {
-    async fn deliver(&self, what: &Revoke) -> bool {
+    async fn deliver(&self, what: &Revoke) -> Option<Runs> {
         let Some(redis) = &self.redis else {
-            return true;
+            return Some(Runs::new());
         };
         match what {
-            Revoke::Token(key, verdict) => redis.revoke_token(key, *verdict).await.is_ok(),
-            Revoke::User(id) => redis.revoke_user(id).await.is_ok(),
+            Revoke::Token(key, verdict) => redis.revoke_token(key, *verdict).await.ok(),
+            Revoke::User(id) => redis.revoke_user(id).await.ok(),
         }
     }
 
@@ -229,7 +249,7 @@ async fn deliver_all(shared: Weak<Shared>) {
         let Some(Next { what, .. }) = next else {
             return;
         };
-        if has_aged_out || now.deliver(&what).await {
+        if has_aged_out || now.deliver(&what).await.is_some() {
             // The change first, also for what is given up: a lookup that began before it, and has
             // slept since, must not find the denial gone.
             now.apply(&what);

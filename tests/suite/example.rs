@@ -94,6 +94,11 @@ fn a_setting_that_makes_no_sense_is_named() {
         ("SESSION_CACHE_REDIS_DB", "two"),
         ("SESSION_CACHE_LOCAL_CAPACITY", "many"),
         ("REDIS_URL", "localhost"),
+        ("REDIS_SENTINEL_URLS", "redis://localhost"),
+        ("REDIS_SENTINEL_MASTER", "mymaster"),
+        ("REDIS_CA_FILE", "/nowhere"),
+        ("REDIS_CERT_FILE", "/nowhere"),
+        ("REDIS_WAIT_REPLICAS", "-1"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("RUST_LOG", "a=b=c"),
     ] {

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acl;
 mod appwrite;
 mod axum_handlers;
 mod composition;
@@ -32,13 +33,18 @@ mod page;
 mod public_api;
 mod readiness;
 mod refresh;
+mod replicas;
 mod revocation;
 mod scripts;
 mod secrets;
+mod sentinel;
+mod sentinel_stress;
 mod shared_cache;
+mod sockets;
 mod spans;
 mod stale;
 mod stress;
+mod tls;
 mod tokens;
 mod ui;
 mod user;

@@ -33,7 +33,13 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
+        "REDIS_CA_FILE",
+        "REDIS_CERT_FILE",
+        "REDIS_KEY_FILE",
+        "REDIS_SENTINEL_MASTER",
+        "REDIS_SENTINEL_URLS",
         "REDIS_URL",
+        "REDIS_WAIT_REPLICAS",
         "SESSION_CACHE_ENABLED",
         "SESSION_CACHE_REDIS_DB",
         "SESSION_CACHE_TTL_SECONDS",

@@ -15,6 +15,8 @@ pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
+pub mod tls;
 pub mod wire;
 pub mod world;
 

@@ -20,8 +20,8 @@ use std::{
 };
 
 use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, ProtocolVersion,
-    PushInfo, PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo,
+    PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
 };
 use tokio::{
     runtime::Handle,
@@ -34,6 +34,9 @@ use super::{
     Tier,
     names::{Changed, Names},
     pool::{Links, field, identity},
+    sentinel::Term,
+    server::Server,
+    trouble::is_unauthenticated,
 };
 use crate::{
     cache::{lease::Lease, meter::Stopwatch},
@@ -56,7 +59,7 @@ pub(super) struct Listener {
 }
 
 struct Job {
-    server: ConnectionInfo,
+    server: Server,
     lease: Arc<Lease>,
     names: Names,
     hears_records: bool,
@@ -73,16 +76,14 @@ enum Trouble {
 }
 
 impl Listener {
-    pub(super) fn new(server: &ConnectionInfo, tier: Tier, names: Names) -> Self {
+    pub(super) fn new(server: Server, tier: Tier, names: Names) -> Self {
         let Tier {
             lease,
             hears_records,
         } = tier;
-        let settings = server.redis_settings().clone();
-        let settings = settings.set_protocol(ProtocolVersion::RESP3);
         Self {
             job: Arc::new(Job {
-                server: server.clone().set_redis_settings(settings),
+                server,
                 patience: Duration::from_micros(lease.length()),
                 lease,
                 names,
@@ -199,7 +200,7 @@ impl Job {
             name: self.names.probe(RandomState::new().hash_one(())),
             pushed: Notify::new(),
         });
-        let mut connection = self.connect(&probe).await?;
+        let (mut connection, term) = self.connect(&probe).await?;
         let run = self.identify(&mut connection).await?;
         let mut track = cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
@@ -226,7 +227,7 @@ impl Job {
                 self.lease.extend(previous);
             }
             // Afterwards, so that either this sees the change or the change ends the lease.
-            if !links.lead_to(&run) {
+            if !links.lead_to(&run) || term.as_ref().is_some_and(Term::is_over) {
                 return Err(Trouble::Unanswered);
             }
             held.beats = held.beats.saturating_add(1);
@@ -243,7 +244,10 @@ impl Job {
         }
     }
 
-    async fn connect(&self, probe: &Arc<Probe>) -> Result<MultiplexedConnection, Trouble> {
+    async fn connect(
+        &self,
+        probe: &Arc<Probe>,
+    ) -> Result<(MultiplexedConnection, Option<Term>), Trouble> {
         let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
         let probe = Arc::clone(probe);
         let config = AsyncConnectionConfig::new()
@@ -253,10 +257,16 @@ impl Job {
                 heard(&lease, &names, &probe, &push);
                 Ok::<_, fmt::Error>(())
             });
-        let client = Client::open(self.server.clone()).map_err(trouble)?;
         // Greeting included, which a server may leave unanswered.
-        self.within(client.get_multiplexed_async_connection_with_config(&config))
-            .await
+        self.within(async {
+            let (server, term) = self.server.find().await?;
+            let settings = server.redis_settings().clone();
+            let settings = settings.set_protocol(ProtocolVersion::RESP3);
+            let client = Client::open(server.set_redis_settings(settings))?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            Ok((connection.await?, term))
+        })
+        .await
     }
 
     /// The run of the server, which must be the one that takes the writes.
@@ -321,7 +331,9 @@ fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
 fn trouble(error: RedisError) -> Trouble {
     let passes = error.is_io_error()
         || error.is_connection_dropped()
-        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading);
+        || error.kind() == ErrorKind::MasterNameNotFoundBySentinel
+        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
+        || is_unauthenticated(&error);
     if passes {
         Trouble::Unanswered
     } else {

@@ -23,8 +23,8 @@ use std::{
 use bb8_redis::{
     bb8::{ManageConnection, Pool, RunError},
     redis::{
-        AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind,
-        Value, aio::MultiplexedConnection, cmd, pipe,
+        AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
+        aio::MultiplexedConnection, cmd, pipe,
     },
 };
 use tokio::{
@@ -35,6 +35,9 @@ use tokio::{
 use super::{
     breaker::{Breaker, Effect},
     scripts::{SCRIPTS, Script},
+    sentinel::Term,
+    server::Server,
+    trouble::told,
 };
 use crate::{
     cache::{accept::SLACK, lease::Lease, meter::Held, stamp::Stamp, stats::RedisMeter},
@@ -105,13 +108,15 @@ struct Shared {
     floor: AtomicI64,
     /// Why the last connection failed.
     trouble: Mutex<Option<String>>,
+    /// What is to be said of a server that says nothing.
+    silence: &'static str,
     /// Whether it was said that the server may evict what we need.
     has_warned_of_eviction: AtomicBool,
     meter: RedisMeter,
 }
 
 #[derive(Clone)]
-struct Link {
+pub(super) struct Link {
     connection: MultiplexedConnection,
     facts: Arc<Facts>,
 }
@@ -121,12 +126,14 @@ struct Facts {
     is_dead: AtomicBool,
     hashes: Vec<String>,
     run: Arc<str>,
+    /// While sentinels name its server.
+    term: Option<Term>,
     _open: Held,
 }
 
 #[derive(Clone)]
-struct Manager {
-    client: Client,
+pub(super) struct Manager {
+    server: Server,
     config: AsyncConnectionConfig,
     deadline: Duration,
     shared: Arc<Shared>,
@@ -135,17 +142,18 @@ struct Manager {
 impl Links {
     /// Connects on first use.
     pub(super) fn new(
-        server: ConnectionInfo,
+        server: Server,
         deadlines: Deadlines,
         probe: String,
         lease: Option<Arc<Lease>>,
-    ) -> Result<Self, RedisError> {
+    ) -> Self {
         let shared = Arc::new(Shared {
             lease,
+            silence: server.silence(),
             ..Shared::default()
         });
         let manager = Manager {
-            client: Client::open(server)?,
+            server,
             config: AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(deadlines.connect))
                 // Ours covers the wait for a connection as well.
@@ -153,7 +161,7 @@ impl Links {
             deadline: deadlines.connect,
             shared: Arc::clone(&shared),
         };
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             pool: OnceLock::new(),
             manager,
             links: Default::default(),
@@ -162,7 +170,7 @@ impl Links {
             breaker: Breaker::default(),
             deadlines,
             probe,
-        })))
+        }))
     }
 
     pub(super) fn is_skipped(&self) -> bool {
@@ -171,6 +179,20 @@ impl Links {
 
     pub(super) fn meter(&self) -> &RedisMeter {
         &self.0.shared.meter
+    }
+
+    /// A connection beside those that all share.
+    pub(super) fn pool_of_one(&self, patience: Duration) -> Pool<Manager> {
+        self.0.pool_of(1, patience)
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.0.deadlines.call
+    }
+
+    /// The name of a key that anybody may write.
+    pub(super) fn probe(&self) -> &str {
+        &self.0.probe
     }
 
     pub(super) fn floor(&self) -> Stamp {
@@ -273,18 +295,21 @@ async fn close_when_it_answers(links: Weak<Inner>) {
 
 impl Inner {
     fn pool(&self) -> &Pool<Manager> {
-        self.pool.get_or_init(|| {
-            Pool::builder()
-                .max_size(LINKS)
-                // Or the pool would never grow: every guard is back at once.
-                .min_idle(LINKS)
-                .test_on_check_out(true)
-                .max_lifetime(None)
-                .idle_timeout(None)
-                .connection_timeout(self.deadlines.checkout)
-                .retry_connection(false)
-                .build_unchecked(self.manager.clone())
-        })
+        self.pool
+            .get_or_init(|| self.pool_of(LINKS, self.deadlines.checkout))
+    }
+
+    fn pool_of(&self, links: u32, patience: Duration) -> Pool<Manager> {
+        Pool::builder()
+            .max_size(links)
+            // Or the pool would never grow: every guard is back at once.
+            .min_idle(links)
+            .test_on_check_out(true)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(patience)
+            .retry_connection(false)
+            .build_unchecked(self.manager.clone())
     }
 
     async fn link(&self) -> Result<Link, RunError<RedisError>> {
@@ -310,7 +335,7 @@ impl Inner {
             for _ in 0..=LINKS {
                 let mut link = match self.link().await {
                     Ok(link) => link,
-                    Err(RunError::User(error)) => return Err(error.to_string()),
+                    Err(RunError::User(error)) => return Err(told(&error)),
                     Err(RunError::TimedOut) => return Err(self.shared.trouble()),
                 };
                 used = Some(Arc::clone(&link.facts));
@@ -328,7 +353,7 @@ impl Inner {
                         {
                             link.facts.is_dead.store(true, SeqCst);
                         }
-                        return Err(error.to_string());
+                        return Err(told(&error));
                     }
                 }
             }
@@ -350,7 +375,11 @@ fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
 }
 
 impl Link {
-    fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+    pub(super) fn run(&self) -> &Arc<str> {
+        &self.facts.run
+    }
+
+    pub(super) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.facts.hashes[script as usize])
             .arg(keys.len());
@@ -359,10 +388,16 @@ impl Link {
     }
 
     fn is_dead(&self) -> bool {
-        self.facts.is_dead.load(SeqCst)
+        let Facts { is_dead, term, .. } = &*self.facts;
+        is_dead.load(SeqCst) || term.as_ref().is_some_and(Term::is_over)
     }
 
-    async fn query<'c>(
+    /// It is used no more.
+    pub(super) fn give_up(&self) {
+        self.facts.is_dead.store(true, SeqCst);
+    }
+
+    pub(super) async fn query<'c>(
         &mut self,
         command: impl Fn(&Self) -> Cow<'c, Cmd>,
     ) -> Result<Value, RedisError> {
@@ -394,8 +429,8 @@ impl ManageConnection for Manager {
         // All of it, since a server that is frozen accepts connections and goes no further.
         let link = timeout(self.deadline, self.link())
             .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, "no connection within its deadline").into()));
-        *lock(&self.shared.trouble) = link.as_ref().err().map(ToString::to_string);
+            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.silence).into()));
+        *lock(&self.shared.trouble) = link.as_ref().err().map(told);
         link
     }
 
@@ -413,8 +448,8 @@ impl ManageConnection for Manager {
 
 impl Manager {
     async fn link(&self) -> Result<Link, RedisError> {
-        let mut connection = self
-            .client
+        let (server, term) = self.server.find().await?;
+        let mut connection = Client::open(server)?
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
         let hashes = load_scripts(&mut connection).await?;
@@ -439,6 +474,7 @@ impl Manager {
                 is_dead: AtomicBool::new(false),
                 hashes,
                 run,
+                term,
                 _open: self.shared.meter.connections.hold(),
             }),
         })
@@ -481,7 +517,7 @@ impl Shared {
     fn trouble(&self) -> String {
         lock(&self.trouble)
             .clone()
-            .unwrap_or_else(|| "no answer within the deadline".to_owned())
+            .unwrap_or_else(|| self.silence.to_owned())
     }
 }
 
@@ -498,7 +534,7 @@ pub(super) fn identity(info: &str) -> Arc<str> {
     ids.map(|id| id.get(..12).unwrap_or(id)).concat().into()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // No code under these locks panics half-way through a change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,10 @@
 //! The tombstones and marks by which all nodes hear of a revocation.
 
-use std::{hash::BuildHasher, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    hash::BuildHasher,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::{Redis, breaker::Effect, pool::Unanswered, scripts::Script};
 use crate::cache::{accept::SLACK, key::EntryKey};
@@ -14,12 +18,15 @@ pub(in crate::cache) enum Verdict {
     Refuse,
 }
 
+/// The runs of the server that have taken a revocation.
+pub(in crate::cache) type Runs = Vec<Arc<str>>;
+
 impl Redis {
     pub(in crate::cache) async fn revoke_token(
         &self,
         key: &EntryKey,
         verdict: Verdict,
-    ) -> Result<(), Unanswered> {
+    ) -> Result<Runs, Unanswered> {
         let (word, ttl) = match verdict {
             Verdict::Forget => ("forget", self.limits.tombstone_ttl),
             Verdict::Refuse => (
@@ -32,29 +39,35 @@ impl Redis {
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.memory.forget(key);
         let call = self.links.call(Effect::Writes);
+        let mut runs = Runs::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            call.run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
-                .await?;
+            let keys = [&*keys.tomb, &keys.record];
+            let answer = call.run(Script::RevokeToken, &keys, &arguments).await?;
+            runs.push(answer.run);
         }
-        Ok(())
+        Ok(runs)
     }
 
-    pub(in crate::cache) async fn revoke_user(&self, id: &str) -> Result<(), Unanswered> {
+    pub(in crate::cache) async fn revoke_user(&self, id: &str) -> Result<Runs, Unanswered> {
         // Never shorter than the records that it must outlive.
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
         let ttl = decimal(self.limits.longest_session.max(records));
         let slack = SLACK.to_string();
         let call = self.links.call(Effect::Writes);
+        let mut runs = Runs::new();
         for name in self.mark_names(id) {
-            call.run(
-                Script::RevokeUser,
-                &[&self.mark_key(&name)],
-                &[&ttl, slack.as_bytes()],
-            )
-            .await?;
+            let mark = self.mark_key(&name);
+            let arguments = [&ttl[..], slack.as_bytes()];
+            let answer = call.run(Script::RevokeUser, &[&mark], &arguments).await?;
+            runs.push(answer.run);
         }
-        Ok(())
+        Ok(runs)
+    }
+
+    /// How many replicas have what these runs took, if that was asked for.
+    pub(in crate::cache) async fn replicas(&self, runs: &Runs) -> Option<u32> {
+        Some(self.replicas.as_ref()?.have(&self.links, runs).await)
     }
 }
 

@@ -1,0 +1,215 @@
+//! Which server to connect to, as a URL or the sentinels say it.
+
+use std::sync::Arc;
+
+use bb8_redis::redis::{
+    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, parse_redis_url,
+};
+
+use super::sentinel::{Sentinels, Term};
+
+/// The sentinels' own port.
+const SENTINEL_PORT: u16 = 26379;
+
+/// The server that takes the writes.
+#[derive(Clone)]
+pub(in crate::cache) enum Server {
+    Named(Box<ConnectionInfo>),
+    /// Whichever the sentinels name.
+    Elected(Arc<Sentinels>),
+}
+
+impl Server {
+    /// What to say when it says nothing. One that expects plain text waits for the end of a line,
+    /// which no TLS handshake has.
+    pub(super) fn silence(&self) -> &'static str {
+        let how = match self {
+            Self::Named(server) => server,
+            Self::Elected(sentinels) => sentinels.how(),
+        };
+        match how.addr() {
+            ConnectionAddr::TcpTls { .. } => {
+                "no answer within the deadline; check that the port is Redis's tls-port"
+            }
+            _ => "no answer within the deadline",
+        }
+    }
+
+    /// To be asked before every connection.
+    pub(super) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
+        match self {
+            Self::Named(server) => Ok((ConnectionInfo::clone(server), None)),
+            Self::Elected(sentinels) => {
+                let (server, term) = sentinels.primary().await?;
+                Ok((server, Some(term)))
+            }
+        }
+    }
+}
+
+/// What is wrong with the URL of a Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum UrlFault {
+    NotUnderstood,
+    /// It asks for TLS, which is not built in.
+    NoTls,
+    /// It asks for TLS with anybody.
+    Insecure,
+}
+
+/// Reads a URL; `db` is used when it names no database. Nothing shows the URL.
+pub(in crate::cache) fn server(url: &str, db: u16) -> Result<ConnectionInfo, UrlFault> {
+    let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
+    let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
+    if matches!(parsed.scheme(), "rediss" | "valkeys") {
+        // Not left to redis-rs, whose features any other crate may turn on.
+        if cfg!(not(feature = "tls")) {
+            return Err(UrlFault::NoTls);
+        }
+        if parsed.fragment().is_some() {
+            return Err(UrlFault::Insecure);
+        }
+    }
+    let info = parsed.as_str().into_connection_info();
+    let info = info.map_err(|_| UrlFault::NotUnderstood)?;
+    let names_db = if is_unix {
+        parsed.query_pairs().any(|(name, _)| name == "db")
+    } else {
+        !matches!(parsed.path(), "" | "/")
+    };
+    // It names the library in `CLIENT LIST`, for a permission more.
+    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
+    if !names_db {
+        redis = redis.set_db(db.into());
+    }
+    let tcp = info.tcp_settings().clone().set_nodelay(true);
+    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+}
+
+/// Reads the URL of a sentinel.
+pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> {
+    let info = server(url, 0)?;
+    let names_port = parse_redis_url(url).is_some_and(|url| url.port().is_some());
+    Ok(match info.addr().clone() {
+        ConnectionAddr::Tcp(host, _) if !names_port => {
+            info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+        }
+        ConnectionAddr::TcpTls {
+            host,
+            insecure,
+            tls_params,
+            ..
+        } if !names_port => info.set_addr(ConnectionAddr::TcpTls {
+            host,
+            port: SENTINEL_PORT,
+            insecure,
+            tls_params,
+        }),
+        _ => info,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scheme_is_understood() {
+        for (url, addr, db) in [
+            (
+                "redis://host",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                7,
+            ),
+            (
+                "valkey://host:1/",
+                ConnectionAddr::Tcp("host".to_owned(), 1),
+                7,
+            ),
+            (
+                "valkey://host/3",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                3,
+            ),
+            (
+                "redis://[::1]:1/0",
+                ConnectionAddr::Tcp("::1".to_owned(), 1),
+                0,
+            ),
+            (
+                "unix:///run/redis",
+                ConnectionAddr::Unix("/run/redis".into()),
+                7,
+            ),
+            (
+                "redis+unix:///run/r?db=3",
+                ConnectionAddr::Unix("/run/r".into()),
+                3,
+            ),
+            (
+                "valkey+unix:///run/r?db=0",
+                ConnectionAddr::Unix("/run/r".into()),
+                0,
+            ),
+        ] {
+            let server = server(url, 7).unwrap();
+            assert_eq!(server.addr(), &addr, "{url}");
+            assert_eq!(server.redis_settings().db(), db, "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels_have_a_port_of_their_own() {
+        for (url, port) in [("redis://host", 26379), ("redis://host:6379", 6379)] {
+            let server = sentinel(url).unwrap();
+            let expected = ConnectionAddr::Tcp("host".to_owned(), port);
+            assert_eq!(server.addr(), &expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_may_hold_any_character() {
+        for url in [
+            "redis://us%3Aer:p%40ss%2F%23@host",
+            "unix:///run/redis?user=us%3Aer&pass=p%40ss%2F%23",
+        ] {
+            let server = server(url, 0).unwrap();
+            let settings = server.redis_settings();
+            assert_eq!(settings.username(), Some("us:er"), "{url}");
+            assert_eq!(settings.password(), Some("p@ss/#"), "{url}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_where_it_is_not_built_in_and_where_it_would_verify_nothing() {
+        for scheme in ["rediss", "valkeys"] {
+            let plain = server(&format!("{scheme}://host"), 0);
+            let insecure = server(&format!("{scheme}://host/2#insecure"), 0);
+            if cfg!(feature = "tls") {
+                let addr = plain.unwrap().addr().clone();
+                assert!(matches!(addr, ConnectionAddr::TcpTls { .. }), "{addr:?}");
+                assert_eq!(insecure.unwrap_err(), UrlFault::Insecure);
+            } else {
+                assert_eq!(plain.unwrap_err(), UrlFault::NoTls);
+                assert_eq!(insecure.unwrap_err(), UrlFault::NoTls);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_redis_is_refused() {
+        for url in [
+            "",
+            "localhost",
+            "http://host",
+            "redis://host/two",
+            "redis://0.0.0.0",
+        ] {
+            assert_eq!(
+                server(url, 0).unwrap_err(),
+                UrlFault::NotUnderstood,
+                "{url}"
+            );
+        }
+    }
+}

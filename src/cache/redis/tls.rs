@@ -1,0 +1,134 @@
+//! Whom to trust on a TLS connection, and as whom to be trusted.
+
+use std::fmt;
+
+use bb8_redis::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use zeroize::Zeroizing;
+
+/// Certificates for TLS connections to Redis and its sentinels, as PEM.
+///
+/// It takes none for a server whose CA the system trusts: there a `rediss://` URL is enough. The
+/// certificate must be for the host that the URL names; with sentinels, for the address that they
+/// tell. Neither check can be turned off.
+///
+/// ```no_run
+/// use tower_session_cache::{RedisTls, SessionCache};
+///
+/// # fn cache() -> Result<SessionCache, Box<dyn std::error::Error>> {
+/// let tls = RedisTls::new()
+///     .root_certificates(std::fs::read("/etc/redis/ca.pem")?)
+///     .client_certificate(std::fs::read("/etc/redis/me.pem")?, std::fs::read("/etc/redis/me.key")?);
+/// let cache = SessionCache::builder()
+///     .redis("rediss://redis:6380/2")?
+///     .redis_tls(tls)
+///     .build()?;
+/// # Ok(cache) }
+/// ```
+#[derive(Clone, Default)]
+#[must_use]
+pub struct RedisTls {
+    roots: Option<Vec<u8>>,
+    client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
+}
+
+/// What is wrong with the certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cache) enum TlsFault {
+    Roots,
+    Client,
+}
+
+impl RedisTls {
+    /// Trusts the system's CAs, and shows no certificate.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts these CAs and no others, in place of the system's: one certificate, or several after
+    /// each other. Read once; a CA that changes takes a new cache.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.roots = Some(pem.into());
+        self
+    }
+
+    /// Shows a certificate to a server that asks for one (`tls-auth-clients`): the certificate,
+    /// then those between it and its CA, and its key. The key is not printed by `Debug`.
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.client = Some((certificate.into(), Zeroizing::new(key.into())));
+        self
+    }
+
+    /// The same server, with these certificates; one that is reached without TLS stays as it is.
+    pub(in crate::cache) fn around(
+        &self,
+        server: &ConnectionInfo,
+    ) -> Result<ConnectionInfo, TlsFault> {
+        self.check()?;
+        if !has_tls(server) {
+            return Ok(server.clone());
+        }
+        let certificates = TlsCertificates {
+            client_tls: self
+                .client
+                .as_ref()
+                .map(|(certificate, key)| ClientTlsConfig {
+                    client_cert: certificate.clone(),
+                    client_key: key.to_vec(),
+                }),
+            root_cert: self.roots.clone(),
+        };
+        let client =
+            Client::build_with_tls(server.clone(), certificates).map_err(|_| TlsFault::Client)?;
+        Ok(client.get_connection_info().clone())
+    }
+
+    /// What redis-rs would find out only on connecting, or never: a text without a certificate
+    /// in it, and a key that is another's.
+    fn check(&self) -> Result<(), TlsFault> {
+        let mut roots = RootCertStore::empty();
+        if let Some(pem) = &self.roots {
+            for root in certificates(pem).ok_or(TlsFault::Roots)? {
+                roots.add(root).map_err(|_| TlsFault::Roots)?;
+            }
+        }
+        if let Some((certificate, key)) = &self.client {
+            let chain = certificates(certificate).ok_or(TlsFault::Client)?;
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsFault::Client)?;
+            ClientConfig::builder()
+                .with_root_certificates(roots)
+                .with_client_auth_cert(chain, key)
+                .map_err(|_| TlsFault::Client)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether its connections are encrypted.
+pub(in crate::cache) fn has_tls(server: &ConnectionInfo) -> bool {
+    matches!(server.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// All of them; nothing if there is none, or something else between.
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    (!found.is_empty()).then_some(found)
+}
+
+impl fmt::Debug for RedisTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTls")
+            .field("root_certificates", &self.roots.is_some())
+            .field("client_certificate", &self.client.is_some())
+            .finish()
+    }
+}

@@ -1,0 +1,120 @@
+//! Revocations that wait for replicas, and tell how many have them.
+
+use std::time::Duration;
+
+use bb8_redis::redis::cmd;
+use tower_session_cache::{Origin, Revocation, SessionCache, SessionCacheLayer};
+
+use crate::support::{
+    client::{ask, token},
+    log::record,
+    probe::Probe,
+    redis::Redis,
+    until,
+};
+
+const LONG: Duration = Duration::from_secs(50);
+
+fn pair() -> (Redis, Redis) {
+    let primary = Redis::start();
+    let port = primary.port().to_string();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+    let online = || {
+        let info: String = primary.run(cmd("INFO").arg("replication"));
+        info.contains("state=online")
+    };
+    while !online() {
+        std::thread::yield_now();
+    }
+    (primary, replica)
+}
+
+fn node(redis: &Redis, wanted: u32, at_most: Duration) -> SessionCache {
+    SessionCache::builder()
+        .redis(redis.url())
+        .unwrap()
+        .redis_deadline(Duration::from_secs(20))
+        .wait_for_replicas(wanted, at_most)
+        .build()
+        .unwrap()
+}
+
+fn waiting(redis: &Redis) -> usize {
+    let clients: String = redis.run(cmd("CLIENT").arg("LIST"));
+    clients.lines().filter(|it| it.contains("cmd=wait")).count()
+}
+
+#[tokio::test]
+async fn a_revocation_tells_how_many_replicas_have_it() {
+    let (primary, replica) = pair();
+    let cache = node(&primary, 1, LONG);
+    let replicas = |revocation: Revocation| revocation.replicas();
+    let outcomes = [
+        replicas(cache.invalidate_token(&token("t")).await.unwrap()),
+        replicas(cache.revoke_token(&token("t")).await.unwrap()),
+        replicas(cache.invalidate_user("ada").await.unwrap()),
+    ];
+    assert_eq!(outcomes, [Some(1); 3]);
+    assert_eq!(replica.keys().len(), 3, "tombstone, mark and probe");
+
+    // All at once they share what they wait for.
+    let many = (0..200).map(|n| {
+        let cache = cache.clone();
+        tokio::spawn(async move { cache.revoke_token(&token(&format!("t-{n}"))).await })
+    });
+    for revocation in many.collect::<Vec<_>>() {
+        assert_eq!(revocation.await.unwrap().unwrap().replicas(), Some(1));
+    }
+    let stats: String = primary.run(cmd("INFO").arg("commandstats"));
+    let calls = |name: &str| -> u64 {
+        let line = stats.lines().find(|line| line.starts_with(name)).unwrap();
+        let calls = line.split(['=', ',']).nth(1).unwrap();
+        calls.parse().unwrap()
+    };
+    assert!(calls("cmdstat_wait:") < 200, "{}", calls("cmdstat_wait:"));
+}
+
+#[tokio::test]
+async fn what_waits_holds_already_and_keeps_no_request_waiting() {
+    let (primary, replica) = pair();
+    let cache = node(&primary, 1, LONG);
+    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    ask(&layer, "other").await.unwrap();
+    replica.pause();
+    let revoking = tokio::spawn({
+        let cache = cache.clone();
+        async move { cache.revoke_token(&token("t")).await }
+    });
+    until("a wait for the replica", || waiting(&primary) > 0).await;
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
+    for _ in 0..100 {
+        assert_eq!(ask(&layer, "other").await.unwrap().1, Origin::Redis);
+    }
+    assert!(!revoking.is_finished() && waiting(&primary) == 1);
+    replica.resume();
+    assert_eq!(revoking.await.unwrap().unwrap().replicas(), Some(1));
+}
+
+#[tokio::test]
+async fn too_few_replicas_are_told_of_and_are_no_error() {
+    let (primary, replica) = pair();
+    let log = record();
+    let cache = node(&primary, 2, Duration::from_millis(50));
+    // One at most ever has it; how many had it in time depends on the machine.
+    for n in 0..3 {
+        let revocation = cache.revoke_token(&token(&format!("t-{n}"))).await.unwrap();
+        assert!(revocation.replicas() <= Some(1));
+    }
+    let warnings = |text: &str| text.matches("fewer replicas in time").count();
+    assert_eq!(warnings(&log.text()), 1);
+    drop(replica);
+
+    let alone = SessionCache::builder().wait_for_replicas(1, LONG).build();
+    let revocation = alone.unwrap().revoke_token(&token("t")).await.unwrap();
+    assert_eq!(revocation.replicas(), None);
+    for (replicas, at_most) in [(0, LONG), (1, Duration::ZERO), (1, Duration::from_secs(61))] {
+        let builder = SessionCache::builder().wait_for_replicas(replicas, at_most);
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains("wait_for_replicas"), "{error}");
+    }
+}

@@ -1,0 +1,246 @@
+//! Redis over TLS: used when all is right, and one line that says what to do when it is not.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bb8_redis::redis::cmd;
+use tokio::{io::AsyncReadExt, net::TcpListener};
+use tower_session_cache::{
+    LocalCache, Origin, RedisHealth, RedisTls, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+};
+
+use crate::support::{
+    client::{ask, token},
+    log::record,
+    probe::Probe,
+    soon,
+    tls::{Authority, Pair, TlsRedis, is_spoken},
+    until,
+};
+
+const SLOWLY: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_millis(700);
+
+fn node(url: String, tls: RedisTls, is_patient: bool) -> (SessionCache, SessionCacheLayer<Probe>) {
+    let builder = SessionCache::builder().redis(url).unwrap().redis_tls(tls);
+    let cache = builder
+        .redis_deadline(Duration::from_secs(20))
+        .redis_connect_deadline(Duration::from_secs(20))
+        // So long each lookup waits where there is never a connection.
+        .redis_checkout_deadline(if is_patient { SLOWLY } else { SOON })
+        .local_cache(LocalCache::new(100).lease(Duration::from_secs(20)))
+        .build()
+        .unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    (cache, layer)
+}
+
+fn trusting(authority: &Authority) -> RedisTls {
+    RedisTls::new().root_certificates(authority.pem())
+}
+
+fn with(tls: RedisTls, Pair { certificate, key }: Pair) -> RedisTls {
+    tls.client_certificate(certificate, key)
+}
+
+#[tokio::test]
+async fn lookups_and_the_listener_go_over_tls() {
+    if !is_spoken() {
+        return;
+    }
+    let authority = Authority::new();
+    for asks in [false, true] {
+        let redis = TlsRedis::start(&authority, &authority.issue("127.0.0.1"), asks, &[]);
+        let mut tls = trusting(&authority);
+        if asks {
+            tls = with(tls, authority.issue("a client"));
+        }
+        for url in [redis.url(), redis.url().replace("rediss:", "valkeys:")] {
+            let (cache, layer) = node(url, tls.clone(), true);
+            ask(&layer, "t").await.unwrap();
+            until("a lease", || cache.stats().lease_age.is_some()).await;
+            soon("a hit in memory", async {
+                while ask(&layer, "t").await.unwrap().1 != Origin::Local {}
+            })
+            .await;
+            let _ = cache.revoke_token(&token("other")).await.unwrap();
+            assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
+            let clients: String = redis.plain.run(cmd("CLIENT").arg("LIST"));
+            let over_tls = format!("laddr=127.0.0.1:{}", redis.port);
+            let count = clients.lines().filter(|it| it.contains(&over_tls)).count();
+            // All but the one that asks.
+            assert_eq!(count, clients.lines().count() - 1, "{clients}");
+            assert!(count >= 2, "{clients}");
+        }
+    }
+}
+
+/// The one warning that a node leaves that cannot use this Redis.
+async fn complaint(url: String, tls: RedisTls) -> String {
+    let log = record();
+    let (cache, layer) = node(url, tls, false);
+    soon("Redis to be left alone", async {
+        while !cache.stats().redis_skipped {
+            assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+        }
+    })
+    .await;
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
+    let text = log.text();
+    let complaints = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+    let complaints: Vec<_> = text.lines().filter(complaints).collect();
+    assert_eq!(complaints.len(), 1, "{complaints:#?}");
+    assert!(!text.contains("hunter2"), "{text}");
+    complaints[0].to_owned()
+}
+
+#[tokio::test]
+async fn each_failure_is_one_line_that_says_what_to_do() {
+    if !is_spoken() {
+        return;
+    }
+    let (authority, other) = (Authority::new(), Authority::new());
+    let own = authority.issue("127.0.0.1");
+    let redis = TlsRedis::start(&authority, &own, false, &[]);
+    let asking = TlsRedis::start(&authority, &own, true, &[]);
+    let expired = authority.issue_until("127.0.0.1", 2_001);
+    let expired = TlsRedis::start(&authority, &expired, false, &[]);
+    let elsewhere = TlsRedis::start(&authority, &authority.issue("redis"), false, &[]);
+    let guarded = TlsRedis::start(&authority, &own, false, &["--requirepass", "hunter3"]);
+    let tls = || trusting(&authority);
+    let wrong = guarded.url().replace("//", "//:hunter2@");
+    let plain = redis.plain.url().replace("redis:", "rediss:");
+    let stranger = || with(tls(), other.issue("a client"));
+    for (name, url, tls, advice) in [
+        (
+            "wrong CA",
+            redis.url(),
+            trusting(&other),
+            "RedisTls::root_certificates",
+        ),
+        (
+            "no CA",
+            redis.url(),
+            RedisTls::new(),
+            "RedisTls::root_certificates",
+        ),
+        ("expired", expired.url(), tls(), "has expired; renew it"),
+        (
+            "another host",
+            elsewhere.url(),
+            tls(),
+            "is for another host",
+        ),
+        (
+            "no certificate",
+            asking.url(),
+            tls(),
+            "RedisTls::client_certificate",
+        ),
+        (
+            "a stranger's",
+            asking.url(),
+            stranger(),
+            "RedisTls::client_certificate",
+        ),
+        ("no TLS", plain, tls(), "tls-port"),
+        ("wrong password", wrong, tls(), "the user and the password"),
+        (
+            "no password",
+            guarded.url(),
+            tls(),
+            "Authentication required",
+        ),
+    ] {
+        let complaint = complaint(url, tls).await;
+        assert!(complaint.contains(advice), "{name}: {complaint}");
+    }
+    let keys = [&redis, &asking, &expired, &elsewhere].map(|redis| redis.plain.keys());
+    assert!(keys.iter().all(Vec::is_empty), "{keys:?}");
+}
+
+/// Whatever the server does: nothing is ever said in plain text.
+#[tokio::test]
+async fn nothing_falls_back_to_plain_text() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!(
+        "rediss://127.0.0.1:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let (seen, plain) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (Arc::clone(&seen), Arc::clone(&plain));
+    let server = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            // A handshake begins with a record of this type.
+            let is_handshake = matches!(client.read_u8().await, Ok(0x16));
+            counts.0.fetch_add(1, SeqCst);
+            counts.1.fetch_add(usize::from(!is_handshake), SeqCst);
+        }
+    });
+    complaint(url, RedisTls::new()).await;
+    assert!(seen.load(SeqCst) >= 3);
+    assert_eq!(plain.load(SeqCst), 0);
+    server.abort();
+}
+
+#[test]
+fn certificates_are_checked_when_the_cache_is_built() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let pair = authority.issue("a client");
+    let stranger = other.issue("a client");
+    let of = |certificate: &str, key: &str| RedisTls::new().client_certificate(certificate, key);
+    let built =
+        |builder: SessionCacheBuilder| builder.build().map(|_| ()).map_err(|e| e.to_string());
+    let over = |tls| {
+        built(
+            SessionCache::builder()
+                .redis("rediss://redis")
+                .unwrap()
+                .redis_tls(tls),
+        )
+    };
+
+    assert_eq!(over(trusting(&authority)), Ok(()));
+    assert_eq!(over(of(&pair.certificate, &pair.key)), Ok(()));
+    for (tls, advice) in [
+        (
+            RedisTls::new().root_certificates("/etc/ca.pem"),
+            "the CA as PEM",
+        ),
+        (
+            RedisTls::new().root_certificates(&*pair.key),
+            "the CA as PEM",
+        ),
+        (of("me", &pair.key), "both as PEM"),
+        (of(&pair.certificate, "key"), "both as PEM"),
+        (of(&pair.certificate, &stranger.key), "belong together"),
+        (of(&pair.key, &pair.certificate), "the certificate first"),
+    ] {
+        let error = over(tls).unwrap_err();
+        assert!(error.contains(advice), "{error}");
+    }
+    let plain = SessionCache::builder().redis("redis://redis").unwrap();
+    let error = built(plain.redis_tls(trusting(&authority))).unwrap_err();
+    assert!(error.contains("rediss://"), "{error}");
+    let insecure = SessionCache::builder().redis("rediss://:hunter2@redis/2#insecure");
+    let error = insecure.unwrap_err().to_string();
+    assert!(
+        error.contains("redis_tls") && !error.contains("hunter2"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_certificate_is_printed() {
+    let pair = Authority::new().issue("a client");
+    let tls = with(RedisTls::new(), Pair { ..pair });
+    let builder = SessionCache::builder().redis_tls(tls.clone());
+    let expected = "RedisTls { root_certificates: false, client_certificate: true }";
+    assert_eq!(format!("{tls:?}"), expected);
+    assert!(format!("{builder:?}").contains(expected));
+}
