@@ -10,6 +10,8 @@
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
 //!   when the URL names none.
+//! - `REDIS_CLUSTER_URLS`, such as `redis://redis-1:6379,redis://redis-2:6379`: some nodes of a Redis
+//!   Cluster, in place of `REDIS_URL`.
 //! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
 //!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
@@ -370,6 +372,13 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         cache = cache
             .redis(redis)
             .map_err(|error| format!("REDIS_URL: {error}"))?;
+    }
+    let nodes = setting("REDIS_CLUSTER_URLS", String::new())?;
+    if !nodes.is_empty() {
+        let nodes = nodes.split(',').map(str::trim);
+        cache = cache
+            .redis_cluster(nodes)
+            .map_err(|error| format!("REDIS_CLUSTER_URLS: {error}"))?;
     }
     let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
     if local > 0 {

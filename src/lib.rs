@@ -139,6 +139,7 @@
 //! | `appwrite` | `AppwriteValidator`, which asks Appwrite's HTTP API | reqwest, rustls with *ring* |
 //! | `introspection` | `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection, RFC 7662 | the same |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses | axum-core |
+//! | `cluster` | a Redis Cluster in place of a single server, see `docs::cluster` | nothing |
 //! | `metrics` | counts, levels and latencies for the `metrics` facade | metrics; an addition for each local hit |
 //! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |
 #![cfg_attr(docsrs, feature(doc_cfg))]

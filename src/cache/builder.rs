@@ -2,8 +2,12 @@
 
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
+#[cfg(feature = "cluster")]
+use bb8_redis::redis::RedisConnectionInfo;
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "cluster")]
+use super::redis::NoNode;
 use super::{
     SessionCache, SessionCacheConfig, Shared,
     accept::SLACK as SLACK_MICROS,
@@ -12,7 +16,7 @@ use super::{
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
-    redis::{self, Deadlines, Limits, Redis, Tier},
+    redis::{self, Deadlines, Limits, Place, Redis, Tier},
     refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
@@ -43,7 +47,7 @@ pub struct SessionCacheBuilder {
     validation_deadline: Duration,
     max_validations: usize,
     negative_ttl: Duration,
-    redis: Option<RedisUrl>,
+    redis: Option<RedisUrls>,
     redis_db: u16,
     redis_deadline: Duration,
     redis_connect_deadline: Duration,
@@ -71,11 +75,40 @@ impl Default for SessionCache {
 
 /// May contain a password.
 #[derive(Clone)]
-struct RedisUrl(String);
+enum RedisUrls {
+    Server(String),
+    #[cfg(feature = "cluster")]
+    Cluster(Vec<String>),
+}
 
-impl fmt::Debug for RedisUrl {
+impl fmt::Debug for RedisUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RedisUrl(…)")
+        f.write_str("RedisUrls(…)")
+    }
+}
+
+impl RedisUrls {
+    fn place(&self, db: u16) -> Result<Place, ConfigError> {
+        match self {
+            Self::Server(url) => Ok(Place::Server(redis::server(url, db).ok_or(REDIS_URL)?)),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(urls) => {
+                let nodes = urls.iter().map(|url| redis::node(url));
+                let nodes = nodes.collect::<Result<Vec<_>, _>>();
+                let nodes = nodes.map_err(|error| match error {
+                    NoNode::Unreadable => CLUSTER_URLS,
+                    NoNode::NamesDatabase => CLUSTER_DATABASE,
+                })?;
+                let first = nodes.first().ok_or(CLUSTER_URLS)?.redis_settings();
+                let is_same = |other: &RedisConnectionInfo| {
+                    other.username() == first.username() && other.password() == first.password()
+                };
+                if !nodes.iter().all(|node| is_same(node.redis_settings())) {
+                    return Err(CLUSTER_USERS);
+                }
+                Ok(Place::Cluster(nodes))
+            }
+        }
     }
 }
 
@@ -144,7 +177,43 @@ impl SessionCacheBuilder {
     pub fn redis(mut self, url: impl Into<String>) -> Result<Self, ConfigError> {
         let url = url.into();
         redis::server(&url, 0).ok_or(REDIS_URL)?;
-        self.redis = Some(RedisUrl(url));
+        self.redis = Some(RedisUrls::Server(url));
+        Ok(self)
+    }
+
+    /// Keeps the sessions in a Redis Cluster; takes the place of [`redis`](Self::redis).
+    ///
+    /// The URLs are `redis://[user:password@]host[:port]` of some of its nodes, primaries or
+    /// replicas: those that answer tell the others. All nodes need the same user and password.
+    /// A cluster has one database, so no URL names another than 0, and
+    /// [`redis_db`](Self::redis_db) is not used.
+    ///
+    /// Nothing is connected before the first use. A node that is down costs the sessions whose
+    /// keys it holds their place in the cache until a replica has taken over; no request fails.
+    /// What holds on a cluster and what does not is told in [`docs::cluster`](crate::docs::cluster).
+    ///
+    /// ```
+    /// use tower_session_cache::SessionCache;
+    ///
+    /// let nodes = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"];
+    /// let cache = SessionCache::builder().redis_cluster(nodes)?.build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), tower_session_cache::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// No URL at all, or one that is not understood, names a database, or has another user or
+    /// password than the first. The error does not show it.
+    #[cfg(feature = "cluster")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
+    pub fn redis_cluster<U: Into<String>>(
+        mut self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<Self, ConfigError> {
+        let urls = RedisUrls::Cluster(urls.into_iter().map(Into::into).collect());
+        urls.place(0)?;
+        self.redis = Some(urls);
         Ok(self)
     }
 
@@ -488,15 +557,15 @@ impl SessionCacheBuilder {
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         let redis = match &self.redis {
             None => None,
-            Some(RedisUrl(url)) => {
-                let server = redis::server(url, self.redis_db).ok_or(REDIS_URL)?;
+            Some(urls) => {
+                let place = urls.place(self.redis_db)?;
                 let clock = self.clock.clone();
                 let sealing = self
                     .sealing_key
                     .as_ref()
                     .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
                 let prefix = self.key_prefix.clone();
-                let redis = Redis::new(server, prefix, sealing, clock, limits, tier);
+                let redis = Redis::new(place, prefix, sealing, clock, limits, tier);
                 Some(redis.map_err(|_| REDIS_URL)?)
             }
         };
@@ -573,6 +642,25 @@ impl SessionCacheBuilder {
 const REDIS_URL: ConfigError = ConfigError(
     "the Redis URL is not understood; write it like redis://host:6379/2, with user and password as \
      redis://user:password@host:6379/2 (it usually comes from REDIS_URL)",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_URLS: ConfigError = ConfigError(
+    "the URLs of the Redis cluster are not understood; name at least one node, each like \
+     redis://host:6379, with user and password as redis://user:password@host:6379 (they usually \
+     come from REDIS_CLUSTER_URLS)",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_DATABASE: ConfigError = ConfigError(
+    "a URL of the Redis cluster names a database, and a cluster has only number 0; leave out what \
+     follows the port, and tell projects that share the cluster apart by key_prefix",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_USERS: ConfigError = ConfigError(
+    "the URLs of the Redis cluster differ in user or password; give all nodes the same, since \
+     those that are found by them are asked as the first",
 );
 
 fn micros(duration: Duration) -> u64 {

@@ -1,18 +1,25 @@
 //! The store that all nodes share, and the Python service with them.
 //!
-//! Every operation is one round trip and one script, so what it compares is of one moment. No
-//! operation fails: when Redis does not answer in time, the outcome says so, and the caller
-//! decides without it.
+//! On one server every operation is one round trip and one script, so what it compares is of one
+//! moment. On a cluster it reads what is apart, and compares again whenever it serves. No operation
+//! fails: when Redis does not answer in time, the outcome says so, and the caller decides without
+//! it.
 
+mod apart;
 mod breaker;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod fill;
 mod listener;
 mod lookup;
 mod memory;
+mod met;
 mod names;
 mod pool;
 mod revocation;
+mod run;
 mod scripts;
+mod servers;
 mod warned;
 
 use std::{
@@ -22,9 +29,10 @@ use std::{
     time::Duration,
 };
 
+#[cfg(feature = "cluster")]
+use bb8_redis::redis::ConnectionAddr;
 use bb8_redis::redis::{
-    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, cmd, from_redis_value,
-    parse_redis_url,
+    ConnectionInfo, FromRedisValue, IntoConnectionInfo, Value, from_redis_value, parse_redis_url,
 };
 
 pub(crate) use self::lookup::Replace;
@@ -33,7 +41,7 @@ use self::{
     listener::Listener,
     memory::Memory,
     names::{Keys, Names},
-    pool::Links,
+    servers::Servers,
     warned::Warned,
 };
 pub(super) use self::{
@@ -41,12 +49,13 @@ pub(super) use self::{
     lookup::{Found, Seen, Served},
     pool::Deadlines,
     revocation::Verdict,
+    servers::Place,
 };
 use super::{key::EntryKey, lease::Lease, life::Lifetimes, seal::Sealing, stats::RedisMeter};
 use crate::clock::Clock;
 
 pub(super) struct Redis {
-    links: Links,
+    links: Servers,
     listener: Option<Listener>,
     names: Names,
     sealing: Option<Sealing>,
@@ -78,7 +87,7 @@ pub(super) struct Tier {
 
 impl Redis {
     pub(super) fn new(
-        server: ConnectionInfo,
+        place: Place,
         prefix: String,
         sealing: Option<Sealing>,
         clock: Clock,
@@ -88,8 +97,8 @@ impl Redis {
         let names = Names::new(prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Ok(Self {
-            listener: tier.map(|tier| Listener::new(&server, tier, names.clone())),
-            links: Links::new(server, limits.deadlines, names.write_probe(), lease)?,
+            listener: tier.map(|tier| Listener::new(tier, names.clone())),
+            links: Servers::new(place, limits.deadlines, &names, lease)?,
             names,
             sealing,
             clock,
@@ -110,8 +119,7 @@ impl Redis {
     }
 
     pub(super) async fn answers(&self) -> bool {
-        let call = self.links.call(Effect::Reads);
-        call.send(&cmd("PING")).await.is_ok()
+        self.links.call(Effect::Reads).reaches_all().await
     }
 
     fn keys(&self, key: &EntryKey) -> Keys {
@@ -146,6 +154,27 @@ fn read<T: FromRedisValue>(reply: Value) -> Option<T> {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Reads the URL of a node of a cluster, which has one database and a port.
+#[cfg(feature = "cluster")]
+pub(super) fn node(url: &str) -> Result<ConnectionInfo, NoNode> {
+    let info = server(url, 0).ok_or(NoNode::Unreadable)?;
+    if info.redis_settings().db() != 0 {
+        return Err(NoNode::NamesDatabase);
+    }
+    match info.addr() {
+        ConnectionAddr::Unix(_) => Err(NoNode::Unreadable),
+        ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => Ok(info),
+        _ => Err(NoNode::Unreadable),
+    }
+}
+
+/// Why a URL is none of a cluster's.
+#[cfg(feature = "cluster")]
+pub(super) enum NoNode {
+    Unreadable,
+    NamesDatabase,
 }
 
 /// Reads a URL; `db` is used when it names no database. The error does not show the URL.

@@ -12,6 +12,7 @@ mod support;
 
 mod appwrite;
 mod axum_handlers;
+mod cluster;
 mod composition;
 mod config;
 mod docs;

@@ -33,6 +33,7 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
+        "REDIS_CLUSTER_URLS",
         "REDIS_URL",
         "SESSION_CACHE_ENABLED",
         "SESSION_CACHE_REDIS_DB",

@@ -3,6 +3,7 @@
 pub mod appwrite;
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod example;
 pub mod greeter;
 pub mod hostile;

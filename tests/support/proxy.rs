@@ -45,6 +45,8 @@ struct Faults {
     withholds_pushes: AtomicBool,
     refuses: AtomicBool,
     holds_lookups: watch::Sender<bool>,
+    /// Whether commands wait, and how many times those that did were let go.
+    holds_commands: watch::Sender<(bool, u64)>,
     /// How many replies wait, and how many PONGs have gone through.
     held: AtomicUsize,
     pongs: AtomicUsize,
@@ -62,6 +64,7 @@ impl Proxy {
             withholds_pushes: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             holds_lookups: watch::Sender::new(false),
+            holds_commands: watch::Sender::new((false, 0)),
             held: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
         });
@@ -78,7 +81,8 @@ impl Proxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                connections.spawn(requests(from_client, to_server, Arc::clone(&log)));
+                let (log, faults) = (Arc::clone(&log), Arc::clone(&now));
+                connections.spawn(requests(from_client, to_server, log, faults));
                 connections.spawn(replies(from_server, to_client, Arc::clone(&now)));
             }
         });
@@ -88,6 +92,10 @@ impl Proxy {
             faults,
             accepting: accepting.abort_handle(),
         }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
@@ -106,6 +114,18 @@ impl Proxy {
     /// Lets everything through but what a lookup is answered.
     pub fn hold_lookups(&self, hold: bool) {
         self.faults.holds_lookups.send_replace(hold);
+    }
+
+    /// Lets no command through from now on; they are listed all the same.
+    pub fn hold_commands(&self, hold: bool) {
+        let holds = &self.faults.holds_commands;
+        holds.send_modify(|(holds, _)| *holds = hold);
+    }
+
+    /// Lets the commands go that have come, and none that come later.
+    pub fn let_commands_go(&self) {
+        let holds = &self.faults.holds_commands;
+        holds.send_modify(|(_, times)| *times += 1);
     }
 
     /// Such answers that wait now.
@@ -140,16 +160,32 @@ impl Drop for Proxy {
     }
 }
 
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, log: Arc<Mutex<Vec<String>>>) {
-    let mut pending = Vec::new();
+async fn requests(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    log: Arc<Mutex<Vec<String>>>,
+    faults: Arc<Faults>,
+) {
+    let (mut pending, mut held) = (Vec::new(), Vec::new());
     let mut buffer = [0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        pending.extend_from_slice(&buffer[..length]);
-        while let Some((name, rest)) = command(&pending) {
-            log.lock().unwrap().push(name);
-            pending.drain(..pending.len() - rest);
+    let mut holds = faults.holds_commands.subscribe();
+    loop {
+        tokio::select! {
+            read = from.read(&mut buffer) => {
+                let Ok(length @ 1..) = read else { break };
+                held.extend_from_slice(&buffer[..length]);
+                pending.extend_from_slice(&buffer[..length]);
+                while let Some((name, rest)) = command(&pending) {
+                    log.lock().unwrap().push(name);
+                    pending.drain(..pending.len() - rest);
+                }
+                if holds.borrow().0 {
+                    continue;
+                }
+            }
+            _ = holds.changed() => {}
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
+        if to.write_all(&std::mem::take(&mut held)).await.is_err() {
             break;
         }
     }

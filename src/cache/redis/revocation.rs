@@ -2,6 +2,8 @@
 
 use std::{hash::BuildHasher, sync::atomic::Ordering::Relaxed, time::Duration};
 
+use bb8_redis::redis::cmd;
+
 use super::{Redis, breaker::Effect, pool::Unanswered, scripts::Script};
 use crate::cache::{accept::SLACK, key::EntryKey};
 
@@ -34,8 +36,18 @@ impl Redis {
         let call = self.links.call(Effect::Writes);
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            call.run(Script::RevokeToken, &[&keys.tomb, &keys.record], &arguments)
-                .await?;
+            let both: [&str; 2] = [&keys.tomb, &keys.record];
+            let script = Script::RevokeToken;
+            if call
+                .run_together(script, &both, &arguments)
+                .await?
+                .is_none()
+            {
+                // Each where it is; the tombstone first, so that nobody puts the record back.
+                call.run(script, &[&keys.tomb], &arguments).await?;
+                let mut delete = cmd("DEL");
+                call.send(&keys.record, delete.arg(&keys.record)).await?;
+            }
         }
         Ok(())
     }
