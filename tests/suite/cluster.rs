@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::{Duration, Instant},
@@ -91,7 +91,7 @@ async fn all_cached(layer: &SessionCacheLayer<Probe>) {
 
 /// A token whose keys are on the first of these nodes, and its user's mark on the second.
 fn token_on(cluster: &Cluster, keys: usize, mark: usize) -> String {
-    let texts = (0..10_000).map(|n| format!("user{n}-token"));
+    let texts = (0..10_000).map(|n| format!("guest{n}-token"));
     let owner_of = |key: &str| cluster.owner_of(key);
     let mut owned = texts.filter(|text| {
         owner_of(&mark_key(user_of(text))) == mark && owner_of(&session_key(text)) == keys
@@ -111,7 +111,10 @@ async fn a_session_that_one_node_has_stored_is_served_by_all() {
         }
     }
     assert_eq!(probe.calls(), 0);
-    let held: Vec<_> = cluster.nodes[..3].iter().map(|node| node.keys().len()).collect();
+    let held: Vec<_> = cluster.nodes[..3]
+        .iter()
+        .map(|node| node.keys().len())
+        .collect();
     assert!(held.iter().all(|keys| *keys > 0), "{held:?}");
 }
 
@@ -124,7 +127,7 @@ async fn what_one_node_revokes_no_other_serves() {
         assert_eq!(origin(&layer, text).await, Origin::Validator);
         assert_eq!(origin(&there, text).await, Origin::Redis);
         assert_eq!(origin(&there, text).await, Origin::Redis, "by the shortcut");
-        match n % 3 {
+        let _ = match n % 3 {
             0 => here.invalidate_token(&token(text)).await,
             1 => here.invalidate_user(user_of(text)).await,
             _ => here.revoke_token(&token(text)).await,
@@ -153,7 +156,7 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
             let (at, asked) = (layer.clone(), text.clone());
             let request = tokio::spawn(async move { origin(&at, &asked).await });
             probe.wait_for_calls(calls + 1).await;
-            match n % 2 {
+            let _ = match n % 2 {
                 0 => other.invalidate_token(&token(&text)).await,
                 _ => other.invalidate_user(user_of(&text)).await,
             }
@@ -162,7 +165,7 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
             assert_eq!(request.await.unwrap(), Origin::Validator);
             assert_eq!(probe.calls(), calls + 2, "{text}");
             assert_eq!(origin(&layer, &text).await, Origin::Redis);
-            other.invalidate_token(&token(&text)).await.unwrap();
+            let _ = other.invalidate_token(&token(&text)).await.unwrap();
         }
     }
 }
@@ -177,7 +180,7 @@ async fn a_logout_overtakes_a_validation_on_another_node() {
         let (at, asked) = (layer.clone(), text.clone());
         let request = tokio::spawn(async move { ask(&at, &asked).await });
         probe.wait_for_calls(calls + 1).await;
-        other.revoke_token(&token(&text)).await.unwrap();
+        let _ = other.revoke_token(&token(&text)).await.unwrap();
         probe.let_go();
         assert_eq!(request.await.unwrap().unwrap_err(), 401);
         assert_eq!(ask(&layer, &text).await.unwrap_err(), 401);
@@ -192,33 +195,49 @@ async fn whatever_the_keys_are_called_they_are_found() {
     let named = |builder: SessionCacheBuilder| {
         let (cache, probe, _) = node_of(builder.key_prefix("shop:"));
         let cache = cache.with_namespace("machines");
-        (cache.clone(), SessionCacheLayer::new(cache, probe.clone()), probe)
+        (
+            cache.clone(),
+            SessionCacheLayer::new(cache, probe.clone()),
+            probe,
+        )
     };
     let before = || {
         let builder = builder(cluster.urls());
         builder.pepper(secret('a')).sealing_key(secret('b'))
     };
     let after = || {
-        let builder = builder(cluster.urls()).pepper(secret('c')).sealing_key(secret('d'));
-        builder.previous_pepper(secret('a')).previous_sealing_key(secret('b'))
+        let builder = builder(cluster.urls())
+            .pepper(secret('c'))
+            .sealing_key(secret('d'));
+        builder
+            .previous_pepper(secret('a'))
+            .previous_sealing_key(secret('b'))
     };
     let ((old, layer, _), (new, there, probe)) = (named(before()), named(after()));
     for (n, text) in tokens().iter().enumerate() {
         assert_eq!(origin(&layer, text).await, Origin::Validator);
         for _ in 0..2 {
             assert_eq!(origin(&layer, text).await, Origin::Redis);
-            assert_eq!(origin(&there, text).await, Origin::Redis, "by its previous name");
+            assert_eq!(
+                origin(&there, text).await,
+                Origin::Redis,
+                "by its previous name"
+            );
         }
         let calls = probe.calls();
-        match n % 2 {
+        let _ = match n % 2 {
             0 => old.invalidate_token(&token(text)).await,
             _ => old.invalidate_user(user_of(text)).await,
         }
         .unwrap();
         assert_eq!(origin(&there, text).await, Origin::Validator);
         assert_eq!(probe.calls(), calls + 1);
-        new.revoke_token(&token(text)).await.unwrap();
-        assert_eq!(ask(&layer, text).await.unwrap_err(), 401, "under both names");
+        let _ = new.revoke_token(&token(text)).await.unwrap();
+        assert_eq!(
+            ask(&layer, text).await.unwrap_err(),
+            401,
+            "under both names"
+        );
     }
     let all = cluster.nodes.iter().flat_map(Redis::keys);
     assert!(all.into_iter().all(|key| key.starts_with("shop:")));
@@ -244,14 +263,18 @@ async fn the_python_service_and_this_crate_read_each_other() {
         // Ours carries what the peer reads, under the name where it looks.
         let ours: serde_json::Value = serde_json::from_str(&cluster.get(&key).unwrap()).unwrap();
         assert_eq!(ours["user_id"], user_of(&text));
-        cache.invalidate_token(&token(&text)).await.unwrap();
+        let _ = cache.invalidate_token(&token(&text)).await.unwrap();
         assert_eq!(cluster.get(&key), None);
     }
 }
 
 /// The commands that a lookup sends, wave by wave: none of the next is sent before the one before
 /// is answered.
-async fn waves(proxies: &[Proxy], waves: &[&[&str]], lookup: impl Future<Output = Origin> + Send + 'static) {
+async fn waves(
+    proxies: &[Proxy],
+    waves: &[&[&str]],
+    lookup: impl Future<Output = Origin> + Send + 'static,
+) {
     let clear = || {
         for proxy in proxies {
             proxy.commands();
@@ -319,7 +342,9 @@ async fn a_hit_takes_one_round_trip_where_the_user_is_known_and_two_else() {
     for (proxy, node) in proxies.iter().zip(&cluster.nodes) {
         proxy.lead_to(node.port());
     }
-    let urls = proxies.iter().map(|proxy| format!("redis://127.0.0.1:{}", proxy.port()));
+    let urls = proxies
+        .iter()
+        .map(|proxy| format!("redis://127.0.0.1:{}", proxy.port()));
     let urls: Vec<_> = urls.collect();
     let patient = || builder(urls.clone()).redis_deadline(LONG);
     let ((_, _, layer), (_, probe, there)) = (node_of(patient()), node_of(patient()));
@@ -351,7 +376,7 @@ async fn scripts_that_somebody_flushed_are_loaded_again() {
         }
         assert_eq!(origin(&layer, &text).await, Origin::Validator);
         assert_eq!(origin(&layer, &text).await, Origin::Redis);
-        cache.invalidate_token(&token(&text)).await.unwrap();
+        let _ = cache.invalidate_token(&token(&text)).await.unwrap();
     }
     assert_eq!(cache.stats().redis_unanswered, 0);
 }
@@ -381,14 +406,17 @@ async fn a_token_is_revoked_while_its_slot_moves() {
         let refused = errors(&cluster, "TRYAGAIN");
         let calls = probe.calls();
         if n % 2 == 0 {
-            here.revoke_token(&token(&text)).await.unwrap();
+            let _ = here.revoke_token(&token(&text)).await.unwrap();
             assert_eq!(ask(&there, &text).await.unwrap_err(), 401);
         } else {
-            here.invalidate_token(&token(&text)).await.unwrap();
+            let _ = here.invalidate_token(&token(&text)).await.unwrap();
             assert_eq!(origin(&there, &text).await, Origin::Validator);
             assert_eq!(probe.calls(), calls + 1);
         }
-        assert!(errors(&cluster, "TRYAGAIN") > refused, "both keys in one command");
+        assert!(
+            errors(&cluster, "TRYAGAIN") > refused,
+            "both keys in one command"
+        );
         assert_eq!(cluster.keys_in(moved.from, slot), 0, "the record has gone");
         assert_eq!(cluster.keys_in(moved.to, slot), 1, "and the tombstone come");
         cluster.end_move(moved);
@@ -426,12 +454,16 @@ async fn no_request_fails_while_a_slot_moves_and_none_is_served_what_was_revoked
             }
             origin(&layer, &text).await;
             let calls = probe.calls();
-            match stage % 2 {
+            let _ = match stage % 2 {
                 0 => here.invalidate_user(user_of(&text)).await,
                 _ => here.invalidate_token(&token(&text)).await,
             }
             .unwrap();
-            assert_eq!(origin(&there, &text).await, Origin::Validator, "{key} {stage}");
+            assert_eq!(
+                origin(&there, &text).await,
+                Origin::Validator,
+                "{key} {stage}"
+            );
             assert!(probe.calls() > calls);
         }
     }
@@ -473,13 +505,13 @@ async fn a_primary_that_freezes_does_not_take_the_others_along() {
 
 /// How long this machine kept a task waiting that wanted nothing, at most.
 struct Stalls {
-    longest: Arc<std::sync::Mutex<Duration>>,
+    longest: Arc<Mutex<Duration>>,
     ends: Arc<AtomicBool>,
 }
 
 impl Stalls {
     fn watch() -> Self {
-        let (longest, ends) = (Arc::default(), Arc::<AtomicBool>::default());
+        let (longest, ends) = (Arc::<Mutex<_>>::default(), Arc::<AtomicBool>::default());
         let (kept, end) = (Arc::clone(&longest), Arc::clone(&ends));
         tokio::spawn(async move {
             while !end.load(SeqCst) {
@@ -505,7 +537,9 @@ async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_
         node_timeout: NODE_TIMEOUT,
         ..Plan::default()
     });
-    let default = SessionCache::builder().redis_cluster(cluster.urls()).unwrap();
+    let default = SessionCache::builder()
+        .redis_cluster(cluster.urls())
+        .unwrap();
     let (cache, _, layer) = node_of(default.refresh_ahead(100));
     all_cached(&layer).await;
     let stalls = Stalls::watch();
@@ -555,7 +589,10 @@ async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_
         "a killed primary: whole after {whole:?}, all cached after {recovered:?}; requests {sum:?}, \
          the longest {longest:?}, the machine's longest stall {stalled:?}"
     );
-    assert!(longest < Duration::from_secs(2) + 4 * stalled, "{longest:?}");
+    assert!(
+        longest < Duration::from_secs(2) + 4 * stalled,
+        "{longest:?}"
+    );
     assert_eq!(cluster.primaries().len(), 3);
     assert!(!cache.stats().redis_skipped);
 }
@@ -564,7 +601,11 @@ async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_
 /// revoked it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
-    for lost in ["the mark", "the tombstone", "the mark, met for the first time"] {
+    for lost in [
+        "the mark",
+        "the tombstone",
+        "the mark, met for the first time",
+    ] {
         let mut cluster = Cluster::planned(Plan {
             node_timeout: NODE_TIMEOUT,
             ..Plan::default()
@@ -590,7 +631,7 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
         }
         cluster.until_replicated(0, 3);
         cluster.cut_off(0, 3);
-        match lost {
+        let _ = match lost {
             "the tombstone" => cache.invalidate_token(&token(&text)).await,
             _ => cache.invalidate_user(user_of(&text)).await,
         }
@@ -606,7 +647,10 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
         } else if lost == "the tombstone" {
             let lost: Option<String> = cluster.get(&tomb_key(&text));
             assert_eq!(lost, None);
-            assert!(cluster.get(&session_key(&text)).is_some(), "it has come back");
+            assert!(
+                cluster.get(&session_key(&text)).is_some(),
+                "it has come back"
+            );
         }
         let mark = mark_key(user_of(&text));
         assert_eq!(cluster.get(&mark), None, "it has gone");
@@ -648,7 +692,7 @@ async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
     let epochs = cache.stats().epochs;
     for (n, text) in tokens().iter().enumerate() {
         let calls = probe.calls();
-        match n % 2 {
+        let _ = match n % 2 {
             0 => revoker.invalidate_token(&token(text)).await,
             _ => revoker.invalidate_user(user_of(text)).await,
         }
@@ -661,7 +705,11 @@ async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
         .await;
         until_local(&layer, text).await;
     }
-    assert_eq!(cache.stats().epochs, epochs, "it heard of them, and lost nothing");
+    assert_eq!(
+        cache.stats().epochs,
+        epochs,
+        "it heard of them, and lost nothing"
+    );
     // A move to the one that had none before begins a new epoch, and is heard as well.
     let text = &tokens()[0];
     let slot = cluster.slot(&session_key(text));
@@ -670,7 +718,7 @@ async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
     until("a new epoch", || cache.stats().epochs > epochs).await;
     until_local(&layer, text).await;
     let calls = probe.calls();
-    revoker.invalidate_token(&token(text)).await.unwrap();
+    let _ = revoker.invalidate_token(&token(text)).await.unwrap();
     soon("the push", async {
         while probe.calls() == calls {
             origin(&layer, text).await;
@@ -743,16 +791,25 @@ fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
     };
     assert!(refused(&[]).contains("at least one node"));
     for url in ["", "10.0.0.1", "http://10.0.0.1", "unix:///run/redis.sock"] {
-        assert!(refused(&["redis://10.0.0.1:6379", url]).contains("redis://host:6379"), "{url}");
+        assert!(
+            refused(&["redis://10.0.0.1:6379", url]).contains("redis://host:6379"),
+            "{url}"
+        );
     }
     assert!(refused(&["redis://10.0.0.1:6379/2"]).contains("only number 0"));
     let users = ["redis://10.0.0.1:6379", "redis://ada:s3cr3t@10.0.0.2:6379"];
     let text = refused(&users);
-    assert!(text.contains("user or password") && !text.contains("s3cr3t"), "{text}");
+    assert!(
+        text.contains("user or password") && !text.contains("s3cr3t"),
+        "{text}"
+    );
     let urls = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379/0"];
     let builder = SessionCache::builder().redis_cluster(urls).unwrap();
     assert!(!format!("{builder:?}").contains("10.0.0.1"));
-    assert!(builder.redis_db(7).build().is_ok(), "a cluster has no such number");
+    assert!(
+        builder.redis_db(7).build().is_ok(),
+        "a cluster has no such number"
+    );
 }
 
 #[tokio::test]

@@ -68,12 +68,19 @@ impl Cluster {
             let node = &cluster.nodes[usize::from(n)];
             let last = (share * (n + 1)).min(SLOTS) - 1;
             let mut slots = cmd("CLUSTER");
-            node.run::<()>(slots.arg("ADDSLOTS").arg((share * n..=last).collect::<Vec<_>>()));
+            node.run::<()>(
+                slots
+                    .arg("ADDSLOTS")
+                    .arg((share * n..=last).collect::<Vec<_>>()),
+            );
         }
         for (n, node) in cluster.nodes.iter().enumerate() {
             node.run::<()>(cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(n + 1));
             let mut meet = cmd("CLUSTER");
-            meet.arg("MEET").arg("127.0.0.1").arg(node.port()).arg(node.bus());
+            meet.arg("MEET")
+                .arg("127.0.0.1")
+                .arg(node.port())
+                .arg(node.bus());
             if n > 0 {
                 cluster.nodes[0].run::<()>(&meet);
             }
@@ -99,9 +106,8 @@ impl Cluster {
     /// Waits until a replica has all that its primary has.
     pub fn until_replicated(&self, primary: usize, replica: usize) {
         self.until("a replica", |cluster| {
-            let info = |n: usize| -> String {
-                cluster.nodes[n].run(cmd("INFO").arg("replication"))
-            };
+            let info =
+                |n: usize| -> String { cluster.nodes[n].run(cmd("INFO").arg("replication")) };
             let (primary, replica) = (info(primary), info(replica));
             let offset = |info: &str, name: &str| {
                 let line = info.lines().find_map(|line| line.strip_prefix(name));
@@ -115,7 +121,8 @@ impl Cluster {
     /// Waits until a node that was killed has all that the primary has which took over from it.
     pub fn until_replica(&self, node: usize) {
         self.until("a replica to come back", |cluster| {
-            let info: RedisResult<String> = cluster.nodes[node].try_run(cmd("INFO").arg("replication"));
+            let info: RedisResult<String> =
+                cluster.nodes[node].try_run(cmd("INFO").arg("replication"));
             info.is_ok_and(|info| info.contains("master_link_status:up"))
         });
         self.until_whole();
@@ -126,7 +133,10 @@ impl Cluster {
         let node = &self.nodes[primary];
         let mut connection = node.connection();
         let mut config = cmd("CONFIG");
-        config.arg("SET").arg("requirepass").arg("unknown to the replica");
+        config
+            .arg("SET")
+            .arg("requirepass")
+            .arg("unknown to the replica");
         config.exec(&mut connection).unwrap();
         let mut kill = cmd("CLIENT");
         kill.arg("KILL").arg("TYPE").arg("replica");
@@ -142,8 +152,7 @@ impl Cluster {
         self.nodes.iter().map(Redis::url).collect()
     }
 
-    /// Waits until every node that runs takes commands for every slot, and sees replicas behind
-    /// as many primaries as there are replicas.
+    /// Waits until every node that runs sees all slots held, by the same primaries, which run.
     pub fn until_whole(&self) {
         self.until("the cluster to be whole", |cluster| {
             cluster.running().all(|node| {
@@ -155,29 +164,40 @@ impl Cluster {
         });
     }
 
-    /// Whether all that run tell the same owner of every slot.
+    /// Whether all that run tell the same owners, and these run.
     fn agrees(&self) -> bool {
-        let mut owners = self.running().map(|node| {
-            let view = self.view(node);
-            let mut owners: Vec<_> = view
-                .iter()
-                .filter(|line| line.contains("master") && !line.contains("fail"))
-                .map(|line| {
-                    let fields: Vec<_> = line.split(' ').collect();
-                    let slots = fields[8..].iter().filter(|slots| !slots.starts_with('['));
-                    (fields[0].to_owned(), slots.map(|slots| (*slots).to_owned()).collect::<Vec<_>>())
-                })
+        let mut told = self.running().map(|node| self.owners(node));
+        let first = told.next().unwrap();
+        let mut owners = first.iter();
+        owners.all(|(owner, _)| self.nodes[*owner].is_running()) && told.all(|other| other == first)
+    }
+
+    /// The primaries with slots, and which, as a node tells.
+    fn owners(&self, teller: &Redis) -> Vec<(usize, Vec<String>)> {
+        let view = self.view(teller);
+        let owners = view.iter().filter_map(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            let slots = fields.get(8..)?.iter();
+            let slots: Vec<_> = slots
+                .filter(|slots| !slots.starts_with('['))
+                .map(|slots| (*slots).to_owned())
                 .collect();
-            owners.sort();
-            owners
+            let is_up = fields[2].contains("master") && !fields[2].contains("fail");
+            let node = self.ids.iter().position(|id| id == fields[0])?;
+            (is_up && !slots.is_empty()).then_some((node, slots))
         });
-        let first = owners.next().unwrap();
-        owners.all(|other| other == first)
+        let mut owners: Vec<_> = owners.collect();
+        owners.sort();
+        owners
     }
 
     fn view(&self, node: &Redis) -> Vec<String> {
         let nodes: RedisResult<String> = node.try_run(cmd("CLUSTER").arg("NODES"));
-        nodes.unwrap_or_default().lines().map(str::to_owned).collect()
+        nodes
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     fn running(&self) -> impl Iterator<Item = &Redis> {
@@ -199,14 +219,11 @@ impl Cluster {
 
     /// The primary that holds a slot, as the nodes tell; nothing while they do not.
     pub fn find_owner(&self, slot: u16) -> Option<usize> {
-        let mut views = self.running().map(|node| self.view(node));
-        views.find_map(|view| {
-            let owner = view.iter().find(|line| {
-                let fields: Vec<_> = line.split(' ').collect();
-                let is_up = fields[2].contains("master") && !fields[2].contains("fail");
-                is_up && fields[8..].iter().any(|range| holds(range, slot))
-            })?;
-            self.ids.iter().position(|id| owner.starts_with(id.as_str()))
+        self.running().find_map(|node| {
+            let owners = self.owners(node);
+            let holds =
+                |(_, ranges): &&(usize, Vec<String>)| ranges.iter().any(|range| holds(range, slot));
+            owners.iter().find(holds).map(|(node, _)| *node)
         })
     }
 
@@ -221,16 +238,8 @@ impl Cluster {
 
     /// The nodes that hold slots, as the first that runs tells.
     pub fn primaries(&self) -> Vec<usize> {
-        let view = self.view(self.running().next().unwrap());
-        let holds_any = |line: &&String| {
-            let fields: Vec<_> = line.split(' ').collect();
-            let is_up = fields[2].contains("master") && !fields[2].contains("fail");
-            is_up && fields[8..].iter().any(|range| !range.starts_with('['))
-        };
-        let owners = view.iter().filter(holds_any);
-        owners
-            .filter_map(|line| self.ids.iter().position(|id| line.starts_with(id.as_str())))
-            .collect()
+        let owners = self.owners(self.running().next().unwrap());
+        owners.into_iter().map(|(node, _)| node).collect()
     }
 
     /// Sends a command to the server that holds the key.
@@ -252,7 +261,10 @@ impl Cluster {
         let from = self.owner(slot);
         let set = |node: usize, state: &str, other: usize| {
             let mut set = cmd("CLUSTER");
-            set.arg("SETSLOT").arg(slot).arg(state).arg(&self.ids[other]);
+            set.arg("SETSLOT")
+                .arg(slot)
+                .arg(state)
+                .arg(&self.ids[other]);
             self.nodes[node].run::<()>(&set);
         };
         set(to, "IMPORTING", from);
@@ -282,7 +294,10 @@ impl Cluster {
         for node in [moved.to, moved.from].into_iter().chain(others) {
             let node = &self.nodes[node];
             let mut set = cmd("CLUSTER");
-            set.arg("SETSLOT").arg(moved.slot).arg("NODE").arg(&self.ids[moved.to]);
+            set.arg("SETSLOT")
+                .arg(moved.slot)
+                .arg("NODE")
+                .arg(&self.ids[moved.to]);
             // A replica takes no such command, and a node that is down none at all.
             let _: RedisResult<()> = node.try_run(&set);
         }
@@ -290,9 +305,6 @@ impl Cluster {
 }
 
 fn holds(range: &str, slot: u16) -> bool {
-    if range.starts_with('[') {
-        return false;
-    }
     let (from, to) = range.split_once('-').unwrap_or((range, range));
     (from.parse().unwrap()..=to.parse().unwrap()).contains(&slot)
 }

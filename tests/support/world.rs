@@ -358,7 +358,11 @@ impl World {
         }
         let mark = self.slot(&mark_key(&user));
         for (text, version) in changed {
-            let slot = if by_user { mark } else { self.slot(&tomb_key(text)) };
+            let slot = if by_user {
+                mark
+            } else {
+                self.slot(&tomb_key(text))
+            };
             self.here[node].raise(text, version, slot);
             if outcome.is_ok() {
                 self.everywhere.raise(text, version, slot);
@@ -471,7 +475,9 @@ impl World {
     fn has_seen_enough(&self) -> bool {
         let count = |count: &AtomicUsize| count.load(SeqCst);
         let Counts { kills, moves, .. } = &self.counts;
-        !self.settings.is_cluster || self.ends.load(SeqCst) || (count(kills) > 1 && count(moves) > 9)
+        !self.settings.is_cluster
+            || self.ends.load(SeqCst)
+            || (count(kills) > 1 && count(moves) > 9)
     }
 
     fn chaos(&self) {

@@ -28,7 +28,7 @@ impl Redis {
         call: &Call<'_>,
         known: &Known,
     ) -> Result<(Option<[Option<Vec<u8>>; 3]>, Run), Unanswered> {
-        let turn = self.links.turn();
+        let turn = call.turn().await?;
         let (record, tomb, mark) = try_join3(
             text(call, &known.keys.record),
             text(call, &known.keys.tomb),
@@ -46,7 +46,7 @@ impl Redis {
         keys: &Keys,
         mark_name: Option<&str>,
     ) -> Result<Looked, Unanswered> {
-        let turn = self.links.turn();
+        let turn = call.turn().await?;
         let mark = async {
             let Some(name) = mark_name else {
                 return Ok(None);

@@ -148,9 +148,10 @@ impl Cluster {
     }
 
     /// All primaries, also those that hold nothing yet: a slot may be on its way to them.
-    pub(super) async fn heard(self: &Arc<Self>, until: Instant, nonce: u64) -> Vec<Heard> {
+    pub(super) async fn heard(self: &Arc<Self>, until: Instant, nonce: u64) -> (u64, Vec<Heard>) {
+        let turn = self.turn(until).await.unwrap_or_default();
         let Some(map) = self.map(until).await else {
-            return Vec::new();
+            return (turn, Vec::new());
         };
         let heard = map.primaries.iter().map(|primary| Heard {
             server: self.connection_info(&primary.address),
@@ -158,7 +159,13 @@ impl Cluster {
                 self.names.probe(nonce.wrapping_add(n))
             }),
         });
-        heard.collect()
+        (turn, heard.collect())
+    }
+
+    /// Once the cluster is known: until then it is met for the first time.
+    pub(super) async fn turn(self: &Arc<Self>, until: Instant) -> Option<u64> {
+        self.map(until).await?;
+        Some(self.met.turn())
     }
 
     async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<Map>> {

@@ -186,9 +186,8 @@ struct Teller {
 impl Job {
     /// Connects, and holds the lease for as long as heartbeats are answered.
     async fn hear(&self, servers: &Servers, held: &mut Held<'_>) -> Result<Never, Trouble> {
-        let turn = servers.turn();
         let nonce = RandomState::new().hash_one(());
-        let heard = servers.heard(&self.names, nonce).await;
+        let (turn, heard) = servers.heard(&self.names, nonce).await;
         if heard.is_empty() {
             return Err(Trouble::Unanswered);
         }

@@ -106,11 +106,6 @@ impl Servers {
         self.met.floor()
     }
 
-    /// Changes with whatever may have changed about who holds what.
-    pub(super) fn turn(&self) -> u64 {
-        self.met.turn()
-    }
-
     /// Begins an operation, and with it its deadline.
     pub(super) fn call(&self, effect: Effect) -> Call<'_> {
         Call {
@@ -123,22 +118,22 @@ impl Servers {
         }
     }
 
-    /// All that hold keys, or may be given some.
-    pub(super) async fn heard(&self, names: &Names, nonce: u64) -> Vec<Heard> {
+    /// All that hold keys or may be given some, as of a turn of who holds what.
+    pub(super) async fn heard(&self, names: &Names, nonce: u64) -> (u64, Vec<Heard>) {
         match &self.kind {
-            Kind::One { server, .. } => vec![Heard {
-                server: server.clone(),
-                probe: Some(names.probe(nonce)),
-            }],
+            Kind::One { server, .. } => {
+                let (server, probe) = (server.clone(), Some(names.probe(nonce)));
+                (self.met.turn(), vec![Heard { server, probe }])
+            }
             #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => {
                 let until = Instant::now() + self.deadlines.connect;
-                Arc::clone(cluster).heard(until, nonce).await
+                cluster.heard(until, nonce).await
             }
         }
     }
 
-    /// Whether these are still the runs that lookups meet, and `turn` is still that of the cluster.
+    /// Whether these are still the runs that lookups meet, and of a cluster the turn is the same.
     pub(super) fn lead_to<'a>(&self, turn: u64, mut runs: impl Iterator<Item = &'a str>) -> bool {
         (!self.are_many() || self.met.turn() == turn) && runs.all(|run| self.met.has_met(run))
     }
@@ -171,6 +166,15 @@ impl Call<'_> {
             Ok(answer) => Ok(Some(answer)),
             Err(Missed::Elsewhere { .. }) => Ok(None),
             Err(Missed::Unanswered) => Err(Unanswered),
+        }
+    }
+
+    /// Changes with whatever may have changed about who holds what.
+    pub(super) async fn turn(&self) -> Result<u64, Unanswered> {
+        match &self.servers.kind {
+            Kind::One { .. } => Ok(self.servers.met.turn()),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => cluster.turn(self.terms.until).await.ok_or(Unanswered),
         }
     }
 
