@@ -642,6 +642,11 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
         });
         cluster.until_whole();
         if let Some(request) = request {
+            // It has met who took over, and would store what it has validated.
+            soon("all to answer", async {
+                while cache.health_check().await.redis != RedisHealth::Up {}
+            })
+            .await;
             probe.let_go();
             assert_eq!(request.await.unwrap(), Origin::Validator);
         } else if lost == "the tombstone" {

@@ -58,6 +58,10 @@ pub(super) enum Missed {
     Unanswered,
     /// As a server of a cluster says it, in this run: the keys are on another one, or on their
     /// way to it.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(dead_code, reason = "nobody else is sent elsewhere")
+    )]
     Elsewhere {
         error: RedisError,
         run: Arc<str>,

@@ -196,6 +196,10 @@ impl Call<'_> {
 
     async fn ask<'c>(
         &self,
+        #[cfg_attr(
+            not(feature = "cluster"),
+            expect(unused_variables, reason = "one server holds all")
+        )]
         key: &str,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
     ) -> Result<Answer, Missed> {
