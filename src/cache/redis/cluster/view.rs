@@ -64,14 +64,13 @@ impl View {
         for range in from_redis_value::<Vec<Vec<Value>>>(slots).ok()? {
             let mut range = range.into_iter();
             let (from, to, primary) = (range.next()?, range.next()?, range.next()?);
-            let from = from_redis_value::<u16>(from).ok()?;
-            let to = from_redis_value::<u16>(to).ok()?;
+            let (from, to) = (number(from)?, number(to)?);
             if from > to || to >= SLOTS {
                 return None;
             }
             let mut primary = from_redis_value::<Vec<Value>>(primary).ok()?.into_iter();
             let host = from_redis_value::<Option<String>>(primary.next()?).ok()?;
-            let port = from_redis_value::<u16>(primary.next()?).ok()?;
+            let port = number(primary.next()?)?;
             let id = from_redis_value::<String>(primary.next()?).ok()?;
             // One that nobody can reach holds its slots in vain.
             let host = host.unwrap_or_default();
@@ -100,6 +99,11 @@ impl View {
             primaries,
         })
     }
+}
+
+/// Not as a `u16` at once, which redis-rs makes of any number.
+fn number(value: Value) -> Option<u16> {
+    from_redis_value::<i64>(value).ok()?.try_into().ok()
 }
 
 /// A line of `CLUSTER NODES`: `id ip:port@bus[,hostname] flags …`, if it is about a primary.
