@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::support::{
+    cluster::Cluster,
     example::{said_by, start},
     process::Running,
     redis::Redis,
@@ -86,6 +87,17 @@ fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
 }
 
 #[test]
+fn with_a_redis_cluster_they_work_as_well() {
+    let cluster = Cluster::start();
+    let urls = cluster.urls()[..2].join(", ");
+    let settings = [("REDIS_CLUSTER_URLS", urls.as_str())];
+    let (statuses, text) = paste(&mut start(&settings));
+    assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
+    assert!(text.contains(r#"{"redis":"up","status":"ok"}"#), "{text}");
+    assert!(cluster.get("user_invalidated:demo-user").is_some());
+}
+
+#[test]
 fn a_setting_that_makes_no_sense_is_named() {
     for (name, value) in [
         ("LISTEN_ADDR", "everywhere"),
@@ -99,6 +111,7 @@ fn a_setting_that_makes_no_sense_is_named() {
         ("REDIS_CA_FILE", "/nowhere"),
         ("REDIS_CERT_FILE", "/nowhere"),
         ("REDIS_WAIT_REPLICAS", "-1"),
+        ("REDIS_CLUSTER_URLS", "redis://localhost:6379,localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("RUST_LOG", "a=b=c"),
     ] {
