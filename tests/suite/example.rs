@@ -7,10 +7,14 @@ use std::{
 };
 
 use crate::support::{
+    client::http,
     cluster::Cluster,
-    example::{said_by, start},
+    example::{said_by, start, url},
     process::Running,
     redis::Redis,
+    sentinel::{NAME, Sentinel},
+    soon,
+    tls::{Authority, TlsRedis, is_spoken},
 };
 
 /// The statuses and the whole text of the printed lines, pasted into a shell.
@@ -84,6 +88,49 @@ fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
     let (statuses, text) = paste(&mut start(&settings));
     assert_eq!(statuses, ["200", "503", "401", "503", "200"], "{text}");
     assert!(text.contains(r#"{"redis":"down","status":"ok"}"#), "{text}");
+}
+
+#[tokio::test]
+async fn sentinels_and_certificates_are_settings_as_well() {
+    if !is_spoken() {
+        return;
+    }
+    let authority = Authority::new();
+    let redis = TlsRedis::start(&authority, &authority.issue("127.0.0.1"), true, &[]);
+    let monitor = format!("sentinel monitor {NAME} 127.0.0.1 {} 1", redis.port);
+    let sentinel = Sentinel::start(&[monitor]);
+    let sentinels = format!("redis://127.0.0.1:1, redis://127.0.0.1:{}", sentinel.port());
+    let folder = tempfile::tempdir().unwrap();
+    let own = authority.issue("a client");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let mut server = start(&[
+        ("REDIS_URL", "rediss://the-primary"),
+        ("REDIS_SENTINEL_URLS", &sentinels),
+        ("REDIS_SENTINEL_MASTER", NAME),
+        ("REDIS_CA_FILE", &file("ca.pem", authority.pem())),
+        ("REDIS_CERT_FILE", &file("own.pem", &own.certificate)),
+        ("REDIS_KEY_FILE", &file("own.key", &own.key)),
+        ("REDIS_WAIT_REPLICAS", "1"),
+    ]);
+    let health = format!("{}/health", url(&mut server));
+    soon("Redis to be reached", async {
+        let up = r#""redis":"up""#;
+        while !http()
+            .get(&health)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap()
+            .contains(up)
+        {}
+    })
+    .await;
 }
 
 #[test]
