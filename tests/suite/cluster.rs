@@ -44,6 +44,8 @@ fn builder(urls: Vec<String>) -> SessionCacheBuilder {
         .redis_cluster(urls)
         .unwrap()
         .redis_deadline(Duration::from_secs(20))
+        .redis_connect_deadline(Duration::from_secs(20))
+        .validation_deadline(LONG)
         .refresh_ahead(100)
 }
 
@@ -610,8 +612,7 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
             node_timeout: NODE_TIMEOUT,
             ..Plan::default()
         });
-        let patient = builder(cluster.urls()).validation_deadline(LONG);
-        let (cache, probe, layer) = node_of(patient);
+        let (cache, probe, layer) = node(&cluster);
         let text = match lost {
             "the tombstone" => token_on(&cluster, 0, 1),
             _ => token_on(&cluster, 1, 0),
