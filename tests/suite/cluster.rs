@@ -613,6 +613,9 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
             ..Plan::default()
         });
         let (cache, probe, layer) = node(&cluster);
+        // Another node's, of which this one is told by Redis alone. It is connected by then.
+        let (revoker, _, connected) = node(&cluster);
+        all_cached(&connected).await;
         let text = match lost {
             "the tombstone" => token_on(&cluster, 0, 1),
             _ => token_on(&cluster, 1, 0),
@@ -633,8 +636,8 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
         cluster.until_replicated(0, 3);
         cluster.cut_off(0, 3);
         let _ = match lost {
-            "the tombstone" => cache.invalidate_token(&token(&text)).await,
-            _ => cache.invalidate_user(user_of(&text)).await,
+            "the tombstone" => revoker.invalidate_token(&token(&text)).await,
+            _ => revoker.invalidate_user(user_of(&text)).await,
         }
         .unwrap();
         cluster.nodes[0].kill();
