@@ -47,6 +47,8 @@ fn builder(urls: Vec<String>) -> SessionCacheBuilder {
         .redis_cluster(urls)
         .unwrap()
         .redis_deadline(Duration::from_secs(20))
+        .redis_connect_deadline(Duration::from_secs(20))
+        .validation_deadline(LONG)
         .refresh_ahead(100)
 }
 
@@ -613,8 +615,10 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
             node_timeout: NODE_TIMEOUT,
             ..Plan::default()
         });
-        let patient = builder(cluster.urls()).validation_deadline(LONG);
-        let (cache, probe, layer) = node_of(patient);
+        let (cache, probe, layer) = node(&cluster);
+        // Another node's, of which this one is told by Redis alone. It is connected by then.
+        let (revoker, _, connected) = node(&cluster);
+        all_cached(&connected).await;
         let text = match lost {
             "the tombstone" => token_on(&cluster, 0, 1),
             _ => token_on(&cluster, 1, 0),
@@ -635,8 +639,8 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
         cluster.until_replicated(0, 3);
         cluster.cut_off(0, 3);
         let _ = match lost {
-            "the tombstone" => cache.invalidate_token(&token(&text)).await,
-            _ => cache.invalidate_user(user_of(&text)).await,
+            "the tombstone" => revoker.invalidate_token(&token(&text)).await,
+            _ => revoker.invalidate_user(user_of(&text)).await,
         }
         .unwrap();
         cluster.nodes[0].kill();

@@ -175,7 +175,7 @@ impl Cluster {
         owners.all(|(owner, _)| self.nodes[*owner].is_running()) && told.all(|other| other == first)
     }
 
-    /// The primaries with slots, and which, as a node tells.
+    /// The primaries and their slots, if any, as a node tells.
     fn owners(&self, teller: &Redis) -> Vec<(usize, Vec<String>)> {
         let view = self.view(teller);
         let owners = view.iter().filter_map(|line| {
@@ -187,7 +187,7 @@ impl Cluster {
                 .collect();
             let is_up = fields[2].contains("master") && !fields[2].contains("fail");
             let node = self.ids.iter().position(|id| id == fields[0])?;
-            (is_up && !slots.is_empty()).then_some((node, slots))
+            is_up.then_some((node, slots))
         });
         let mut owners: Vec<_> = owners.collect();
         owners.sort();
@@ -242,7 +242,8 @@ impl Cluster {
     /// The nodes that hold slots, as the first that runs tells.
     pub fn primaries(&self) -> Vec<usize> {
         let owners = self.owners(self.running().next().unwrap());
-        owners.into_iter().map(|(node, _)| node).collect()
+        let owners = owners.into_iter().filter(|(_, slots)| !slots.is_empty());
+        owners.map(|(node, _)| node).collect()
     }
 
     /// Sends a command to the server that holds the key.

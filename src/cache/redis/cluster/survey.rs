@@ -93,11 +93,19 @@ impl Cluster {
             None => self.deadlines.connect,
         };
         let until = Instant::now() + patience;
-        let primaries = map.primaries.iter();
-        join_all(primaries.map(|primary| primary.links.is_as_met(until))).await;
+        let is_as_met = |primary: &Primary| {
+            let links = primary.links.clone();
+            async move { links.is_as_met(until).await }
+        };
+        join_all(map.owners().map(is_as_met)).await;
+        if before.is_none() {
+            self.publish(&map);
+        }
+        // Nobody waits for those without slots, some of which may turn out to be replicas.
+        let others = map.primaries.iter().filter(|one| one.slots.is_empty());
+        join_all(others.map(is_as_met)).await;
         if before.is_none() {
             self.met.is_whole();
-            self.publish(&map);
         }
         has_told
     }
