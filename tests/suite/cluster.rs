@@ -905,8 +905,7 @@ async fn all_nodes_are_reached_over_tls_with_the_rights_on_the_page_and_each_is_
     let url = format!("rediss://sessions:PASSWORD@127.0.0.1:{}", tls_ports[0]);
     let encrypted = || {
         let tls = RedisTls::new().root_certificates(authority.pem());
-        let builder = builder(vec![url.clone()]).redis_tls(tls);
-        builder.redis_connect_deadline(Duration::from_secs(20))
+        builder(vec![url.clone()]).redis_tls(tls)
     };
     let own = rules_of_a_cluster();
     let rules = [rules(), own.clone()].concat();
