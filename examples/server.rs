@@ -13,10 +13,12 @@
 //!   for.
 //! - `REDIS_SENTINEL_URLS`, such as `redis://s1:26379,redis://s2:26379`, and `REDIS_SENTINEL_MASTER`:
 //!   the Redis that these sentinels name; of `REDIS_URL` then all but host and port is used.
-//! - `REDIS_CA_FILE`, and both or none of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for a
-//!   `rediss://` URL.
+//! - `REDIS_CLUSTER_URLS`, such as `redis://redis-1:6379,redis://redis-2:6379`: some nodes of a Redis
+//!   Cluster, in place of `REDIS_URL`.
+//! - `REDIS_CA_FILE`, and both or none of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for
+//!   `rediss://` URLs.
 //! - `REDIS_WAIT_REPLICAS` (`0`): so many replicas are to have a logout before it is answered, for
-//!   which it waits 100 milliseconds at most.
+//!   which it waits 100 milliseconds at most; not with a cluster.
 //! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
 //!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
@@ -301,6 +303,16 @@ fn sentinels(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn 
     }
 }
 
+fn nodes(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Error>> {
+    let urls = setting("REDIS_CLUSTER_URLS", String::new())?;
+    if urls.is_empty() {
+        return Ok(cache);
+    }
+    cache
+        .redis_cluster(urls.split(',').map(str::trim))
+        .map_err(|error| format!("REDIS_CLUSTER_URLS: {error}").into())
+}
+
 /// What the files hold that are named.
 fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
     let read = |name: &str| -> Result<Option<Vec<u8>>, Box<dyn Error>> {
@@ -423,6 +435,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let deadline = setting("SESSION_CACHE_REDIS_DEADLINE_MS", 250)?;
     cache = cache.redis_deadline(Duration::from_millis(deadline));
     cache = sentinels(cache)?;
+    cache = nodes(cache)?;
     if let Some(tls) = certificates()? {
         cache = cache.redis_tls(tls);
     }

@@ -500,7 +500,8 @@ pub struct Health {
 pub enum RedisHealth {
     /// The cache lives in this process alone.
     Disabled,
-    /// It answered a PING within its deadline.
+    /// It answered a PING within its deadline. Of a cluster every slot has a primary, and each of
+    /// these did.
     Up,
     /// It did not. Sessions are validated without it.
     Down,

@@ -1,11 +1,15 @@
 //! How a cache is set up. Every setting is checked here, once, so that nothing fails later.
 
+#[cfg(feature = "cluster")]
+use std::mem;
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-#[cfg(feature = "tls")]
+#[cfg(any(feature = "cluster", feature = "tls"))]
 use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::Semaphore;
 
+#[cfg(feature = "cluster")]
+use super::redis::NodeFault;
 use super::{
     SessionCache, SessionCacheConfig, Shared,
     accept::SLACK as SLACK_MICROS,
@@ -14,7 +18,7 @@ use super::{
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
-    redis::{self, Deadlines, Limits, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
+    redis::{self, Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
     refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
@@ -50,6 +54,7 @@ pub struct SessionCacheBuilder {
     negative_ttl: Duration,
     redis: Option<RedisUrl>,
     sentinels: Option<(Vec<RedisUrl>, String)>,
+    cluster: Option<Vec<RedisUrl>>,
     #[cfg(feature = "tls")]
     redis_tls: Option<super::RedisTls>,
     redis_db: u16,
@@ -100,6 +105,7 @@ impl SessionCacheBuilder {
             negative_ttl: Duration::from_secs(5),
             redis: None,
             sentinels: None,
+            cluster: None,
             #[cfg(feature = "tls")]
             redis_tls: None,
             redis_db: 2,
@@ -165,6 +171,43 @@ impl SessionCacheBuilder {
         Ok(self)
     }
 
+    /// Keeps the sessions in a Redis Cluster, in place of a single server; takes neither
+    /// [`redis`](Self::redis) nor [`redis_sentinel`](Self::redis_sentinel) beside it.
+    ///
+    /// The URLs are those of [`redis`](Self::redis), with a host, of some of its nodes, primaries
+    /// or replicas: those that answer tell the others. All nodes need the same user and password,
+    /// and all take TLS or none does. A cluster has one database, so no URL names another than 0,
+    /// and [`redis_db`](Self::redis_db) is not used.
+    ///
+    /// Nothing is connected before the first use. A node that is down costs the sessions whose
+    /// keys it holds their place in the cache until a replica has taken over; no request fails.
+    /// What holds on a cluster and what does not is told in [`docs::cluster`](crate::docs::cluster).
+    ///
+    /// ```
+    /// use tower_session_cache::SessionCache;
+    ///
+    /// let nodes = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"];
+    /// let cache = SessionCache::builder().redis_cluster(nodes)?.build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), tower_session_cache::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The same as for [`redis`](Self::redis), no URL at all, and one that names a database, or
+    /// that differs from the first in user, password or TLS.
+    #[cfg(feature = "cluster")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
+    pub fn redis_cluster<U: Into<String>>(
+        mut self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<Self, ConfigError> {
+        let urls: Vec<_> = urls.into_iter().map(|url| RedisUrl(url.into())).collect();
+        nodes(&urls)?;
+        self.cluster = Some(urls);
+        Ok(self)
+    }
+
     /// Keeps the sessions in the Redis that these sentinels name as the primary of that name, and
     /// follows it through failovers. The URLs are those of [`redis`](Self::redis), with the
     /// sentinels' own users and passwords; their port is 26379 unless given. Name all of them.
@@ -200,7 +243,8 @@ impl SessionCacheBuilder {
     ///
     /// A revocation that too few have is no error: it holds, and only a failover may lose it. What
     /// waits is the caller alone; requests do not, and the revocation holds in the meantime. With
-    /// [`redis_deadline`](Self::redis_deadline) the call takes that much longer at most.
+    /// [`redis_deadline`](Self::redis_deadline) the call takes that much longer at most. It is
+    /// refused beside a Redis Cluster, which cannot be waited for.
     pub fn wait_for_replicas(mut self, replicas: u32, at_most: Duration) -> Self {
         self.replicas = Some(Wanted {
             replicas,
@@ -564,21 +608,36 @@ impl SessionCacheBuilder {
             hears_records: local.hears_records,
         });
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
-        let redis = self.server()?.map(|server| {
+        let redis = self.place()?.map(|place| {
             let clock = self.clock.clone();
             let sealing = self
                 .sealing_key
                 .as_ref()
                 .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
             let prefix = self.key_prefix.clone();
-            Redis::new(server, prefix, sealing, clock, limits, tier, self.replicas)
+            Redis::new(place, prefix, sealing, clock, limits, tier)
         });
         let local = self.local(entries, capacity, lease);
         Ok(self.finish(local, redis))
     }
 
     fn has_redis(&self) -> bool {
-        self.redis.is_some() || self.sentinels.is_some()
+        self.redis.is_some() || self.sentinels.is_some() || self.cluster.is_some()
+    }
+
+    fn place(&self) -> Result<Option<Place>, ConfigError> {
+        #[cfg(feature = "cluster")]
+        if let Some(urls) = &self.cluster {
+            if self.redis.is_some() || self.sentinels.is_some() {
+                return Err(CLUSTER_ALONE);
+            }
+            if self.replicas.is_some() {
+                return Err(CLUSTER_REPLICAS);
+            }
+            return Ok(Some(Place::Cluster(self.encrypted(nodes(urls)?)?)));
+        }
+        let server = self.server()?;
+        Ok(server.map(|server| Place::Server(server, self.replicas)))
     }
 
     fn server(&self) -> Result<Option<Server>, ConfigError> {
@@ -734,6 +793,60 @@ impl From<redis::TlsFault> for ConfigError {
             ),
         }
     }
+}
+#[cfg(feature = "cluster")]
+const CLUSTER_URLS: ConfigError = ConfigError(
+    "the URLs of the Redis cluster are not understood; name at least one node, each like \
+     redis://host:6379, with user and password as redis://user:password@host:6379 (they usually \
+     come from REDIS_CLUSTER_URLS)",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_DATABASE: ConfigError = ConfigError(
+    "a URL of the Redis cluster names a database, and a cluster has only number 0; leave out what \
+     follows the port, and tell projects that share the cluster apart by key_prefix",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_USERS: ConfigError = ConfigError(
+    "the URLs of the Redis cluster differ in user, password or TLS; give all nodes the same, since \
+     those that are found by them are asked as the first",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_ALONE: ConfigError = ConfigError(
+    "redis_cluster is set, and redis or redis_sentinel as well; leave out all but one of the three \
+     (they usually come from REDIS_CLUSTER_URLS, REDIS_URL and REDIS_SENTINEL_URLS)",
+);
+
+#[cfg(feature = "cluster")]
+const CLUSTER_REPLICAS: ConfigError = ConfigError(
+    "wait_for_replicas is set, and a Redis cluster cannot be waited for; leave it out: what a \
+     failover loses there is told in docs::cluster",
+);
+
+/// Reads the URLs of some nodes of a cluster.
+#[cfg(feature = "cluster")]
+fn nodes(urls: &[RedisUrl]) -> Result<Vec<ConnectionInfo>, ConfigError> {
+    let nodes = urls.iter().map(|RedisUrl(url)| redis::node(url));
+    let nodes = nodes
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|fault| match fault {
+            NodeFault::Url(UrlFault::NotUnderstood) => CLUSTER_URLS,
+            NodeFault::Url(fault) => fault.into(),
+            NodeFault::NamesDatabase => CLUSTER_DATABASE,
+        })?;
+    let how = |node: &ConnectionInfo| {
+        let settings = node.redis_settings();
+        let user = settings.username().map(str::to_owned);
+        let password = settings.password().map(str::to_owned);
+        (user, password, mem::discriminant(node.addr()))
+    };
+    let first = how(nodes.first().ok_or(CLUSTER_URLS)?);
+    if nodes.iter().any(|node| how(node) != first) {
+        return Err(CLUSTER_USERS);
+    }
+    Ok(nodes)
 }
 
 fn micros(duration: Duration) -> u64 {

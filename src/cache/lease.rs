@@ -31,8 +31,8 @@ pub(super) struct Lease {
     until: AtomicU64,
     epoch: AtomicU64,
     stripes: Stripes,
-    /// The run of the server that pushes.
-    run: Mutex<Option<Arc<str>>>,
+    /// The runs of the servers that push.
+    runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
     meter: ListenerMeter,
 }
@@ -68,7 +68,7 @@ impl Lease {
             until: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             stripes: Stripes::new(),
-            run: Mutex::new(None),
+            runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
             meter: ListenerMeter::new(),
         }
@@ -96,9 +96,9 @@ impl Lease {
         })
     }
 
-    /// Whether the answer to a read came from the server that pushes.
+    /// Whether the answer to a read came from a server that pushes.
     pub(super) fn hears(&self, run: &str) -> bool {
-        self.run().as_deref() == Some(run)
+        self.runs().iter().any(|heard| **heard == *run)
     }
 
     pub(super) fn user(&self, mark_name: &str) -> UserStripe {
@@ -153,8 +153,8 @@ impl Lease {
         self.meter.lag.add(since);
     }
 
-    pub(super) fn connected(&self, run: Arc<str>) {
-        *self.run() = Some(run);
+    pub(super) fn connected(&self, runs: Vec<Arc<str>>) {
+        *self.runs() = runs;
         self.begin_epoch();
         self.is_connected.store(true, SeqCst);
     }
@@ -178,8 +178,8 @@ impl Lease {
         }
     }
 
-    fn run(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+    fn runs(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
         // No code under this lock panics half-way through a change.
-        self.run.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,22 +1,30 @@
 //! The store that all nodes share, and the Python service with them.
 //!
-//! Every operation is one round trip and one script, so what it compares is of one moment. No
-//! operation fails: when Redis does not answer in time, the outcome says so, and the caller
-//! decides without it.
+//! On one server every operation is one round trip and one script, so what it compares is of one
+//! moment. On a cluster it reads what is apart, and compares again whenever it serves. No operation
+//! fails: when Redis does not answer in time, the outcome says so, and the caller decides without
+//! it.
 
+mod address;
+mod apart;
 mod batch;
 mod breaker;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod fill;
 mod listener;
 mod lookup;
 mod memory;
+mod met;
 mod names;
 mod pool;
 mod replicas;
 mod revocation;
+mod run;
 mod scripts;
 mod sentinel;
 mod server;
+mod servers;
 #[cfg(feature = "tls")]
 mod tls;
 mod trouble;
@@ -29,21 +37,21 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{FromRedisValue, Value, cmd, from_redis_value};
+use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
 pub(crate) use self::lookup::Replace;
+#[cfg(feature = "cluster")]
+pub(super) use self::server::{NodeFault, node};
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;
 #[cfg(feature = "tls")]
 pub(super) use self::tls::{TlsFault, has_tls};
 use self::{
-    batch::Batches,
     breaker::Effect,
     listener::Listener,
     memory::Memory,
     names::{Keys, Names},
-    pool::Links,
-    replicas::Replicas,
+    servers::Servers,
     warned::Warned,
 };
 pub(super) use self::{
@@ -54,15 +62,14 @@ pub(super) use self::{
     revocation::{Runs, Verdict},
     sentinel::Sentinels,
     server::{Server, UrlFault, sentinel, server},
+    servers::Place,
 };
 use super::{key::EntryKey, lease::Lease, life::Lifetimes, seal::Sealing, stats::RedisMeter};
 use crate::clock::Clock;
 
 pub(super) struct Redis {
-    links: Links,
-    batches: Batches,
+    links: Servers,
     listener: Option<Listener>,
-    replicas: Option<Replicas>,
     names: Names,
     sealing: Option<Sealing>,
     clock: Clock,
@@ -93,23 +100,18 @@ pub(super) struct Tier {
 
 impl Redis {
     pub(super) fn new(
-        server: Server,
+        place: Place,
         prefix: String,
         sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
         tier: Option<Tier>,
-        replicas: Option<Wanted>,
     ) -> Self {
         let names = Names::new(prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
-        let listener = tier.map(|tier| Listener::new(server.clone(), tier, names.clone()));
-        let links = Links::new(server, limits.deadlines, names.write_probe(), lease);
         Self {
-            listener,
-            batches: Batches::new(links.clone()),
-            links,
-            replicas: replicas.map(Replicas::new),
+            listener: tier.map(|tier| Listener::new(tier, names.clone())),
+            links: Servers::new(place, limits.deadlines, &names, lease),
             names,
             sealing,
             clock,
@@ -130,8 +132,7 @@ impl Redis {
     }
 
     pub(super) async fn answers(&self) -> bool {
-        let call = self.links.call(Effect::Reads);
-        call.send(&cmd("PING")).await.is_ok()
+        self.links.call(Effect::Reads).reaches_all().await
     }
 
     fn keys(&self, key: &EntryKey) -> Keys {

@@ -65,7 +65,8 @@ pub struct Stats {
     pub in_flight: u64,
     /// Revocations that hold here and wait for Redis to answer.
     pub undelivered: u64,
-    /// Whether Redis is left alone now, since it did not answer three times in a row.
+    /// Whether Redis is left alone now, since it did not answer three times in a row. Of a cluster
+    /// all primaries are.
     pub redis_skipped: bool,
     /// Connections to Redis that are open now, without the listener's.
     pub redis_connections: u64,

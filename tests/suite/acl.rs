@@ -1,6 +1,6 @@
 //! The ACL rules that the documentation lists are enough, and none of them is too many.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use bb8_redis::redis::cmd;
 use tower_session_cache::{
@@ -12,17 +12,9 @@ use crate::support::{
     log::record,
     probe::Probe,
     redis::Redis,
+    rules::rules,
     soon,
 };
-
-/// As the page has them, after the user's name.
-fn rules() -> Vec<String> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/docs/deployment.md");
-    let page = fs::read_to_string(path).unwrap();
-    let block = page.split("```text\nuser sessions ").nth(1).unwrap();
-    let block = block.split("```").next().unwrap();
-    block.split_whitespace().map(str::to_owned).collect()
-}
 
 /// A primary with a replica, and a user of these rules.
 struct Guarded {

@@ -4,10 +4,12 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use crate::support::{
     client::http,
+    cluster::Cluster,
     example::{said_by, start, url},
     process::Running,
     redis::Redis,
@@ -133,6 +135,24 @@ async fn sentinels_and_certificates_are_settings_as_well() {
 }
 
 #[test]
+fn with_a_redis_cluster_they_work_as_well() {
+    let cluster = Cluster::start();
+    let urls = cluster.urls()[..2].join(", ");
+    let settings = [("REDIS_CLUSTER_URLS", urls.as_str())];
+    // A slow machine may need longer to find all primaries than the deadline of a revocation.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (statuses, text) = paste(&mut start(&settings));
+        let is_up = text.contains(r#"{"redis":"up","status":"ok"}"#);
+        if is_up && statuses == ["200", "204", "401", "204", "200"] {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+    }
+    assert!(cluster.get("user_invalidated:demo-user").is_some());
+}
+
+#[test]
 fn a_setting_that_makes_no_sense_is_named() {
     for (name, value) in [
         ("LISTEN_ADDR", "everywhere"),
@@ -146,6 +166,7 @@ fn a_setting_that_makes_no_sense_is_named() {
         ("REDIS_CA_FILE", "/nowhere"),
         ("REDIS_CERT_FILE", "/nowhere"),
         ("REDIS_WAIT_REPLICAS", "-1"),
+        ("REDIS_CLUSTER_URLS", "redis://localhost:6379,localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("RUST_LOG", "a=b=c"),
     ] {

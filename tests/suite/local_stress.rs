@@ -23,6 +23,7 @@ async fn nothing_revoked_is_served_from_memory_beyond_a_lease() {
         name: "local, steady",
         nodes: NODES,
         with_chaos: false,
+        is_cluster: false,
         lease: Some(Duration::from_millis(250)),
     };
     run(steady, requests()).await;
@@ -34,6 +35,7 @@ async fn nor_while_listeners_are_cut_and_redis_freezes_forgets_and_restarts() {
         name: "local, chaos",
         nodes: NODES,
         with_chaos: true,
+        is_cluster: false,
         lease: Some(Duration::from_millis(250)),
     };
     run(chaos, requests()).await;

@@ -13,6 +13,7 @@ mod support;
 mod acl;
 mod appwrite;
 mod axum_handlers;
+mod cluster;
 mod composition;
 mod config;
 mod docs;

@@ -10,6 +10,7 @@ async fn nothing_revoked_is_served_by_any_node() {
         name: "steady",
         nodes: NODES,
         with_chaos: false,
+        is_cluster: false,
         lease: None,
     };
     run(steady, requests()).await;
@@ -21,6 +22,7 @@ async fn nor_while_redis_freezes_and_restarts() {
         name: "chaos",
         nodes: NODES,
         with_chaos: true,
+        is_cluster: false,
         lease: None,
     };
     run(chaos, requests()).await;

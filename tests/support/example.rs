@@ -35,6 +35,7 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
         "APPWRITE_PROJECT_ID",
         "REDIS_CA_FILE",
         "REDIS_CERT_FILE",
+        "REDIS_CLUSTER_URLS",
         "REDIS_KEY_FILE",
         "REDIS_SENTINEL_MASTER",
         "REDIS_SENTINEL_URLS",

@@ -3,6 +3,7 @@
 pub mod appwrite;
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod example;
 pub mod greeter;
 pub mod hostile;
@@ -15,6 +16,7 @@ pub mod probe;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod rules;
 pub mod sentinel;
 pub mod tls;
 pub mod wire;

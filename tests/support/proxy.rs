@@ -46,6 +46,8 @@ struct Faults {
     refuses: AtomicBool,
     holds_lookups: watch::Sender<bool>,
     holds_tracking: watch::Sender<bool>,
+    /// Whether commands wait, and how many times those that did were let go.
+    holds_commands: watch::Sender<(bool, u64)>,
     /// The connections on which they are lost.
     swallowing: AtomicUsize,
     /// How many replies or requests wait, and how many PONGs have gone through.
@@ -77,6 +79,7 @@ impl Proxy {
             refuses: AtomicBool::new(false),
             holds_lookups: watch::Sender::new(false),
             holds_tracking: watch::Sender::new(false),
+            holds_commands: watch::Sender::new((false, 0)),
             swallowing: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
@@ -95,8 +98,8 @@ impl Proxy {
                 };
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
-                let log = Arc::clone(&log);
-                connections.spawn(requests(from_client, to_server, log, Arc::clone(&now)));
+                let (log, faults) = (Arc::clone(&log), Arc::clone(&now));
+                connections.spawn(requests(from_client, to_server, log, faults));
                 connections.spawn(replies(from_server, to_client, Arc::clone(&now)));
             }
         });
@@ -106,6 +109,10 @@ impl Proxy {
             faults,
             accepting: accepting.abort_handle(),
         }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn url(&self) -> String {
@@ -137,7 +144,19 @@ impl Proxy {
         self.faults.holds_tracking.send_replace(hold);
     }
 
-    /// What is held now, of either kind.
+    /// Lets no command through from now on; they are listed all the same.
+    pub fn hold_commands(&self, hold: bool) {
+        let holds = &self.faults.holds_commands;
+        holds.send_modify(|(holds, _)| *holds = hold);
+    }
+
+    /// Lets the commands go that have come, and none that come later.
+    pub fn let_commands_go(&self) {
+        let holds = &self.faults.holds_commands;
+        holds.send_modify(|(_, times)| *times += 1);
+    }
+
+    /// What is held now of answers to lookups, and of wishes to be told.
     pub fn held(&self) -> usize {
         self.faults.held.load(SeqCst)
     }
@@ -180,22 +199,30 @@ async fn requests(
     log: Arc<Mutex<Vec<String>>>,
     faults: Arc<Faults>,
 ) {
-    let mut pending = Vec::new();
+    let (mut pending, mut held) = (Vec::new(), Vec::new());
     let mut buffer = [0; 16 * 1024];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        pending.extend_from_slice(&buffer[..length]);
-        while let Some((name, rest)) = command(&pending) {
-            log.lock().unwrap().push(name);
-            pending.drain(..pending.len() - rest);
+    let mut holds = faults.holds_commands.subscribe();
+    loop {
+        tokio::select! {
+            read = from.read(&mut buffer) => {
+                let Ok(length @ 1..) = read else { break };
+                held.extend_from_slice(&buffer[..length]);
+                pending.extend_from_slice(&buffer[..length]);
+                while let Some((name, rest)) = command(&pending) {
+                    log.lock().unwrap().push(name);
+                    pending.drain(..pending.len() - rest);
+                }
+                if holds.borrow().0 {
+                    continue;
+                }
+            }
+            _ = holds.changed() => {}
         }
         let tracking = b"TRACKING";
-        if buffer[..length]
-            .windows(tracking.len())
-            .any(|word| word == tracking)
-        {
+        if held.windows(tracking.len()).any(|word| word == tracking) {
             faults.wait_while(&faults.holds_tracking).await;
         }
-        if to.write_all(&buffer[..length]).await.is_err() {
+        if to.write_all(&std::mem::take(&mut held)).await.is_err() {
             break;
         }
     }

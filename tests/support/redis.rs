@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bb8_redis::redis::{Client, Cmd, FromRedisValue, cmd};
+use bb8_redis::redis::{Client, Cmd, FromRedisValue, RedisResult, cmd};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -21,6 +21,9 @@ pub struct Redis {
     folder: TempDir,
     arguments: Vec<String>,
     is_paused: AtomicBool,
+    is_killed: bool,
+    /// Of a node of a cluster, the port at which the others talk to it.
+    bus: Option<u16>,
 }
 
 impl Redis {
@@ -42,6 +45,8 @@ impl Redis {
                     folder,
                     arguments,
                     is_paused: AtomicBool::new(false),
+                    is_killed: false,
+                    bus: None,
                 };
             }
         }
@@ -58,11 +63,28 @@ impl Redis {
             folder,
             arguments: Vec::new(),
             is_paused: AtomicBool::new(false),
+            is_killed: false,
+            bus: None,
         }
     }
 
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/2", self.port)
+        // A cluster has one database.
+        let database = if self.bus.is_some() { "" } else { "/2" };
+        format!("redis://127.0.0.1:{}{database}", self.port)
+    }
+
+    pub fn in_cluster(mut self, bus: u16) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    pub fn bus(&self) -> Option<u16> {
+        self.bus
+    }
+
+    pub fn is_running(&self) -> bool {
+        !self.is_killed && !self.is_paused.load(SeqCst)
     }
 
     /// Where it keeps its files.
@@ -78,6 +100,7 @@ impl Redis {
         self.resume();
         let _ = self.process.0.kill();
         self.process.0.wait().unwrap();
+        self.is_killed = true;
     }
 
     /// Starts it again on its port, after a [`kill`](Self::kill).
@@ -86,6 +109,7 @@ impl Redis {
         while Instant::now() < deadline {
             if let Some(process) = spawn(self.port, &self.folder, &self.arguments) {
                 self.process = process;
+                self.is_killed = false;
                 return;
             }
         }
@@ -114,6 +138,16 @@ impl Redis {
         command
             .query(&mut connection(&self.url()).unwrap())
             .unwrap()
+    }
+
+    pub fn connection(&self) -> bb8_redis::redis::Connection {
+        connection(&self.url()).unwrap()
+    }
+
+    /// The same for who expects that it fails.
+    pub fn try_run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
+        let client = Client::open(self.url())?;
+        command.query(&mut client.get_connection_with_timeout(Duration::from_secs(20))?)
     }
 
     pub fn get(&self, key: &str) -> Option<String> {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bb8_redis::redis::cmd;
+use bb8_redis::redis::{Client, Cmd, cmd};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::RwLock;
 use tower_session_cache::{
@@ -20,7 +20,8 @@ use tower_session_cache::{
 
 use super::{
     client::{ask, token},
-    peer::{self, mark_key, session_key},
+    cluster::{Cluster, Plan},
+    peer::{self, mark_key, session_key, tomb_key},
     redis::Redis,
     soon,
 };
@@ -34,8 +35,9 @@ pub struct Settings {
     pub name: &'static str,
     pub nodes: usize,
     /// Redis freezes and restarts; and where there is a local cache, listeners are cut and the
-    /// server is flushed.
+    /// server is flushed. A cluster's primaries are killed, and its slots moved.
     pub with_chaos: bool,
+    pub is_cluster: bool,
     /// A local cache, under this lease; every second one hears of revocations only.
     pub lease: Option<Duration>,
 }
@@ -113,8 +115,26 @@ impl SessionValidator for Provider {
     }
 }
 
-/// The changes whose revocations had returned, for all nodes or for one, and when.
-struct Floors(HashMap<String, Mutex<Vec<(Instant, u64)>>>);
+/// The changes whose revocations had returned, for all nodes or for one.
+struct Floors(HashMap<String, Mutex<Vec<Change>>>);
+
+#[derive(Clone, Copy)]
+struct Change {
+    /// When it had returned.
+    at: Instant,
+    version: u64,
+    /// Where in a cluster it stands.
+    slot: u16,
+}
+
+/// A primary that was killed, and the slots that it held.
+struct Kill {
+    at: Instant,
+    slots: Vec<u16>,
+}
+
+/// What a primary has acknowledged may be lost with it if it was killed so soon after.
+const UNREPLICATED: Duration = Duration::from_secs(5);
 
 impl Floors {
     fn new(texts: &[String]) -> Self {
@@ -126,24 +146,37 @@ impl Floors {
     fn get(&self, text: &str, by: Option<Instant>) -> u64 {
         let changes = self.0[text].lock().unwrap();
         let mut latest = changes.iter().rev();
-        let latest = latest.find(|(at, _)| by.is_none_or(|by| *at <= by));
-        latest.map_or(0, |(_, version)| *version)
+        let latest = latest.find(|change| by.is_none_or(|by| change.at <= by));
+        latest.map_or(0, |change| change.version)
     }
 
     /// When the first change had returned that one who was served as of a version did not know.
     fn unknown_since(&self, text: &str, served: u64) -> Option<Instant> {
         let changes = self.0[text].lock().unwrap();
         let unknown = changes.iter().rev();
-        let unknown = unknown.take_while(|(_, version)| *version > served);
-        unknown.last().map(|(at, _)| *at)
+        let unknown = unknown.take_while(|change| change.version > served);
+        unknown.last().map(|change| change.at)
     }
 
-    fn raise(&self, text: &str, version: u64) {
+    fn raise(&self, text: &str, version: u64, slot: u16) {
         let mut changes = self.0[text].lock().unwrap();
-        let version = changes
-            .last()
-            .map_or(version, |(_, last)| version.max(*last));
-        changes.push((Instant::now(), version));
+        let last = changes.last().map_or(0, |last| last.version);
+        let at = Instant::now();
+        let version = version.max(last);
+        changes.push(Change { at, version, slot });
+    }
+
+    /// Whether all that was revoked after this version was acknowledged by primaries that were
+    /// killed before they can have passed it on.
+    fn are_lost_since(&self, text: &str, version: u64, kills: &[Kill]) -> bool {
+        let changes = self.0[text].lock().unwrap();
+        let mut since = changes.iter().filter(|change| change.version > version);
+        since.all(|change| {
+            kills.iter().any(|kill| {
+                let apart = kill.at.max(change.at) - kill.at.min(change.at);
+                apart < UNREPLICATED && kill.slots.contains(&change.slot)
+            })
+        })
     }
 }
 
@@ -156,6 +189,15 @@ struct Counts {
     late: Mutex<Vec<Duration>>,
     revocations: AtomicUsize,
     queued: AtomicUsize,
+    /// Answers from before a revocation that Redis acknowledged and then lost.
+    lost: AtomicUsize,
+    kills: AtomicUsize,
+    moves: AtomicUsize,
+}
+
+enum Store {
+    Server(Mutex<Redis>),
+    Cluster(Mutex<Cluster>),
 }
 
 struct World {
@@ -164,7 +206,11 @@ struct World {
     /// Held alone by who flushes the server, and shared by who may store what was validated
     /// before a revocation that the flush would take along: such a loss nobody can notice.
     flush: RwLock<()>,
-    redis: Mutex<Redis>,
+    store: Store,
+    urls: Vec<String>,
+    /// Of a cluster, where the keys are that all race for.
+    slots: HashMap<String, u16>,
+    kills: Mutex<Vec<Kill>>,
     truth: Arc<Truth>,
     texts: Vec<String>,
     nodes: Vec<(SessionCache, SessionCacheLayer<Provider>)>,
@@ -176,11 +222,26 @@ struct World {
 
 impl World {
     fn new(seed: u64, settings: Settings) -> Arc<Self> {
-        let redis = Redis::start();
         let truth = Arc::<Truth>::default();
         let texts: Vec<_> = (0..USERS)
             .flat_map(|user| (0..TOKENS).map(move |n| format!("user{user}-token{n}")))
             .collect();
+        let (store, urls, slots) = if settings.is_cluster {
+            let cluster = Cluster::planned(Plan {
+                node_timeout: Duration::from_secs(4),
+                ..Plan::default()
+            });
+            let keys = texts
+                .iter()
+                .flat_map(|text| [tomb_key(text), mark_key(&user_of(text))]);
+            let slots = keys.map(|key| (key.clone(), cluster.slot(&key))).collect();
+            let urls = cluster.urls();
+            (Store::Cluster(Mutex::new(cluster)), urls, slots)
+        } else {
+            let redis = Redis::start();
+            let urls = vec![redis.url()];
+            (Store::Server(Mutex::new(redis)), urls, HashMap::new())
+        };
         // A restart loses tombstones, and then it is the provider that refuses. Without one no
         // lookup may end for want of patience, since then the provider alone would decide.
         let (forgives, deadline) = if settings.with_chaos {
@@ -189,8 +250,13 @@ impl World {
             (true, Duration::from_secs(60))
         };
         let nodes = (0..settings.nodes).map(|n| {
-            let mut builder = SessionCache::builder()
-                .redis(redis.url())
+            let builder = SessionCache::builder();
+            let builder = if settings.is_cluster {
+                builder.redis_cluster(urls.clone())
+            } else {
+                builder.redis(&urls[0])
+            };
+            let mut builder = builder
                 .unwrap()
                 .redis_deadline(deadline)
                 // It would go on behind a request's back, and across a flush.
@@ -212,7 +278,10 @@ impl World {
             seed,
             flush: RwLock::new(()),
             nodes: nodes.collect(),
-            redis: Mutex::new(redis),
+            store,
+            urls,
+            slots,
+            kills: Mutex::default(),
             truth,
             everywhere: Floors::new(&texts),
             here: (0..settings.nodes).map(|_| Floors::new(&texts)).collect(),
@@ -241,6 +310,10 @@ impl World {
                 count.fetch_add(1, SeqCst);
                 let served: u64 = user.tier().parse().unwrap();
                 let seed = self.seed;
+                if served < floor && self.is_lost_since(node, text, served) {
+                    self.counts.lost.fetch_add(1, SeqCst);
+                    return;
+                }
                 let unknown_since = self.everywhere.unknown_since(text, served);
                 if let Some(late) = unknown_since.and_then(|at| began.checked_duration_since(at)) {
                     self.counts.late.lock().unwrap().push(late);
@@ -253,6 +326,17 @@ impl World {
             }
             Err(status) => assert_eq!(status, 503, "seed {}", self.seed),
         }
+    }
+
+    fn slot(&self, key: &str) -> u16 {
+        self.slots.get(key).copied().unwrap_or_default()
+    }
+
+    fn is_lost_since(&self, node: usize, text: &str, version: u64) -> bool {
+        let kills = self.kills.lock().unwrap();
+        [&self.everywhere, &self.here[node]]
+            .into_iter()
+            .all(|floors| floors.are_lost_since(text, version, &kills))
     }
 
     /// What was revoked on other nodes until a time, and on this one until now.
@@ -287,10 +371,16 @@ impl World {
         if outcome.is_err() {
             self.counts.queued.fetch_add(1, SeqCst);
         }
+        let mark = self.slot(&mark_key(&user));
         for (text, version) in changed {
-            self.here[node].raise(text, version);
+            let slot = if by_user {
+                mark
+            } else {
+                self.slot(&tomb_key(text))
+            };
+            self.here[node].raise(text, version, slot);
             if outcome.is_ok() {
-                self.everywhere.raise(text, version);
+                self.everywhere.raise(text, version, slot);
             }
         }
     }
@@ -327,7 +417,7 @@ impl World {
     async fn client(self: Arc<Self>, task: u64, requests: usize) {
         let mut random = StdRng::seed_from_u64(self.seed.wrapping_add(task));
         let mut made = 0;
-        while made < requests {
+        while made < requests || !self.has_seen_enough() {
             let node = random.random_range(0..self.nodes.len());
             let text = &self.texts[random.random_range(0..self.texts.len())];
             match random.random_range(0..1_000) {
@@ -346,15 +436,8 @@ impl World {
     /// calls block, and go to a server that may be paused, so it has a thread of its own.
     fn peer(&self) {
         let mut random = StdRng::seed_from_u64(self.seed);
-        let url = self.redis.lock().unwrap().url();
-        let client = bb8_redis::redis::Client::open(url).unwrap();
         while !self.ends.load(SeqCst) {
             let text = &self.texts[random.random_range(0..self.texts.len())];
-            let wait = Duration::from_millis(300);
-            let Ok(mut connection) = client.get_connection_with_timeout(wait) else {
-                continue;
-            };
-            let _ = connection.set_read_timeout(Some(wait));
             let _shared = self.flush.blocking_read();
             let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
             if random.random_range(0..10) > 0 {
@@ -366,7 +449,7 @@ impl World {
                     .arg(session_key(text))
                     .arg(300)
                     .arg(record.to_string());
-                let _ = setex.query::<()>(&mut connection);
+                let _ = self.peers(&setex);
             } else {
                 let user = user_of(text);
                 let of_user = self.texts.iter().filter(|text| user_of(text) == user);
@@ -379,21 +462,96 @@ impl World {
                     .arg(now.to_string())
                     .arg("EX")
                     .arg(2_592_000);
-                if set.query::<()>(&mut connection).is_ok() {
+                if self.peers(&set) {
+                    let slot = self.slot(&mark_key(&user));
                     for (text, version) in changed {
-                        self.everywhere.raise(text, version);
+                        self.everywhere.raise(text, version, slot);
                     }
                 }
             }
         }
     }
 
+    /// Whether a server has carried out a command of the peer's; of a cluster any will do that
+    /// takes it.
+    fn peers(&self, command: &Cmd) -> bool {
+        let wait = Duration::from_millis(300);
+        self.urls.iter().any(|url| {
+            let client = Client::open(url.as_str()).unwrap();
+            client
+                .get_connection_with_timeout(wait)
+                .and_then(|mut connection| {
+                    connection.set_read_timeout(Some(wait))?;
+                    command.query::<()>(&mut connection)
+                })
+                .is_ok()
+        })
+    }
+
+    /// What a cluster is to go through before the race ends.
+    fn has_seen_enough(&self) -> bool {
+        let count = |count: &AtomicUsize| count.load(SeqCst);
+        let Counts { kills, moves, .. } = &self.counts;
+        !self.settings.is_cluster
+            || self.ends.load(SeqCst)
+            || (count(kills) > 1 && count(moves) > 9)
+    }
+
     fn chaos(&self) {
+        match &self.store {
+            Store::Server(redis) => self.chaos_of_server(redis),
+            Store::Cluster(cluster) => self.chaos_of_cluster(&mut cluster.lock().unwrap()),
+        }
+    }
+
+    /// A primary is killed by SIGKILL, and comes back as a replica; a slot moves key by key.
+    fn chaos_of_cluster(&self, cluster: &mut Cluster) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ 1);
+        let mut slots: Vec<_> = self.slots.values().copied().collect();
+        slots.sort_unstable();
+        let mut round = 0;
+        while !self.ends.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(random.random_range(50..300)));
+            round += 1;
+            if round % 6 == 0 {
+                let killed = cluster.owner(slots[random.random_range(0..slots.len())]);
+                let held = slots.iter().copied();
+                let held = held.filter(|slot| cluster.owner(*slot) == killed).collect();
+                cluster.nodes[killed].kill();
+                self.kills.lock().unwrap().push(Kill {
+                    at: Instant::now(),
+                    slots: held,
+                });
+                cluster.until_whole();
+                cluster.nodes[killed].restart();
+                cluster.until_replica(killed);
+                self.counts.kills.fetch_add(1, SeqCst);
+            } else {
+                let slot = slots[random.random_range(0..slots.len())];
+                let primaries = cluster.primaries();
+                let to = primaries[random.random_range(0..primaries.len())];
+                if to == cluster.owner(slot) {
+                    continue;
+                }
+                let moved = cluster.begin_move(slot, to);
+                for most in [1, 2] {
+                    std::thread::sleep(Duration::from_millis(random.random_range(0..100)));
+                    cluster.move_keys(moved, most);
+                }
+                std::thread::sleep(Duration::from_millis(random.random_range(0..100)));
+                cluster.end_move(moved);
+                cluster.until_whole();
+                self.counts.moves.fetch_add(1, SeqCst);
+            }
+        }
+    }
+
+    fn chaos_of_server(&self, redis: &Mutex<Redis>) {
         let mut random = StdRng::seed_from_u64(self.seed ^ 1);
         let kinds = if self.settings.lease.is_some() { 6 } else { 3 };
         while !self.ends.load(SeqCst) {
             std::thread::sleep(Duration::from_millis(random.random_range(200..600)));
-            let mut redis = self.redis.lock().unwrap();
+            let mut redis = redis.lock().unwrap();
             match random.random_range(0..kinds) {
                 0 => {
                     redis.kill();
@@ -478,11 +636,15 @@ pub async fn run(settings: Settings, requests: usize) {
         late,
         revocations,
         queued,
+        lost,
+        kills,
+        moves,
     } = &world.counts;
     let late = late.lock().unwrap();
     println!(
         "{name}: {} requests, {} from memory ({} of them late, by up to {:?}), {} from Redis, {} \
-         validations, {} joined, {} overtaken, {} revocations, {} queued, {} epochs",
+         validations, {} joined, {} overtaken, {} revocations, {} queued, {} epochs; {} primaries \
+         killed, {} slots moved, {} answers from before a revocation that was acknowledged and lost",
         requests.load(SeqCst),
         from_memory.load(SeqCst),
         late.len(),
@@ -494,6 +656,9 @@ pub async fn run(settings: Settings, requests: usize) {
         revocations.load(SeqCst),
         queued.load(SeqCst),
         sum(|stats| stats.epochs),
+        kills.load(SeqCst),
+        moves.load(SeqCst),
+        lost.load(SeqCst),
     );
     assert_eq!(from_memory.load(SeqCst) > 0, lease.is_some());
     assert!(

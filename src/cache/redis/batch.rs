@@ -5,7 +5,10 @@
 //! as soon as those tasks have had their turn that could run anyway, and whoever comes later is in
 //! the next one. A lookup thus never learns anything that is older than itself.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex},
+};
 
 use bb8_redis::redis::{Cmd, Value};
 use tokio::{
@@ -18,7 +21,8 @@ use tokio::{
 use super::{
     breaker::Effect,
     memory::Known,
-    pool::{Links, Unanswered},
+    pool::{Links, Terms, Unanswered, lock},
+    run::Run,
 };
 
 const COMMAND: &str = "MGET";
@@ -31,8 +35,8 @@ pub(super) struct Standing {
     pub(super) record: Option<Vec<u8>>,
     pub(super) tomb: Option<Vec<u8>>,
     pub(super) mark: Option<Vec<u8>>,
-    /// The run of the server that said so.
-    pub(super) run: Arc<str>,
+    /// The run of the servers that said so.
+    pub(super) run: Run,
 }
 
 #[derive(Clone)]
@@ -108,11 +112,6 @@ impl Drop for Turn {
     }
 }
 
-fn lock(waiting: &Mutex<Vec<Waiting>>) -> MutexGuard<'_, Vec<Waiting>> {
-    // No code under this lock panics half-way through a change.
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
     if batch.is_empty() {
         return;
@@ -124,7 +123,12 @@ async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
     for key in keys {
         ask.arg(key);
     }
-    let Ok(answer) = links.call_until(Effect::Reads, until).send(&ask).await else {
+    let terms = Terms {
+        effect: Effect::Reads,
+        until,
+        is_asking: false,
+    };
+    let Ok(answer) = links.ask(terms, |_| Cow::Borrowed(&ask)).await else {
         return;
     };
     let Value::Array(values) = answer.value else {
@@ -144,7 +148,7 @@ async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
             record,
             tomb,
             mark,
-            run: Arc::clone(&answer.run),
+            run: Run::of_one(Arc::clone(&answer.run)),
         });
     }
 }

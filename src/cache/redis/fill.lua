@@ -1,14 +1,17 @@
 -- Modelled in tests/model/src/redis.rs.
--- KEYS: record, tombstone, mark. ARGV: tombstone seen ('' for none), mark seen ('' for none,
+-- KEYS: record, tombstone, and the mark unless it is on another server of a cluster: then it was
+-- compared before, and whoever serves the record compares it again. ARGV: tombstone seen ('' for none), mark seen ('' for none,
 -- '?' when it was not read), fence, longest age and slack in microseconds, TTL in milliseconds, the
--- record, the run of the server at the lookup, whether the record is sealed ('' for a plain one,
--- which still lacks mark and run), the very record that is to be replaced ('' for any that is not
+-- record, the run of the server at the lookup, whether the record is complete ('' for one that
+-- still lacks mark and run), the very record that is to be replaced ('' for any that is not
 -- newer, or none), and the run of this server.
 -- Another server may have lost what was revoked since the lookup.
 local run = ARGV[11]
 if run ~= ARGV[8] then return {'lost'} end
 
-local tomb, mark = text(KEYS[2], 128), text(KEYS[3], 128)
+local tomb = text(KEYS[2], 128)
+local mark
+if KEYS[3] then mark = text(KEYS[3], 128) else mark = ARGV[2] ~= '' and ARGV[2] end
 if tomb and refuses(tomb) then return {'refused'} end
 
 local fence, slack = tonumber(ARGV[3]), tonumber(ARGV[5])

@@ -6,9 +6,11 @@ use super::{
     lookup::{Seen, SeenMark},
     micros,
     names::Keys,
-    pool::{Call, Unanswered},
+    pool::Unanswered,
     read,
+    run::Run,
     scripts::Script,
+    servers::Call,
 };
 use crate::{
     cache::{
@@ -63,6 +65,7 @@ impl Redis {
                 .to_owned(),
             _ => "?".to_owned(),
         };
+        let mut run = seen.run.clone();
         let mut record = record::up_to_mark(
             &session.user,
             session.expires_at,
@@ -78,29 +81,33 @@ impl Redis {
                 Err(filled) => filled,
             });
         }
-        let (value, is_sealed) = match &self.sealing {
-            None => (record.into_bytes(), ""),
-            Some(sealing) => {
-                // Sealed is what Redis cannot complete, so the mark must be known before.
-                if mark == "?" {
-                    match self.recheck(&call, &keys, seen, &mark_name).await? {
-                        Ok(text) => mark = text,
-                        Err(filled) => return Ok(filled),
-                    }
-                }
-                record += &record::rest(&mark, &seen.run);
-                let id = session.user.id();
-                match sealing.seal(&keys.record, id, seen.fence, record.as_bytes()) {
-                    Some(value) => (value, "sealed"),
-                    None => return Ok(Filled::Skipped),
-                }
+        // Neither what is sealed can be completed by Redis, nor by one server what takes two.
+        let is_complete = self.sealing.is_some() || self.links.are_many();
+        if self.links.are_many() || (is_complete && mark == "?") {
+            match self.recheck(&call, &keys, seen, &mark_name).await? {
+                Ok(now) => (mark, run) = now,
+                Err(filled) => return Ok(filled),
             }
-        };
+        }
+        if is_complete {
+            record += &record::rest(&mark, &run.text());
+        }
+        let mut value = record.into_bytes();
+        if let Some(sealing) = &self.sealing {
+            let id = session.user.id();
+            match sealing.seal(&keys.record, id, seen.fence, &value) {
+                Some(sealed) => value = sealed,
+                None => return Ok(Filled::Skipped),
+            }
+        }
+        let mark_key = self.mark_key(&mark_name);
+        let together: &[&str] = &[&keys.record, &keys.tomb, &mark_key];
+        let together = &together[..if self.links.are_many() { 2 } else { 3 }];
         let over = seen.over.as_deref().unwrap_or_default();
         let answer = call
-            .run(
+            .run_together(
                 Script::Fill,
-                &[&keys.record, &keys.tomb, &self.mark_key(&mark_name)],
+                together,
                 &[
                     tomb.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
@@ -109,12 +116,16 @@ impl Redis {
                     SLACK.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
-                    seen.run.as_bytes(),
-                    is_sealed.as_bytes(),
+                    seen.run.token().as_bytes(),
+                    if is_complete { b"complete" } else { b"" },
                     over,
                 ],
             )
             .await?;
+        // Nothing was revoked until the re-check, and what is stored can wait for the next.
+        let Some(answer) = answer else {
+            return Ok(Filled::Skipped);
+        };
         let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unanswered)?;
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
         match field(0) {
@@ -125,7 +136,7 @@ impl Redis {
             Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
             Some(b"refused") => Ok(Filled::Refused),
             Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
-                run: answer.run,
+                run,
                 fence: field(3).and_then(Stamp::parse).ok_or(Unanswered)?,
                 tomb: field(1).map(Tomb::parse),
                 mark: SeenMark::Read {
@@ -140,17 +151,18 @@ impl Redis {
         }
     }
 
-    /// What the fill script compares, without storing: the mark as it stands, or how the fill
-    /// ends.
+    /// What the fill script compares, without storing: the mark as it stands and the run of the
+    /// servers that said so, or how the fill ends.
     async fn recheck(
         &self,
         call: &Call<'_>,
         keys: &Keys,
         seen: &Seen,
         mark_name: &str,
-    ) -> Result<Result<String, Filled>, Unanswered> {
+    ) -> Result<Result<(String, Run), Filled>, Unanswered> {
         let looked = self.look(call, keys, Some(mark_name)).await?;
-        if looked.run != seen.run || looked.time > seen.fence.plus(self.longest_fill()) {
+        let is_late = looked.time > seen.fence.plus(self.longest_fill());
+        if is_late || !seen.run.goes_on(&looked.run) {
             return Err(Unanswered);
         }
         let Beside { tomb, mark } = looked.beside;
@@ -164,7 +176,8 @@ impl Redis {
                 .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
         };
         if is_seen && tomb == seen.tomb {
-            return Ok(Ok(mark.map(|mark| mark.text).unwrap_or_default()));
+            let mark = mark.map(|mark| mark.text).unwrap_or_default();
+            return Ok(Ok((mark, looked.run)));
         }
         Ok(Err(Filled::Moved(Box::new(Seen {
             run: looked.run,

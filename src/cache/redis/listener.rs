@@ -1,14 +1,18 @@
 //! Hears from Redis what changes there, and proves by heartbeats that it still does.
 //!
-//! One connection of its own, since its pushes and its replies must come in one order: redis-rs
-//! hands out each push before it delivers any reply that came after it. A PING that is answered
-//! thus proves that what was acknowledged before is counted. But not the last one: a Redis with
-//! I/O threads may send a PONG a moment ahead of the push of a write that it has already
-//! acknowledged to somebody else, so each PONG proves what the PING *before* it was sent after.
+//! One connection of its own to each server that holds keys, since its pushes and its replies must
+//! come in one order: redis-rs hands out each push before it delivers any reply that came after it.
+//! A PING that is answered thus proves that what was acknowledged before is counted. But not the
+//! last one: a Redis with I/O threads may send a PONG a moment ahead of the push of a write that it
+//! has already acknowledged to somebody else, so each PONG proves what the PING *before* it was sent
+//! after.
 //!
 //! A server that cannot push, or something in between that swallows what it pushes, costs nothing
 //! but the local cache: before a lease is taken, a key of no other use is written, and its push
 //! awaited.
+//!
+//! The primaries of a cluster are heard together: one that is silent, or any change of who they
+//! are, ends the lease of them all.
 
 use std::{
     collections::hash_map::RandomState,
@@ -23,6 +27,7 @@ use bb8_redis::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo,
     PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
 };
+use futures_util::future::try_join_all;
 use tokio::{
     runtime::Handle,
     sync::Notify,
@@ -33,9 +38,10 @@ use tokio::{
 use super::{
     Tier,
     names::{Changed, Names},
-    pool::{Links, field, identity},
+    pool::{field, identity},
     sentinel::Term,
     server::Server,
+    servers::{Heard, Servers},
     trouble::is_unauthenticated,
 };
 use crate::{
@@ -59,7 +65,6 @@ pub(super) struct Listener {
 }
 
 struct Job {
-    server: Server,
     lease: Arc<Lease>,
     names: Names,
     hears_records: bool,
@@ -76,14 +81,13 @@ enum Trouble {
 }
 
 impl Listener {
-    pub(super) fn new(server: Server, tier: Tier, names: Names) -> Self {
+    pub(super) fn new(tier: Tier, names: Names) -> Self {
         let Tier {
             lease,
             hears_records,
         } = tier;
         Self {
             job: Arc::new(Job {
-                server,
                 patience: Duration::from_micros(lease.length()),
                 lease,
                 names,
@@ -103,13 +107,13 @@ impl Listener {
 
     /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
     /// that one has ended.
-    pub(super) fn start(&self, links: &Links) {
+    pub(super) fn start(&self, servers: &Servers) {
         // No code under this lock panics half-way through a change.
         let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
         if task.as_ref().is_none_or(AbortHandle::is_finished)
             && let Ok(runtime) = Handle::try_current()
         {
-            let listening = listen(Arc::clone(&self.job), links.clone());
+            let listening = listen(Arc::clone(&self.job), servers.clone());
             *task = Some(runtime.spawn(listening).abort_handle());
         }
     }
@@ -124,7 +128,7 @@ impl Drop for Listener {
     }
 }
 
-async fn listen(job: Arc<Job>, links: Links) {
+async fn listen(job: Arc<Job>, servers: Servers) {
     let (mut backoff, mut has_warned) = (Backoff::default(), false);
     loop {
         let mut held = Held {
@@ -132,7 +136,7 @@ async fn listen(job: Arc<Job>, links: Links) {
             beats: 0,
             has_warned,
         };
-        let trouble = match job.hear(&links, &mut held).await {
+        let trouble = match job.hear(&servers, &mut held).await {
             Err(trouble) => trouble,
             Ok(never) => match never {},
         };
@@ -178,7 +182,8 @@ impl Backoff {
     }
 }
 
-/// One connection's time. However it ends, also with its runtime, so does the lease.
+/// The time of one connection to each server. However it ends, also with its runtime, so does the
+/// lease.
 struct Held<'a> {
     lease: &'a Lease,
     beats: u32,
@@ -193,41 +198,54 @@ impl Drop for Held<'_> {
 
 enum Never {}
 
+/// A server that tells what changes.
+struct Teller {
+    connection: MultiplexedConnection,
+    run: Arc<str>,
+    /// While sentinels name it.
+    term: Option<Term>,
+    probe: Option<Arc<Probe>>,
+}
+
+impl Teller {
+    fn is_left(&self) -> bool {
+        self.term.as_ref().is_some_and(Term::is_over)
+    }
+}
+
 impl Job {
     /// Connects, and holds the lease for as long as heartbeats are answered.
-    async fn hear(&self, links: &Links, held: &mut Held<'_>) -> Result<Never, Trouble> {
-        let probe: Arc<Probe> = Arc::new(Probe {
-            name: self.names.probe(RandomState::new().hash_one(())),
-            pushed: Notify::new(),
-        });
-        let (mut connection, term) = self.connect(&probe).await?;
-        let run = self.identify(&mut connection).await?;
-        let mut track = cmd("CLIENT");
-        track.arg("TRACKING").arg("ON").arg("BCAST");
-        for kind in self.names.tracked(self.hears_records) {
-            track.arg("PREFIX").arg(kind);
+    async fn hear(&self, servers: &Servers, held: &mut Held<'_>) -> Result<Never, Trouble> {
+        let nonce = RandomState::new().hash_one(());
+        let (turn, heard) = servers.heard(&self.names, nonce).await;
+        if heard.is_empty() {
+            return Err(Trouble::Unanswered);
         }
-        self.ask::<Value>(&mut connection, &track).await?;
+        let tellers = heard.into_iter().map(|server| self.track(server));
+        let mut tellers = try_join_all(tellers).await?;
+        let runs: Vec<_> = tellers
+            .iter()
+            .map(|teller| Arc::clone(&teller.run))
+            .collect();
         // Only now: what was read before may have changed without a push.
-        self.lease.connected(Arc::clone(&run));
-
-        let mut set = cmd("SET");
-        set.arg(&probe.name).arg("").arg("PX").arg(1_000);
-        self.ask::<Value>(&mut connection, &set).await?;
-        timeout(self.patience, probe.pushed.notified())
-            .await
-            .map_err(|_| Trouble::Unusable("a key was written, and no push came".to_owned()))?;
+        self.lease.connected(runs.clone());
+        try_join_all(tellers.iter_mut().map(|teller| self.prove(teller))).await?;
 
         let mut previous = None;
         loop {
+            // The lease is that of the slowest, since all have to answer.
             let (sent, beat) = (self.lease.now(), Stopwatch::start());
-            self.ask::<Value>(&mut connection, &cmd("PING")).await?;
+            let ping = cmd("PING");
+            let pongs = tellers.iter_mut();
+            let pongs = pongs.map(|teller| self.ask::<Value>(&mut teller.connection, &ping));
+            try_join_all(pongs).await?;
             self.lease.beat(beat);
             if let Some(previous) = previous.replace(sent) {
                 self.lease.extend(previous);
             }
             // Afterwards, so that either this sees the change or the change ends the lease.
-            if !links.lead_to(&run) || term.as_ref().is_some_and(Term::is_over) {
+            let runs = runs.iter().map(|run| &**run);
+            if !servers.lead_to(turn, runs) || tellers.iter().any(Teller::is_left) {
                 return Err(Trouble::Unanswered);
             }
             held.beats = held.beats.saturating_add(1);
@@ -237,29 +255,72 @@ impl Job {
             if held.beats == 1 {
                 continue;
             }
-            if held.beats.is_multiple_of(BEATS) && self.identify(&mut connection).await? != run {
-                return Err(Trouble::Unanswered);
+            if held.beats.is_multiple_of(BEATS) {
+                let runs = tellers.iter_mut();
+                let runs = runs.map(|teller| self.identify(&mut teller.connection));
+                let runs = try_join_all(runs).await?;
+                if runs.iter().ne(tellers.iter().map(|teller| &teller.run)) {
+                    return Err(Trouble::Unanswered);
+                }
             }
             sleep(self.patience / BEATS).await;
         }
     }
 
+    /// Connects to a server, which from here on pushes.
+    async fn track(&self, heard: Heard) -> Result<Teller, Trouble> {
+        let Heard { server, probe } = heard;
+        let probe = probe.map(|name| {
+            Arc::new(Probe {
+                name,
+                pushed: Notify::new(),
+            })
+        });
+        let (mut connection, term) = self.connect(&server, probe.clone()).await?;
+        let run = self.identify(&mut connection).await?;
+        let mut track = cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST");
+        for kind in self.names.tracked(self.hears_records) {
+            track.arg("PREFIX").arg(kind);
+        }
+        self.ask::<Value>(&mut connection, &track).await?;
+        Ok(Teller {
+            connection,
+            run,
+            term,
+            probe,
+        })
+    }
+
+    /// Waits for the push of a key that is written.
+    async fn prove(&self, teller: &mut Teller) -> Result<(), Trouble> {
+        let Some(probe) = &teller.probe else {
+            return Ok(());
+        };
+        let mut set = cmd("SET");
+        set.arg(&probe.name).arg("").arg("PX").arg(1_000);
+        self.ask::<Value>(&mut teller.connection, &set).await?;
+        timeout(self.patience, probe.pushed.notified())
+            .await
+            .map_err(|_| Trouble::Unusable("a key was written, and no push came".to_owned()))
+    }
+
     async fn connect(
         &self,
-        probe: &Arc<Probe>,
+        server: &Server,
+        probe: Option<Arc<Probe>>,
     ) -> Result<(MultiplexedConnection, Option<Term>), Trouble> {
         let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
-        let probe = Arc::clone(probe);
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
-                heard(&lease, &names, &probe, &push);
+                heard(&lease, &names, probe.as_deref(), &push);
                 Ok::<_, fmt::Error>(())
             });
         // Greeting included, which a server may leave unanswered.
         self.within(async {
-            let (server, term) = self.server.find().await?;
+            let (server, term) = server.find().await?;
             let settings = server.redis_settings().clone();
             let settings = settings.set_protocol(ProtocolVersion::RESP3);
             let client = Client::open(server.set_redis_settings(settings))?;
@@ -304,7 +365,7 @@ struct Probe {
 }
 
 /// Runs before the connection delivers what came after the push, so it must not wait.
-fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
+fn heard(lease: &Lease, names: &Names, probe: Option<&Probe>, push: &PushInfo) {
     match (&push.kind, push.data.as_slice()) {
         (PushKind::Invalidate, [Value::Array(keys)]) => {
             for key in keys {
@@ -316,8 +377,11 @@ fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
                 match names.read(key) {
                     Some(Changed::Token(name)) => lease.hear_token(name),
                     Some(Changed::User(name)) => lease.hear_user(name),
-                    None if key == probe.name.as_bytes() => probe.pushed.notify_one(),
-                    None => {}
+                    None => {
+                        if let Some(probe) = probe.filter(|probe| key == probe.name.as_bytes()) {
+                            probe.pushed.notify_one();
+                        }
+                    }
                 }
             }
         }
@@ -329,10 +393,13 @@ fn heard(lease: &Lease, names: &Names, probe: &Probe, push: &PushInfo) {
 }
 
 fn trouble(error: RedisError) -> Trouble {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, Moved, TryAgain};
     let passes = error.is_io_error()
         || error.is_connection_dropped()
         || error.kind() == ErrorKind::MasterNameNotFoundBySentinel
-        || error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
+        || [BusyLoading, Ask, Moved, TryAgain, ClusterDown]
+            .into_iter()
+            .any(|kind| error.kind() == ErrorKind::Server(kind))
         || is_unauthenticated(&error);
     if passes {
         Trouble::Unanswered

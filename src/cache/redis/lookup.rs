@@ -7,14 +7,8 @@
 use std::sync::Arc;
 
 use super::{
-    Redis,
-    breaker::Effect,
-    memory::Known,
-    micros,
-    names::Keys,
-    pool::{Call, Unanswered},
-    read,
-    scripts::Script,
+    Redis, breaker::Effect, memory::Known, micros, names::Keys, pool::Unanswered, read, run::Run,
+    scripts::Script, servers::Call,
 };
 use crate::{
     cache::{
@@ -66,8 +60,8 @@ pub(in crate::cache) struct Keep {
 /// What a lookup saw, or the re-check of a fill.
 #[derive(Clone, Debug)]
 pub(in crate::cache) struct Seen {
-    /// The run of the server that was looked at.
-    pub(super) run: Arc<str>,
+    /// The run of the servers that were looked at.
+    pub(super) run: Run,
     pub(super) fence: Stamp,
     pub(super) tomb: Option<Tomb>,
     pub(super) mark: SeenMark,
@@ -96,8 +90,8 @@ pub(crate) enum Replace {
 
 impl Redis {
     /// One round trip for a token of our own that is known from before, and for any other; two
-    /// only where the record's user is written in a way that the script does not see through, and
-    /// for a miss while the pepper is being changed.
+    /// only where the record's user is written in a way that the script does not see through, for
+    /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
     pub(in crate::cache) async fn lookup(&self, key: &EntryKey) -> Found {
         let call = self.links.call(Effect::Reads);
         if let Some(listener) = &self.listener {
@@ -143,7 +137,10 @@ impl Redis {
         key: &EntryKey,
         known: &Arc<Known>,
     ) -> Result<Option<Served>, Unanswered> {
-        let standing = self.batches.ask(known, call.until()).await?;
+        let standing = match self.links.batches() {
+            Some(batches) => batches.ask(known, call.until()).await?,
+            None => self.read_apart(call, known).await?,
+        };
         let Some(value) = standing.record else {
             return Ok(None);
         };
@@ -161,7 +158,7 @@ impl Redis {
             mark: standing.mark.map(|mark| Mark::parse(&mark)),
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let moment = self.moment(Stamp(self.clock.wall()), standing.run);
+        let moment = self.moment(Stamp(self.clock.wall()), &standing.run);
         let accepted =
             record.cause.is_some() && accept::accepts(&record, &beside, &moment, self.max_age());
         if !accepted {
@@ -170,7 +167,9 @@ impl Redis {
         if let Some(value) = value {
             self.memory.read(key, known, value, Arc::clone(&record));
         }
-        Ok(Some(self.served(key, record, &known.mark_name, &moment)))
+        let mark_name = &known.mark_name;
+        let served = self.served(key, record, mark_name, &moment, &standing.run);
+        Ok(Some(served))
     }
 
     async fn script_lookup(
@@ -202,12 +201,12 @@ impl Redis {
             None => seen.time,
             Some(_) => Stamp(self.clock.wall()),
         };
-        let moment = self.moment(time, Arc::clone(&seen.run));
+        let moment = self.moment(time, &seen.run);
         if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
                 self.memory.learn(key, &mark_name);
             }
-            let served = self.served(key, Arc::new(record), &mark_name, &moment);
+            let served = self.served(key, Arc::new(record), &mark_name, &moment, &seen.run);
             return Ok(Found::Record(served));
         }
         if accept::has_ended(record.expires_at, moment.wall)
@@ -238,6 +237,7 @@ impl Redis {
         record: Arc<Record>,
         mark_name: &str,
         moment: &Moment,
+        run: &Run,
     ) -> Served {
         let since = record.since();
         let ends = record.expires_at.map(wall_micros);
@@ -251,7 +251,7 @@ impl Redis {
                 .refresh_after(life)
                 .map(|after| after.saturating_sub(age)),
             of: Due(since.0),
-            keep: self.keep(&record, mark_name, &moment.run),
+            keep: self.keep(&record, mark_name, run),
             record,
         }
     }
@@ -297,11 +297,12 @@ impl Redis {
 
     /// How a record that is served may be kept in memory: only if every change of what makes it
     /// unusable will be heard.
-    fn keep(&self, record: &Record, mark_name: &str, run: &str) -> Option<Keep> {
+    fn keep(&self, record: &Record, mark_name: &str, run: &Run) -> Option<Keep> {
         let listener = self.listener.as_ref()?;
         // The peer ends its own records by deleting them.
         let hears_its_end = listener.hears_records() || record.cause.is_some();
-        (hears_its_end && listener.lease().hears(run)).then(|| Keep {
+        let hears_all = || run.servers().all(|server| listener.lease().hears(server));
+        (hears_its_end && hears_all()).then(|| Keep {
             user: listener.lease().user(mark_name),
             can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
         })
@@ -318,11 +319,33 @@ impl Redis {
         let looked = self
             .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
-        looked.is_ok_and(|looked| accept::still_holds(cause, &looked.beside, &looked.run))
+        looked.is_ok_and(|looked| accept::still_holds(cause, &looked.beside, &looked.run.text()))
     }
 
-    /// The lookup script; the mark is that of the user in the record unless it is named.
+    /// What the lookup script says; the mark is that of the user in the record unless it is named.
+    /// On a cluster one that is not named is not read.
     pub(super) async fn look(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<Looked, Unanswered> {
+        let looked = if self.links.are_many() {
+            self.look_apart(call, keys, mark_name).await?
+        } else {
+            self.look_together(call, keys, mark_name).await?
+        };
+        let Beside { tomb, mark } = &looked.beside;
+        if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
+            self.warned.unreadable("a tombstone");
+        }
+        if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
+            self.warned.unreadable("a user's mark");
+        }
+        Ok(looked)
+    }
+
+    async fn look_together(
         &self,
         call: &Call<'_>,
         keys: &Keys,
@@ -343,27 +366,22 @@ impl Redis {
             Vec<u8>,
         );
         let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
-        let tomb = tomb.map(|tomb| Tomb::parse(&tomb));
-        let mark = mark.map(|mark| Mark::parse(&mark));
-        if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
-            self.warned.unreadable("a tombstone");
-        }
-        if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
-            self.warned.unreadable("a user's mark");
-        }
         Ok(Looked {
             value,
             mark_name,
-            beside: Beside { tomb, mark },
-            run: answer.run,
+            beside: Beside {
+                tomb: tomb.map(|tomb| Tomb::parse(&tomb)),
+                mark: mark.map(|mark| Mark::parse(&mark)),
+            },
+            run: Run::of_one(answer.run),
             time: Stamp::parse(&time).ok_or(Unanswered)?,
         })
     }
 
-    fn moment(&self, time: Stamp, run: Arc<str>) -> Moment {
+    fn moment(&self, time: Stamp, run: &Run) -> Moment {
         Moment {
             time,
-            run,
+            run: run.text(),
             wall: self.clock.wall(),
             floor: self.links.floor(),
         }
@@ -391,11 +409,11 @@ fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Fo
     }))
 }
 
-/// The reply of the lookup script.
+/// The reply of the lookup script, or what was read in its place.
 pub(super) struct Looked {
-    value: Option<Vec<u8>>,
-    mark_name: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) mark_name: Option<Vec<u8>>,
     pub(super) beside: Beside,
-    pub(super) run: Arc<str>,
+    pub(super) run: Run,
     pub(super) time: Stamp,
 }

@@ -13,7 +13,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{
-            AtomicBool, AtomicI64, AtomicUsize,
+            AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -34,13 +34,14 @@ use tokio::{
 
 use super::{
     breaker::{Breaker, Effect},
+    met::Met,
     scripts::{SCRIPTS, Script},
     sentinel::Term,
     server::Server,
     trouble::told,
 };
 use crate::{
-    cache::{accept::SLACK, lease::Lease, meter::Held, stamp::Stamp, stats::RedisMeter},
+    cache::{meter::Held, stamp::Stamp},
     log::REDIS,
 };
 
@@ -55,20 +56,38 @@ const LINKS: u32 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cache) struct Unanswered;
 
+/// Why a server gave no answer.
+pub(super) enum Missed {
+    Unanswered,
+    /// As a server of a cluster says it, in this run: the keys are on another one, or on their
+    /// way to it.
+    #[cfg_attr(
+        not(feature = "cluster"),
+        expect(dead_code, reason = "nobody else is sent elsewhere")
+    )]
+    Elsewhere {
+        error: RedisError,
+        run: Arc<str>,
+    },
+}
+
 /// A reply, and the run of the server that gave it.
 pub(super) struct Answer {
     pub(super) value: Value,
     pub(super) run: Arc<str>,
 }
 
+/// To one server.
 #[derive(Clone)]
 pub(super) struct Links(Arc<Inner>);
 
-/// One operation, however many commands it takes: all are answered by one deadline.
-pub(super) struct Call<'a> {
-    links: &'a Links,
-    effect: Effect,
-    until: Instant,
+/// What one operation may do, and until when: however many commands it takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) effect: Effect,
+    pub(super) until: Instant,
+    /// Whether to send it to a server that the slot of its keys is on its way to.
+    pub(super) is_asking: bool,
 }
 
 /// How long what may be waited for.
@@ -94,25 +113,16 @@ struct Inner {
     breaker: Breaker,
     deadlines: Deadlines,
     /// A key of our own, written to find out whether the server takes writes again.
-    probe: String,
+    probe: Mutex<String>,
 }
 
 /// What all links know of their server.
-#[derive(Default)]
 struct Shared {
-    /// Ends when another server is met: what was read before may be missing what it has lost.
-    lease: Option<Arc<Lease>>,
-    /// The run and replication ids of the server that was connected last.
-    server: Mutex<Option<Arc<str>>>,
-    /// Records up to this time may be missing a mark that a failover or restart has lost.
-    floor: AtomicI64,
+    met: Arc<Met>,
     /// Why the last connection failed.
     trouble: Mutex<Option<String>>,
     /// What is to be said of a server that says nothing.
     silence: &'static str,
-    /// Whether it was said that the server may evict what we need.
-    has_warned_of_eviction: AtomicBool,
-    meter: RedisMeter,
 }
 
 #[derive(Clone)]
@@ -141,16 +151,11 @@ pub(super) struct Manager {
 
 impl Links {
     /// Connects on first use.
-    pub(super) fn new(
-        server: Server,
-        deadlines: Deadlines,
-        probe: String,
-        lease: Option<Arc<Lease>>,
-    ) -> Self {
+    pub(super) fn new(server: Server, deadlines: Deadlines, probe: String, met: Arc<Met>) -> Self {
         let shared = Arc::new(Shared {
-            lease,
+            met,
+            trouble: Mutex::default(),
             silence: server.silence(),
-            ..Shared::default()
         });
         let manager = Manager {
             server,
@@ -169,16 +174,12 @@ impl Links {
             shared,
             breaker: Breaker::default(),
             deadlines,
-            probe,
+            probe: Mutex::new(probe),
         }))
     }
 
     pub(super) fn is_skipped(&self) -> bool {
         self.0.breaker.is_open()
-    }
-
-    pub(super) fn meter(&self) -> &RedisMeter {
-        &self.0.shared.meter
     }
 
     /// A connection beside those that all share.
@@ -191,88 +192,84 @@ impl Links {
     }
 
     /// The name of a key that anybody may write.
-    pub(super) fn probe(&self) -> &str {
-        &self.0.probe
+    pub(super) fn probe(&self) -> String {
+        lock(&self.0.probe).clone()
     }
 
-    pub(super) fn floor(&self) -> Stamp {
-        Stamp(self.0.shared.floor.load(SeqCst))
-    }
-
-    /// Whether this run is that of the server which was connected last.
-    pub(super) fn lead_to(&self, run: &str) -> bool {
-        lock(&self.0.shared.server).as_deref() == Some(run)
-    }
-
-    /// Begins an operation, and with it its deadline.
-    pub(super) fn call(&self, effect: Effect) -> Call<'_> {
-        self.call_until(effect, Instant::now() + self.0.deadlines.call)
-    }
-
-    /// The same for who began at another time.
-    pub(super) fn call_until(&self, effect: Effect, until: Instant) -> Call<'_> {
-        Call {
-            links: self,
-            effect,
-            until,
-        }
-    }
-}
-
-impl Call<'_> {
-    /// When it ends.
-    pub(super) fn until(&self) -> Instant {
-        self.until
-    }
-
-    /// Runs a script; once more where a link turns out to be dead, for all ours can be repeated.
-    /// The run of the server is handed to it as its last argument.
-    pub(super) async fn run(
+    /// Asks once more where a link turns out to be dead, for all that is asked can be repeated.
+    pub(super) async fn ask<'c>(
         &self,
-        script: Script,
-        keys: &[&str],
-        arguments: &[&[u8]],
-    ) -> Result<Answer, Unanswered> {
-        self.within_deadline(|link| Cow::Owned(link.script(script, keys, arguments)))
-            .await
-    }
-
-    pub(super) async fn send(&self, command: &Cmd) -> Result<Answer, Unanswered> {
-        self.within_deadline(|_| Cow::Borrowed(command)).await
-    }
-
-    async fn within_deadline<'c>(
-        &self,
+        terms: Terms,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, Unanswered> {
-        let inner = &self.links.0;
+    ) -> Result<Answer, Missed> {
+        let inner = &self.0;
         let breaker = &inner.breaker;
         // Timers and connections need a runtime.
         if breaker.is_open() || Handle::try_current().is_err() {
-            return Err(Unanswered);
+            return Err(Missed::Unanswered);
         }
-        let _in_use = inner.shared.meter.in_use.hold();
-        match inner.attempt(self.until, command).await {
+        let meter = &inner.shared.met.meter;
+        let _in_use = meter.in_use.hold();
+        match inner.attempt(terms, command).await {
             Ok(answer) => {
-                breaker.succeeded(self.effect);
+                breaker.succeeded(terms.effect);
                 Ok(answer)
             }
-            Err(trouble) => {
-                inner.shared.meter.unanswered.add();
-                if breaker.failed(self.effect) {
+            Err(Failure::Elsewhere { error, run }) => Err(Missed::Elsewhere { error, run }),
+            Err(Failure::Trouble(trouble)) => {
+                meter.unanswered.add();
+                if breaker.failed(terms.effect) {
                     tracing::warn!(
                         target: REDIS,
                         trouble,
+                        server = %inner.manager.server,
                         "Redis does not answer as it should, so every session is validated; check \
                          that it runs and takes writes, and host, port, user and password in the \
                          URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
                     );
                     tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
-                Err(Unanswered)
+                Err(Missed::Unanswered)
             }
         }
     }
+
+    /// The key to write from now on, since the one before has moved to another server.
+    #[cfg(feature = "cluster")]
+    pub(super) fn probe_by(&self, key: String) {
+        *lock(&self.0.probe) = key;
+    }
+
+    /// Whether the server is still in the run in which its links found it. A link of another run is
+    /// used no more: the next one meets the server anew.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn is_as_met(&self, until: Instant) -> bool {
+        let terms = Terms {
+            effect: Effect::Reads,
+            until,
+            is_asking: false,
+        };
+        let info = |_: &Link| Cow::Owned(cmd("INFO"));
+        let Ok(Answer { value, run }) = self.0.attempt(terms, info).await else {
+            return false;
+        };
+        let is_as_met = bb8_redis::redis::from_redis_value::<String>(value)
+            .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
+        if !is_as_met {
+            for place in &self.0.links {
+                if let Some(link) = lock(place).take() {
+                    link.facts.is_dead.store(true, SeqCst);
+                }
+            }
+        }
+        is_as_met
+    }
+}
+
+/// What came of an attempt instead of an answer.
+enum Failure {
+    Trouble(String),
+    Elsewhere { error: RedisError, run: Arc<str> },
 }
 
 /// Asks until there is an answer, or nobody left who wants one.
@@ -281,10 +278,16 @@ async fn close_when_it_answers(links: Weak<Inner>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(links) = links.upgrade() else { return };
-        let until = Instant::now() + links.deadlines.call;
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&links.probe], &[]));
-        if links.attempt(until, probe).await.is_ok() {
+        let terms = Terms {
+            effect: Effect::Writes,
+            until: Instant::now() + links.deadlines.call,
+            is_asking: false,
+        };
+        let key = lock(&links.probe).clone();
+        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        // Also one that sends us elsewhere answers.
+        if !matches!(links.attempt(terms, probe).await, Err(Failure::Trouble(_))) {
             links.breaker.close();
             tracing::info!(target: REDIS, "Redis answers again");
             return;
@@ -326,20 +329,20 @@ impl Inner {
     /// One command within the deadline; the error says what went wrong.
     async fn attempt<'c>(
         &self,
-        until: Instant,
+        terms: Terms,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, String> {
+    ) -> Result<Answer, Failure> {
         let mut used: Option<Arc<Facts>> = None;
-        timeout_at(until, async {
+        timeout_at(terms.until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
                 let mut link = match self.link().await {
                     Ok(link) => link,
-                    Err(RunError::User(error)) => return Err(told(&error)),
-                    Err(RunError::TimedOut) => return Err(self.shared.trouble()),
+                    Err(RunError::User(error)) => return Err(Failure::Trouble(told(&error))),
+                    Err(RunError::TimedOut) => return Err(Failure::Trouble(self.shared.trouble())),
                 };
                 used = Some(Arc::clone(&link.facts));
-                match link.query(&command).await {
+                match link.query(terms.is_asking, &command).await {
                     Ok(value) => {
                         return Ok(Answer {
                             value,
@@ -347,17 +350,22 @@ impl Inner {
                         });
                     }
                     Err(error) if error.is_io_error() => link.facts.is_dead.store(true, SeqCst),
+                    Err(error) if self.shared.met.is_cluster() && is_elsewhere(&error) => {
+                        let run = Arc::clone(&link.facts.run);
+                        return Err(Failure::Elsewhere { error, run });
+                    }
                     Err(error) => {
                         if error.is_unrecoverable_error()
                             || is_server_error(&error, ServerErrorKind::ReadOnly)
                         {
                             link.facts.is_dead.store(true, SeqCst);
                         }
-                        return Err(told(&error));
+                        return Err(Failure::Trouble(told(&error)));
                     }
                 }
             }
-            Err("its connections end as soon as they are used".to_owned())
+            let trouble = "its connections end as soon as they are used";
+            Err(Failure::Trouble(trouble.to_owned()))
         })
         .await
         .unwrap_or_else(|_| {
@@ -365,7 +373,7 @@ impl Inner {
             if let Some(facts) = &used {
                 facts.is_dead.store(true, SeqCst);
             }
-            Err(self.shared.trouble())
+            Err(Failure::Trouble(self.shared.trouble()))
         })
     }
 }
@@ -374,11 +382,20 @@ fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
     error.kind() == ErrorKind::Server(kind)
 }
 
+/// Whether a cluster's server sends us to another one.
+fn is_elsewhere(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    [Moved, Ask, TryAgain]
+        .into_iter()
+        .any(|kind| is_server_error(error, kind))
+}
+
 impl Link {
     pub(super) fn run(&self) -> &Arc<str> {
         &self.facts.run
     }
 
+    /// The run of the server is handed to the script as its last argument.
     pub(super) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.facts.hashes[script as usize])
@@ -399,17 +416,31 @@ impl Link {
 
     pub(super) async fn query<'c>(
         &mut self,
+        is_asking: bool,
         command: impl Fn(&Self) -> Cow<'c, Cmd>,
     ) -> Result<Value, RedisError> {
-        // Not `send_packed_command`, which hands error replies out as values.
-        match command(self).query_async(&mut self.connection).await {
+        match self.send(is_asking, &command(self)).await {
             Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
                 // Somebody has flushed them; the same text has the same hash again.
                 load_scripts(&mut self.connection).await?;
-                command(self).query_async(&mut self.connection).await
+                self.send(is_asking, &command(self)).await
             }
             answer => answer,
         }
+    }
+
+    async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {
+        if !is_asking {
+            // Not `send_packed_command`, which hands error replies out as values.
+            return command.query_async(&mut self.connection).await;
+        }
+        // In one piece, since it holds for the very next command of the connection, and others
+        // use that as well.
+        let mut asking = pipe();
+        asking.cmd("ASKING").add_command(command.clone());
+        let answers = self.connection.send_packed_commands(&asking, 1, 1).await?;
+        let answer = answers.into_iter().next().unwrap_or(Value::Nil);
+        answer.extract_error()
     }
 }
 
@@ -467,7 +498,7 @@ impl Manager {
                 .into());
         }
         let now = Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros));
-        let run = self.shared.met(&info, now);
+        let run = self.shared.meet(&info, now);
         Ok(Link {
             connection,
             facts: Arc::new(Facts {
@@ -475,43 +506,24 @@ impl Manager {
                 hashes,
                 run,
                 term,
-                _open: self.shared.meter.connections.hold(),
+                _open: self.shared.met.meter.connections.hold(),
             }),
         })
     }
 }
 
 impl Shared {
-    /// Names the run of a server, and raises the floor when it is another than before.
-    fn met(&self, info: &str, now: Stamp) -> Arc<str> {
+    /// Names the run of a server, before it serves.
+    fn meet(&self, info: &str, now: Stamp) -> Arc<str> {
         let field = |name| field(info, name);
         // What revokes has a longer life than what it revokes; eviction does not care.
         let policy = field("maxmemory_policy");
-        let evicts =
-            !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0");
-        if evicts && !self.has_warned_of_eviction.swap(true, SeqCst) {
-            tracing::warn!(
-                target: REDIS,
-                policy,
-                "Redis may evict the marks of users and the tombstones of tokens, and with them \
-                 revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
-            );
+        if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
+            self.met.warn_of_eviction(policy);
         }
-        let server = identity(info);
-        let mut known = lock(&self.server);
-        let before = known.replace(Arc::clone(&server));
-        if before.is_some_and(|before| before != server) {
-            self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
-            if let Some(lease) = &self.lease {
-                lease.lose();
-            }
-            tracing::warn!(
-                target: REDIS,
-                "another Redis answers than before, or it was restarted: what was cached until \
-                 now is validated again, since revocations may have been lost"
-            );
-        }
-        server
+        let run = identity(info);
+        self.met.meet(&run, now);
+        run
     }
 
     fn trouble(&self) -> String {

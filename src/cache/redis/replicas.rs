@@ -109,10 +109,11 @@ impl Replicas {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut wait = cmd("WAIT");
         wait.arg(self.wanted.replicas).arg(left);
-        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[links.probe()], &[]));
+        let key = links.probe();
+        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
         let waited = timeout_at(until + links.deadline(), async {
-            link.query(probe).await?;
-            link.query(|_| Cow::Borrowed(&wait)).await
+            link.query(false, probe).await?;
+            link.query(false, |_| Cow::Borrowed(&wait)).await
         });
         let Ok(Ok(count)) = waited.await else {
             // It may still wait, and whoever came next would, too.

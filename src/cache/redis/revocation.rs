@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use bb8_redis::redis::cmd;
+
 use super::{Redis, breaker::Effect, pool::Unanswered, scripts::Script};
 use crate::cache::{accept::SLACK, key::EntryKey};
 
@@ -18,7 +20,7 @@ pub(in crate::cache) enum Verdict {
     Refuse,
 }
 
-/// The runs of the server that have taken a revocation.
+/// The runs of the servers that have taken a revocation.
 pub(in crate::cache) type Runs = Vec<Arc<str>>;
 
 impl Redis {
@@ -42,8 +44,18 @@ impl Redis {
         let mut runs = Runs::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            let keys = [&*keys.tomb, &keys.record];
-            let answer = call.run(Script::RevokeToken, &keys, &arguments).await?;
+            let both: [&str; 2] = [&keys.tomb, &keys.record];
+            let script = Script::RevokeToken;
+            let answer = match call.run_together(script, &both, &arguments).await? {
+                Some(answer) => answer,
+                None => {
+                    // Each where it is; the tombstone first, so that nobody puts the record back.
+                    let answer = call.run(script, &[&keys.tomb], &arguments).await?;
+                    let mut delete = cmd("DEL");
+                    call.send(&keys.record, delete.arg(&keys.record)).await?;
+                    answer
+                }
+            };
             runs.push(answer.run);
         }
         Ok(runs)
@@ -67,7 +79,7 @@ impl Redis {
 
     /// How many replicas have what these runs took, if that was asked for.
     pub(in crate::cache) async fn replicas(&self, runs: &Runs) -> Option<u32> {
-        Some(self.replicas.as_ref()?.have(&self.links, runs).await)
+        self.links.replicas(runs).await
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError,
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError,
     aio::MultiplexedConnection, pipe,
 };
 use tokio::{
@@ -26,7 +26,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{pool::lock, trouble::told};
+use super::{address::at, pool::lock, trouble::told};
 use crate::log::REDIS;
 
 /// Between two times that all are asked.
@@ -107,6 +107,11 @@ impl Sentinels {
         }
     }
 
+    /// What they call the primary.
+    pub(super) fn name(&self) -> &str {
+        &self.group.name
+    }
+
     pub(super) fn how(&self) -> &ConnectionInfo {
         &self.group.how
     }
@@ -126,7 +131,7 @@ impl Sentinels {
                     terms: Arc::clone(&group.terms),
                     number: group.terms.load(SeqCst),
                 };
-                Ok((primary.at(&group.how), term))
+                Ok((at(&group.how, &primary.host, primary.port), term))
             }
             (_, trouble) => Err((
                 ErrorKind::MasterNameNotFoundBySentinel,
@@ -232,19 +237,6 @@ impl Group {
 impl Primary {
     fn is_where(&self, other: &Self) -> bool {
         (&self.host, self.port) == (&other.host, other.port)
-    }
-
-    fn at(&self, how: &ConnectionInfo) -> ConnectionInfo {
-        let (host, port) = (self.host.clone(), self.port);
-        how.clone().set_addr(match how.addr() {
-            ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
-                host,
-                port,
-                insecure: false,
-                tls_params: tls_params.clone(),
-            },
-            _ => ConnectionAddr::Tcp(host, port),
-        })
     }
 }
 

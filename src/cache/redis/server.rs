@@ -1,6 +1,6 @@
 //! Which server to connect to, as a URL or the sentinels say it.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bb8_redis::redis::{
     ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError, parse_redis_url,
@@ -20,19 +20,12 @@ pub(in crate::cache) enum Server {
 }
 
 impl Server {
-    /// What to say when it says nothing. One that expects plain text waits for the end of a line,
-    /// which no TLS handshake has.
+    /// What to say when it says nothing.
     pub(super) fn silence(&self) -> &'static str {
-        let how = match self {
+        silence(match self {
             Self::Named(server) => server,
             Self::Elected(sentinels) => sentinels.how(),
-        };
-        match how.addr() {
-            ConnectionAddr::TcpTls { .. } => {
-                "no answer within the deadline; check that the port is Redis's tls-port"
-            }
-            _ => "no answer within the deadline",
-        }
+        })
     }
 
     /// To be asked before every connection.
@@ -43,6 +36,26 @@ impl Server {
                 let (server, term) = sentinels.primary().await?;
                 Ok((server, Some(term)))
             }
+        }
+    }
+}
+
+/// One that expects plain text waits for the end of a line, which no TLS handshake has.
+pub(super) fn silence(server: &ConnectionInfo) -> &'static str {
+    match server.addr() {
+        ConnectionAddr::TcpTls { .. } => {
+            "no answer within the deadline; check that the port is Redis's tls-port"
+        }
+        _ => "no answer within the deadline",
+    }
+}
+
+/// As an operator knows it; no user or password.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(server) => server.addr().fmt(f),
+            Self::Elected(sentinels) => sentinels.name().fmt(f),
         }
     }
 }
@@ -107,6 +120,27 @@ pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> 
         }),
         _ => info,
     })
+}
+
+/// Why a URL is none of a cluster's node.
+#[cfg(feature = "cluster")]
+pub(in crate::cache) enum NodeFault {
+    Url(UrlFault),
+    NamesDatabase,
+}
+
+/// Reads the URL of a node of a cluster, which has one database and a port.
+#[cfg(feature = "cluster")]
+pub(in crate::cache) fn node(url: &str) -> Result<ConnectionInfo, NodeFault> {
+    let info = server(url, 0).map_err(NodeFault::Url)?;
+    match info.addr() {
+        ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
+        _ => return Err(NodeFault::Url(UrlFault::NotUnderstood)),
+    }
+    if info.redis_settings().db() != 0 {
+        return Err(NodeFault::NamesDatabase);
+    }
+    Ok(info)
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@ use rustls::{
 };
 use zeroize::Zeroizing;
 
-/// Certificates for TLS connections to Redis and its sentinels, as PEM.
+/// Certificates for TLS connections to Redis, its sentinels and the nodes of a cluster, as PEM.
 ///
 /// It takes none for a server whose CA the system trusts: there a `rediss://` URL is enough. The
-/// certificate must be for the host that the URL names; with sentinels, for the address that they
-/// tell. Neither check can be turned off.
+/// certificate must be for the host that the URL names; with sentinels or a cluster, for the address
+/// that they tell. Neither check can be turned off.
 ///
 /// ```no_run
 /// use tower_session_cache::{RedisTls, SessionCache};

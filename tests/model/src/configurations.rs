@@ -347,6 +347,17 @@ pub const CLUSTER: &[Bounds] = &[
         ..BASE
     },
     Bounds {
+        name: "cluster: a lost mark",
+        mode: Mode::Cluster,
+        asked: 1,
+        revocations: [RESET_B, None, None],
+        left: Left {
+            losses: 1,
+            ..NOTHING
+        },
+        ..BASE
+    },
+    Bounds {
         name: "cluster: a logout",
         mode: Mode::Cluster,
         revocations: [LOGOUT_A, None, None],

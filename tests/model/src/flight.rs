@@ -7,7 +7,7 @@ use crate::{
     redis::{Filled, standing},
     rules::Rule,
     state::{
-        Ask, Command, Entry, Far, Flight, Fly, Looked, Lookup, Outcome, Phase, Request, Seen,
+        Ask, Command, Entry, Far, Flight, Fly, Looked, Lookup, Mark, Outcome, Phase, Request, Seen,
         SeenMark, Stamp, State, Ticket, Version,
     },
 };
@@ -252,7 +252,7 @@ impl Model {
             Seen,
             Version,
             bool,
-            Option<SeenMark>,
+            Option<(Option<Mark>, u8)>,
         ),
         emit: &mut Emit<'_>,
     ) {
@@ -284,6 +284,7 @@ impl Model {
                 fence: Stamp::at(state.time),
                 tomb: standing(state.redis.data.tombs[token]),
                 mark: SeenMark::Read(standing(state.redis.data.mark)),
+                mark_run: state.redis.mark_run,
             },
             Far::Seen(seen) => seen,
         };
@@ -332,14 +333,17 @@ impl Model {
         let mut seen = seen;
         if self.bounds.mode == Mode::Cluster {
             if mark.is_none() && self.holds(Rule::ClusterRechecksMark) {
-                let read = standing(next.redis.data.mark);
-                let fly = if self.is_same_mark(&seen, read) {
+                let (read, mark_run) = (standing(next.redis.data.mark), next.redis.mark_run);
+                let goes_on = seen.mark_run == mark_run || !self.holds(Rule::FillComparesMarkRun);
+                let fly = if !goes_on {
+                    unanswered
+                } else if self.is_same_mark(&seen, read) {
                     Fly::Fills {
                         ticket,
                         now,
                         version,
                         again,
-                        mark: Some(SeenMark::Read(read)),
+                        mark: Some((read, mark_run)),
                     }
                 } else {
                     moved(Looked {
@@ -347,12 +351,15 @@ impl Model {
                         fence: Stamp::at(state.time),
                         tomb: standing(next.redis.data.tombs[token]),
                         mark: SeenMark::Read(read),
+                        mark_run,
                     })
                 };
                 let phase = self.phase_of(fly, phase);
                 return goes("reads the mark again", &next, phase, fly);
             }
-            seen.mark = mark.unwrap_or(seen.mark);
+            if let Some((mark, mark_run)) = mark {
+                (seen.mark, seen.mark_run) = (SeenMark::Read(mark), mark_run);
+            }
         }
         let ttl = self.bounds.ticks.ttl[node];
         let (what, fly) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {

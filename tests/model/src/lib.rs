@@ -82,6 +82,7 @@ impl Model {
                     seen_tomb: None,
                     seen_mark: None,
                     run: 0,
+                    mark_run: 0,
                 }),
             };
             state.redis.data.records[0] = Some(Key(record, self.bounds.ticks.ttl[0]));

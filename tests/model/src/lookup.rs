@@ -57,6 +57,7 @@ impl Model {
                 0
             },
             serve,
+            turn: state.redis.mark_run,
             replies: Replies::default(),
         })
     }
@@ -75,8 +76,15 @@ impl Model {
                 seen,
                 began,
                 serve,
+                turn,
                 replies,
-            } => self.read(state, node, token, (seen, began, serve, replies), goes),
+            } => self.read(
+                state,
+                node,
+                token,
+                (seen, began, serve, turn, replies),
+                goes,
+            ),
             Look::Heard { seen, began, found } => {
                 let seen = if self.holds(Rule::SeenFirst) {
                     seen
@@ -129,7 +137,7 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (seen, began, serve, replies): (Seen, u8, bool, Replies),
+        (seen, began, serve, turn, replies): (Seen, u8, bool, u8, Replies),
         mut goes: impl FnMut(&'static str, State, Progress),
     ) {
         if state.nodes[node].is_cut {
@@ -142,7 +150,7 @@ impl Model {
         let now = self.look(&state, token);
         let hears = |found| Progress::Goes(Look::Heard { seen, began, found });
         if self.bounds.mode == Mode::Standalone {
-            let found = self.judge(&state, node, now, serve);
+            let found = self.judge(&state, node, now, serve, turn);
             goes("looks into Redis", state, hears(found));
             if self.bounds.has_hints
                 && serve
@@ -188,12 +196,13 @@ impl Model {
                 && (more.mark.is_some() || more.record == Some(None));
             // The mark may have come first, and the record then turned out to be gone.
             let progress = if is_read {
-                hears(self.judge(&state, node, more, serve))
+                hears(self.judge(&state, node, more, serve, turn))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
                     began,
                     serve,
+                    turn,
                     replies: more,
                 })
             };
@@ -206,12 +215,13 @@ impl Model {
                 ..replies
             };
             let progress = if more.tomb.is_some() {
-                hears(self.judge(&state, node, more, serve))
+                hears(self.judge(&state, node, more, serve, turn))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
                     began,
                     serve,
+                    turn,
                     replies: more,
                 })
             };
@@ -220,20 +230,20 @@ impl Model {
     }
 
     /// `Redis::script_lookup`, after the reply.
-    fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool) -> Found {
+    fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool, turn: u8) -> Found {
         let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
         let now = Stamp::at(state.time);
         let Some(record) = record else {
-            return self.nothing(state, replies, SeenMark::Unread);
+            return self.nothing(state, replies, SeenMark::Unread, turn);
         };
-        let mark = replies.mark.flatten();
-        if serve && self.accepts(state, node, &record, tomb, mark, now) {
+        let told = replies.mark.unwrap_or((None, turn));
+        if serve && self.accepts(state, node, &record, tomb, told, now) {
             return Found::Record(record);
         }
-        self.nothing(state, replies, SeenMark::Read(mark))
+        self.nothing(state, replies, SeenMark::Read(told.0), told.1)
     }
 
-    fn nothing(&self, state: &State, replies: Replies, mark: SeenMark) -> Found {
+    fn nothing(&self, state: &State, replies: Replies, mark: SeenMark, mark_run: u8) -> Found {
         let tomb = replies.tomb.flatten();
         if self.holds(Rule::LookupRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
             return Found::Refused;
@@ -243,16 +253,17 @@ impl Model {
             fence: Stamp::at(state.time),
             tomb,
             mark,
+            mark_run,
         })
     }
 
     /// `Redis::known`: by the node's own clock, and only what it accepts counts.
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
-        let (tomb, mark) = (replies.tomb.flatten(), replies.mark.flatten());
+        let (tomb, told) = (replies.tomb.flatten(), replies.mark?);
         let now = Stamp::at(state.time).minus(self.bounds.ticks.node_slow[node]);
         let is_ours = record.cause.is_some() || !self.holds(Rule::HintAcceptsOurs);
-        (is_ours && self.accepts(state, node, &record, tomb, mark, now)).then_some(record)
+        (is_ours && self.accepts(state, node, &record, tomb, told, now)).then_some(record)
     }
 
     pub(crate) fn is_unchanged(

@@ -57,7 +57,7 @@ impl Model {
         Replies {
             record: Some(standing(data.records[token])),
             tomb: Some(standing(data.tombs[token])),
-            mark: Some(standing(data.mark)),
+            mark: Some((standing(data.mark), state.redis.mark_run)),
         }
     }
 
@@ -78,6 +78,7 @@ impl Model {
         if self.holds(Rule::FillComparesRun) && run != seen.run {
             return Filled::Unanswered;
         }
+        let now_mark_run = state.redis.mark_run;
         let data = &mut state.redis.data;
         let (tomb, mark) = (standing(data.tombs[token]), standing(data.mark));
         if self.holds(Rule::FillRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
@@ -93,6 +94,7 @@ impl Model {
                 fence: now,
                 tomb,
                 mark: SeenMark::Read(mark),
+                mark_run: now_mark_run,
             });
         }
         let late = seen.fence.plus(self.bounds.ticks.deadline + slack);
@@ -131,6 +133,11 @@ impl Model {
                     (true, SeenMark::Unread) => None,
                 },
                 run,
+                mark_run: if is_cluster {
+                    seen.mark_run
+                } else {
+                    now_mark_run
+                },
             }),
         };
         data.records[token] = Some(Key(record, state.time + ttl));
@@ -231,7 +238,7 @@ impl Model {
         node: usize,
         record: &Record,
         tomb: Option<Tomb>,
-        mark: Option<Mark>,
+        (mark, mark_run): (Option<Mark>, u8),
         now: Stamp,
     ) -> bool {
         let ticks = &self.bounds.ticks;
@@ -261,6 +268,7 @@ impl Model {
             u64::from(tomb.time.0) << 16 | u64::from(tomb.nonce) << 1 | u64::from(tomb.refuses)
         };
         (cause.run == state.redis.run || !self.holds(Rule::AcceptsRun))
+            && (cause.mark_run == mark_run || !self.holds(Rule::AcceptsMarkRun))
             && !(is_old && self.holds(Rule::AcceptsAge))
             && is_seen(
                 cause.seen_mark.map(mark_text),

@@ -31,6 +31,8 @@ rules! {
     LookupRefuses,
     /// On the run of the server that stored it.
     AcceptsRun,
+    /// And in that of the cluster's primary that holds the mark.
+    AcceptsMarkRun,
     /// No older than TTL and slack.
     AcceptsAge,
     /// The peer's: later than the mark, at all.
@@ -55,6 +57,8 @@ rules! {
     // Fill: `fill.lua`.
     /// On the run of its lookup only.
     FillComparesRun,
+    /// And in that of the cluster's primary that holds the mark, read by then or not.
+    FillComparesMarkRun,
     /// A refusing verdict refuses.
     FillRefuses,
     FillComparesTomb,

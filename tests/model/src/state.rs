@@ -50,6 +50,8 @@ pub struct Cause {
     pub seen_tomb: Option<Tomb>,
     pub seen_mark: Option<Mark>,
     pub run: u8,
+    /// Of the cluster's primary that holds the mark.
+    pub mark_run: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +79,8 @@ pub struct Redis {
     pub data: Data,
     /// Counts restarts, failovers and whatever else loses data.
     pub run: u8,
+    /// The same of the cluster's primary that holds the mark; what is the token's is on another.
+    pub mark_run: u8,
     pub nonces: u8,
     /// What a crash brings back.
     pub snapshot: Option<Data>,
@@ -120,6 +124,8 @@ pub struct Looked {
     pub fence: Stamp,
     pub tomb: Option<Tomb>,
     pub mark: SeenMark,
+    /// Of the primary that told the mark; as it was when the lookup began that read none.
+    pub mark_run: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -140,7 +146,8 @@ pub struct Ticket {
 pub struct Replies {
     pub record: Option<Option<Record>>,
     pub tomb: Option<Option<Tomb>>,
-    pub mark: Option<Option<Mark>>,
+    /// With the run of the primary that told it.
+    pub mark: Option<(Option<Mark>, u8)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,6 +166,8 @@ pub enum Look {
         /// By this process's clock.
         began: u8,
         serve: bool,
+        /// The run of the mark's primary when it began.
+        turn: u8,
         replies: Replies,
     },
     Heard {
@@ -232,7 +241,7 @@ pub enum Fly {
         version: Version,
         again: bool,
         /// The cluster's re-check of the mark has found this.
-        mark: Option<SeenMark>,
+        mark: Option<(Option<Mark>, u8)>,
     },
     Lands {
         outcome: Outcome,

@@ -4,7 +4,7 @@
 
 use crate::{
     Emit, Model,
-    bounds::Kind,
+    bounds::{Kind, Mode},
     state::{Delivering, Node, Request, Revoking, State},
 };
 
@@ -38,7 +38,11 @@ impl Model {
             emit.goes("Redis", 0, "saves a snapshot", next);
         }
         if state.left.losses > 0 {
-            emit.goes("Redis", 0, "loses data", self.lose(state));
+            let (what, next) = match self.bounds.mode {
+                Mode::Cluster => ("loses the mark", self.lose_mark(state)),
+                _ => ("loses data", self.lose(state)),
+            };
+            emit.goes("Redis", 0, what, next);
         }
         if state.left.evictions > 0 {
             self.evict(state, emit);
@@ -102,6 +106,16 @@ impl Model {
         }
         next.redis.run += 1;
         next.redis.pipe = None;
+        next
+    }
+
+    /// A failover of the cluster's primary that holds the mark, to a replica that lagged.
+    fn lose_mark(&self, state: &State) -> State {
+        let mut next = *state;
+        next.left.losses -= 1;
+        next.redis.data.mark = None;
+        next.redis.mark_run += 1;
+        self.limit(&mut next, state.ghost.everywhere);
         next
     }
 

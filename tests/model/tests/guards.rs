@@ -19,6 +19,7 @@ const GUARDS: &[(Rule, &str)] = &[
     (AcceptsNoRefused, "the peer writes, we log out"),
     (LookupRefuses, "unanswered: a logout on another node"),
     (AcceptsRun, "lost data: a token"),
+    (AcceptsMarkRun, "cluster: a lost mark"),
     (
         AcceptsAge,
         "limit: the peer logs out, and its TTL is longer",
@@ -31,6 +32,7 @@ const GUARDS: &[(Rule, &str)] = &[
     (FloorHasSlack, "lost data: the peer's records"),
     (PeerAge, "limit: the peer writes after its logout"),
     (FillComparesRun, "lost data: a token"),
+    (FillComparesMarkRun, "cluster: a lost mark"),
     (FillRefuses, "the peer writes, we log out"),
     (FillComparesTomb, "cluster: a token"),
     (FillComparesMark, "a user is invalidated twice"),

@@ -1,0 +1,261 @@
+//! Where the keys are: on one server, or on the primaries of a cluster.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+#[cfg(feature = "cluster")]
+use bb8_redis::redis::ConnectionInfo;
+use bb8_redis::redis::{Cmd, cmd};
+use tokio::time::Instant;
+
+#[cfg(feature = "cluster")]
+use super::cluster::Cluster;
+use super::{
+    batch::Batches,
+    breaker::Effect,
+    met::Met,
+    names::Names,
+    pool::{Answer, Deadlines, Link, Links, Missed, Terms, Unanswered},
+    replicas::{Replicas, Wanted},
+    scripts::Script,
+    server::Server,
+};
+use crate::cache::{lease::Lease, stamp::Stamp, stats::RedisMeter};
+
+/// What a cache is told about where Redis is.
+pub(in crate::cache) enum Place {
+    /// And how many replicas of it are to have a revocation.
+    Server(Server, Option<Wanted>),
+    /// Some of the nodes, by which the others are found.
+    #[cfg(feature = "cluster")]
+    Cluster(Vec<ConnectionInfo>),
+}
+
+#[derive(Clone)]
+pub(super) struct Servers {
+    met: Arc<Met>,
+    deadlines: Deadlines,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    One(Arc<One>),
+    #[cfg(feature = "cluster")]
+    Cluster(Arc<Cluster>),
+}
+
+struct One {
+    server: Server,
+    links: Links,
+    batches: Batches,
+    replicas: Option<Replicas>,
+}
+
+/// One operation, however many commands it takes: all are answered by one deadline.
+pub(super) struct Call<'a> {
+    servers: &'a Servers,
+    terms: Terms,
+}
+
+/// A server whose changes have to be heard.
+pub(super) struct Heard {
+    pub(super) server: Server,
+    /// A key of no other use that this server holds; one of a cluster may hold none at all.
+    pub(super) probe: Option<String>,
+}
+
+impl Servers {
+    /// Connects on first use.
+    pub(super) fn new(
+        place: Place,
+        deadlines: Deadlines,
+        names: &Names,
+        lease: Option<Arc<Lease>>,
+    ) -> Self {
+        let (met, kind);
+        match place {
+            Place::Server(server, replicas) => {
+                met = Arc::new(Met::new(lease, false));
+                let (probe, met) = (names.write_probe(), Arc::clone(&met));
+                let links = Links::new(server.clone(), deadlines, probe, met);
+                kind = Kind::One(Arc::new(One {
+                    server,
+                    batches: Batches::new(links.clone()),
+                    links,
+                    replicas: replicas.map(Replicas::new),
+                }));
+            }
+            #[cfg(feature = "cluster")]
+            Place::Cluster(nodes) => {
+                met = Arc::new(Met::new(lease, true));
+                let met = Arc::clone(&met);
+                let cluster = Cluster::new(nodes, deadlines, names.clone(), met);
+                kind = Kind::Cluster(Arc::new(cluster));
+            }
+        }
+        Self {
+            met,
+            deadlines,
+            kind,
+        }
+    }
+
+    /// Whether record and mark may be on different servers.
+    pub(super) fn are_many(&self) -> bool {
+        self.met.is_cluster()
+    }
+
+    pub(super) fn is_skipped(&self) -> bool {
+        match &self.kind {
+            Kind::One(one) => one.links.is_skipped(),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => cluster.is_skipped(),
+        }
+    }
+
+    pub(super) fn meter(&self) -> &RedisMeter {
+        &self.met.meter
+    }
+
+    pub(super) fn floor(&self) -> Stamp {
+        self.met.floor()
+    }
+
+    /// Begins an operation, and with it its deadline.
+    pub(super) fn call(&self, effect: Effect) -> Call<'_> {
+        Call {
+            servers: self,
+            terms: Terms {
+                effect,
+                until: Instant::now() + self.deadlines.call,
+                is_asking: false,
+            },
+        }
+    }
+
+    /// By which lookups travel together, where one server holds all that they ask for.
+    pub(super) fn batches(&self) -> Option<&Batches> {
+        match &self.kind {
+            Kind::One(one) => Some(&one.batches),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(_) => None,
+        }
+    }
+
+    /// How many replicas have what these runs of the server took, if that was asked for.
+    pub(super) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
+        match &self.kind {
+            Kind::One(one) => Some(one.replicas.as_ref()?.have(&one.links, runs).await),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(_) => None,
+        }
+    }
+
+    /// All that hold keys or may be given some, as of a turn of who holds what.
+    pub(super) async fn heard(&self, names: &Names, nonce: u64) -> (u64, Vec<Heard>) {
+        match &self.kind {
+            Kind::One(one) => {
+                let (server, probe) = (one.server.clone(), Some(names.probe(nonce)));
+                (self.met.turn(), vec![Heard { server, probe }])
+            }
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => {
+                let until = Instant::now() + self.deadlines.connect;
+                cluster.heard(until, nonce).await
+            }
+        }
+    }
+
+    /// Whether these are still the runs that lookups meet, and of a cluster the turn is the same.
+    pub(super) fn lead_to<'a>(&self, turn: u64, mut runs: impl Iterator<Item = &'a str>) -> bool {
+        (!self.are_many() || self.met.turn() == turn) && runs.all(|run| self.met.has_met(run))
+    }
+}
+
+impl Call<'_> {
+    /// When it ends.
+    pub(super) fn until(&self) -> Instant {
+        self.terms.until
+    }
+
+    /// Runs a script.
+    pub(super) async fn run(
+        &self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<Answer, Unanswered> {
+        let key = keys.first().copied().unwrap_or_default();
+        let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
+        answer.await.map_err(|_| Unanswered)
+    }
+
+    /// Runs a script over keys of one slot, or nothing at all while the slot moves and they are
+    /// not in one place.
+    pub(super) async fn run_together(
+        &self,
+        script: Script,
+        keys: &[&str],
+        arguments: &[&[u8]],
+    ) -> Result<Option<Answer>, Unanswered> {
+        let key = keys.first().copied().unwrap_or_default();
+        let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
+        match answer.await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Missed::Elsewhere { .. }) => Ok(None),
+            Err(Missed::Unanswered) => Err(Unanswered),
+        }
+    }
+
+    /// Changes with whatever may have changed about who holds what.
+    pub(super) async fn turn(&self) -> Result<u64, Unanswered> {
+        match &self.servers.kind {
+            Kind::One(_) => Ok(self.servers.met.turn()),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => cluster.turn(self.terms.until).await.ok_or(Unanswered),
+        }
+    }
+
+    /// Sends a command to the server that holds the key.
+    pub(super) async fn send(&self, key: &str, command: &Cmd) -> Result<Answer, Unanswered> {
+        let answer = self.ask(key, |_| Cow::Borrowed(command));
+        answer.await.map_err(|_| Unanswered)
+    }
+
+    /// Whether all servers answer.
+    pub(super) async fn reaches_all(&self) -> bool {
+        let ping = cmd("PING");
+        match &self.servers.kind {
+            Kind::One(_) => self.send("", &ping).await.is_ok(),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => Box::pin(cluster.all_answer(self.terms, &ping)).await,
+        }
+    }
+
+    async fn ask<'c>(
+        &self,
+        #[cfg_attr(
+            not(feature = "cluster"),
+            expect(unused_variables, reason = "one server holds all")
+        )]
+        key: &str,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
+    ) -> Result<Answer, Missed> {
+        match &self.servers.kind {
+            Kind::One(one) => one.links.ask(self.terms, command).await,
+            // Boxed, so that one server need not carry the room for it.
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => Box::pin(cluster.ask(self.terms, key, command)).await,
+        }
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::One(one) => one.links.fmt(f),
+            #[cfg(feature = "cluster")]
+            Kind::Cluster(cluster) => cluster.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,984 @@
+//! A real Redis Cluster behind the cache: what it takes, what holds while slots move, and what is
+//! left when a primary is killed.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use bb8_redis::redis::{Value, cmd};
+use tower_session_cache::{
+    LocalCache, Origin, RedisHealth, RedisTls, RevokeErrorKind, SecretKey, SessionCache,
+    SessionCacheBuilder, SessionCacheLayer,
+};
+
+use crate::support::{
+    client::{ask, token},
+    cluster::{Cluster, Plan},
+    peer::{mark_key, record, session_key, tomb_key},
+    probe::{Probe, session},
+    proxy::Proxy,
+    redis::Redis,
+    rules::{rules, rules_of_a_cluster},
+    soon,
+    tls::{Authority, is_spoken, options},
+    until,
+    world::{Settings, requests, run},
+};
+
+type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
+
+/// So many sessions, on all primaries.
+const TOKENS: usize = 24;
+
+/// Longer than any test takes: what is noticed within it was pushed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Given up soon, but not by a machine that is only slow.
+const NODE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Deadlines that only a dead server exceeds.
+fn builder(urls: Vec<String>) -> SessionCacheBuilder {
+    SessionCache::builder()
+        .redis_cluster(urls)
+        .unwrap()
+        .redis_deadline(Duration::from_secs(20))
+        .redis_connect_deadline(Duration::from_secs(20))
+        .validation_deadline(LONG)
+        .refresh_ahead(100)
+}
+
+fn node_of(builder: SessionCacheBuilder) -> Node {
+    let cache = builder.build().unwrap();
+    let probe = Probe::answering(|token| Ok(session(user_of(token))));
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    (cache, probe, layer)
+}
+
+fn node(cluster: &Cluster) -> Node {
+    node_of(builder(cluster.urls()))
+}
+
+/// `ada-1` is Ada's.
+fn user_of(token: &str) -> &str {
+    token.split('-').next().unwrap()
+}
+
+fn tokens() -> Vec<String> {
+    (0..TOKENS).map(|n| format!("user{n}-token")).collect()
+}
+
+async fn origin(layer: &SessionCacheLayer<Probe>, text: &str) -> Origin {
+    let (user, origin) = ask(layer, text).await.unwrap();
+    assert_eq!(user.id(), user_of(text));
+    origin
+}
+
+/// Asks until the session is served from the cache.
+async fn until_cached(layer: &SessionCacheLayer<Probe>, text: &str) {
+    soon("a hit", async {
+        while origin(layer, text).await != Origin::Redis {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn all_cached(layer: &SessionCacheLayer<Probe>) {
+    for text in tokens() {
+        until_cached(layer, &text).await;
+    }
+}
+
+/// A token whose keys are on the first of these nodes, and its user's mark on the second.
+fn token_on(cluster: &Cluster, keys: usize, mark: usize) -> String {
+    let texts = (0..10_000).map(|n| format!("guest{n}-token"));
+    let owner_of = |key: &str| cluster.owner_of(key);
+    let mut owned = texts.filter(|text| {
+        owner_of(&mark_key(user_of(text))) == mark && owner_of(&session_key(text)) == keys
+    });
+    owned.next().unwrap()
+}
+
+#[tokio::test]
+async fn a_session_that_one_node_has_stored_is_served_by_all() {
+    let cluster = Cluster::start();
+    let ((_, _, here), (_, probe, there)) = (node(&cluster), node(&cluster));
+    for text in tokens() {
+        assert_eq!(origin(&here, &text).await, Origin::Validator);
+        for _ in 0..2 {
+            assert_eq!(origin(&there, &text).await, Origin::Redis);
+            assert_eq!(origin(&here, &text).await, Origin::Redis);
+        }
+    }
+    assert_eq!(probe.calls(), 0);
+    let held: Vec<_> = cluster.nodes[..3]
+        .iter()
+        .map(|node| node.keys().len())
+        .collect();
+    assert!(held.iter().all(|keys| *keys > 0), "{held:?}");
+}
+
+#[tokio::test]
+async fn what_one_node_revokes_no_other_serves() {
+    let cluster = Cluster::start();
+    let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
+    let mut validated = 0;
+    for (n, text) in tokens().iter().enumerate() {
+        assert_eq!(origin(&layer, text).await, Origin::Validator);
+        assert_eq!(origin(&there, text).await, Origin::Redis);
+        assert_eq!(origin(&there, text).await, Origin::Redis, "by the shortcut");
+        let _ = match n % 3 {
+            0 => here.invalidate_token(&token(text)).await,
+            1 => here.invalidate_user(user_of(text)).await,
+            _ => here.revoke_token(&token(text)).await,
+        }
+        .unwrap();
+        if n % 3 == 2 {
+            assert_eq!(ask(&there, text).await.unwrap_err(), 401);
+        } else {
+            validated += 1;
+            assert_eq!(origin(&there, text).await, Origin::Validator);
+            assert_eq!(origin(&layer, text).await, Origin::Redis);
+        }
+        assert_eq!(probe.calls(), validated);
+    }
+}
+
+#[tokio::test]
+async fn a_validation_that_another_node_overtakes_is_asked_again() {
+    let cluster = Cluster::start();
+    let ((_, probe, layer), (other, ..)) = (node(&cluster), node(&cluster));
+    for (n, text) in tokens().into_iter().enumerate() {
+        // Met for the first time, and known from before.
+        for _ in 0..2 {
+            let calls = probe.calls();
+            probe.hold();
+            let (at, asked) = (layer.clone(), text.clone());
+            let request = tokio::spawn(async move { origin(&at, &asked).await });
+            probe.wait_for_calls(calls + 1).await;
+            let _ = match n % 2 {
+                0 => other.invalidate_token(&token(&text)).await,
+                _ => other.invalidate_user(user_of(&text)).await,
+            }
+            .unwrap();
+            probe.let_go();
+            assert_eq!(request.await.unwrap(), Origin::Validator);
+            assert_eq!(probe.calls(), calls + 2, "{text}");
+            assert_eq!(origin(&layer, &text).await, Origin::Redis);
+            let _ = other.invalidate_token(&token(&text)).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_logout_overtakes_a_validation_on_another_node() {
+    let cluster = Cluster::start();
+    let ((_, probe, layer), (other, ..)) = (node(&cluster), node(&cluster));
+    for text in tokens().into_iter().take(6) {
+        let calls = probe.calls();
+        probe.hold();
+        let (at, asked) = (layer.clone(), text.clone());
+        let request = tokio::spawn(async move { ask(&at, &asked).await });
+        probe.wait_for_calls(calls + 1).await;
+        let _ = other.revoke_token(&token(&text)).await.unwrap();
+        probe.let_go();
+        assert_eq!(request.await.unwrap().unwrap_err(), 401);
+        assert_eq!(ask(&layer, &text).await.unwrap_err(), 401);
+    }
+}
+
+/// Sealed, under a pepper that is being changed, with a prefix and in a namespace.
+#[tokio::test]
+async fn whatever_the_keys_are_called_they_are_found() {
+    let cluster = Cluster::start();
+    let secret = |letter: char| SecretKey::from_bytes(letter.to_string().repeat(32)).unwrap();
+    let named = |builder: SessionCacheBuilder| {
+        let (cache, probe, _) = node_of(builder.key_prefix("shop:"));
+        let cache = cache.with_namespace("machines");
+        (
+            cache.clone(),
+            SessionCacheLayer::new(cache, probe.clone()),
+            probe,
+        )
+    };
+    let before = || {
+        let builder = builder(cluster.urls());
+        builder.pepper(secret('a')).sealing_key(secret('b'))
+    };
+    let after = || {
+        let builder = builder(cluster.urls())
+            .pepper(secret('c'))
+            .sealing_key(secret('d'));
+        builder
+            .previous_pepper(secret('a'))
+            .previous_sealing_key(secret('b'))
+    };
+    let ((old, layer, _), (new, there, probe)) = (named(before()), named(after()));
+    for (n, text) in tokens().iter().enumerate() {
+        assert_eq!(origin(&layer, text).await, Origin::Validator);
+        for _ in 0..2 {
+            assert_eq!(origin(&layer, text).await, Origin::Redis);
+            assert_eq!(
+                origin(&there, text).await,
+                Origin::Redis,
+                "by its previous name"
+            );
+        }
+        let calls = probe.calls();
+        let _ = match n % 2 {
+            0 => old.invalidate_token(&token(text)).await,
+            _ => old.invalidate_user(user_of(text)).await,
+        }
+        .unwrap();
+        assert_eq!(origin(&there, text).await, Origin::Validator);
+        assert_eq!(probe.calls(), calls + 1);
+        let _ = new.revoke_token(&token(text)).await.unwrap();
+        assert_eq!(
+            ask(&layer, text).await.unwrap_err(),
+            401,
+            "under both names"
+        );
+    }
+    let all = cluster.nodes.iter().flat_map(Redis::keys);
+    assert!(all.into_iter().all(|key| key.starts_with("shop:")));
+}
+
+#[tokio::test]
+async fn the_python_service_and_this_crate_read_each_other() {
+    let cluster = Cluster::start();
+    let (cache, probe, layer) = node(&cluster);
+    for text in tokens() {
+        let (key, mark) = (session_key(&text), mark_key(user_of(&text)));
+        let node = &cluster.nodes[cluster.owner_of(&key)];
+        let stored = record(user_of(&text), node.time()).to_string();
+        node.run::<()>(cmd("SETEX").arg(&key).arg(300).arg(stored));
+        for _ in 0..2 {
+            assert_eq!(origin(&layer, &text).await, Origin::Redis);
+        }
+        let now = node.time().to_string();
+        cluster.run::<()>(&mark, cmd("SET").arg(&mark).arg(now).arg("EX").arg(1_000));
+        let calls = probe.calls();
+        assert_eq!(origin(&layer, &text).await, Origin::Validator);
+        assert_eq!(probe.calls(), calls + 1);
+        // Ours carries what the peer reads, under the name where it looks.
+        let ours: serde_json::Value = serde_json::from_str(&cluster.get(&key).unwrap()).unwrap();
+        assert_eq!(ours["user_id"], user_of(&text));
+        let _ = cache.invalidate_token(&token(&text)).await.unwrap();
+        assert_eq!(cluster.get(&key), None);
+    }
+}
+
+/// The commands that a lookup sends, wave by wave: none of the next is sent before the one before
+/// is answered.
+async fn waves(
+    proxies: &[Proxy],
+    waves: &[&[&str]],
+    lookup: impl Future<Output = Origin> + Send + 'static,
+) {
+    let clear = || {
+        for proxy in proxies {
+            proxy.commands();
+        }
+    };
+    for proxy in proxies {
+        proxy.hold_commands(true);
+    }
+    clear();
+    let lookup = tokio::spawn(lookup);
+    let mut seen = Vec::new();
+    let mut more = || {
+        let commands = proxies.iter().flat_map(Proxy::commands);
+        // The rest are those of who watches the cluster.
+        seen.extend(commands.filter(|name| !["CLUSTER", "INFO"].contains(&name.as_str())));
+        seen.clone()
+    };
+    let mut expected = Vec::new();
+    for wave in waves {
+        expected.extend(wave.iter().map(|name| (*name).to_owned()));
+        until("the commands of a wave", || more().len() >= expected.len()).await;
+        let mut sent = more();
+        sent.sort();
+        let mut wanted = expected.clone();
+        wanted.sort();
+        assert_eq!(sent, wanted);
+        for proxy in proxies {
+            proxy.let_commands_go();
+        }
+        // What asks about the cluster waits as well, and keeps nobody waiting.
+    }
+    let found = soon("an answer", async {
+        while !lookup.is_finished() {
+            for proxy in proxies {
+                proxy.let_commands_go();
+            }
+            tokio::task::yield_now().await;
+        }
+        lookup.await.unwrap()
+    })
+    .await;
+    assert_eq!(found, Origin::Redis);
+    assert_eq!(more().len(), expected.len(), "{:?}", more());
+    for proxy in proxies {
+        proxy.hold_commands(false);
+    }
+}
+
+#[tokio::test]
+async fn a_hit_takes_one_round_trip_where_the_user_is_known_and_two_else() {
+    let mut proxies = Vec::new();
+    for _ in 0..3 {
+        proxies.push(Proxy::start(0).await);
+    }
+    let ports: Vec<_> = proxies.iter().map(Proxy::port).collect();
+    let cluster = tokio::task::spawn_blocking(move || {
+        Cluster::planned(Plan {
+            has_replicas: false,
+            announced: Some(&ports),
+            ..Plan::default()
+        })
+    })
+    .await
+    .unwrap();
+    for (proxy, node) in proxies.iter().zip(&cluster.nodes) {
+        proxy.lead_to(node.port());
+    }
+    let urls = proxies
+        .iter()
+        .map(|proxy| format!("redis://127.0.0.1:{}", proxy.port()));
+    let urls: Vec<_> = urls.collect();
+    let patient = || builder(urls.clone()).redis_deadline(LONG);
+    let ((_, _, layer), (_, probe, there)) = (node_of(patient()), node_of(patient()));
+    all_cached(&layer).await;
+    // Connected, and its scripts loaded.
+    origin(&there, "other-token").await;
+    let calls = probe.calls();
+    for text in tokens().into_iter().take(8) {
+        let lookup = |layer: &SessionCacheLayer<Probe>| {
+            let (layer, text) = (layer.clone(), text.clone());
+            async move { origin(&layer, &text).await }
+        };
+        let unknown: [&[&str]; 2] = [&["MGET", "MGET", "TIME"], &["MGET", "MGET", "MGET", "TIME"]];
+        waves(&proxies, &unknown, lookup(&there)).await;
+        for _ in 0..2 {
+            waves(&proxies, &[&["MGET", "MGET", "MGET"]], lookup(&there)).await;
+        }
+    }
+    assert_eq!(probe.calls(), calls);
+}
+
+#[tokio::test]
+async fn scripts_that_somebody_flushed_are_loaded_again() {
+    let cluster = Cluster::start();
+    let (cache, _, layer) = node(&cluster);
+    for text in tokens().into_iter().take(6) {
+        for node in &cluster.nodes[..3] {
+            node.run::<()>(cmd("SCRIPT").arg("FLUSH"));
+        }
+        assert_eq!(origin(&layer, &text).await, Origin::Validator);
+        assert_eq!(origin(&layer, &text).await, Origin::Redis);
+        let _ = cache.invalidate_token(&token(&text)).await.unwrap();
+    }
+    assert_eq!(cache.stats().redis_unanswered, 0);
+}
+
+fn errors(cluster: &Cluster, name: &str) -> u64 {
+    let count = |node: &Redis| -> u64 {
+        let info: String = node.run(cmd("INFO").arg("errorstats"));
+        let line = info.lines().find_map(|line| {
+            let counted = line.strip_prefix("errorstat_")?.strip_prefix(name)?;
+            counted.strip_prefix(":count=")
+        });
+        line.map_or(0, |count| count.parse().unwrap())
+    };
+    cluster.nodes.iter().map(count).sum()
+}
+
+/// The slot of the token's keys is on its way: the record is still here, what is new is there.
+#[tokio::test]
+async fn a_token_is_revoked_while_its_slot_moves() {
+    let cluster = Cluster::start();
+    let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
+    for (n, text) in tokens().into_iter().take(6).enumerate() {
+        until_cached(&layer, &text).await;
+        until_cached(&there, &text).await;
+        let slot = cluster.slot(&session_key(&text));
+        let moved = cluster.begin_move(slot, (cluster.owner(slot) + 1) % 3);
+        let refused = errors(&cluster, "TRYAGAIN");
+        let calls = probe.calls();
+        if n % 2 == 0 {
+            let _ = here.revoke_token(&token(&text)).await.unwrap();
+            assert_eq!(ask(&there, &text).await.unwrap_err(), 401);
+        } else {
+            let _ = here.invalidate_token(&token(&text)).await.unwrap();
+            assert_eq!(origin(&there, &text).await, Origin::Validator);
+            assert_eq!(probe.calls(), calls + 1);
+        }
+        assert!(
+            errors(&cluster, "TRYAGAIN") > refused,
+            "both keys in one command"
+        );
+        assert_eq!(cluster.keys_in(moved.from, slot), 0, "the record has gone");
+        assert_eq!(cluster.keys_in(moved.to, slot), 1, "and the tombstone come");
+        cluster.end_move(moved);
+        cluster.until_whole();
+        if n % 2 == 0 {
+            assert_eq!(ask(&there, &text).await.unwrap_err(), 401);
+        } else {
+            until_cached(&there, &text).await;
+        }
+    }
+    assert_eq!(here.stats().redis_unanswered, 0);
+}
+
+/// Each stage of a move of the token's keys and of its user's mark.
+#[tokio::test]
+async fn no_request_fails_while_a_slot_moves_and_none_is_served_what_was_revoked() {
+    let cluster = Cluster::start();
+    let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
+    let text = token_on(&cluster, 0, 1);
+    let (record, mark) = (session_key(&text), mark_key(user_of(&text)));
+    for key in [&record, &mark, &record, &mark] {
+        until_cached(&layer, &text).await;
+        until_cached(&there, &text).await;
+        let slot = cluster.slot(key);
+        let moved = cluster.begin_move(slot, (cluster.owner(slot) + 1) % 3);
+        for stage in 0..4 {
+            match stage {
+                1 => cluster.move_keys(moved, 1),
+                2 => cluster.move_keys(moved, 100),
+                3 => {
+                    cluster.end_move(moved);
+                    cluster.until_whole();
+                }
+                _ => {}
+            }
+            origin(&layer, &text).await;
+            let calls = probe.calls();
+            let _ = match stage % 2 {
+                0 => here.invalidate_user(user_of(&text)).await,
+                _ => here.invalidate_token(&token(&text)).await,
+            }
+            .unwrap();
+            assert_eq!(
+                origin(&there, &text).await,
+                Origin::Validator,
+                "{key} {stage}"
+            );
+            assert!(probe.calls() > calls);
+        }
+    }
+    until_cached(&there, &text).await;
+    assert_eq!(here.stats().redis_unanswered, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_freezes_does_not_take_the_others_along() {
+    let cluster = Cluster::start();
+    let (cache, _, layer) = node_of(builder(cluster.urls()).redis_deadline(LONG));
+    let quick = builder(cluster.urls()).redis_deadline(Duration::from_millis(250));
+    let (node, _, impatient) = node_of(quick);
+    let (frozen, fine) = (token_on(&cluster, 0, 0), token_on(&cluster, 1, 2));
+    for text in [&frozen, &fine] {
+        until_cached(&layer, text).await;
+        until_cached(&impatient, text).await;
+    }
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
+    cluster.nodes[0].pause();
+    for _ in 0..5 {
+        assert_eq!(origin(&impatient, &frozen).await, Origin::Validator);
+    }
+    // The patient one waits for nothing that is on another primary.
+    assert_eq!(origin(&layer, &fine).await, Origin::Redis);
+    until_cached(&impatient, &fine).await;
+    assert!(!node.stats().redis_skipped);
+    assert_eq!(node.health_check().await.redis, RedisHealth::Down);
+    let queued = node.invalidate_user(user_of(&frozen)).await.unwrap_err();
+    assert_eq!(queued.kind(), RevokeErrorKind::Queued);
+    cluster.nodes[0].resume();
+    until_cached(&impatient, &frozen).await;
+    until("the delivery", || node.stats().undelivered == 0).await;
+    soon("all to answer", async {
+        while node.health_check().await.redis != RedisHealth::Up {}
+    })
+    .await;
+}
+
+/// How long this machine kept a task waiting that wanted nothing, at most.
+struct Stalls {
+    longest: Arc<Mutex<Duration>>,
+    ends: Arc<AtomicBool>,
+}
+
+impl Stalls {
+    fn watch() -> Self {
+        let (longest, ends) = (Arc::<Mutex<_>>::default(), Arc::<AtomicBool>::default());
+        let (kept, end) = (Arc::clone(&longest), Arc::clone(&ends));
+        tokio::spawn(async move {
+            while !end.load(SeqCst) {
+                let (start, pause) = (Instant::now(), Duration::from_millis(5));
+                tokio::time::sleep(pause).await;
+                let mut longest = kept.lock().unwrap();
+                *longest = start.elapsed().saturating_sub(pause).max(*longest);
+            }
+        });
+        Self { longest, ends }
+    }
+
+    fn longest(&self) -> Duration {
+        self.ends.store(true, SeqCst);
+        *self.longest.lock().unwrap()
+    }
+}
+
+/// With the default deadlines. What the machine itself delays a task by is none of this crate's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_two_seconds() {
+    let mut cluster = Cluster::planned(Plan {
+        node_timeout: NODE_TIMEOUT,
+        ..Plan::default()
+    });
+    let default = SessionCache::builder()
+        .redis_cluster(cluster.urls())
+        .unwrap();
+    let (cache, _, layer) = node_of(default.refresh_ahead(100));
+    all_cached(&layer).await;
+    let stalls = Stalls::watch();
+    let ends = Arc::new(AtomicBool::new(false));
+    let clients: Vec<_> = (0..8)
+        .map(|client| {
+            let (layer, ends) = (layer.clone(), Arc::clone(&ends));
+            tokio::spawn(async move {
+                let (mut longest, mut origins) = (Duration::ZERO, HashMap::new());
+                let tokens = tokens();
+                let mut n = client;
+                while !ends.load(SeqCst) {
+                    let start = Instant::now();
+                    let origin = origin(&layer, &tokens[n % TOKENS]).await;
+                    longest = longest.max(start.elapsed());
+                    *origins.entry(origin).or_insert(0_usize) += 1;
+                    n += 7;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                (longest, origins)
+            })
+        })
+        .collect();
+    let killed = cluster.owner_of(&session_key(&tokens()[0]));
+    let start = Instant::now();
+    cluster.nodes[killed].kill();
+    let cluster = tokio::task::spawn_blocking(move || {
+        cluster.until_whole();
+        cluster
+    })
+    .await
+    .unwrap();
+    let whole = start.elapsed();
+    all_cached(&layer).await;
+    let recovered = start.elapsed();
+    ends.store(true, SeqCst);
+    let (mut longest, mut sum) = (Duration::ZERO, HashMap::new());
+    for client in clients {
+        let (took, origins) = soon("a client", client).await.unwrap();
+        longest = longest.max(took);
+        for (origin, count) in origins {
+            *sum.entry(format!("{origin:?}")).or_insert(0) += count;
+        }
+    }
+    let stalled = stalls.longest();
+    println!(
+        "a killed primary: whole after {whole:?}, all cached after {recovered:?}; requests {sum:?}, \
+         the longest {longest:?}, the machine's longest stall {stalled:?}"
+    );
+    assert!(
+        longest < Duration::from_secs(2) + 4 * stalled,
+        "{longest:?}"
+    );
+    assert_eq!(cluster.primaries().len(), 3);
+    assert!(!cache.stats().redis_skipped);
+}
+
+/// Redis acknowledges what it may lose: the replica that takes over has the record, and not what
+/// revoked it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
+    for lost in [
+        "the mark",
+        "the tombstone",
+        "the mark, met for the first time",
+    ] {
+        let mut cluster = Cluster::planned(Plan {
+            node_timeout: NODE_TIMEOUT,
+            ..Plan::default()
+        });
+        let (cache, probe, layer) = node(&cluster);
+        // Another node's, of which this one is told by Redis alone. It is connected by then.
+        let (revoker, _, connected) = node(&cluster);
+        all_cached(&connected).await;
+        let text = match lost {
+            "the tombstone" => token_on(&cluster, 0, 1),
+            _ => token_on(&cluster, 1, 0),
+        };
+        let mut request = None;
+        let is_new = lost.ends_with("first time");
+        if is_new {
+            // All primaries are connected.
+            all_cached(&layer).await;
+            probe.hold();
+            let (at, asked) = (layer.clone(), text.clone());
+            let calls = probe.calls();
+            request = Some(tokio::spawn(async move { origin(&at, &asked).await }));
+            probe.wait_for_calls(calls + 1).await;
+        } else {
+            until_cached(&layer, &text).await;
+        }
+        cluster.until_replicated(0, 3);
+        cluster.cut_off(0, 3);
+        let _ = match lost {
+            "the tombstone" => revoker.invalidate_token(&token(&text)).await,
+            _ => revoker.invalidate_user(user_of(&text)).await,
+        }
+        .unwrap();
+        cluster.nodes[0].kill();
+        cluster.until("the replica to take over", |cluster| {
+            cluster.find_owner(0) == Some(3)
+        });
+        cluster.until_whole();
+        if let Some(request) = request {
+            // It has met who took over, and would store what it has validated.
+            soon("all to answer", async {
+                while cache.health_check().await.redis != RedisHealth::Up {}
+            })
+            .await;
+            probe.let_go();
+            assert_eq!(request.await.unwrap(), Origin::Validator);
+        } else if lost == "the tombstone" {
+            let lost: Option<String> = cluster.get(&tomb_key(&text));
+            assert_eq!(lost, None);
+            assert!(
+                cluster.get(&session_key(&text)).is_some(),
+                "it has come back"
+            );
+        }
+        let mark = mark_key(user_of(&text));
+        assert_eq!(cluster.get(&mark), None, "it has gone");
+        let (_, probe, other) = node(&cluster);
+        assert_eq!(origin(&other, &text).await, Origin::Validator, "{lost}");
+        assert_eq!(probe.calls(), 1);
+        until_cached(&layer, &text).await;
+    }
+}
+
+fn local_node(cluster: &Cluster, lease: Duration) -> Node {
+    node_of(builder(cluster.urls()).local_cache(LocalCache::new(1_000).lease(lease)))
+}
+
+async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
+    soon("a local hit", async {
+        while origin(layer, text).await != Origin::Local {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
+    let cluster = Cluster::planned(Plan {
+        has_spare: true,
+        ..Plan::default()
+    });
+    let (revoker, ..) = node(&cluster);
+    let (cache, probe, layer) = local_node(&cluster, LONG);
+    for text in tokens() {
+        until_local(&layer, &text).await;
+    }
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        let is_primary = !(3..6).contains(&n);
+        assert_eq!(node.listeners().len(), usize::from(is_primary), "node {n}");
+    }
+    let epochs = cache.stats().epochs;
+    for (n, text) in tokens().iter().enumerate() {
+        let calls = probe.calls();
+        let _ = match n % 2 {
+            0 => revoker.invalidate_token(&token(text)).await,
+            _ => revoker.invalidate_user(user_of(text)).await,
+        }
+        .unwrap();
+        soon("the push", async {
+            while probe.calls() == calls {
+                origin(&layer, text).await;
+            }
+        })
+        .await;
+        until_local(&layer, text).await;
+    }
+    assert_eq!(
+        cache.stats().epochs,
+        epochs,
+        "it heard of them, and lost nothing"
+    );
+    // A move to the one that had none before begins a new epoch, and is heard as well.
+    let text = &tokens()[0];
+    let slot = cluster.slot(&session_key(text));
+    let moved = cluster.begin_move(slot, 6);
+    cluster.end_move(moved);
+    until("a new epoch", || cache.stats().epochs > epochs).await;
+    until_local(&layer, text).await;
+    let calls = probe.calls();
+    let _ = revoker.invalidate_token(&token(text)).await.unwrap();
+    soon("the push", async {
+        while probe.calls() == calls {
+            origin(&layer, text).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_cache_hears_who_takes_over() {
+    let mut cluster = Cluster::planned(Plan {
+        node_timeout: NODE_TIMEOUT,
+        ..Plan::default()
+    });
+    let (revoker, ..) = node(&cluster);
+    let (cache, probe, layer) = local_node(&cluster, Duration::from_secs(20));
+    let text = token_on(&cluster, 0, 1);
+    until_local(&layer, &text).await;
+    cluster.nodes[0].kill();
+    until("the lease to end", || cache.stats().lease_age.is_none()).await;
+    cluster.until_whole();
+    until_local(&layer, &text).await;
+    assert_eq!(cluster.nodes[3].listeners().len(), 1);
+    let calls = probe.calls();
+    soon("the revocation", async {
+        while revoker.invalidate_token(&token(&text)).await.is_err() {}
+    })
+    .await;
+    soon("the push", async {
+        while probe.calls() == calls {
+            origin(&layer, &text).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_not_there_fails_no_request_and_is_used_when_it_comes() {
+    let nowhere = "redis://127.0.0.1:1".to_owned();
+    let (cache, _, layer) = node_of(builder(vec![nowhere.clone()]));
+    for _ in 0..3 {
+        assert_eq!(origin(&layer, "ada-1").await, Origin::Validator);
+    }
+    assert!(cache.stats().redis_skipped);
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
+    let queued = cache.invalidate_user("ada").await.unwrap_err();
+    assert_eq!(queued.kind(), RevokeErrorKind::Queued);
+
+    // One that is no cluster tells of none.
+    let server = Redis::start();
+    let url = format!("redis://127.0.0.1:{}", server.port());
+    let (cache, _, layer) = node_of(builder(vec![url]));
+    assert_eq!(origin(&layer, "ada-1").await, Origin::Validator);
+    assert!(cache.stats().redis_skipped);
+
+    // Any node that answers tells of all, a replica too.
+    let cluster = Cluster::start();
+    let (_, _, layer) = node_of(builder(vec![nowhere, cluster.nodes[4].url()]));
+    for text in tokens() {
+        assert_eq!(origin(&layer, &text).await, Origin::Validator);
+        assert_eq!(origin(&layer, &text).await, Origin::Redis);
+    }
+}
+
+#[test]
+fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
+    let refused = |urls: &[&str]| {
+        let error = SessionCache::builder().redis_cluster(urls.iter().copied());
+        error.unwrap_err().to_string()
+    };
+    assert!(refused(&[]).contains("at least one node"));
+    for url in ["", "10.0.0.1", "http://10.0.0.1", "unix:///run/redis.sock"] {
+        assert!(
+            refused(&["redis://10.0.0.1:6379", url]).contains("redis://host:6379"),
+            "{url}"
+        );
+    }
+    assert!(refused(&["redis://10.0.0.1:6379/2"]).contains("only number 0"));
+    let users = ["redis://10.0.0.1:6379", "redis://ada:s3cr3t@10.0.0.2:6379"];
+    let text = refused(&users);
+    assert!(
+        text.contains("user, password or TLS") && !text.contains("s3cr3t"),
+        "{text}"
+    );
+    // Or the second would be found without TLS, by way of the first.
+    assert!(refused(&["redis://10.0.0.1:6379", "rediss://10.0.0.2:6379"]).contains("TLS"));
+    let urls = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379/0"];
+    let builder = SessionCache::builder().redis_cluster(urls).unwrap();
+    assert!(!format!("{builder:?}").contains("10.0.0.1"));
+    assert!(
+        builder.redis_db(7).build().is_ok(),
+        "a cluster has no such number"
+    );
+}
+
+#[test]
+fn what_does_not_go_with_a_cluster_is_refused() {
+    let builder = || {
+        let builder = SessionCache::builder();
+        builder.redis_cluster(["redis://10.0.0.1:6379"]).unwrap()
+    };
+    let refused = |builder: SessionCacheBuilder| builder.build().unwrap_err().to_string();
+    let server = builder().redis("redis://10.0.0.1:6379").unwrap();
+    assert!(refused(server).contains("all but one of the three"));
+    let sentinels = builder().redis_sentinel(["redis://10.0.0.1"], "mymaster");
+    assert!(refused(sentinels.unwrap()).contains("all but one of the three"));
+    let waiting = builder().wait_for_replicas(1, Duration::from_millis(100));
+    assert!(refused(waiting).contains("wait_for_replicas"));
+    let encrypted = builder().redis_tls(RedisTls::new());
+    assert!(refused(encrypted).contains("rediss://"));
+}
+
+#[tokio::test]
+async fn all_nodes_take_the_password_of_the_urls() {
+    let cluster = Cluster::planned(Plan {
+        has_replicas: false,
+        ..Plan::default()
+    });
+    for node in &cluster.nodes {
+        let mut config = cmd("CONFIG");
+        node.run::<()>(config.arg("SET").arg("requirepass").arg("s3cr3t-pass"));
+    }
+    let port = cluster.nodes[0].port();
+    let first = format!("redis://:s3cr3t-pass@127.0.0.1:{port}");
+    let (_, _, layer) = node_of(builder(vec![first]));
+    all_cached(&layer).await;
+    let without = cluster.nodes[0].url();
+    let (cache, _, layer) = node_of(builder(vec![without]));
+    assert_eq!(origin(&layer, "ada-1").await, Origin::Validator);
+    assert!(cache.stats().redis_skipped);
+}
+
+/// Replaces the user that the nodes under test are.
+fn allow(cluster: &Cluster, rules: &[String]) {
+    for node in &cluster.nodes {
+        let mut set = cmd("ACL");
+        set.arg("SETUSER").arg("sessions").arg("reset").arg(rules);
+        node.run::<()>(&set);
+        node.run::<()>(cmd("ACL").arg("LOG").arg("RESET"));
+    }
+}
+
+/// What any of the nodes has denied since.
+fn denied(cluster: &Cluster) -> Vec<Value> {
+    let logs = cluster.nodes.iter();
+    logs.flat_map(|node| node.run::<Vec<Value>>(cmd("ACL").arg("LOG")))
+        .collect()
+}
+
+#[tokio::test]
+async fn all_nodes_are_reached_over_tls_with_the_rights_on_the_page_and_each_is_needed() {
+    if !is_spoken() {
+        return;
+    }
+    let authority = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    let own = authority.issue("127.0.0.1");
+    let options = options(folder.path(), &authority, &own, false);
+    let cluster = Cluster::planned(Plan {
+        has_replicas: false,
+        tls: Some(&options),
+        ..Plan::default()
+    });
+    let tls_ports: Vec<String> = cluster
+        .nodes
+        .iter()
+        .map(|node| {
+            let get = node.run::<Vec<String>>(cmd("CONFIG").arg("GET").arg("tls-port"));
+            get[1].clone()
+        })
+        .collect();
+    let url = format!("rediss://sessions:PASSWORD@127.0.0.1:{}", tls_ports[0]);
+    let encrypted = || {
+        let tls = RedisTls::new().root_certificates(authority.pem());
+        builder(vec![url.clone()]).redis_tls(tls)
+    };
+    let own = rules_of_a_cluster();
+    let rules = [rules(), own.clone()].concat();
+    allow(&cluster, &rules);
+
+    let (cache, _, layer) = node_of(encrypted());
+    all_cached(&layer).await;
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
+    let (local, _, in_memory) = node_of(encrypted().local_cache(LocalCache::new(100).lease(LONG)));
+    assert_eq!(origin(&in_memory, "ada-1").await, Origin::Validator);
+    until("a lease", || local.stats().lease_age.is_some()).await;
+    until_local(&in_memory, "ada-1").await;
+    for (node, port) in cluster.nodes.iter().zip(&tls_ports) {
+        let clients: String = node.run(cmd("CLIENT").arg("LIST"));
+        let over_tls = format!("laddr=127.0.0.1:{port} ");
+        let count = clients.lines().filter(|it| it.contains(&over_tls)).count();
+        // All but the one that asks.
+        assert_eq!(count, clients.lines().count() - 1, "{clients}");
+        // Two links of each, and the listener.
+        assert!(count >= 5, "{clients}");
+    }
+
+    // One that refuses writes is tried by a key of its own.
+    let (keys, text) = (1, token_on(&cluster, 1, 2));
+    let replicas = |wanted: u8| {
+        let mut set = cmd("CONFIG");
+        set.arg("SET").arg("min-replicas-to-write").arg(wanted);
+        cluster.nodes[keys].run::<()>(&set);
+    };
+    until_cached(&layer, &text).await;
+    replicas(1);
+    for _ in 0..3 {
+        let revoked = cache.invalidate_token(&token(&text)).await;
+        assert_eq!(revoked.unwrap_err().kind(), RevokeErrorKind::Queued);
+    }
+    replicas(0);
+    until_cached(&layer, &text).await;
+
+    // One that asks for a slot on its way.
+    let text = token_on(&cluster, 2, 1);
+    let moved = cluster.begin_move(cluster.slot(&session_key(&text)), 0);
+    assert_eq!(origin(&layer, &text).await, Origin::Validator);
+    let stats: String = cluster.nodes[0].run(cmd("INFO").arg("commandstats"));
+    assert!(stats.contains("cmdstat_asking:"), "{stats}");
+    assert_eq!(denied(&cluster), []);
+
+    for rule in own.iter().filter(|rule| rule.starts_with('+')) {
+        let less = rules.iter().filter(|other| *other != rule).cloned();
+        allow(&cluster, &less.collect::<Vec<_>>());
+        let (_, _, layer) = node_of(encrypted());
+        assert_eq!(origin(&layer, &text).await, Origin::Validator);
+        assert!(!denied(&cluster).is_empty(), "{rule} is not needed");
+    }
+    cluster.end_move(moved);
+}
+
+fn race(name: &'static str, lease: Option<Duration>) -> Settings {
+    Settings {
+        name,
+        nodes: 3,
+        with_chaos: true,
+        is_cluster: true,
+        lease,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_revoked_is_served_while_primaries_are_killed_and_slots_move() {
+    run(race("cluster", None), requests()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_from_memory_beyond_a_lease() {
+    let lease = Duration::from_millis(500);
+    run(race("cluster, local", Some(lease)), requests()).await;
+}

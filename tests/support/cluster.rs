@@ -1,0 +1,347 @@
+//! A real Redis Cluster: three primaries, and three replicas unless a test wants none.
+
+use std::time::{Duration, Instant};
+
+use bb8_redis::redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
+
+use super::redis::{Redis, free_port};
+
+const SLOTS: u16 = 16_384;
+const PRIMARIES: usize = 3;
+const LATE: Duration = Duration::from_secs(60);
+
+/// Its nodes, in no order that lasts: a replica may have become a primary.
+pub struct Cluster {
+    pub nodes: Vec<Redis>,
+    ids: Vec<String>,
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Copy)]
+pub struct Plan<'a> {
+    /// After so long without a word a node is given up.
+    pub node_timeout: Duration,
+    pub has_replicas: bool,
+    /// One more primary, which holds nothing.
+    pub has_spare: bool,
+    /// The ports that the primaries tell clients in place of their own.
+    pub announced: Option<&'a [u16]>,
+    /// What its nodes are told of TLS, which each then speaks on a port beside the plain one.
+    pub tls: Option<&'a [String]>,
+}
+
+impl Default for Plan<'_> {
+    /// No node is ever given up, however slow the machine is.
+    fn default() -> Self {
+        Self {
+            node_timeout: Duration::from_secs(600),
+            has_replicas: true,
+            has_spare: false,
+            announced: None,
+            tls: None,
+        }
+    }
+}
+
+/// A slot on its way from one node to another.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    pub slot: u16,
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        Self::planned(Plan::default())
+    }
+
+    pub fn planned(plan: Plan<'_>) -> Self {
+        let replicas = if plan.has_replicas { PRIMARIES } else { 0 };
+        let replicas = PRIMARIES..PRIMARIES + replicas;
+        let count = replicas.end + usize::from(plan.has_spare);
+        let nodes: Vec<_> = (0..count).map(|n| node(&plan, n)).collect();
+        let ids = nodes
+            .iter()
+            .map(|node| node.run(cmd("CLUSTER").arg("MYID")))
+            .collect();
+        let cluster = Self { nodes, ids };
+        let share = SLOTS.div_ceil(PRIMARIES as u16);
+        for n in 0..PRIMARIES as u16 {
+            let node = &cluster.nodes[usize::from(n)];
+            let last = (share * (n + 1)).min(SLOTS) - 1;
+            let mut slots = cmd("CLUSTER");
+            node.run::<()>(
+                slots
+                    .arg("ADDSLOTS")
+                    .arg((share * n..=last).collect::<Vec<_>>()),
+            );
+        }
+        for (n, node) in cluster.nodes.iter().enumerate() {
+            node.run::<()>(cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(n + 1));
+            let mut meet = cmd("CLUSTER");
+            meet.arg("MEET")
+                .arg("127.0.0.1")
+                .arg(node.port())
+                .arg(node.bus());
+            if n > 0 {
+                cluster.nodes[0].run::<()>(&meet);
+            }
+        }
+        cluster.until("all know each other", |cluster| {
+            cluster.nodes.iter().all(|node| {
+                let known = cluster.view(node);
+                known.len() == count && known.iter().all(|line| line.contains(" connected"))
+            })
+        });
+        for n in replicas.clone() {
+            let primary = &cluster.ids[n - PRIMARIES];
+            let node = &cluster.nodes[n];
+            node.run::<()>(cmd("CLUSTER").arg("REPLICATE").arg(primary));
+        }
+        for n in replicas {
+            cluster.until_replicated(n - PRIMARIES, n);
+        }
+        cluster.until_whole();
+        cluster
+    }
+
+    /// Waits until a replica has all that its primary has.
+    pub fn until_replicated(&self, primary: usize, replica: usize) {
+        self.until("a replica", |cluster| {
+            let info =
+                |n: usize| -> String { cluster.nodes[n].run(cmd("INFO").arg("replication")) };
+            let (primary, replica) = (info(primary), info(replica));
+            let offset = |info: &str, name: &str| {
+                let line = info.lines().find_map(|line| line.strip_prefix(name));
+                line.map(str::to_owned)
+            };
+            replica.contains("master_link_status:up")
+                && offset(&primary, "master_repl_offset:") == offset(&replica, "slave_repl_offset:")
+        });
+    }
+
+    /// Waits until a node that was killed has all that the primary has which took over from it.
+    pub fn until_replica(&self, node: usize) {
+        self.until("a replica to come back", |cluster| {
+            let info: RedisResult<String> =
+                cluster.nodes[node].try_run(cmd("INFO").arg("replication"));
+            info.is_ok_and(|info| info.contains("master_link_status:up"))
+        });
+        self.until_whole();
+    }
+
+    /// Keeps from a replica what its primary does from now on; who is connected stays so.
+    pub fn cut_off(&self, primary: usize, replica: usize) {
+        let node = &self.nodes[primary];
+        let mut connection = node.connection();
+        let mut config = cmd("CONFIG");
+        config
+            .arg("SET")
+            .arg("requirepass")
+            .arg("unknown to the replica");
+        config.exec(&mut connection).unwrap();
+        let mut kill = cmd("CLIENT");
+        kill.arg("KILL").arg("TYPE").arg("replica");
+        kill.exec(&mut connection).unwrap();
+        self.until("the replica to lose its link", |cluster| {
+            let info: String = cluster.nodes[replica].run(cmd("INFO").arg("replication"));
+            info.contains("master_link_status:down")
+        });
+    }
+
+    /// Each node as a URL, by its own port.
+    pub fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Redis::url).collect()
+    }
+
+    /// Waits until every node that runs sees all slots held, by the same primaries, which run.
+    pub fn until_whole(&self) {
+        self.until("the cluster to be whole", |cluster| {
+            cluster.running().all(|node| {
+                let info: RedisResult<String> = node.try_run(cmd("CLUSTER").arg("INFO"));
+                info.is_ok_and(|info| {
+                    info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+                })
+            }) && cluster.agrees()
+        });
+    }
+
+    /// Whether all that run tell the same owners, and these run.
+    fn agrees(&self) -> bool {
+        let mut told = self.running().map(|node| self.owners(node));
+        let first = told.next().unwrap();
+        let mut owners = first.iter();
+        owners.all(|(owner, _)| self.nodes[*owner].is_running()) && told.all(|other| other == first)
+    }
+
+    /// The primaries and their slots, if any, as a node tells.
+    fn owners(&self, teller: &Redis) -> Vec<(usize, Vec<String>)> {
+        let view = self.view(teller);
+        let owners = view.iter().filter_map(|line| {
+            let fields: Vec<_> = line.split(' ').collect();
+            let slots = fields.get(8..)?.iter();
+            let slots: Vec<_> = slots
+                .filter(|slots| !slots.starts_with('['))
+                .map(|slots| (*slots).to_owned())
+                .collect();
+            let is_up = fields[2].contains("master") && !fields[2].contains("fail");
+            let node = self.ids.iter().position(|id| id == fields[0])?;
+            is_up.then_some((node, slots))
+        });
+        let mut owners: Vec<_> = owners.collect();
+        owners.sort();
+        owners
+    }
+
+    fn view(&self, node: &Redis) -> Vec<String> {
+        let nodes: RedisResult<String> = node.try_run(cmd("CLUSTER").arg("NODES"));
+        nodes
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Redis> {
+        self.nodes.iter().filter(|node| node.is_running())
+    }
+
+    pub fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + LATE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn slot(&self, key: &str) -> u16 {
+        let node = self.running().next().unwrap();
+        node.run(cmd("CLUSTER").arg("KEYSLOT").arg(key))
+    }
+
+    /// The primary that holds a slot, as the nodes tell; nothing while they do not.
+    pub fn find_owner(&self, slot: u16) -> Option<usize> {
+        self.running().find_map(|node| {
+            let owners = self.owners(node);
+            let holds =
+                |(_, ranges): &&(usize, Vec<String>)| ranges.iter().any(|range| holds(range, slot));
+            owners.iter().find(holds).map(|(node, _)| *node)
+        })
+    }
+
+    pub fn owner(&self, slot: u16) -> usize {
+        self.find_owner(slot).expect("a primary of every slot")
+    }
+
+    /// The primary that holds a key.
+    pub fn owner_of(&self, key: &str) -> usize {
+        self.owner(self.slot(key))
+    }
+
+    /// The nodes that hold slots, as the first that runs tells.
+    pub fn primaries(&self) -> Vec<usize> {
+        let owners = self.owners(self.running().next().unwrap());
+        let owners = owners.into_iter().filter(|(_, slots)| !slots.is_empty());
+        owners.map(|(node, _)| node).collect()
+    }
+
+    /// Sends a command to the server that holds the key.
+    pub fn run<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> T {
+        self.nodes[self.owner_of(key)].run(command)
+    }
+
+    pub fn get(&self, key: &str) -> Option<String> {
+        self.run(key, cmd("GET").arg(key))
+    }
+
+    /// How many keys of a slot a node has.
+    pub fn keys_in(&self, node: usize, slot: u16) -> usize {
+        self.nodes[node].run(cmd("CLUSTER").arg("COUNTKEYSINSLOT").arg(slot))
+    }
+
+    /// Begins to move a slot, all of whose keys stay where they are for now.
+    pub fn begin_move(&self, slot: u16, to: usize) -> Move {
+        let from = self.owner(slot);
+        let set = |node: usize, state: &str, other: usize| {
+            let mut set = cmd("CLUSTER");
+            set.arg("SETSLOT")
+                .arg(slot)
+                .arg(state)
+                .arg(&self.ids[other]);
+            self.nodes[node].run::<()>(&set);
+        };
+        set(to, "IMPORTING", from);
+        set(from, "MIGRATING", to);
+        Move { slot, from, to }
+    }
+
+    /// Moves the keys that stand there now, or the first so many of them.
+    pub fn move_keys(&self, moved: Move, most: usize) {
+        let from = &self.nodes[moved.from];
+        let mut list = cmd("CLUSTER");
+        list.arg("GETKEYSINSLOT").arg(moved.slot).arg(most);
+        let keys: Vec<Vec<u8>> = from.run(&list);
+        if keys.is_empty() {
+            return;
+        }
+        let mut migrate = cmd("MIGRATE");
+        migrate.arg("127.0.0.1").arg(self.nodes[moved.to].port());
+        migrate.arg("").arg(0).arg(20_000).arg("KEYS").arg(keys);
+        from.run::<Value>(&migrate);
+    }
+
+    /// Moves the rest, and tells all primaries.
+    pub fn end_move(&self, moved: Move) {
+        self.move_keys(moved, 100_000);
+        let others = (0..self.nodes.len()).filter(|n| ![moved.from, moved.to].contains(n));
+        for node in [moved.to, moved.from].into_iter().chain(others) {
+            let node = &self.nodes[node];
+            let mut set = cmd("CLUSTER");
+            set.arg("SETSLOT")
+                .arg(moved.slot)
+                .arg("NODE")
+                .arg(&self.ids[moved.to]);
+            // A replica takes no such command, and a node that is down none at all.
+            let _: RedisResult<()> = node.try_run(&set);
+        }
+    }
+}
+
+fn holds(range: &str, slot: u16) -> bool {
+    let (from, to) = range.split_once('-').unwrap_or((range, range));
+    (from.parse().unwrap()..=to.parse().unwrap()).contains(&slot)
+}
+
+fn node(plan: &Plan<'_>, n: usize) -> Redis {
+    let bus = free_port().to_string();
+    let timeout = plan.node_timeout.as_millis().to_string();
+    let announced = plan.announced.map(|ports| ports[n].to_string());
+    let mut arguments = vec![
+        "--cluster-enabled",
+        "yes",
+        "--cluster-port",
+        &bus,
+        "--cluster-node-timeout",
+        &timeout,
+        "--cluster-config-file",
+        "nodes.conf",
+        "--cluster-replica-validity-factor",
+        "0",
+        "--cluster-migration-barrier",
+        "100",
+        "--repl-diskless-sync-delay",
+        "0",
+    ];
+    if let Some(port) = &announced {
+        arguments.extend(["--cluster-announce-port", port]);
+        arguments.extend(["--cluster-announce-bus-port", &bus]);
+        arguments.extend(["--cluster-announce-ip", "127.0.0.1"]);
+    }
+    let tls_port = free_port().to_string();
+    if let Some(options) = plan.tls {
+        arguments.extend(["--tls-port", &tls_port, "--tls-cluster", "yes"]);
+        arguments.extend(options.iter().map(String::as_str));
+    }
+    Redis::start_with(&arguments).in_cluster(bus.parse().unwrap())
+}
