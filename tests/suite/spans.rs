@@ -1,8 +1,10 @@
 //! What is logged, and inside of which spans.
 
+use std::time::Duration;
+
 use tower_session_cache::{
     Origin, SessionCache, SessionCacheLayer, SessionToken, ValidatedSession, ValidationError,
-    validator_fn,
+    testing::ManualClock, validator_fn,
 };
 use tracing::Instrument;
 
@@ -123,6 +125,26 @@ async fn a_validation_is_inside_of_the_first_span_and_those_who_join_say_so() {
         ended[0].contains("request{name=\"second\"}:session_lookup{joined=true"),
         "{ended:?}"
     );
+}
+
+#[tokio::test]
+async fn a_refresh_has_a_span_of_its_own_since_the_request_does_not_wait_for_it() {
+    let log = record();
+    let clock = ManualClock::new();
+    let cache = SessionCache::builder().clock(clock.clone()).build();
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache.unwrap(), probe.clone());
+    ask(&layer, "t").await.unwrap();
+    clock.advance(Duration::from_secs(245));
+    let before = log.text().len();
+    let request = ask(&layer, "t").instrument(tracing::info_span!("request", id = 7));
+    assert_eq!(request.await.unwrap().1, Origin::Local);
+    let said = || lines(&log.text()[before..], "a session was validated");
+    until("a validation", || !said().is_empty()).await;
+    let validated = said();
+    assert!(validated[0].contains(" session_refresh"), "{validated:?}");
+    assert!(!validated[0].contains("request{"), "{validated:?}");
+    assert_eq!(probe.calls(), 2);
 }
 
 #[tokio::test]

@@ -64,6 +64,9 @@ impl Batches {
         known: &Arc<Known>,
         until: Instant,
     ) -> Result<Standing, Unanswered> {
+        if self.links.is_skipped() {
+            return Err(Unanswered);
+        }
         // Timers and tasks need a runtime.
         let Ok(runtime) = Handle::try_current() else {
             return Err(Unanswered);
