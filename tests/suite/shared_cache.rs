@@ -6,8 +6,8 @@ use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use tower_session_cache::{
-    Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheLayer,
-    UserData, ValidatedSession,
+    Lookup, Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, UserData, ValidatedSession,
 };
 
 use crate::support::{
@@ -189,6 +189,66 @@ async fn a_cached_request_is_one_command_and_none_is_a_ping() {
     }
     let commands = proxy.commands();
     assert_eq!(commands, ["EVALSHA"; 3], "a peer's record takes the script");
+}
+
+/// Sixty-four lookups are as many as one command may hold.
+#[tokio::test]
+async fn what_many_ask_at_once_is_asked_together() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port()).await;
+    let builder = SessionCache::builder().redis(proxy.url()).unwrap();
+    let patient = builder.redis_deadline(Duration::from_secs(20));
+    let cache = patient.build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    for (callers, together) in [(1, 1), (64, 1), (70, 2)] {
+        for n in 0..callers {
+            ask(&layer, &format!("t{n}")).await.unwrap();
+        }
+        until("both links", || cache.stats().redis_connections == 2).await;
+        proxy.commands();
+        let mut asked = tokio::task::JoinSet::new();
+        for n in 0..callers {
+            let layer = layer.clone();
+            asked.spawn(async move { origin(&layer, &format!("t{n}")).await });
+        }
+        let origins = asked.join_all().await;
+        assert_eq!(origins, vec![Some(Origin::Redis); callers]);
+        assert_eq!(proxy.commands(), vec!["MGET"; together], "{callers}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_asks_first_may_go_away() {
+    let redis = Redis::start();
+    let (cache, _, layer) = node(&redis);
+    for text in ["first", "second"] {
+        ask(&layer, text).await.unwrap();
+    }
+    let (first, second) = (token("first"), token("second"));
+    tokio::select! {
+        biased;
+        _ = cache.get(&first) => panic!("it has nothing to wait for"),
+        () = std::future::ready(()) => {}
+    }
+    assert!(matches!(cache.get(&second).await, Lookup::Hit(_)));
+
+    // So may the whole runtime in which it asked.
+    let asks = cache.clone();
+    let gone = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = asks.get(&first) => panic!("it has nothing to wait for"),
+                () = std::future::ready(()) => {}
+            }
+        });
+    });
+    gone.join().unwrap();
+    assert!(matches!(cache.get(&second).await, Lookup::Hit(_)));
 }
 
 #[tokio::test]

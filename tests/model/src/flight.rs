@@ -12,6 +12,17 @@ use crate::{
     },
 };
 
+/// A flight that is to store something, its ticket, what had been revoked here before the fill, what
+/// was validated, whether for the second time, and the mark and its run if it was read apart.
+type Storing = (
+    Flight,
+    Ticket,
+    Seen,
+    Version,
+    bool,
+    Option<(Option<Mark>, u8)>,
+);
+
 impl Model {
     /// `SessionCache::board`: how a request that found nothing comes to an answer.
     pub(crate) fn board(
@@ -246,14 +257,7 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (flight, ticket, now, version, again, mark): (
-            Flight,
-            Ticket,
-            Seen,
-            Version,
-            bool,
-            Option<(Option<Mark>, u8)>,
-        ),
+        (flight, ticket, now, version, again, mark): Storing,
         emit: &mut Emit<'_>,
     ) {
         let mut goes = |what, state: &State, phase, fly| {
