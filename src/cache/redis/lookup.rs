@@ -111,7 +111,7 @@ impl Redis {
     /// A lookup that serves nothing of what is stored.
     pub(in crate::cache) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
         let call = self.links.call(Effect::Reads);
-        self.both_names(&call, key, Some(replace)).await
+        Box::pin(self.both_names(&call, key, Some(replace))).await
     }
 
     async fn both_names(&self, call: &Call<'_>, key: &EntryKey, replace: Option<Replace>) -> Found {
@@ -139,7 +139,8 @@ impl Redis {
     ) -> Result<Option<Served>, Unanswered> {
         let standing = match self.links.batches() {
             Some(batches) => batches.ask(known, call.until()).await?,
-            None => self.read_apart(call, known).await?,
+            // Boxed, so that one server need not carry the room for it.
+            None => Box::pin(self.read_apart(call, known)).await?,
         };
         let Some(value) = standing.record else {
             return Ok(None);
