@@ -176,7 +176,7 @@ fn storms() {
             let deadline = Duration::from_secs(60);
             SessionCache::builder()
                 .validation_deadline(deadline)
-                .request_deadline(deadline * 2)
+                .request_deadline(deadline * 4)
         };
         let mut ratios: [Vec<f64>; 2] = Default::default();
         for round in 0..5 {
