@@ -50,38 +50,37 @@ pub fn pin(cpu: usize) -> Result<(), String> {
     Err(format!("cannot pin to core {cpu} on this system"))
 }
 
-/// Threads of the lowest priority, one on each core. A core that idles between two requests may
-/// take longer to wake up than a request takes.
-pub struct Spinners {
+/// A thread of the lowest priority on the servers' core. A core that idles between two requests may
+/// take longer to wake up than a request takes. The other one never idles while there is load.
+pub struct Spinner {
     stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-impl Spinners {
+impl Spinner {
     pub fn start(cores: Cores) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let threads = [cores.server, cores.rest]
-            .map(|cpu| {
-                let stop = Arc::clone(&stop);
-                thread::spawn(move || {
-                    if pin(cpu).is_ok() && yield_to_all() {
-                        while !stop.load(Relaxed) {
-                            for n in 0..1_000_000_u64 {
-                                black_box(n);
-                            }
-                        }
+        let ends = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            if pin(cores.server).is_ok() && yield_to_all() {
+                while !ends.load(Relaxed) {
+                    for n in 0..1_000_000_u64 {
+                        black_box(n);
                     }
-                })
-            })
-            .into();
-        Self { stop, threads }
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
-impl Drop for Spinners {
+impl Drop for Spinner {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        for thread in self.threads.drain(..) {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }

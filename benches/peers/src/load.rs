@@ -36,13 +36,37 @@ impl Ask {
     }
 }
 
-/// One round of one server.
+/// What was measured of one server, in one go or in several.
 #[derive(Clone, Copy, Debug)]
-pub struct Round {
+pub struct Measured {
+    answers: u64,
+    time: Duration,
+    /// What the server took of it.
+    cpu: Option<Duration>,
+}
+
+impl Measured {
+    pub const NOTHING: Self = Self {
+        answers: 0,
+        time: Duration::ZERO,
+        cpu: Some(Duration::ZERO),
+    };
+
     /// Answers in a second.
-    pub rate: f64,
+    pub fn rate(&self) -> f64 {
+        self.answers as f64 / self.time.as_secs_f64()
+    }
+
     /// Seconds of CPU that the server took for an answer.
-    pub cpu: Option<f64>,
+    pub fn cpu(&self) -> Option<f64> {
+        Some(self.cpu?.as_secs_f64() / self.answers as f64)
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.answers += other.answers;
+        self.time += other.time;
+        self.cpu = self.cpu.zip(other.cpu).map(|(one, other)| one + other);
+    }
 }
 
 /// Asks everything once and reads each answer closely. Answers how long they are, which must be
@@ -101,8 +125,9 @@ struct Connection {
     filled: usize,
 }
 
-/// Measures for a while, after a tenth of that without counting.
-pub fn round(plan: &Plan, length: usize, time: Duration) -> Result<Round, String> {
+/// Measures for a while, after a quarter of that without counting: what others have driven out of
+/// the processor's caches has come back by then.
+pub fn measure(plan: &Plan, length: usize, time: Duration) -> Result<Measured, String> {
     let io = |error: std::io::Error| format!("the load fails: {error}");
     let mut poll = Poll::new().map_err(io)?;
     let mut events = Events::with_capacity(CONNECTIONS);
@@ -125,17 +150,25 @@ pub fn round(plan: &Plan, length: usize, time: Duration) -> Result<Round, String
         connection.ask(plan)?;
         connections.push(connection);
     }
-    let warm = Instant::now() + time / 10;
+    let mut last = Instant::now();
+    let warm = last + time / 4;
     let mut counted: Option<(Instant, Option<Duration>)> = None;
     let mut answers = 0_u64;
     loop {
-        match poll.poll(&mut events, Some(Duration::from_secs(20))) {
+        // It never sleeps, or servers would pay for waking it up, and the slower ones more often.
+        match poll.poll(&mut events, Some(Duration::ZERO)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             outcome => outcome.map_err(io)?,
         }
         if events.is_empty() {
-            return Err("the server does not answer".to_owned());
+            if last.elapsed() > Duration::from_secs(20) {
+                return Err("the server does not answer".to_owned());
+            }
+            // To Redis, which has no other core.
+            std::thread::yield_now();
+            continue;
         }
+        last = Instant::now();
         for event in &events {
             let connection = &mut connections[event.token().0];
             if connection.read(plan, length)? {
@@ -151,9 +184,10 @@ pub fn round(plan: &Plan, length: usize, time: Duration) -> Result<Round, String
             }
             Some((start, before)) if now - start >= time => {
                 let cpu = cpu_time(plan.pid).zip(before);
-                return Ok(Round {
-                    rate: answers as f64 / (now - start).as_secs_f64(),
-                    cpu: cpu.map(|(after, before)| (after - before).as_secs_f64() / answers as f64),
+                return Ok(Measured {
+                    answers,
+                    time: now - start,
+                    cpu: cpu.map(|(after, before)| after.saturating_sub(before)),
                 });
             }
             _ => {}

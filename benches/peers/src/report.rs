@@ -2,14 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::{load::Round, peers::Peer};
+use crate::{load::Measured, peers::Peer};
 
 /// Rounds of one server that differ by more were not measured alone.
 const QUIET: f64 = 1.3;
 
 /// All rounds; in each of them every peer was measured once.
 pub struct Report {
-    pub rounds: Vec<Vec<(Peer, Round)>>,
+    pub rounds: Vec<Vec<(Peer, Measured)>>,
 }
 
 /// Over all rounds.
@@ -39,13 +39,13 @@ impl Spread {
 impl Report {
     /// The throughput of one peer as a ratio to another's.
     pub fn ratio(&self, peer: Peer, to: Peer) -> Option<Spread> {
-        self.spread(|round| Some(find(round, peer)?.rate / find(round, to)?.rate))
+        self.spread(|round| Some(find(round, peer)?.rate() / find(round, to)?.rate()))
     }
 
     /// The same by the server's CPU time alone, which a loaded machine blurs much less.
     fn cheapness(&self, peer: Peer) -> Option<Spread> {
         let none = Peer::NoAuthentication;
-        self.spread(|round| Some(find(round, none)?.cpu? / find(round, peer)?.cpu?))
+        self.spread(|round| Some(find(round, none)?.cpu()? / find(round, peer)?.cpu()?))
     }
 
     /// What to know about the run: whether its ratios can be trusted, and what they reach.
@@ -56,7 +56,7 @@ impl Report {
             let limit = limit.median;
             let _ = writeln!(text, "The load could do {limit:.1} times as much.");
         }
-        if let Some(rate) = self.spread(|round| Some(find(round, none)?.rate))
+        if let Some(rate) = self.spread(|round| Some(find(round, none)?.rate()))
             && rate.max > QUIET * rate.min
         {
             let _ = writeln!(
@@ -87,7 +87,7 @@ impl Report {
         text
     }
 
-    fn spread(&self, of: impl Fn(&[(Peer, Round)]) -> Option<f64>) -> Option<Spread> {
+    fn spread(&self, of: impl Fn(&[(Peer, Measured)]) -> Option<f64>) -> Option<Spread> {
         Spread::of(self.rounds.iter().filter_map(|round| of(round)).collect())
     }
 
@@ -106,9 +106,9 @@ impl Report {
             };
             let none = self.ratio(peer, Peer::NoAuthentication);
             let raw = self.ratio(peer, Peer::RawGet);
-            let rate = self.spread(|round| Some(find(round, peer)?.rate));
+            let rate = self.spread(|round| Some(find(round, peer)?.rate()));
             let cpu = self
-                .spread(|round| find(round, peer)?.cpu)
+                .spread(|round| find(round, peer)?.cpu())
                 .zip(self.cheapness(peer));
             let _ = writeln!(
                 table,
@@ -131,7 +131,7 @@ fn show(spread: Option<Spread>) -> String {
     })
 }
 
-fn find(round: &[(Peer, Round)], peer: Peer) -> Option<Round> {
+fn find(round: &[(Peer, Measured)], peer: Peer) -> Option<Measured> {
     round
         .iter()
         .find(|(of, _)| *of == peer)
