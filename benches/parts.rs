@@ -1,5 +1,6 @@
-//! A hit in the process against the sum of what it cannot do without: the token's SHA-256, one
-//! look into the map, the first entry in a request's extensions, and the time.
+//! A hit in the process against the sum of what a cache of sessions does at least: the token's
+//! SHA-256 (in place of which a hit takes a cheaper keyed hash), one look into the map, the first
+//! entry in a request's extensions, and the time.
 //!
 //! `cargo bench --bench parts`
 

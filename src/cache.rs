@@ -66,6 +66,7 @@ pub(crate) use self::{
     key::EntryKey,
     meter::Stopwatch,
     redis::Replace,
+    refresh::Due,
     stats::{Answer, Counters, Validated, count},
 };
 use crate::{clock::Clock, session::Origin, token::SessionToken, validator::ValidatedSession};
@@ -113,6 +114,12 @@ struct Shared {
     /// How long a revoked token stays refused, in microseconds.
     verdict_ttl: u64,
     counters: Counters,
+}
+
+impl Shared {
+    fn serves_from_memory(&self) -> bool {
+        self.enabled && (self.redis.is_none() || self.local.lease().is_some())
+    }
 }
 
 impl SessionCache {
@@ -246,24 +253,32 @@ impl SessionCache {
         self.shared.naming.entry(token, self.namespace.clone())
     }
 
-    /// What can be said without waiting.
-    pub(crate) fn near(&self, key: &EntryKey) -> Option<Lookup> {
-        let Shared { local, redis, .. } = &*self.shared;
-        if self.shared.enabled
-            && (redis.is_none() || local.lease().is_some())
-            && let Some(session) = local.hit(key)
-        {
-            return Some(Lookup::Hit(session));
+    /// What can be served without waiting, if anything can.
+    pub(crate) fn near(&self, token: &SessionToken) -> Option<CachedSession> {
+        let shared = &*self.shared;
+        if !shared.serves_from_memory() {
+            return None;
         }
-        local.refuses(key).then_some(Lookup::Revoked)
+        let key = shared.naming.near(token, self.namespace.as_deref());
+        shared.local.hit(key)
+    }
+
+    /// Whether this process knows that the token was revoked. A hit never hides that it was.
+    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
+        self.shared.local.refuses(key)
     }
 
     pub(crate) async fn lookup(&self, key: &EntryKey) -> Lookup {
         let shared = &*self.shared;
         // First of all, so that what is revoked from here on is seen as a change.
         let seen = shared.local.seen();
-        if let Some(lookup) = self.near(key) {
-            return lookup;
+        if shared.serves_from_memory()
+            && let Some(session) = shared.local.hit(key.near)
+        {
+            return Lookup::Hit(session);
+        }
+        if self.refuses(key) {
+            return Lookup::Revoked;
         }
         // Nor is a change missed that comes while the read is on its way.
         let noted = shared.local.lease().and_then(|lease| lease.note());
@@ -403,7 +418,7 @@ impl SessionCache {
             return Fill::Skipped;
         }
         let Some(redis) = &shared.redis else {
-            shared.local.store(key, seen, session);
+            shared.local.store(&key, seen, session);
             return Fill::Stored;
         };
         match far {

@@ -21,7 +21,7 @@ use tracing::{Instrument, Span};
 
 use crate::{
     cache::{
-        Answer, Arrival, Boarding, CachedSession, EntryKey, Fill, Flight, Lookup, Replace,
+        Answer, Arrival, Boarding, CachedSession, Due, EntryKey, Fill, Flight, Lookup, Replace,
         SessionCache, Stopwatch, Ticket, Validated, count,
     },
     log::{self, LOOKUP, VALIDATION},
@@ -73,26 +73,29 @@ impl<V> Resolver<V> {
     pub(crate) fn set_namespace(&mut self, name: String) {
         self.cache = self.cache.clone().with_namespace(name);
     }
+}
 
-    pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
-        self.cache.key(token)
-    }
+/// What can be said without waiting.
+pub(crate) enum Near {
+    Answer(Outcome),
+    /// It takes more; what it takes is found under this key.
+    Wait(EntryKey),
 }
 
 impl<V: SessionValidator> Resolver<V> {
-    /// What can be answered without waiting.
-    pub(crate) fn near(&self, token: &SessionToken, key: &EntryKey) -> Option<Outcome> {
-        match self.cache.near(key)? {
-            Lookup::Hit(hit) if self.validator.accepts(&hit.user) => {
-                self.cache.looked_up(hit.origin.into());
-                Some(Ok(self.serve(hit, token, key)))
-            }
-            Lookup::Revoked => {
-                self.cache.looked_up(Answer::Revoked);
-                Some(Err(Denied::Revoked))
-            }
-            Lookup::Hit(_) | Lookup::Miss(_) => None,
+    pub(crate) fn near(&self, token: &SessionToken) -> Near {
+        if let Some(hit) = self.cache.near(token)
+            && self.validator.accepts(&hit.user)
+        {
+            self.cache.looked_up(hit.origin.into());
+            return Near::Answer(Ok(self.serve(hit, token)));
         }
+        let key = self.cache.key(token);
+        if self.cache.refuses(&key) {
+            self.cache.looked_up(Answer::Revoked);
+            return Near::Answer(Err(Denied::Revoked));
+        }
+        Near::Wait(key)
     }
 
     /// Waits for the answer; dropping the future stops no validation that others wait for.
@@ -201,19 +204,25 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// A session from the cache; if it is time, it is validated again behind the request's back.
-    fn serve(&self, hit: CachedSession, token: &SessionToken, key: &EntryKey) -> Resolved {
-        if let Some(due) = hit.due
-            && self.pause().is_none()
-            && let Some(flight) = self.cache.refresh(key, due)
-        {
-            count(&self.cache.counters().refreshes);
-            self.begin(flight, token.clone(), key.clone(), Start::Refresh);
+    fn serve(&self, hit: CachedSession, token: &SessionToken) -> Resolved {
+        if let Some(due) = hit.due {
+            self.refresh(token, due);
         }
         Resolved {
             user: hit.user,
             expires_at: hit.expires_at,
             origin: hit.origin,
             is_stale: false,
+        }
+    }
+
+    fn refresh(&self, token: &SessionToken, due: Due) {
+        let key = self.cache.key(token);
+        if self.pause().is_none()
+            && let Some(flight) = self.cache.refresh(&key, due)
+        {
+            count(&self.cache.counters().refreshes);
+            self.begin(flight, token.clone(), key, Start::Refresh);
         }
     }
 
@@ -311,7 +320,7 @@ impl<V: SessionValidator> Resolver<V> {
             lookup => lookup,
         };
         match lookup {
-            Lookup::Hit(hit) => Ok(Ok(self.serve(hit, token, key))),
+            Lookup::Hit(hit) => Ok(Ok(self.serve(hit, token))),
             Lookup::Miss(_) if self.cache.was_refused(key) => {
                 Ok(Err(ValidationError::invalid().into()))
             }

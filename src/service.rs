@@ -13,7 +13,7 @@ use crate::{
     body::ResponseBody,
     future::{ResponseFuture, Waiting, admit},
     policy::Policy,
-    resolver::Resolver,
+    resolver::{Near, Resolver},
     user::UserData,
     validator::SessionValidator,
 };
@@ -85,27 +85,24 @@ where
         policy.source.mark_sensitive(request.headers_mut());
         let rejection = match token {
             Err(rejection) => rejection,
-            Ok(token) => {
-                let key = resolver.key(&token);
-                match resolver.near(&token, &key) {
-                    Some(Ok(resolved)) => {
-                        admit(&mut request, token, resolved);
-                        return ResponseFuture::passed(self.inner.call(request));
-                    }
-                    Some(Err(denied)) => denied.into(),
-                    None => {
-                        let outcome = resolver.clone().resolve(token.clone(), key);
-                        let spare = self.inner.clone();
-                        return ResponseFuture::waiting(Waiting {
-                            outcome: Box::pin(outcome),
-                            token,
-                            policy: Arc::clone(policy),
-                            service: std::mem::replace(&mut self.inner, spare),
-                            request,
-                        });
-                    }
+            Ok(token) => match resolver.near(&token) {
+                Near::Answer(Ok(resolved)) => {
+                    admit(&mut request, token, resolved);
+                    return ResponseFuture::passed(self.inner.call(request));
                 }
-            }
+                Near::Answer(Err(denied)) => denied.into(),
+                Near::Wait(key) => {
+                    let outcome = resolver.clone().resolve(token.clone(), key);
+                    let spare = self.inner.clone();
+                    return ResponseFuture::waiting(Waiting {
+                        outcome: Box::pin(outcome),
+                        token,
+                        policy: Arc::clone(policy),
+                        service: std::mem::replace(&mut self.inner, spare),
+                        request,
+                    });
+                }
+            },
         };
         match policy.refusal(rejection, &mut request) {
             Some(refusal) => {

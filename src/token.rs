@@ -331,12 +331,15 @@ fn only<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
 ) -> Result<Option<&'a HeaderValue>, TokenError> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() {
+    if has_repeated(headers) && headers.get_all(name).iter().nth(1).is_some() {
         return Err(TokenError::Repeated);
     }
-    Ok(first)
+    Ok(headers.get(name))
+}
+
+/// Whether any header was sent more than once, which is told by counting and without a search.
+fn has_repeated(headers: &HeaderMap) -> bool {
+    headers.len() != headers.keys_len()
 }
 
 /// The token that starts behind `from`, white space around it apart.
@@ -363,7 +366,12 @@ fn from_header(
 }
 
 fn mark(headers: &mut HeaderMap, name: &HeaderName) {
-    if let header::Entry::Occupied(mut values) = headers.entry(name) {
+    if !has_repeated(headers) {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
+    // It makes room for another one first, which is why it is not asked every time.
+    } else if let header::Entry::Occupied(mut values) = headers.entry(name) {
         values
             .iter_mut()
             .for_each(|value| value.set_sensitive(true));

@@ -20,7 +20,7 @@ use super::{
     key::TokenKey,
     meter::Stopwatch,
     stats::ListenerMeter,
-    stripes::{Seen, Stripes, UserStripe},
+    stripes::{Seen, Stripes, TokenStripe, UserStripe},
 };
 use crate::clock::Clock;
 
@@ -84,13 +84,13 @@ impl Lease {
 
     /// To be asked before [`Self::is_unchanged`]: what the lease proves to be counted is counted
     /// by the time it is seen.
-    pub(super) fn is_alive(&self) -> bool {
-        self.clock.elapsed() < self.until.load(SeqCst)
+    pub(super) fn is_alive(&self, now: u64) -> bool {
+        now < self.until.load(SeqCst)
     }
 
     /// To be called before a read is sent; without a lease its answer is not to be kept.
     pub(super) fn note(&self) -> Option<Noted> {
-        self.is_alive().then(|| Noted {
+        self.is_alive(self.now()).then(|| Noted {
             epoch: self.epoch.load(SeqCst),
             seen: self.stripes.seen(),
         })
@@ -111,7 +111,7 @@ impl Lease {
     }
 
     /// Whether nothing was heard of token and user since, either.
-    pub(super) fn is_unchanged(&self, noted: Noted, token: &TokenKey, user: UserStripe) -> bool {
+    pub(super) fn is_unchanged(&self, noted: Noted, token: TokenStripe, user: UserStripe) -> bool {
         self.is_of_now(noted) && self.stripes.unchanged(noted.seen, token, user)
     }
 

@@ -7,22 +7,26 @@
 //! and allocates nothing.
 
 use std::{
+    hash::BuildHasherDefault,
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use chrono::{DateTime, Utc};
-use quick_cache::sync::Cache;
+use quick_cache::{
+    UnitWeighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 use super::{
-    key::EntryKey,
+    key::{EntryKey, Hashed, NearKey},
     lease::{Lease, Noted},
     life::Lifetimes,
     record::Cause,
     redis::Served,
     refresh::Due,
     refusals::Refusals,
-    stripes::{Seen, Stripes, UserStripe},
+    stripes::{Seen, Stripes, TokenStripe, UserStripe},
     ticket::CachedSession,
     verdicts::Verdicts,
 };
@@ -37,7 +41,7 @@ use crate::{
 const MAX_REFUSALS: usize = 10_000;
 
 pub(super) struct Local {
-    entries: Cache<EntryKey, Entry>,
+    entries: Cache<NearKey, Entry, UnitWeighter, BuildHasherDefault<Hashed>>,
     stripes: Stripes,
     verdicts: Mutex<Verdicts>,
     refusals: Refusals,
@@ -68,6 +72,7 @@ struct Entry {
     /// Which record of the session it is.
     of: Due,
     noted: Noted,
+    token_stripe: TokenStripe,
     user_stripe: UserStripe,
     /// Only where something may be served stale.
     after: Option<Arc<After>>,
@@ -107,7 +112,13 @@ impl Local {
         times: Times,
     ) -> Self {
         Self {
-            entries: Cache::new(sessions.get()),
+            entries: Cache::with(
+                sessions.get(),
+                sessions.get() as u64,
+                UnitWeighter,
+                BuildHasherDefault::default(),
+                DefaultLifecycle::default(),
+            ),
             stripes: Stripes::new(),
             verdicts: Mutex::new(Verdicts::new(verdicts.get())),
             refusals: Refusals::new(MAX_REFUSALS, clock.clone(), times.negative_ttl),
@@ -123,20 +134,21 @@ impl Local {
     }
 
     /// The near lookup: a usable entry, or nothing.
-    pub(super) fn hit(&self, key: &EntryKey) -> Option<CachedSession> {
+    pub(super) fn hit(&self, key: NearKey) -> Option<CachedSession> {
+        let now = self.clock.elapsed();
         // Before the entry's numbers are compared: what the lease proves is counted by now.
-        if self.lease.as_ref().is_some_and(|lease| !lease.is_alive()) {
+        if let Some(lease) = &self.lease
+            && !lease.is_alive(now)
+        {
             return None;
         }
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&key)?;
+        let (token, user) = (entry.token_stripe, entry.user_stripe);
         let is_unchanged = match &self.lease {
-            None => self
-                .stripes
-                .unchanged(entry.noted.seen, &key.token, entry.user_stripe),
+            None => self.stripes.unchanged(entry.noted.seen, token, user),
             // Not whether a revocation still waits for Redis: it was counted when it began to.
-            Some(lease) => lease.is_unchanged(entry.noted, &key.token, entry.user_stripe),
+            Some(lease) => lease.is_unchanged(entry.noted, token, user),
         };
-        let now = self.clock.elapsed();
         let has_ended = ended(entry.expires_at, &self.clock);
         if is_unchanged && now < entry.usable_until && !has_ended {
             return Some(CachedSession {
@@ -152,18 +164,18 @@ impl Local {
         if is_over || has_ended {
             // Only that very entry: a newer one may have come meanwhile.
             self.entries
-                .remove_if(key, |standing| standing.noted == entry.noted);
+                .remove_if(&key, |standing| standing.noted == entry.noted);
         }
         None
     }
 
     /// What may be served for want of a better answer, once it is known that nothing was revoked.
     pub(super) fn aged(&self, key: &EntryKey) -> Option<Aged> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entries.get(&key.near)?;
         let is_known = self
             .lease
             .as_ref()
-            .is_none_or(|lease| lease.is_alive() && lease.is_of_now(entry.noted));
+            .is_none_or(|lease| lease.is_alive(lease.now()) && lease.is_of_now(entry.noted));
         let after = entry.after?;
         let is_over = self.clock.elapsed() >= after.until || ended(entry.expires_at, &self.clock);
         (is_known && !is_over).then_some(Aged {
@@ -191,8 +203,11 @@ impl Local {
     }
 
     pub(super) fn is_unchanged(&self, key: &EntryKey, seen: Seen, user_id: &str) -> bool {
-        self.stripes
-            .unchanged(seen, &key.token, self.stripes.user(user_id))
+        self.stripes.unchanged(
+            seen,
+            TokenStripe::of(&key.token),
+            self.stripes.user(user_id),
+        )
     }
 
     pub(super) fn check(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) -> Check {
@@ -208,7 +223,7 @@ impl Local {
     }
 
     /// A revocation between the check and this does no harm: every hit compares `seen`.
-    pub(super) fn store(&self, key: EntryKey, seen: Seen, session: &ValidatedSession) {
+    pub(super) fn store(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) {
         let now = self.clock.elapsed();
         let left = session
             .expires_at
@@ -217,7 +232,7 @@ impl Local {
         let refresh_after = self.lifetimes.refresh_after(life).unwrap_or(u64::MAX);
         let usable_until = now.saturating_add(life);
         self.entries.insert(
-            key,
+            key.near,
             Entry {
                 user: session.user.clone(),
                 expires_at: session.expires_at,
@@ -225,6 +240,7 @@ impl Local {
                 refresh_at: now.saturating_add(refresh_after),
                 of: Due(usable_until.cast_signed()),
                 noted: Noted::own(seen),
+                token_stripe: TokenStripe::of(&key.token),
                 user_stripe: self.stripes.user(session.user.id()),
                 after: self.after(usable_until, || None),
             },
@@ -241,7 +257,7 @@ impl Local {
         let vouches = keep.can_be_vouched_for;
         let cause = || record.cause.clone().filter(|_| vouches);
         self.entries.insert(
-            key.clone(),
+            key.near,
             Entry {
                 user: record.user.clone(),
                 expires_at: record.expires_at,
@@ -249,6 +265,7 @@ impl Local {
                 refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
                 of: served.of,
                 noted,
+                token_stripe: TokenStripe::of(&key.token),
                 user_stripe: keep.user,
                 after: self.after(ends, cause),
             },
@@ -260,12 +277,12 @@ impl Local {
         if let Some(lease) = &self.lease {
             lease.revoke_token(&key.token);
         }
-        self.entries.remove(key);
+        self.entries.remove(&key.near);
     }
 
     /// The identity provider has refused its token, or knows better by now.
     pub(super) fn evict(&self, key: &EntryKey) {
-        self.entries.remove(key);
+        self.entries.remove(&key.near);
     }
 
     /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves

@@ -21,7 +21,18 @@ const STRIPES: usize = 1 << 14;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen(u64);
 
-/// Where a user's revocations are counted; kept with an entry, so that a hit hashes no id.
+/// Where a token's revocations are counted; kept with an entry, so that a hit need not know the
+/// token's digest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenStripe(u32);
+
+impl TokenStripe {
+    pub(super) fn of(token: &TokenKey) -> Self {
+        Self(token.stripe(STRIPES) as u32)
+    }
+}
+
+/// Where a user's are; kept likewise.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UserStripe(u32);
 
@@ -56,7 +67,7 @@ impl Stripes {
     }
 
     pub(super) fn revoke_token(&self, token: &TokenKey) {
-        self.bump(&self.tokens[token.stripe(STRIPES)]);
+        self.bump(self.token(TokenStripe::of(token)));
     }
 
     /// The same for who knows the token's name in Redis; what is no such name is nobody's.
@@ -73,14 +84,18 @@ impl Stripes {
 
     /// The same for who knows only the token: whether it, or any user at all, was revoked.
     pub(super) fn unchanged_for_anyone(&self, seen: Seen, token: &TokenKey) -> bool {
-        self.tokens[token.stripe(STRIPES)].load(SeqCst) <= seen.0
+        self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
     }
 
     /// Whether neither token nor user was revoked since `seen`.
-    pub(super) fn unchanged(&self, seen: Seen, token: &TokenKey, user: UserStripe) -> bool {
-        self.tokens[token.stripe(STRIPES)].load(SeqCst) <= seen.0
+    pub(super) fn unchanged(&self, seen: Seen, token: TokenStripe, user: UserStripe) -> bool {
+        self.token(token).load(SeqCst) <= seen.0
             && self.users[user.0 as usize].load(SeqCst) <= seen.0
+    }
+
+    fn token(&self, stripe: TokenStripe) -> &AtomicU64 {
+        &self.tokens[stripe.0 as usize]
     }
 
     /// A lookup between the two steps sees the new number but not yet its stripe. That is sound:

@@ -8,7 +8,9 @@ mod plain;
 mod sessions;
 
 use axum::Router;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tower_session_cache::UserData;
 
 pub const TOKENS: usize = 1_000;
 
@@ -19,6 +21,7 @@ pub enum Peer {
     Nothing,
     NoAuthentication,
     ConstantUser,
+    BareMap,
     RawGet,
     OursLocal,
     OursTier,
@@ -30,10 +33,11 @@ pub enum Peer {
 }
 
 impl Peer {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Nothing,
         Self::NoAuthentication,
         Self::ConstantUser,
+        Self::BareMap,
         Self::RawGet,
         Self::OursLocal,
         Self::OursTier,
@@ -50,6 +54,7 @@ impl Peer {
             Self::Nothing => "nothing",
             Self::NoAuthentication => "no-authentication",
             Self::ConstantUser => "constant-user",
+            Self::BareMap => "bare-map",
             Self::RawGet => "raw-get",
             Self::OursLocal => "ours-local",
             Self::OursTier => "ours-tier",
@@ -71,6 +76,7 @@ impl Peer {
             Self::Nothing => "no HTTP: a fixed answer to whatever comes",
             Self::NoAuthentication => "axum, no authentication",
             Self::ConstantUser => "a constant user in the extensions",
+            Self::BareMap => "a map from tokens to users, never changed",
             Self::RawGet => "one raw GET on a shared connection",
             Self::OursLocal => "this crate, in the process",
             Self::OursTier => "this crate, Redis behind a local cache",
@@ -97,6 +103,7 @@ pub async fn serve(peer: Peer, redis: &str) -> Result<Served, Box<dyn std::error
     match peer {
         Peer::Nothing | Peer::NoAuthentication => Ok(plain::no_authentication()),
         Peer::ConstantUser => Ok(plain::constant_user()),
+        Peer::BareMap => Ok(plain::bare_map()),
         Peer::RawGet => plain::raw_get(redis).await,
         Peer::OursLocal => ours::local().await,
         Peer::OursTier => ours::tier(redis).await,
@@ -132,6 +139,27 @@ impl User {
             updated_at: "2025-05-01T12:00:00.123456+00:00".to_owned(),
         }
     }
+}
+
+fn user(n: usize) -> UserData {
+    let User {
+        id,
+        email,
+        name,
+        email_verified,
+        tier,
+        created_at,
+        updated_at,
+    } = User::nth(n);
+    let date = |text: String| text.parse::<DateTime<Utc>>().ok();
+    UserData::builder(id)
+        .email(email)
+        .name(name)
+        .email_verified(email_verified)
+        .tier(tier)
+        .created_at(date(created_at))
+        .updated_at(date(updated_at))
+        .build()
 }
 
 /// The same length for all, so that all answers have the same, too.

@@ -11,7 +11,7 @@ use tower_session_cache::{
     SessionCacheLayer, SessionToken, UserData, ValidatedSession, ValidationError, validator_fn,
 };
 
-use super::{Served, User, bearers, token};
+use super::{Served, bearers, token, user};
 
 pub async fn local() -> Result<Served, Box<dyn Error>> {
     serve(builder(), Origin::Local).await
@@ -42,27 +42,13 @@ async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, B
     let cache = builder.build()?;
     let mut headers = Vec::new();
     for (n, header) in bearers().enumerate() {
-        let User {
-            id,
-            email,
-            name,
-            email_verified,
-            tier,
-            created_at,
-            updated_at,
-        } = User::nth(n);
-        let user = UserData::builder(&id)
-            .email(email)
-            .name(name)
-            .email_verified(email_verified)
-            .tier(tier)
-            .created_at(created_at.parse::<chrono::DateTime<chrono::Utc>>()?)
-            .updated_at(updated_at.parse::<chrono::DateTime<chrono::Utc>>()?);
+        let user = user(n);
+        let id = user.id().to_owned();
         let token = SessionToken::parse(token(n))?;
         let Lookup::Miss(ticket) = cache.get(&token).await else {
             return Err("stored before anything was".into());
         };
-        let session = ValidatedSession::new(user.build());
+        let session = ValidatedSession::new(user);
         if !matches!(cache.set(ticket, &session).await, Fill::Stored) {
             return Err("a session cannot be stored".into());
         }

@@ -1,17 +1,18 @@
 //! The limits: what a service costs without a lookup, and what one lookup in Redis costs.
 
-use std::error::Error;
+use std::{collections::HashMap, error::Error, sync::Arc};
 
 use axum::{
     Extension, Router,
-    extract::State,
+    extract::{Request, State},
     http::{HeaderMap, StatusCode},
     routing::get,
 };
 use bb8_redis::redis::{AsyncConnectionConfig, Client, aio::MultiplexedConnection, cmd};
+use tower::util::MapRequestLayer;
 use tower_session_cache::UserData;
 
-use super::{Served, User, bearer, bearers, token, user_id};
+use super::{Served, TOKENS, User, bearer, bearers, token, user, user_id};
 
 pub fn no_authentication() -> Served {
     Served {
@@ -28,6 +29,31 @@ pub fn constant_user() -> Served {
             .route("/", get(handler))
             .layer(Extension(user)),
         headers: bearers().map(|header| (header, user_id(0))).collect(),
+    }
+}
+
+/// What any cache in a process has to do: find the token, find its user. This one forgets nothing,
+/// bounds nothing, and compares the token itself.
+pub fn bare_map() -> Served {
+    let users: HashMap<String, UserData> = (0..TOKENS).map(|n| (token(n), user(n))).collect();
+    let users = Arc::new(users);
+    let find = move |mut request: Request| {
+        let user = bearer(request.headers()).and_then(|token| users.get(token).cloned());
+        // Nobody else's: the handler refuses without one.
+        if let Some(user) = user {
+            request.extensions_mut().insert(user);
+        }
+        request
+    };
+    let handler = async |Extension(user): Extension<UserData>| user.id().to_owned();
+    Served {
+        app: Router::new()
+            .route("/", get(handler))
+            .layer(MapRequestLayer::new(find)),
+        headers: bearers()
+            .enumerate()
+            .map(|(n, header)| (header, user_id(n)))
+            .collect(),
     }
 }
 
