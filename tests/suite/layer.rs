@@ -99,6 +99,23 @@ fn rejected(answer: &Answer) -> RejectionKind {
 }
 
 #[tokio::test]
+async fn every_value_that_may_carry_a_token_is_kept_out_of_debug_output() {
+    let closure = TokenSource::from_fn(|headers| TokenSource::cookie("s").extract(headers));
+    for source in [TokenSource::cookie("s"), closure] {
+        let layer = SessionCacheLayer::new(cache(), Probe::new()).with_token_source(source);
+        let request = Request::builder()
+            .header(header::COOKIE, "s=t-1")
+            .header(header::COOKIE, "s=t-1; theme=dark")
+            .header(header::ACCEPT, "text/html");
+        let answer = ask(&layer, request.body(()).unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let cookies = answer.headers().get_all(header::COOKIE).iter();
+        assert_eq!(cookies.filter(|value| value.is_sensitive()).count(), 2);
+        assert!(!answer.headers()[header::ACCEPT].is_sensitive());
+    }
+}
+
+#[tokio::test]
 async fn a_valid_session_is_let_in_and_found_in_the_extensions() {
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache(), probe.clone());

@@ -594,6 +594,22 @@ async fn namespaces_share_revocations_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_session_too_large_for_a_record_is_served_and_not_stored() {
+    let redis = Redis::start();
+    let (cache, probe, layer) = node(&redis);
+    probe.answer(|_| {
+        let user = UserData::builder("ada").attribute("notes", "x".repeat(64 * 1024));
+        Ok(ValidatedSession::new(user.build()))
+    });
+    for calls in 1..=2 {
+        assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+        assert_eq!(probe.calls(), calls);
+    }
+    assert_eq!(cache.stats().stored, 0);
+    assert_eq!(redis.run::<usize>(&cmd("DBSIZE")), 0);
+}
+
+#[tokio::test]
 async fn database_and_prefix_are_where_the_settings_say() {
     let redis = Redis::start();
     let server = format!("redis://127.0.0.1:{}", redis.port());

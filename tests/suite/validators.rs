@@ -89,6 +89,28 @@ async fn each_is_asked_whether_it_accepts_its_own() {
     }
 }
 
+/// Or what it would refuse by now is served from the cache.
+#[tokio::test]
+async fn one_that_is_chosen_at_run_time_is_asked_whether_it_accepts_what_is_cached() {
+    struct Strict(TestValidator);
+    impl SessionValidator for Strict {
+        async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+            self.0.validate(token).await
+        }
+        fn accepts(&self, user: &UserData) -> bool {
+            user.tier() == "pro"
+        }
+    }
+    let known = TestValidator::new().with_session("a", user("ada"));
+    let strict = ErasedValidator::new(Strict(known.clone()));
+    assert!(!strict.accepts(&UserData::new("ada")));
+    let layer = SessionCacheLayer::new(SessionCache::default(), strict);
+    for calls in 1..=2 {
+        assert_eq!(ask(&layer, "a").await.unwrap().1, Origin::Validator);
+        assert_eq!(known.calls(), calls);
+    }
+}
+
 #[tokio::test]
 async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it() {
     #[derive(Clone)]
