@@ -28,9 +28,9 @@ impl Policy {
         }
     }
 
-    /// The request's token, or why there is none.
-    pub(crate) fn token(&self, headers: &HeaderMap) -> Result<SessionToken, Rejection> {
-        match self.source.extract(headers) {
+    /// The request's token, or why there is none. Where tokens are, nothing is printed any more.
+    pub(crate) fn token(&self, headers: &mut HeaderMap) -> Result<SessionToken, Rejection> {
+        match self.source.take(headers) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => Err(Rejection::new(RejectionKind::Missing)),
             Err(error) => Err(Rejection::new(RejectionKind::Malformed(error))),

@@ -81,9 +81,7 @@ where
             return ResponseFuture::passed(self.inner.call(request));
         }
         let Gate { policy, resolver } = &*self.gate;
-        let token = policy.token(request.headers());
-        policy.source.mark_sensitive(request.headers_mut());
-        let rejection = match token {
+        let rejection = match policy.token(request.headers_mut()) {
             Err(rejection) => rejection,
             Ok(token) => match resolver.near(&token) {
                 Near::Answer(Ok(resolved)) => {

@@ -11,18 +11,24 @@
 //!
 //! [RFC 6750, section 3.1]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use self::headers::{Headers, Marking, Values};
+
 mod cookie;
+mod headers;
 
 /// An opaque session token: one or more bytes of visible ASCII.
 ///
 /// It prints as `SessionToken(…)`, has no `Display`, no `Serialize` and no comparison (which
 /// would leak timing). [`expose_secret`](Self::expose_secret) is the only way to its text, so
-/// that a search for that name finds every use. Cloning shares the bytes.
+/// that a search for that name finds every use.
+///
+/// One that was read from a request shares the memory of its header. A clone does not, so that
+/// who keeps one keeps nothing else of the request; clones of a clone share theirs.
 ///
 /// ```
 /// use tower_session_cache::SessionToken;
@@ -33,8 +39,13 @@ mod cookie;
 /// assert!(SessionToken::parse("two words").is_err());
 /// # Ok::<(), tower_session_cache::TokenError>(())
 /// ```
-#[derive(Clone)]
-pub struct SessionToken(Arc<[u8]>);
+pub struct SessionToken(Text);
+
+enum Text {
+    Own(Arc<[u8]>),
+    /// A part of a header's value, so that a hit copies nothing.
+    Part(HeaderValue, Range<usize>),
+}
 
 impl SessionToken {
     /// Takes a token of any length.
@@ -43,30 +54,50 @@ impl SessionToken {
     ///
     /// [`TokenError::Empty`], or [`TokenError::InvalidByte`] for anything outside `!` to `~`.
     pub fn parse(token: impl Into<Bytes>) -> Result<Self, TokenError> {
-        Self::read(&token.into())
+        Self::copy(&token.into())
     }
 
-    fn read(bytes: &[u8]) -> Result<Self, TokenError> {
-        if bytes.is_empty() {
-            return Err(TokenError::Empty);
-        }
-        // All of them, since without an early end the compiler checks many at once.
-        let is_visible = |all: bool, byte: &u8| all & byte.is_ascii_graphic();
-        if !bytes.iter().fold(true, is_visible) {
-            return Err(TokenError::InvalidByte);
-        }
-        Ok(Self(bytes.into()))
+    fn copy(token: &[u8]) -> Result<Self, TokenError> {
+        check(token, u8::is_ascii_graphic)?;
+        Ok(Self(Text::Own(token.into())))
     }
 
     /// The token itself. Whoever sees it is the user: do not log it.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         // Checked when it was made, so the fallback is never taken.
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Text::Own(bytes) => bytes,
+            // Nor is this one's.
+            Text::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+fn check(token: &[u8], is_fine: impl Fn(&u8) -> bool) -> Result<(), TokenError> {
+    if token.is_empty() {
+        return Err(TokenError::Empty);
+    }
+    // All of them, since without an early end the compiler checks many at once.
+    if token.iter().fold(true, |all, byte| all & is_fine(byte)) {
+        return Ok(());
+    }
+    if token.contains(&b',') && !is_fine(&b',') {
+        return Err(TokenError::List);
+    }
+    Err(TokenError::InvalidByte)
+}
+
+impl Clone for SessionToken {
+    fn clone(&self) -> Self {
+        Self(Text::Own(match &self.0 {
+            Text::Own(bytes) => Arc::clone(bytes),
+            Text::Part(..) => self.as_bytes().into(),
+        }))
     }
 }
 
@@ -237,40 +268,30 @@ impl TokenSource {
     ///
     /// The [`TokenError`] of the first source that is present.
     pub fn extract(&self, headers: &HeaderMap) -> Result<Option<SessionToken>, TokenError> {
-        for place in &*self.places {
-            let found = match place {
-                Place::Bearer => bearer(headers, self.max_len)?,
-                Place::Header(name) => only(headers, name)?
-                    .map(|value| from_header(value, 0, self.max_len))
-                    .transpose()?,
-                Place::Cookie { name, percent } => {
-                    cookie::find(headers, name, *percent, self.max_len)?
-                }
-                Place::Custom(read) => read(headers)?,
-            };
-            if let Some(token) = found {
-                return if token.0.len() > self.max_len {
-                    Err(TokenError::TooLong)
-                } else {
-                    Ok(Some(token))
-                };
-            }
-        }
-        Ok(None)
+        self.find(headers)
     }
 
-    /// Keeps the values of the headers that carry tokens out of `Debug` output.
-    pub(crate) fn mark_sensitive(&self, headers: &mut HeaderMap) {
+    /// The same, and the values of all headers that may carry a token are kept out of `Debug`
+    /// output from now on.
+    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<Option<SessionToken>, TokenError> {
+        self.find(Marking(headers))
+    }
+
+    fn find(&self, mut headers: impl Headers) -> Result<Option<SessionToken>, TokenError> {
+        let mut found = Ok(None);
         for place in &*self.places {
-            match place {
-                Place::Bearer => mark(headers, &header::AUTHORIZATION),
-                Place::Header(name) => mark(headers, name),
-                Place::Cookie { .. } => mark(headers, &header::COOKIE),
-                Place::Custom(_) => {
-                    mark(headers, &header::AUTHORIZATION);
-                    mark(headers, &header::COOKIE);
+            if matches!(found, Ok(None)) {
+                found = place.read(&mut headers, self.max_len);
+            } else {
+                // It does not count any more, but may be somebody's token.
+                for name in place.names() {
+                    headers.values(name);
                 }
             }
+        }
+        match found {
+            Ok(Some(token)) if token.as_bytes().len() > self.max_len => Err(TokenError::TooLong),
+            found => found,
         }
     }
 
@@ -308,46 +329,74 @@ impl fmt::Debug for Place {
     }
 }
 
-fn bearer(headers: &HeaderMap, max_len: usize) -> Result<Option<SessionToken>, TokenError> {
-    let Some(value) = only(headers, &header::AUTHORIZATION)? else {
-        return Ok(None);
-    };
+impl Place {
+    /// The headers that are looked at.
+    fn names(&self) -> &[HeaderName] {
+        static KNOWN: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+        match self {
+            Self::Bearer => &KNOWN[..1],
+            Self::Header(name) => std::slice::from_ref(name),
+            Self::Cookie { .. } => &KNOWN[1..],
+            Self::Custom(_) => &KNOWN,
+        }
+    }
+
+    fn read(
+        &self,
+        headers: &mut impl Headers,
+        max_len: usize,
+    ) -> Result<Option<SessionToken>, TokenError> {
+        match self {
+            Self::Bearer => match only(headers.values(&header::AUTHORIZATION))? {
+                Some(value) => bearer(value, max_len),
+                None => Ok(None),
+            },
+            Self::Header(name) => match only(headers.values(name))? {
+                Some(value) => in_header(value, 0, max_len).map(Some),
+                None => Ok(None),
+            },
+            Self::Cookie { name, percent } => {
+                cookie::find(headers.values(&header::COOKIE), name, *percent, max_len)
+            }
+            Self::Custom(read) => {
+                let found = read(headers.as_map());
+                for name in self.names() {
+                    headers.values(name);
+                }
+                found
+            }
+        }
+    }
+}
+
+fn bearer(value: &HeaderValue, max_len: usize) -> Result<Option<SessionToken>, TokenError> {
+    const SCHEME: &[u8] = b"Bearer";
     let bytes = value.as_bytes();
-    let scheme = bytes
-        .iter()
-        .position(|byte| matches!(byte, b' ' | b'\t'))
-        .unwrap_or(bytes.len());
     if bytes.is_empty() {
         return Err(TokenError::Empty);
     }
-    if !bytes[..scheme].eq_ignore_ascii_case(b"bearer") {
-        return Ok(None);
+    match bytes.split_at_checked(SCHEME.len()) {
+        // Written as nearly all write it, it is compared at once.
+        Some((scheme, [] | [b' ' | b'\t', ..]))
+            if scheme == SCHEME || scheme.eq_ignore_ascii_case(SCHEME) =>
+        {
+            in_header(value, SCHEME.len(), max_len).map(Some)
+        }
+        _ => Ok(None),
     }
-    from_header(value, scheme, max_len).map(Some)
 }
 
 /// The header's only value; sent twice it is malformed, whatever the values are.
-fn only<'a>(
-    headers: &'a HeaderMap,
-    name: &HeaderName,
-) -> Result<Option<&'a HeaderValue>, TokenError> {
-    if has_repeated(headers) && headers.get_all(name).iter().nth(1).is_some() {
-        return Err(TokenError::Repeated);
+fn only(mut values: Values<'_>) -> Result<Option<&HeaderValue>, TokenError> {
+    let value = values.next();
+    match values.next() {
+        Some(_) => Err(TokenError::Repeated),
+        None => Ok(value),
     }
-    Ok(headers.get(name))
-}
-
-/// Whether any header was sent more than once, which is told by counting and without a search.
-fn has_repeated(headers: &HeaderMap) -> bool {
-    headers.len() != headers.keys_len()
 }
 
 /// The token that starts behind `from`, white space around it apart.
-fn from_header(
-    value: &HeaderValue,
-    from: usize,
-    max_len: usize,
-) -> Result<SessionToken, TokenError> {
+fn in_header(value: &HeaderValue, from: usize, max_len: usize) -> Result<SessionToken, TokenError> {
     let bytes = value.as_bytes();
     let rest = bytes[from..].trim_ascii_start();
     let start = bytes.len() - rest.len();
@@ -356,24 +405,37 @@ fn from_header(
         return Err(TokenError::TooLong);
     }
     // Proxies join repeated headers with a comma, and no token68 or base64 contains one.
-    if bytes[start..end]
-        .iter()
-        .fold(false, |any, byte| any | (*byte == b','))
-    {
-        return Err(TokenError::List);
-    }
-    SessionToken::read(&bytes[start..end])
+    check(&bytes[start..end], |byte| {
+        byte.is_ascii_graphic() & (*byte != b',')
+    })?;
+    Ok(SessionToken(Text::Part(value.clone(), start..end)))
 }
 
-fn mark(headers: &mut HeaderMap, name: &HeaderName) {
-    if !has_repeated(headers) {
-        if let Some(value) = headers.get_mut(name) {
-            value.set_sensitive(true);
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers() -> impl Strategy<Value = HeaderMap> {
+        let session = HeaderName::from_static("x-session");
+        let name = prop::sample::select(vec![header::AUTHORIZATION, header::COOKIE, session]);
+        let value = "(bearer |Bearer\t|Basic |s=|t=)?[ab,; ]{0,3}";
+        let value = value.prop_map(|text| HeaderValue::try_from(text).unwrap());
+        proptest::collection::vec((name, value), 0..4).prop_map(HeaderMap::from_iter)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_what_is_extracted_and_stays_out_of_debug(mut headers in headers()) {
+            let source = TokenSource::bearer()
+                .or(TokenSource::header(HeaderName::from_static("x-session")))
+                .or(TokenSource::cookie("s"));
+            let shown = |found: Result<Option<SessionToken>, TokenError>| {
+                found.map(|token| token.map(|token| token.expose_secret().to_owned()))
+            };
+            prop_assert_eq!(shown(source.extract(&headers)), shown(source.take(&mut headers)));
+            prop_assert!(headers.values().all(HeaderValue::is_sensitive));
         }
-    // It makes room for another one first, which is why it is not asked every time.
-    } else if let header::Entry::Occupied(mut values) = headers.entry(name) {
-        values
-            .iter_mut()
-            .for_each(|value| value.set_sensitive(true));
     }
 }

@@ -2,24 +2,22 @@
 //!
 //! [RFC 6265, section 5.4]: https://www.rfc-editor.org/rfc/rfc6265#section-5.4
 
-use bytes::Bytes;
-use http::{HeaderMap, header};
+use std::borrow::Cow;
+
+use http::HeaderValue;
 use percent_encoding::percent_decode;
 
 use super::{SessionToken, TokenError};
 
 /// Looks through every `Cookie` header, since HTTP/2 may split the cookies over several.
-pub(super) fn find(
-    headers: &HeaderMap,
+pub(super) fn find<'a>(
+    headers: impl Iterator<Item = &'a HeaderValue>,
     name: &str,
     percent: bool,
     max_len: usize,
 ) -> Result<Option<SessionToken>, TokenError> {
     let mut found: Option<&[u8]> = None;
-    let pairs = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let pairs = headers.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     for pair in pairs {
         let Some(equals) = pair.iter().position(|byte| *byte == b'=') else {
             continue;
@@ -41,12 +39,12 @@ pub(super) fn find(
     if value.len() > max_len.saturating_mul(if percent { 3 } else { 1 }) {
         return Err(TokenError::TooLong);
     }
-    let token = if percent && value.contains(&b'%') {
-        Bytes::from_iter(percent_decode(value))
+    let token = if percent {
+        Cow::from(percent_decode(value))
     } else {
-        Bytes::copy_from_slice(value)
+        Cow::from(value)
     };
-    SessionToken::parse(token).map(Some)
+    SessionToken::copy(&token).map(Some)
 }
 
 fn unquoted(value: &[u8]) -> &[u8] {

@@ -1,0 +1,65 @@
+//! How a source reads headers: as they are, or marking them on the way.
+//!
+//! A request's headers are looked up once for both, since for a hit that is no small part.
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+pub(super) trait Headers {
+    fn values(&mut self, name: &HeaderName) -> Values<'_>;
+
+    /// For who reads them in a way of its own.
+    fn as_map(&self) -> &HeaderMap;
+}
+
+pub(super) enum Values<'a> {
+    One(Option<&'a HeaderValue>),
+    All(header::ValueIter<'a, HeaderValue>),
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = &'a HeaderValue;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::One(value) => value.take(),
+            Self::All(values) => values.next(),
+        }
+    }
+}
+
+impl Headers for &HeaderMap {
+    fn values(&mut self, name: &HeaderName) -> Values<'_> {
+        Values::All(self.get_all(name).iter())
+    }
+
+    fn as_map(&self) -> &HeaderMap {
+        self
+    }
+}
+
+/// Keeps what was read out of `Debug` output.
+pub(super) struct Marking<'a>(pub(super) &'a mut HeaderMap);
+
+impl Headers for Marking<'_> {
+    fn values(&mut self, name: &HeaderName) -> Values<'_> {
+        // Told by counting, whether any header at all was sent more than once.
+        if self.0.len() == self.0.keys_len() {
+            let value = self.0.get_mut(name);
+            return Values::One(value.map(|value| {
+                value.set_sensitive(true);
+                &*value
+            }));
+        }
+        // It makes room for another one first, which is why it is not asked every time.
+        if let header::Entry::Occupied(mut values) = self.0.entry(name) {
+            values
+                .iter_mut()
+                .for_each(|value| value.set_sensitive(true));
+        }
+        Values::All(self.0.get_all(name).iter())
+    }
+
+    fn as_map(&self) -> &HeaderMap {
+        self.0
+    }
+}
