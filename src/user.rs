@@ -3,7 +3,7 @@
 //! [`UserData`] is shared, so that a hit hands it to a request without copying a string, and
 //! opaque, so that fields can be added without breaking anyone.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
@@ -31,17 +31,56 @@ use crate::time;
 #[derive(Clone, PartialEq, Eq)]
 pub struct UserData(Arc<Fields>);
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Fields {
-    // Boxed texts take no spare room, and there may be a million of each in memory.
-    id: Box<str>,
-    email: Box<str>,
-    name: Box<str>,
+    /// Id, tier, name and e-mail address in one: there may be a million of each in memory, and
+    /// what a handler asks for first comes first.
+    texts: Box<str>,
+    /// Where each of them but the last one ends.
+    ends: [usize; 3],
     email_verified: bool,
-    tier: Box<str>,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
+}
+
+impl Fields {
+    fn text(&self, range: Range<usize>) -> &str {
+        // They end where texts do, so the fallback is never taken.
+        self.texts.get(range).unwrap_or_default()
+    }
+}
+
+/// A user whose texts are still apart.
+#[derive(Clone)]
+pub(crate) struct Draft<T> {
+    pub(crate) id: T,
+    pub(crate) email: T,
+    pub(crate) name: T,
+    pub(crate) email_verified: bool,
+    pub(crate) tier: T,
+    pub(crate) created_at: Option<DateTime<Utc>>,
+    pub(crate) updated_at: Option<DateTime<Utc>>,
+    pub(crate) attributes: Map<String, Value>,
+}
+
+impl<T: AsRef<str>> Draft<T> {
+    pub(crate) fn build(self) -> UserData {
+        let texts = [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
+        let mut end = 0;
+        let [id, tier, name, _] = texts.map(|text: &str| {
+            end += text.len();
+            end
+        });
+        UserData(Arc::new(Fields {
+            texts: texts.concat().into(),
+            ends: [id, tier, name],
+            email_verified: self.email_verified,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            attributes: self.attributes,
+        }))
+    }
 }
 
 impl UserData {
@@ -54,10 +93,10 @@ impl UserData {
     /// Starts a user with every member but the id at its default: texts empty, `email_verified`
     /// false, tier `free`, no dates, no attributes.
     pub fn builder(id: impl Into<String>) -> UserDataBuilder {
-        UserDataBuilder(Fields {
-            id: boxed(id),
-            email: Box::default(),
-            name: Box::default(),
+        UserDataBuilder(Draft {
+            id: id.into(),
+            email: String::new(),
+            name: String::new(),
             email_verified: false,
             tier: "free".into(),
             created_at: None,
@@ -69,19 +108,19 @@ impl UserData {
     /// The identity provider's id of the user; never empty behind the layer.
     #[must_use]
     pub fn id(&self) -> &str {
-        &self.0.id
+        self.0.text(0..self.0.ends[0])
     }
 
     /// The e-mail address, empty when the user has none.
     #[must_use]
     pub fn email(&self) -> &str {
-        &self.0.email
+        self.0.text(self.0.ends[2]..self.0.texts.len())
     }
 
     /// The display name, which may be empty.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        self.0.text(self.0.ends[1]..self.0.ends[2])
     }
 
     /// Whether the identity provider has verified the e-mail address.
@@ -96,7 +135,7 @@ impl UserData {
     /// service chose; give the layer a namespace if it is not to be trusted with that.
     #[must_use]
     pub fn tier(&self) -> &str {
-        &self.0.tier
+        self.0.text(self.0.ends[0]..self.0.ends[1])
     }
 
     /// When the account was made, if the identity provider tells.
@@ -119,15 +158,24 @@ impl UserData {
 
     /// A builder that starts from this user.
     pub fn to_builder(&self) -> UserDataBuilder {
-        UserDataBuilder((*self.0).clone())
+        UserDataBuilder(Draft {
+            id: self.id().to_owned(),
+            email: self.email().to_owned(),
+            name: self.name().to_owned(),
+            email_verified: self.email_verified(),
+            tier: self.tier().to_owned(),
+            created_at: self.created_at(),
+            updated_at: self.updated_at(),
+            attributes: self.attributes().clone(),
+        })
     }
 }
 
 impl fmt::Debug for UserData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("UserData")
-            .field("id", &self.0.id)
-            .field("tier", &self.0.tier)
+            .field("id", &self.id())
+            .field("tier", &self.tier())
             .finish_non_exhaustive()
     }
 }
@@ -135,36 +183,32 @@ impl fmt::Debug for UserData {
 impl Serialize for UserData {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut user = serializer.serialize_struct("UserData", 7)?;
-        user.serialize_field("id", &self.0.id)?;
-        user.serialize_field("email", &self.0.email)?;
-        user.serialize_field("name", &self.0.name)?;
-        user.serialize_field("email_verified", &self.0.email_verified)?;
-        user.serialize_field("tier", &self.0.tier)?;
-        user.serialize_field("created_at", &self.0.created_at.map(time::isoformat))?;
-        user.serialize_field("updated_at", &self.0.updated_at.map(time::isoformat))?;
+        user.serialize_field("id", self.id())?;
+        user.serialize_field("email", self.email())?;
+        user.serialize_field("name", self.name())?;
+        user.serialize_field("email_verified", &self.email_verified())?;
+        user.serialize_field("tier", self.tier())?;
+        user.serialize_field("created_at", &self.created_at().map(time::isoformat))?;
+        user.serialize_field("updated_at", &self.updated_at().map(time::isoformat))?;
         user.end()
     }
-}
-
-fn boxed(text: impl Into<String>) -> Box<str> {
-    text.into().into_boxed_str()
 }
 
 /// Builds a [`UserData`]; made by [`UserData::builder`].
 #[derive(Clone)]
 #[must_use]
-pub struct UserDataBuilder(Fields);
+pub struct UserDataBuilder(Draft<String>);
 
 impl UserDataBuilder {
     /// Sets the e-mail address. Defaults to the empty text.
     pub fn email(mut self, email: impl Into<String>) -> Self {
-        self.0.email = boxed(email);
+        self.0.email = email.into();
         self
     }
 
     /// Sets the display name. Defaults to the empty text.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.0.name = boxed(name);
+        self.0.name = name.into();
         self
     }
 
@@ -176,7 +220,7 @@ impl UserDataBuilder {
 
     /// Sets the plan or role. Defaults to `free`.
     pub fn tier(mut self, tier: impl Into<String>) -> Self {
-        self.0.tier = boxed(tier);
+        self.0.tier = tier.into();
         self
     }
 
@@ -204,7 +248,7 @@ impl UserDataBuilder {
     /// The finished user.
     #[must_use]
     pub fn build(self) -> UserData {
-        UserData(Arc::new(self.0))
+        self.0.build()
     }
 }
 

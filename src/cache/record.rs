@@ -4,6 +4,8 @@
 //! compare causes instead of clocks. What the peer or a validator wrote beside all these stays in
 //! [`UserData::attributes`].
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -11,7 +13,7 @@ use serde_json::{Map, Value};
 use super::stamp::Stamp;
 use crate::{
     time::{isoformat, parse_isoformat},
-    user::UserData,
+    user::{Draft, UserData},
 };
 
 /// Longer values under a session key are no records of ours or the peer's.
@@ -58,22 +60,23 @@ pub(super) struct Cause {
 }
 
 #[derive(Deserialize)]
-struct Wire {
-    user_id: String,
-    email: String,
-    name: String,
+struct Wire<'a> {
+    #[serde(borrow)]
+    user_id: Text<'a>,
+    email: Text<'a>,
+    name: Text<'a>,
     email_verified: bool,
-    tier: String,
+    tier: Text<'a>,
     #[serde(default)]
-    created_at: Option<String>,
+    created_at: Option<Text<'a>>,
     #[serde(default)]
-    updated_at: Option<String>,
+    updated_at: Option<Text<'a>>,
     /// Null for a session without an end; absent it is no record.
     #[serde(deserialize_with = "Option::deserialize")]
-    session_expire: Option<String>,
+    session_expire: Option<Text<'a>>,
     cached_at: f64,
     #[serde(default)]
-    fence: Option<String>,
+    fence: Option<Text<'a>>,
     #[serde(default, deserialize_with = "present")]
     seen_tomb: Option<Option<String>>,
     #[serde(default, deserialize_with = "present")]
@@ -82,6 +85,17 @@ struct Wire {
     run: Option<String>,
     #[serde(flatten)]
     attributes: Map<String, Value>,
+}
+
+/// Read where it stands, unless it is escaped. A type of its own, since of an `Option` or with
+/// `flatten` serde would copy it.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Keeps null and absent apart.
@@ -95,14 +109,14 @@ impl Record {
         if json.len() > MAX_RECORD {
             return None;
         }
-        let wire: Wire = serde_json::from_slice(json).ok()?;
-        if wire.user_id.is_empty() {
+        let wire: Wire<'_> = serde_json::from_slice(json).ok()?;
+        if wire.user_id.0.is_empty() {
             return None;
         }
         let cause = match (wire.fence, wire.seen_tomb, wire.seen_mark, wire.run) {
             (None, None, None, None) => None,
             (Some(fence), Some(seen_tomb), Some(seen_mark), Some(run)) => Some(Cause {
-                fence: Stamp::parse(fence.as_bytes())?,
+                fence: Stamp::parse(fence.0.as_bytes())?,
                 seen_tomb,
                 seen_mark,
                 run,
@@ -110,16 +124,16 @@ impl Record {
             // Written by nobody that we know.
             _ => return None,
         };
-        let mut user = UserData::builder(wire.user_id)
-            .email(wire.email)
-            .name(wire.name)
-            .email_verified(wire.email_verified)
-            .tier(wire.tier)
-            .created_at(date(wire.created_at)?)
-            .updated_at(date(wire.updated_at)?);
-        for (name, value) in wire.attributes {
-            user = user.attribute(name, value);
-        }
+        let user = Draft {
+            id: wire.user_id,
+            email: wire.email,
+            name: wire.name,
+            email_verified: wire.email_verified,
+            tier: wire.tier,
+            created_at: date(wire.created_at)?,
+            updated_at: date(wire.updated_at)?,
+            attributes: wire.attributes,
+        };
         Some(Self {
             user: user.build(),
             expires_at: date(wire.session_expire)?,
@@ -137,9 +151,9 @@ impl Record {
 }
 
 /// Nothing for a text that is no date, which spoils the record.
-fn date(text: Option<String>) -> Option<Option<DateTime<Utc>>> {
+fn date(text: Option<Text<'_>>) -> Option<Option<DateTime<Utc>>> {
     match text {
-        Some(text) => parse_isoformat(&text).map(Some),
+        Some(text) => parse_isoformat(&text.0).map(Some),
         None => Some(None),
     }
 }
