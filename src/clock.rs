@@ -3,14 +3,12 @@
 //! Two readings, since neither replaces the other: the wall clock says whether a session has
 //! ended, and a clock that cannot be set says how long a record has been cached.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Clock {
     System {
-        start: Duration,
+        start: u64,
     },
     #[cfg(feature = "testing")]
     Manual(crate::testing::ManualClock),
@@ -35,32 +33,31 @@ impl Clock {
     /// Microseconds since this clock was made; never goes back.
     pub(crate) fn elapsed(&self) -> u64 {
         match self {
-            Self::System { start } => {
-                let elapsed = since_boot().saturating_sub(*start);
-                u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
-            }
+            Self::System { start } => since_boot().saturating_sub(*start),
             #[cfg(feature = "testing")]
             Self::Manual(clock) => clock.elapsed(),
         }
     }
 }
 
-/// Goes on while the machine is suspended, which `Instant` does not.
+/// In microseconds. Goes on while the machine is suspended, which `Instant` does not.
 #[cfg(target_os = "linux")]
-fn since_boot() -> Duration {
+fn since_boot() -> u64 {
     use rustix::time::{ClockId, clock_gettime};
 
+    // Neither is negative, and half a million years fit.
     let time = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000)
+        .wrapping_add(time.tv_nsec as u64 / 1_000)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn since_boot() -> Duration {
+fn since_boot() -> u64 {
     use std::{sync::LazyLock, time::Instant};
 
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed()
+    u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A time as [`Clock::wall`] counts it.
