@@ -11,7 +11,7 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -61,7 +61,8 @@ impl Naming {
             hasher.write_u8(0xff);
             hasher.write(namespace.as_bytes());
         }
-        NearKey(hasher.finish128().as_u128())
+        let Hash128 { h1, h2 } = hasher.finish128();
+        NearKey([h1, h2])
     }
 
     pub(super) fn entry(&self, token: &SessionToken, namespace: Option<Arc<str>>) -> EntryKey {
@@ -88,11 +89,12 @@ impl Naming {
 /// token and namespace, 128 bits under a random key. Who does not know the key, which never leaves
 /// this process, can search for no second token of the same name.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct NearKey(u128);
+pub(super) struct NearKey([u64; 2]);
 
 impl Hash for NearKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0 as u64);
+        let [half, _] = self.0;
+        state.write_u64(half);
     }
 }
 
