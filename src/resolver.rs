@@ -280,11 +280,13 @@ impl<V: SessionValidator> Resolver<V> {
         flight.close();
         let session = match answer {
             Err(error) if error.kind() == ValidationErrorKind::Unavailable => {
-                return self.stale(key, error).await;
+                return Box::pin(self.stale(key, error)).await;
             }
             answer => answer?,
         };
-        let ticket = match self.cache.fill(ticket, &session).await {
+        // Boxed, so that who waits for the validator need not carry the room for it.
+        let fill = |ticket, session| Box::pin(self.cache.fill(ticket, session));
+        let ticket = match fill(ticket, &session).await {
             Fill::Overtaken(ticket) => ticket,
             fill => {
                 *is_checked = !matches!(fill, Fill::Unanswered);
@@ -292,7 +294,7 @@ impl<V: SessionValidator> Resolver<V> {
             }
         };
         let session = self.ask(token, &ticket).await?;
-        served(&self.cache.fill(ticket, &session).await, session)
+        served(&fill(ticket, &session).await, session)
     }
 
     /// What was cached, in place of an answer that nobody gives; the error if there is nothing.
@@ -369,7 +371,7 @@ impl<V: SessionValidator> Resolver<V> {
         tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
         match &answer {
             Err(error) if error.is_refused() => {
-                self.cache.evict(ticket).await;
+                Box::pin(self.cache.evict(ticket)).await;
                 if error.kind() == ValidationErrorKind::Invalid {
                     self.cache.remember_refusal(ticket);
                 }

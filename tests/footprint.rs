@@ -279,3 +279,65 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
     println!("{} allocations in {HITS} hits", all.count_total);
     assert!(all.count_total <= 20 * HITS, "{all:?}");
 }
+
+/// Those who wait cost memory for as long as the identity provider takes.
+#[test]
+fn a_request_that_waits_takes_at_most_8_kilobytes() {
+    const WAITING: usize = 1_000;
+    let server = redis::Redis::start();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let minute = Duration::from_secs(60);
+    let builder = SessionCache::builder().redis(server.url()).unwrap();
+    let cache = builder
+        .max_validations(WAITING)
+        .redis_deadline(minute)
+        .build()
+        .unwrap();
+    let provider = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let asked = std::sync::Arc::clone(&provider);
+    let validator = validator_fn(move |_| {
+        let asked = std::sync::Arc::clone(&asked);
+        async move {
+            let _turn = asked.acquire().await;
+            Ok(ValidatedSession::new(user(1).0))
+        }
+    });
+    let inner = service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(()))));
+    let service = SessionCacheLayer::new(cache.clone(), validator).layer(inner);
+    let call = |n: usize| {
+        let bearer = HeaderValue::try_from(format!("Bearer token-{n}")).unwrap();
+        let request = Request::builder().header(header::AUTHORIZATION, bearer);
+        service.clone().call(request.body(()).unwrap())
+    };
+    runtime.block_on(async {
+        provider.add_permits(1);
+        assert!(call(WAITING).await.unwrap().status().is_success());
+        provider.forget_permits(1);
+    });
+    let mut callers = tokio::task::JoinSet::new();
+    let AllocationInfo { bytes_current, .. } = measure(|| {
+        runtime.block_on(async {
+            for n in 0..WAITING {
+                callers.spawn(call(n));
+            }
+            let all_wait = async {
+                while cache.stats().validations <= WAITING as u64 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(minute, all_wait).await.unwrap();
+        });
+    });
+    let each = usize::try_from(bytes_current).unwrap() / WAITING;
+    println!("{WAITING} requests wait: {each} bytes each");
+    runtime.block_on(async {
+        provider.add_permits(WAITING);
+        while let Some(response) = callers.join_next().await {
+            assert!(response.unwrap().unwrap().status().is_success());
+        }
+    });
+    assert!(each <= 8_192, "{each}");
+}

@@ -73,10 +73,12 @@ impl Redis {
             seen.fence.minus(SLACK),
             tomb,
         );
+        // Boxed, so that one server need not carry the room for it.
+        let recheck = || Box::pin(self.recheck(&call, &keys, seen, &mark_name));
         // Mark, run and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
             self.warned.too_long();
-            return Ok(match self.recheck(&call, &keys, seen, &mark_name).await? {
+            return Ok(match recheck().await? {
                 Ok(_) => Filled::Skipped,
                 Err(filled) => filled,
             });
@@ -84,7 +86,7 @@ impl Redis {
         // Neither what is sealed can be completed by Redis, nor by one server what takes two.
         let is_complete = self.sealing.is_some() || self.links.are_many();
         if self.links.are_many() || (is_complete && mark == "?") {
-            match self.recheck(&call, &keys, seen, &mark_name).await? {
+            match recheck().await? {
                 Ok(now) => (mark, run) = now,
                 Err(filled) => return Ok(filled),
             }

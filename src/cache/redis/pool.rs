@@ -321,7 +321,8 @@ impl Inner {
         if let Some(link) = lock(place).as_ref().filter(|link| !link.is_dead()) {
             return Ok(link.clone());
         }
-        let link = self.pool().get().await?.clone();
+        // Boxed, as all that is rare, so that a command need not carry the room for it.
+        let link = Box::pin(self.pool().get()).await?.clone();
         *lock(place) = Some(link.clone());
         Ok(link)
     }
@@ -422,7 +423,7 @@ impl Link {
         match self.send(is_asking, &command(self)).await {
             Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
                 // Somebody has flushed them; the same text has the same hash again.
-                load_scripts(&mut self.connection).await?;
+                Box::pin(load_scripts(&mut self.connection)).await?;
                 self.send(is_asking, &command(self)).await
             }
             answer => answer,
@@ -438,7 +439,7 @@ impl Link {
         // use that as well.
         let mut asking = pipe();
         asking.cmd("ASKING").add_command(command.clone());
-        let answers = self.connection.send_packed_commands(&asking, 1, 1).await?;
+        let answers = Box::pin(self.connection.send_packed_commands(&asking, 1, 1)).await?;
         let answer = answers.into_iter().next().unwrap_or(Value::Nil);
         answer.extract_error()
     }
