@@ -7,10 +7,12 @@
 //!
 //! - `--write` puts the table into the README and the picture beside it as well.
 //! - `--quick` takes one short round of everything: whether it works, not how fast.
+//! - `--count` counts instructions and cache misses instead, by valgrind: why the times are theirs.
 //! - `--rounds N`, `--seed N` and `--only NAME,NAME` narrow down a search. In each turn the peers
 //!   come in an order of the seed's.
 
 mod cores;
+mod count;
 mod load;
 mod peers;
 mod picture;
@@ -53,6 +55,7 @@ struct Settings {
     seed: u64,
     peers: Vec<Peer>,
     writes: bool,
+    counts: bool,
 }
 
 fn main() -> ExitCode {
@@ -81,6 +84,7 @@ fn read(arguments: &[&str]) -> Result<Settings, Box<dyn Error>> {
         seed: 9,
         peers: Peer::ALL.into(),
         writes: false,
+        counts: false,
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -88,6 +92,7 @@ fn read(arguments: &[&str]) -> Result<Settings, Box<dyn Error>> {
         match *argument {
             "--quick" => (settings.rounds, settings.time) = (1, Duration::from_millis(20)),
             "--write" => settings.writes = true,
+            "--count" => settings.counts = true,
             "--rounds" => settings.rounds = value()?.parse()?,
             "--seed" => settings.seed = value()?.parse()?,
             "--only" => {
@@ -101,6 +106,11 @@ fn read(arguments: &[&str]) -> Result<Settings, Box<dyn Error>> {
 }
 
 fn compare(settings: &Settings) -> Result<(), Box<dyn Error>> {
+    if settings.counts {
+        let redis = Redis::start();
+        println!("{}", count::table(&settings.peers, &redis)?);
+        return Ok(());
+    }
     let cores = Cores::find();
     match cores {
         // Before Redis is started, so that it stays here as well.

@@ -7,7 +7,7 @@ use std::{
     env,
     error::Error,
     io::{BufRead, BufReader, Read, Write, stdout},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use tokio::{
@@ -26,12 +26,21 @@ use crate::{
 pub struct Server {
     pub peer: Peer,
     pub plan: Plan,
-    _process: Running,
+    process: Running,
 }
 
 impl Server {
     pub fn start(peer: Peer, redis: &str, cores: Option<Cores>) -> Result<Self, Box<dyn Error>> {
-        let mut command = command(env::current_exe()?);
+        Self::run(command(env::current_exe()?), peer, redis, cores)
+    }
+
+    /// By a command that takes this program's arguments.
+    pub fn run(
+        mut command: Command,
+        peer: Peer,
+        redis: &str,
+        cores: Option<Cores>,
+    ) -> Result<Self, Box<dyn Error>> {
         command.args(["serve", peer.name(), redis]);
         if let Some(cores) = cores {
             command.arg(cores.server.to_string());
@@ -42,8 +51,14 @@ impl Server {
         Ok(Self {
             peer,
             plan,
-            _process: process,
+            process,
         })
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(mut self) -> Result<(), Box<dyn Error>> {
+        self.process.0.wait()?;
+        Ok(())
     }
 }
 
