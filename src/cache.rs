@@ -254,6 +254,7 @@ impl SessionCache {
     }
 
     /// What can be served without waiting, if anything can.
+    #[inline]
     pub(crate) fn near(&self, token: &SessionToken) -> Option<CachedSession> {
         let shared = &*self.shared;
         if !shared.serves_from_memory() {
@@ -474,6 +475,7 @@ impl SessionCache {
         self.shared.miss_deadline
     }
 
+    #[inline]
     pub(crate) fn looked_up(&self, answer: Answer) {
         self.shared.counters.looked_up(answer);
     }

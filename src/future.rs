@@ -83,6 +83,7 @@ where
 }
 
 /// Lets a request in: who it is goes into its extensions.
+#[inline]
 pub(crate) fn admit<ReqBody>(
     request: &mut Request<ReqBody>,
     token: SessionToken,

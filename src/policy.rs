@@ -29,6 +29,7 @@ impl Policy {
     }
 
     /// The request's token, or why there is none. Where tokens are, nothing is printed any more.
+    #[inline]
     pub(crate) fn token(&self, headers: &mut HeaderMap) -> Result<SessionToken, Rejection> {
         match self.source.take(headers) {
             Ok(Some(token)) => Ok(token),

@@ -83,6 +83,7 @@ pub(crate) enum Near {
 }
 
 impl<V: SessionValidator> Resolver<V> {
+    #[inline]
     pub(crate) fn near(&self, token: &SessionToken) -> Near {
         if let Some(hit) = self.cache.near(token)
             && self.validator.accepts(&hit.user)
@@ -204,6 +205,7 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// A session from the cache; if it is time, it is validated again behind the request's back.
+    #[inline]
     fn serve(&self, hit: CachedSession, token: &SessionToken) -> Resolved {
         if let Some(due) = hit.due {
             self.refresh(token, due);

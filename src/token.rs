@@ -341,6 +341,7 @@ impl Place {
         }
     }
 
+    #[inline]
     fn read(
         &self,
         headers: &mut impl Headers,
@@ -369,6 +370,7 @@ impl Place {
     }
 }
 
+#[inline]
 fn bearer(value: &HeaderValue, max_len: usize) -> Result<Option<SessionToken>, TokenError> {
     const SCHEME: &[u8] = b"Bearer";
     let bytes = value.as_bytes();
@@ -387,6 +389,7 @@ fn bearer(value: &HeaderValue, max_len: usize) -> Result<Option<SessionToken>, T
 }
 
 /// The header's only value; sent twice it is malformed, whatever the values are.
+#[inline]
 fn only(mut values: Values<'_>) -> Result<Option<&HeaderValue>, TokenError> {
     let value = values.next();
     match values.next() {
@@ -396,6 +399,7 @@ fn only(mut values: Values<'_>) -> Result<Option<&HeaderValue>, TokenError> {
 }
 
 /// The token that starts behind `from`, white space around it apart.
+#[inline]
 fn in_header(value: &HeaderValue, from: usize, max_len: usize) -> Result<SessionToken, TokenError> {
     let bytes = value.as_bytes();
     let rest = bytes[from..].trim_ascii_start();

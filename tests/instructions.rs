@@ -21,7 +21,7 @@ use std::{path::PathBuf, process::Command};
 
 /// The compiler with which the figures below were counted; another one may differ a little more.
 const COMPILER: &str = "rustc 1.95.0";
-const LOCAL: u64 = 3_534;
+const LOCAL: u64 = 3_392;
 const REDIS: u64 = 38_600;
 
 /// Built as users build it.

@@ -264,6 +264,7 @@ impl Counters {
         }
     }
 
+    #[inline]
     pub(crate) fn looked_up(&self, answer: Answer) {
         self.lookups[answer as usize].add();
     }

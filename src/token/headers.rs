@@ -19,6 +19,7 @@ pub(super) enum Values<'a> {
 impl<'a> Iterator for Values<'a> {
     type Item = &'a HeaderValue;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Self::One(value) => value.take(),
@@ -40,23 +41,30 @@ impl Headers for &HeaderMap {
 /// Keeps what was read out of `Debug` output.
 pub(super) struct Marking<'a>(pub(super) &'a mut HeaderMap);
 
-impl Headers for Marking<'_> {
-    fn values(&mut self, name: &HeaderName) -> Values<'_> {
-        // Told by counting, whether any header at all was sent more than once.
-        if self.0.len() == self.0.keys_len() {
-            let value = self.0.get_mut(name);
-            return Values::One(value.map(|value| {
-                value.set_sensitive(true);
-                &*value
-            }));
-        }
-        // It makes room for another one first, which is why it is not asked every time.
+impl Marking<'_> {
+    #[cold]
+    fn all(&mut self, name: &HeaderName) -> Values<'_> {
         if let header::Entry::Occupied(mut values) = self.0.entry(name) {
             values
                 .iter_mut()
                 .for_each(|value| value.set_sensitive(true));
         }
         Values::All(self.0.get_all(name).iter())
+    }
+}
+
+impl Headers for Marking<'_> {
+    #[inline]
+    fn values(&mut self, name: &HeaderName) -> Values<'_> {
+        // Told by counting, whether any header at all was sent more than once.
+        if self.0.len() != self.0.keys_len() {
+            return self.all(name);
+        }
+        let value = self.0.get_mut(name);
+        Values::One(value.map(|value| {
+            value.set_sensitive(true);
+            &*value
+        }))
     }
 
     fn as_map(&self) -> &HeaderMap {
