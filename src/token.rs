@@ -72,7 +72,7 @@ impl SessionToken {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match &self.0 {
             Text::Own(bytes) => bytes,
-            // Nor is this one's.
+            // Within the value since it was made, so neither is this one.
             Text::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
         }
     }
