@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderValue, header};
 
 pub use crate::cache::fuzzing::{mark_and_tombstone, record, sealed};
-use crate::token::TokenSource;
+use crate::token::{SessionToken, TokenSource};
 
 /// Token extraction from headers, one a line.
 pub fn token(bytes: &[u8]) {
@@ -24,8 +24,14 @@ pub fn token(bytes: &[u8]) {
         }
     }
     let source = TokenSource::appwrite("p").with_max_len(256);
-    if let Ok(Some(token)) = source.extract(&headers) {
-        let text = token.expose_secret();
+    let extracted = source.extract(&headers);
+    let taken = source.take(&mut headers);
+    assert!(headers.values().all(HeaderValue::is_sensitive));
+    assert_eq!(extracted.as_ref().err(), taken.as_ref().err());
+    let text = |token: Option<SessionToken>| token.map(|token| token.expose_secret().to_owned());
+    let [extracted, taken] = [extracted, taken].map(|found| found.ok().and_then(text));
+    assert_eq!(extracted, taken);
+    if let Some(text) = taken {
         assert!((1..=256).contains(&text.len()));
         assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
     }

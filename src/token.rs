@@ -27,8 +27,8 @@ mod headers;
 /// would leak timing). [`expose_secret`](Self::expose_secret) is the only way to its text, so
 /// that a search for that name finds every use.
 ///
-/// One that was read from a request shares the memory of its header. A clone does not, so that
-/// who keeps one keeps nothing else of the request; clones of a clone share theirs.
+/// One that was read from a request may share the memory of its headers. A clone does not: clone
+/// it to keep it for longer than the request. Clones of a clone share theirs.
 ///
 /// ```
 /// use tower_session_cache::SessionToken;
@@ -39,6 +39,7 @@ mod headers;
 /// assert!(SessionToken::parse("two words").is_err());
 /// # Ok::<(), tower_session_cache::TokenError>(())
 /// ```
+#[derive(Clone)]
 pub struct SessionToken(Text);
 
 enum Text {
@@ -70,11 +71,26 @@ impl SessionToken {
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        match &self.0 {
-            Text::Own(bytes) => bytes,
-            // Within the value since it was made, so neither is this one.
-            Text::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
+        self.0.as_bytes()
+    }
+}
+
+impl Text {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            // Within the value since it was made, so the fallback is never taken.
+            Self::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
         }
+    }
+}
+
+impl Clone for Text {
+    fn clone(&self) -> Self {
+        Self::Own(match self {
+            Self::Own(bytes) => Arc::clone(bytes),
+            Self::Part(..) => self.as_bytes().into(),
+        })
     }
 }
 
@@ -90,15 +106,6 @@ fn check(token: &[u8], is_fine: impl Fn(&u8) -> bool) -> Result<(), TokenError> 
         return Err(TokenError::List);
     }
     Err(TokenError::InvalidByte)
-}
-
-impl Clone for SessionToken {
-    fn clone(&self) -> Self {
-        Self(Text::Own(match &self.0 {
-            Text::Own(bytes) => Arc::clone(bytes),
-            Text::Part(..) => self.as_bytes().into(),
-        }))
-    }
 }
 
 impl fmt::Debug for SessionToken {
@@ -283,10 +290,7 @@ impl TokenSource {
             if matches!(found, Ok(None)) {
                 found = place.read(&mut headers, self.max_len);
             } else {
-                // It does not count any more, but may be somebody's token.
-                for name in place.names() {
-                    headers.values(name);
-                }
+                place.names().iter().for_each(|name| headers.pass(name));
             }
         }
         match found {
@@ -361,9 +365,7 @@ impl Place {
             }
             Self::Custom(read) => {
                 let found = read(headers.as_map());
-                for name in self.names() {
-                    headers.values(name);
-                }
+                self.names().iter().for_each(|name| headers.pass(name));
                 found
             }
         }
@@ -424,7 +426,7 @@ mod tests {
     fn headers() -> impl Strategy<Value = HeaderMap> {
         let session = HeaderName::from_static("x-session");
         let name = prop::sample::select(vec![header::AUTHORIZATION, header::COOKIE, session]);
-        let value = "(bearer |Bearer\t|Basic |s=|t=)?[ab,; ]{0,3}";
+        let value = "(bearer |Bearer\t|Basic |s=|t=)?[ab,;% ]{0,3}";
         let value = value.prop_map(|text| HeaderValue::try_from(text).unwrap());
         proptest::collection::vec((name, value), 0..4).prop_map(HeaderMap::from_iter)
     }
@@ -432,13 +434,20 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_taken_is_what_is_extracted_and_stays_out_of_debug(mut headers in headers()) {
+            let session = HeaderName::from_static("x-session");
+            let last = TokenSource::from_fn(|_| Err(TokenError::List));
             let source = TokenSource::bearer()
-                .or(TokenSource::header(HeaderName::from_static("x-session")))
-                .or(TokenSource::cookie("s"));
+                .or(TokenSource::header(session.clone()))
+                .or(TokenSource::percent_encoded_cookie("s"))
+                .or(last.clone());
             let shown = |found: Result<Option<SessionToken>, TokenError>| {
                 found.map(|token| token.map(|token| token.expose_secret().to_owned()))
             };
-            prop_assert_eq!(shown(source.extract(&headers)), shown(source.take(&mut headers)));
+            let mut all = headers.clone();
+            prop_assert_eq!(shown(source.extract(&all)), shown(source.take(&mut all)));
+            prop_assert!(all.values().all(HeaderValue::is_sensitive));
+            prop_assert!(last.take(&mut headers).is_err());
+            headers.remove(&session);
             prop_assert!(headers.values().all(HeaderValue::is_sensitive));
         }
     }

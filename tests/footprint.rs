@@ -293,6 +293,8 @@ fn a_request_that_waits_takes_at_most_8_kilobytes() {
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder
         .max_validations(WAITING)
+        .validation_deadline(minute)
+        .request_deadline(minute * 5)
         .redis_deadline(minute)
         .build()
         .unwrap();

@@ -88,6 +88,8 @@ impl Naming {
 /// What a hit in memory finds its session by, at a fraction of a digest's cost: SipHash-2-4 of
 /// token and namespace, 128 bits under a random key. Who does not know the key, which never leaves
 /// this process, can search for no second token of the same name.
+///
+/// Two words and no `u128`, which would make room around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct NearKey([u64; 2]);
 

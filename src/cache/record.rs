@@ -87,8 +87,8 @@ struct Wire<'a> {
     attributes: Map<String, Value>,
 }
 
-/// Read where it stands, unless it is escaped. A type of its own, since of an `Option` or with
-/// `flatten` serde would copy it.
+/// Read where it stands, unless it is escaped. A type of its own, since within an `Option` serde
+/// would copy it.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 

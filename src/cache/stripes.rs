@@ -90,7 +90,8 @@ impl Stripes {
 
     /// Whether neither token nor user was revoked since `seen`.
     pub(super) fn unchanged(&self, seen: Seen, token: TokenStripe, user: UserStripe) -> bool {
-        // Where nobody at all was, it is told without looking at two cold places.
+        // No stripe is ever above the sequence, so where that has not moved, none of them has, and
+        // it is told without looking at two cold places.
         self.seen() == seen
             || (self.token(token).load(SeqCst) <= seen.0
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)
@@ -100,8 +101,9 @@ impl Stripes {
         &self.tokens[stripe.0 as usize]
     }
 
-    /// A lookup between the two steps sees the new number but not yet its stripe. That is sound:
-    /// it began after the revocation did, so its validation knows what the provider revoked.
+    /// The sequence first, so that no stripe is ever above it. A lookup between the two steps sees
+    /// the new number but not yet its stripe. That is sound: it began after the revocation did, so
+    /// its validation knows what the provider revoked.
     fn bump(&self, stripe: &AtomicU64) {
         let number = self.sequence.fetch_add(1, SeqCst) + 1;
         stripe.fetch_max(number, SeqCst);

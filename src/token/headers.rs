@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 pub(super) trait Headers {
     fn values(&mut self, name: &HeaderName) -> Values<'_>;
 
+    /// A header that is not read, but may hold somebody's token.
+    fn pass(&mut self, name: &HeaderName);
+
     /// For who reads them in a way of its own.
     fn as_map(&self) -> &HeaderMap;
 }
@@ -33,6 +36,8 @@ impl Headers for &HeaderMap {
         Values::All(self.get_all(name).iter())
     }
 
+    fn pass(&mut self, _: &HeaderName) {}
+
     fn as_map(&self) -> &HeaderMap {
         self
     }
@@ -42,6 +47,7 @@ impl Headers for &HeaderMap {
 pub(super) struct Marking<'a>(pub(super) &'a mut HeaderMap);
 
 impl Marking<'_> {
+    /// Not asked every time, since `entry` makes room for another header first.
     #[cold]
     fn all(&mut self, name: &HeaderName) -> Values<'_> {
         if let header::Entry::Occupied(mut values) = self.0.entry(name) {
@@ -65,6 +71,10 @@ impl Headers for Marking<'_> {
             value.set_sensitive(true);
             &*value
         }))
+    }
+
+    fn pass(&mut self, name: &HeaderName) {
+        self.values(name);
     }
 
     fn as_map(&self) -> &HeaderMap {
