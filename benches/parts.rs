@@ -1,6 +1,7 @@
 //! A hit in the process against the sum of what a cache of sessions does at least: the token's
 //! SHA-256 (in place of which a hit takes a cheaper keyed hash), one look into the map, the first
-//! entry in a request's extensions, and the time.
+//! entry in a request's extensions, and the time. What else the layer promises is measured beside
+//! them: to read the header and keep it out of logs, and to hand on the session with its user.
 //!
 //! `cargo bench --bench parts`
 
@@ -17,7 +18,7 @@ mod support;
 
 use std::hint::black_box;
 
-use http::Extensions;
+use http::{Extensions, header::AUTHORIZATION};
 use quick_cache::sync::Cache;
 use sha2::{Digest, Sha256};
 use tower::{Layer, Service};
@@ -51,7 +52,7 @@ fn main() {
     let digests: Vec<_> = (0..TOKENS).map(digest).collect();
     let ada = user(0);
 
-    let mut times: [Vec<f64>; 6] = Default::default();
+    let mut times: [Vec<f64>; 8] = Default::default();
     for _ in 0..ROUNDS {
         let mut inner = Inner;
         times[0].push(nanos(CALLS, |n| {
@@ -74,15 +75,36 @@ fn main() {
         times[5].push(nanos(CALLS, |_| {
             black_box(chrono::Utc::now());
         }));
+        times[6].push(nanos(CALLS, |n| {
+            let mut request = request(n);
+            let header = request.headers_mut().get_mut(AUTHORIZATION);
+            let token = header.and_then(|value| {
+                value.set_sensitive(true);
+                let token = value.as_bytes().strip_prefix(b"Bearer ")?;
+                token.iter().all(u8::is_ascii_graphic).then_some(&*value)
+            });
+            black_box(token.cloned());
+        }));
+        times[7].push(nanos(CALLS, |_| {
+            let mut extensions = Extensions::new();
+            extensions.insert(UserData::clone(black_box(&ada)));
+            extensions.insert([0_u64; 9]);
+            black_box(&extensions);
+        }));
     }
     assert_eq!(cache.stats().local_hits, (ROUNDS * CALLS) as u64);
-    let hit: Vec<_> = times[1]
-        .iter()
-        .zip(&times[0])
-        .map(|(with, without)| with - without)
-        .collect();
+    let less = |over: &[f64], under: &[f64]| -> Vec<_> {
+        over.iter()
+            .zip(under)
+            .map(|(over, under)| over - under)
+            .collect()
+    };
+    let hit = less(&times[1], &times[0]);
+    // Without what is measured above already.
+    times[6] = less(&times[6], &times[0]);
+    times[7] = less(&times[7], &times[4]);
     let sum: Vec<_> = (0..ROUNDS)
-        .map(|n| times[2..].iter().map(|part| part[n]).sum())
+        .map(|n| times[2..6].iter().map(|part| part[n]).sum())
         .collect();
     let names = [
         "a request without the layer",
@@ -91,6 +113,8 @@ fn main() {
         "one look into the map",
         "first entry in the extensions",
         "the time",
+        "beside them: the header",
+        "beside them: a second entry",
     ];
     for (name, rounds) in names.iter().zip(&times) {
         let Spread {
