@@ -219,10 +219,12 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     fn refresh(&self, token: &SessionToken, due: Due) {
+        // Before the token's digest is made, which a hit does without.
+        if self.pause().is_some() {
+            return;
+        }
         let key = self.cache.key(token);
-        if self.pause().is_none()
-            && let Some(flight) = self.cache.refresh(&key, due)
-        {
+        if let Some(flight) = self.cache.refresh(&key, due) {
             count(&self.cache.counters().refreshes);
             self.begin(flight, token.clone(), key, Start::Refresh);
         }

@@ -96,6 +96,12 @@ fn a_session_takes_at_most_400_bytes_and_its_texts() {
     }
 }
 
+/// The allocations of one thread are counted, so all has to run in it.
+fn one_thread() -> tokio::runtime::Runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap()
+}
+
 struct BeforeRedis {
     cache: SessionCache,
     entries: usize,
@@ -164,9 +170,7 @@ async fn until_local(cache: &SessionCache, n: usize) {
 #[test]
 fn before_redis_it_takes_no_more_and_a_hit_waits_for_nothing() {
     let redis = redis::Redis::start();
-    // One thread, since the allocations of one thread are counted.
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_all().build().unwrap();
+    let runtime = one_thread();
     let [few, many] = [10, sessions() / 25].map(|count| before_redis(&runtime, &redis, count));
     // A cache and its connections take something as well, whatever is in them.
     let entries = many.entries - few.entries;
@@ -245,11 +249,7 @@ fn who_keeps_a_token_keeps_nothing_else_of_the_request() {
 fn a_hit_in_redis_makes_at_most_20_allocations() {
     const HITS: u64 = 100;
     let server = redis::Redis::start();
-    // Everything runs in this thread, which is the one that is measured.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = one_thread();
     let minute = Duration::from_secs(60);
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder.redis_deadline(minute).build().unwrap();
@@ -285,10 +285,7 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
 fn a_request_that_waits_takes_at_most_8_kilobytes() {
     const WAITING: usize = 1_000;
     let server = redis::Redis::start();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = one_thread();
     let minute = Duration::from_secs(60);
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder
