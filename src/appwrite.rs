@@ -21,13 +21,14 @@ use std::{fmt, sync::Arc};
 use futures_util::future;
 
 use self::{
-    answer::SessionAnswer,
+    answer::{Account, SessionAnswer},
     client::{Call, Client},
 };
 use crate::{
+    namespace::{Authority, Namespace},
     token::{SessionToken, TokenSource},
     user::UserData,
-    validator::{SessionValidator, ValidatedSession, ValidationError},
+    validator::{ForbiddenReason, SessionValidator, ValidatedSession, ValidationError},
 };
 
 mod answer;
@@ -46,6 +47,9 @@ pub use self::{
     user::AppwriteUser,
 };
 
+/// The attribute of a user whose session is anonymous.
+const ANONYMOUS: &str = "anonymous";
+
 /// Validates the sessions of one Appwrite project, and logs users in and out.
 ///
 /// A clone shares the connections, so make one at the start and clone it. Making it installs
@@ -60,6 +64,11 @@ pub use self::{
 /// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
 ///    [`UserData`], a date that cannot be read becomes `None`; for the tier see
 ///    [`tier`](AppwriteValidatorBuilder::tier).
+/// 6. Anonymous sessions, which Appwrite gives to anybody who asks, are sessions like others. Their
+///    users have the attribute `anonymous`. To keep them out, see
+///    [`forbid_anonymous`](AppwriteValidatorBuilder::forbid_anonymous).
+/// 7. Records in Redis are shared with the validators of the same endpoint and project, and with a
+///    Python service: see [`namespace`](AppwriteValidatorBuilder::namespace).
 ///
 /// ```
 /// use tower_session_cache::AppwriteValidator;
@@ -73,8 +82,11 @@ pub use self::{
 pub struct AppwriteValidator(Arc<Inner>);
 
 struct Inner {
+    namespace: Namespace,
+    authority: Authority,
     client: Client,
     tier: Box<user::Tier>,
+    forbids_anonymous: bool,
 }
 
 impl AppwriteValidator {
@@ -115,13 +127,35 @@ impl AppwriteValidator {
         self.0.client.project_id()
     }
 
-    async fn account(&self, token: &SessionToken) -> Result<UserData, AppwriteError> {
+    async fn account(&self, token: &SessionToken) -> Result<Account, AppwriteError> {
         let answer = self.0.client.call(Call::Account, Some(token), None).await?;
         answer::account(
             &answer.body,
             answer::named_in(token).as_deref(),
             &self.0.tier,
         )
+    }
+
+    fn session_of(
+        &self,
+        account: Account,
+        session: SessionAnswer,
+    ) -> Result<ValidatedSession, ValidationError> {
+        let Account {
+            mut user,
+            is_reachable,
+        } = account;
+        if session.is_anonymous && !is_reachable {
+            if self.0.forbids_anonymous {
+                return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
+            }
+            user = user.to_builder().attribute(ANONYMOUS, true).build();
+        }
+        let validated = ValidatedSession::new(user).with_expires_at(session.expires_at);
+        Ok(match session.id {
+            Some(id) => validated.with_session_id(id),
+            None => validated,
+        })
     }
 
     async fn session(&self, token: &SessionToken) -> Result<SessionAnswer, AppwriteError> {
@@ -131,16 +165,32 @@ impl AppwriteValidator {
 }
 
 impl SessionValidator for AppwriteValidator {
+    fn namespace(&self) -> Namespace {
+        self.0.namespace.clone()
+    }
+
+    fn authority(&self) -> Authority {
+        self.0.authority.clone()
+    }
+
     /// Safe to drop at any time: both calls only read.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         match future::join(self.account(&token), self.session(&token)).await {
-            (Ok(user), Ok(session)) => {
-                answer::same_user(Call::Session, &session.user_id, user.id())?;
-                Ok(ValidatedSession::new(user).with_expires_at(session.expires_at))
+            (Ok(account), Ok(session)) => {
+                answer::same_user(Call::Session, &session.user_id, account.user.id())?;
+                self.session_of(account, session)
             }
             (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
             (Err(account), Err(session)) => Err(account.or_weightier(session).into()),
         }
+    }
+
+    /// False for an anonymous session where these are forbidden, and for a record of the Python
+    /// service there, which does not say what kind of session it is.
+    fn accepts(&self, user: &UserData) -> bool {
+        !self.0.forbids_anonymous
+            || (!user.attributes().contains_key(ANONYMOUS)
+                && user.source().is_some_and(|source| source.is_native))
     }
 }
 

@@ -28,6 +28,7 @@ mod refresh;
 mod refusals;
 mod revoke;
 mod seal;
+mod space;
 mod stamp;
 mod stats;
 mod stripes;
@@ -39,8 +40,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-#[cfg(feature = "introspection")]
-pub(crate) use self::record::OURS as RECORD_MEMBERS;
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
 pub use self::{
@@ -58,6 +57,7 @@ use self::{
     redis::{Filled, Found, Redis, Verdict},
     refresh::Refreshes,
     revoke::{Revoke, Undelivered},
+    space::Space,
     stripes::Seen,
     ticket::Far,
 };
@@ -69,9 +69,21 @@ pub(crate) use self::{
     refresh::Due,
     stats::{Answer, Counters, Validated, count},
 };
-use crate::{clock::Clock, session::Origin, token::SessionToken, validator::ValidatedSession};
+use crate::{
+    clock::Clock,
+    namespace::{Authority, Namespace},
+    session::Origin,
+    token::SessionToken,
+    validator::{SessionValidator, ValidatedSession},
+};
 
 /// A cache of sessions; cloning gives another handle to the same one.
+///
+/// A handle reads and writes the records of one [`Namespace`]. A layer gives its handle the
+/// namespace of its validator. [`get`](Self::get) and [`set`](Self::set) of a handle that was not
+/// given one use a namespace that no validator has, so they do not see what layers store:
+/// [`for_validator`](Self::for_validator) and [`with_namespace`](Self::with_namespace) give a
+/// handle to that. Revocations hold in all namespaces.
 ///
 /// ```
 /// # use tower_session_cache::*;
@@ -93,7 +105,14 @@ use crate::{clock::Clock, session::Origin, token::SessionToken, validator::Valid
 #[derive(Clone)]
 pub struct SessionCache {
     shared: Arc<Shared>,
-    namespace: Option<Arc<str>>,
+    space: Arc<Space>,
+    /// Whether the namespace was chosen for this handle.
+    is_named: bool,
+    /// Who issues the sessions that do not say so.
+    authority: Option<Authority>,
+    /// The layer that uses this handle, since layers of one namespace may have different rules; 0
+    /// for none.
+    rules: u64,
 }
 
 struct Shared {
@@ -128,14 +147,50 @@ impl SessionCache {
         SessionCacheBuilder::new()
     }
 
-    /// A handle whose sessions are kept apart from those of other namespaces.
+    /// A handle to the records of this namespace: a [name](Namespace::named), or that of a
+    /// validator ([`SessionValidator::namespace`](crate::SessionValidator::namespace)).
     ///
-    /// Two layers with different validators that share a cache need two namespaces, so that one
-    /// never answers for the other. Revocations hold in all of them.
+    /// A layer that is given this handle uses this namespace in place of its validator's.
+    ///
+    /// # Security
+    ///
+    /// Whatever validators share a namespace accept each other's sessions: see [`Namespace`].
     #[must_use]
-    pub fn with_namespace(mut self, name: impl Into<String>) -> Self {
-        self.namespace = Some(name.into().into());
+    pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
+        self.space = self.shared.naming.space(namespace.into());
+        self.is_named = true;
         self
+    }
+
+    /// A handle to the records of this validator's layers: its namespace, unless
+    /// [another one was chosen](Self::with_namespace), and its authority.
+    #[must_use]
+    pub fn for_validator(mut self, validator: &impl SessionValidator) -> Self {
+        if !self.is_named {
+            self.space = self.shared.naming.space(validator.namespace());
+        }
+        self.authority = Some(validator.authority());
+        self
+    }
+
+    /// The handle of a layer, whose rules are told from those of others by this number.
+    pub(crate) fn with_rules(mut self, rules: u64) -> Self {
+        self.rules = rules;
+        self
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.space.namespace()
+    }
+
+    /// Says in a session by whom it was validated and who issued it.
+    pub(crate) fn attribute(&self, session: &mut ValidatedSession) {
+        let authority = session.authority.as_ref().or(self.authority.as_ref());
+        let authority = authority.map_or(self.namespace().as_str(), Authority::as_str);
+        let source = self.space.native(authority, &session.branches);
+        session.user = session
+            .user
+            .in_session(source, session.session_id.as_deref());
     }
 
     /// Looks a token up.
@@ -157,13 +212,23 @@ impl SessionCache {
         lookup
     }
 
-    /// Stores what was validated with the ticket of an earlier [`get`](Self::get).
+    /// Stores what was validated with the ticket of an earlier [`get`](Self::get), in the
+    /// namespace of this handle.
+    ///
+    /// Its authority is the one [of the session](ValidatedSession::with_authority), or else that
+    /// of the handle's [validator](Self::for_validator), or else the text of the namespace.
+    /// [`Fill::Skipped`] for a ticket of another namespace.
     ///
     /// # Cancel safety
     ///
     /// Dropped, it has stored the session or not.
     pub async fn set(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        self.fill(ticket, session).await
+        if ticket.key.space().namespace() != self.namespace() {
+            return Fill::Skipped;
+        }
+        let mut session = session.clone();
+        self.attribute(&mut session);
+        self.fill(ticket, &session).await
     }
 
     /// Forgets a token: the next request asks the identity provider again.
@@ -250,7 +315,7 @@ impl SessionCache {
     }
 
     pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
-        self.shared.naming.entry(token, self.namespace.clone())
+        self.shared.naming.entry(token, &self.space)
     }
 
     /// What can be served without waiting, if anything can.
@@ -260,8 +325,7 @@ impl SessionCache {
         if !shared.serves_from_memory() {
             return None;
         }
-        let key = shared.naming.near(token, self.namespace.as_deref());
-        shared.local.hit(key)
+        shared.local.hit(self.space.near(token))
     }
 
     /// Whether this process knows that the token was revoked. A hit never hides that it was.
@@ -286,7 +350,7 @@ impl SessionCache {
         let began = shared.clock.elapsed();
         let far = match &shared.redis {
             Some(redis) if shared.enabled => redis.lookup(key).await,
-            _ => return Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+            _ => return self.ask(key, Replace::Any).await,
         };
         match far {
             Found::Record(served) => {
@@ -319,13 +383,16 @@ impl SessionCache {
         if shared.local.refuses(key) {
             return Lookup::Revoked;
         }
-        match &shared.redis {
-            Some(redis) if shared.enabled => {
-                let began = shared.clock.elapsed();
-                let found = redis.ask(key, replace).await;
-                self.missed(key, seen, began, found)
-            }
-            _ => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+        let Some(redis) = &shared.redis else {
+            return Lookup::Miss(self.ticket(key, seen, Far::Absent));
+        };
+        let began = shared.clock.elapsed();
+        let found = redis.ask(key, replace).await;
+        match found {
+            // A cache that is off still refuses what another node has revoked, and nothing else.
+            Found::Refused => Lookup::Revoked,
+            _ if !shared.enabled => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+            found => self.missed(key, seen, began, found),
         }
     }
 
@@ -369,15 +436,22 @@ impl SessionCache {
         Lookup::Miss(self.ticket(key, seen, far))
     }
 
-    /// Whether the identity provider refused the token a moment ago; to be asked after a lookup.
+    /// Whether the identity provider refused the token a moment ago, or this layer did by its own
+    /// rules; to be asked after a lookup.
     pub(crate) fn was_refused(&self, key: &EntryKey) -> bool {
-        self.shared.enabled && self.shared.local.was_refused(key)
+        self.shared.enabled
+            && [0, self.rules]
+                .into_iter()
+                .any(|rules| self.shared.local.was_refused(key, rules))
     }
 
-    /// The identity provider refused the token in a validation that this ticket was taken for.
-    pub(crate) fn remember_refusal(&self, ticket: &Ticket) {
+    /// The token was refused in a validation that this ticket was taken for: by the identity
+    /// provider, which counts for all layers of the namespace, or by this layer's own rules.
+    pub(crate) fn remember_refusal(&self, ticket: &Ticket, is_own_rule: bool) {
         if self.shared.enabled {
-            self.shared.local.remember_refusal(&ticket.key, ticket.seen);
+            let rules = if is_own_rule { self.rules } else { 0 };
+            let Ticket { key, seen, .. } = ticket;
+            self.shared.local.remember_refusal(key, rules, *seen);
         }
     }
 
@@ -405,7 +479,7 @@ impl SessionCache {
         // What is revoked from here on is seen by the next fill, if this one is overtaken.
         let now = shared.local.seen();
         match shared.local.check(&key, seen, session) {
-            Check::Fine => shared.local.forget_refusal(&key),
+            Check::Fine => shared.local.forget_refusal(&key, self.rules),
             Check::Refused => return Fill::Revoked,
             Check::Ended => return Fill::Ended,
             Check::Moved => {
@@ -498,7 +572,7 @@ impl fmt::Debug for SessionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCache")
             .field("enabled", &self.shared.enabled)
-            .field("namespace", &self.namespace)
+            .field("namespace", self.namespace())
             .finish_non_exhaustive()
     }
 }

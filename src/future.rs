@@ -95,6 +95,7 @@ pub(crate) fn admit<ReqBody>(
         origin: resolved.origin,
         expires_at: resolved.expires_at,
         stale: resolved.is_stale,
+        user: resolved.user.clone(),
     });
     extensions.insert(resolved.user);
 }

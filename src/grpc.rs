@@ -1,12 +1,15 @@
 //! Refusals that a gRPC client understands: a *trailers-only* response ([gRPC over HTTP/2]).
 //!
 //! A gRPC client sees neither the status nor the body of an HTTP response but the pair
-//! `grpc-status` and `grpc-message`, and takes anything else for a broken server. Whether a
-//! request is one of gRPC's is told by its content type, so that one layer serves both kinds.
+//! `grpc-status` and `grpc-message`, and takes anything else for a broken server. Such a response
+//! has the status 200, which a proxy that asks for permission takes for a yes. So it is sent only
+//! where the request can be a gRPC call: a `POST` with gRPC's content type over HTTP/2, or one
+//! with a content type of [gRPC-Web] over any version.
 //!
 //! [gRPC over HTTP/2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
+//! [gRPC-Web]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::rejection::{Rejection, RejectionKind};
@@ -19,15 +22,26 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The content type of the answer to a gRPC request; nothing for any other request.
-pub(crate) fn answers_to(request: &HeaderMap) -> Option<HeaderValue> {
-    let content_type = request.get(header::CONTENT_TYPE)?;
+pub(crate) fn answers_to<B>(request: &Request<B>) -> Option<HeaderValue> {
+    if request.method() != Method::POST {
+        return None;
+    }
+    let content_type = request.headers().get(header::CONTENT_TYPE)?;
     let rest = content_type.as_bytes().strip_prefix(GRPC.as_bytes())?;
     match rest {
-        [] | [b'+' | b';' | b' ', ..] => Some(GRPC),
+        [] | [b'+' | b';' | b' ', ..] => (request.version() == Version::HTTP_2).then_some(GRPC),
         // A browser's client reads its own type only.
-        _ if rest.starts_with(b"-web") => Some(content_type.clone()),
-        _ => None,
+        _ => is_web(rest).then(|| content_type.clone()),
     }
+}
+
+/// `-web` or `-web-text`, with what may follow a content type's name.
+fn is_web(rest: &[u8]) -> bool {
+    let Some(rest) = rest.strip_prefix(b"-web") else {
+        return false;
+    };
+    let rest = rest.strip_prefix(b"-text").unwrap_or(rest);
+    matches!(rest, [] | [b'+' | b';' | b' ', ..])
 }
 
 /// Puts a rejection into the headers that a gRPC client reads.

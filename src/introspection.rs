@@ -27,6 +27,7 @@ use self::{
     session::{Settings, session},
 };
 use crate::{
+    namespace::{Authority, Namespace},
     token::SessionToken,
     user::UserData,
     validator::{SessionValidator, ValidatedSession, ValidationError},
@@ -58,7 +59,7 @@ pub use self::{
 ///    `exp` only the cache's TTL bounds it.
 /// 2. All other members, `scope`, `aud`, `iss` and `sub` among them, become
 ///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON. Left
-///    out are null, what repeats the token, and names that a record in Redis uses for itself.
+///    out are null and what repeats the token.
 /// 3. [Issuer](IntrospectionValidatorBuilder::issuer),
 ///    [audience](IntrospectionValidatorBuilder::audience) and
 ///    [scopes](IntrospectionValidatorBuilder::require_scope) are not checked unless they are set.
@@ -105,6 +106,8 @@ pub use self::{
 pub struct IntrospectionValidator(Arc<Inner>);
 
 struct Inner {
+    namespace: Namespace,
+    authority: Authority,
     client: Client,
     settings: Settings,
 }
@@ -138,6 +141,14 @@ impl IntrospectionValidator {
 }
 
 impl SessionValidator for IntrospectionValidator {
+    fn namespace(&self) -> Namespace {
+        self.0.namespace.clone()
+    }
+
+    fn authority(&self) -> Authority {
+        self.0.authority.clone()
+    }
+
     /// Safe to drop at any time: introspection changes nothing.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let body = self.0.client.ask(&token).await?;

@@ -7,6 +7,7 @@ use tower_layer::Layer;
 
 use crate::{
     cache::SessionCache,
+    namespace::Namespace,
     policy::Policy,
     rejection::{Rejection, RejectionBody},
     resolver::Resolver,
@@ -19,10 +20,15 @@ use crate::{
 ///
 /// A request that is let in carries [`UserData`](crate::UserData) and
 /// [`SessionInfo`](crate::SessionInfo) in its extensions. One that is not is answered here
-/// ([`Rejection`]) and never reaches the inner service. A request that already carries `UserData`,
-/// since an outer layer knows who it is, passes untouched.
+/// ([`Rejection`]) and never reaches the inner service.
 ///
-/// Cloning the layer is cheap, whatever the validator is.
+/// A request that already carries `UserData` passes untouched if this layer would have let that
+/// user in itself: an outer `SessionCacheLayer` of the same namespace put it there, and the
+/// validator [accepts](SessionValidator::accepts) it. Any other `UserData` is ignored and replaced,
+/// unless [`trust_outer_user`](Self::trust_outer_user) is called.
+///
+/// Cloning the layer is cheap, whatever the validator is. Layers that are clones of one another
+/// share their validations in flight, so make further ones by `layer.clone().optional()`.
 ///
 /// # Cancel safety
 ///
@@ -60,8 +66,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// A layer that requires a session, takes the token from `Authorization: Bearer`, and refuses
     /// with empty bodies.
     ///
-    /// Layers may share a cache. If their validators differ, give each its own
-    /// [namespace](Self::with_namespace).
+    /// Layers may share a cache. Each reads and writes the records of its validator's
+    /// [namespace](SessionValidator::namespace), or that of the handle if
+    /// [one was chosen](SessionCache::with_namespace) for it.
     pub fn new(cache: SessionCache, validator: V) -> Self {
         Self {
             gate: Arc::new(Gate {
@@ -88,6 +95,31 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         self.with_policy(|policy| policy.optional = true)
     }
 
+    /// Passes a request that already carries [`UserData`](crate::UserData) untouched, whatever has
+    /// put it there and whatever token it brings. Defaults to a lookup of this layer's own for
+    /// users that it would not have let in itself.
+    ///
+    /// This is for a layer inside of another authentication that is as good as this one, such as
+    /// client certificates, or one of two layers for two kinds of callers.
+    ///
+    /// # Security
+    ///
+    /// Neither the validator's rules nor its provider have a say about such a user.
+    #[must_use]
+    pub fn trust_outer_user(self) -> Self {
+        self.with_policy(|policy| policy.trusts_outer_user = true)
+    }
+
+    /// Answers every refusal as HTTP, also those of requests that look like gRPC. Defaults to the
+    /// form of gRPC for what can be a gRPC call, which has the status 200.
+    ///
+    /// Use it for routes that decide for a proxy (`auth_request` of nginx, `forwardAuth` of
+    /// Traefik), which takes any 2xx for a yes and may hand on what the client says of itself.
+    #[must_use]
+    pub fn http_only(self) -> Self {
+        self.with_policy(|policy| policy.http_only = true)
+    }
+
     /// Sets where the token is looked for. Defaults to [`TokenSource::bearer`].
     #[must_use]
     pub fn with_token_source(self, source: TokenSource) -> Self {
@@ -97,6 +129,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// Sets what the body of a refusal is, for example [`RejectionBody::problem_json`]; status
     /// and challenge stay. The hook sees the request's headers, tokens included, so that it can
     /// choose by `Accept`. Defaults to [`RejectionBody::empty`].
+    ///
+    /// A refusal with a body is answered as HTTP. For a service of HTTP and gRPC the hook returns
+    /// [`RejectionBody::empty`] for what it wants answered as gRPC.
     #[must_use]
     pub fn with_rejection_body<F>(self, make: F) -> Self
     where
@@ -105,13 +140,19 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         self.with_policy(|policy| policy.make_body = Some(Arc::new(make)))
     }
 
-    /// Keeps the sessions of this layer apart from those of other layers on the same cache, as
-    /// [`SessionCache::with_namespace`] does. Defaults to the namespace of the cache's handle.
+    /// Sets the namespace whose records this layer reads and writes, as
+    /// [`SessionCache::with_namespace`] does. Defaults to the one chosen for the cache's handle, or
+    /// else the [validator's](SessionValidator::namespace).
+    ///
+    /// # Security
+    ///
+    /// A name widens or narrows who shares records: all layers with this name on this Redis do,
+    /// whatever their validators are. See [`Namespace`].
     #[must_use]
-    pub fn with_namespace(mut self, name: impl Into<String>) -> Self {
+    pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         Arc::make_mut(&mut self.gate)
             .resolver
-            .set_namespace(name.into());
+            .set_namespace(namespace.into());
         self
     }
 

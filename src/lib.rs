@@ -162,10 +162,12 @@ mod future;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
+mod hex;
 #[cfg(feature = "introspection")]
 mod introspection;
 mod layer;
 mod log;
+mod namespace;
 mod outcome;
 mod policy;
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
@@ -209,6 +211,7 @@ pub use introspection::{
     IntrospectionValidatorBuilder,
 };
 pub use layer::SessionCacheLayer;
+pub use namespace::{Authority, Namespace};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
@@ -216,8 +219,9 @@ pub use session::{Origin, SessionInfo};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 pub use validator::{
-    ErasedValidator, ForbiddenReason, Or, SessionValidator, ValidatedSession, ValidationError,
-    ValidationErrorKind, ValidatorFn, ValidatorService, validator_fn, validator_service,
+    AndThen, ErasedValidator, Filter, ForbiddenReason, LayeredValidator, Map, Or, SessionValidator,
+    ValidatedSession, ValidationError, ValidationErrorKind, ValidatorCall, ValidatorFn,
+    validator_fn,
 };
 
 /// Compiles what the README shows.

@@ -7,7 +7,9 @@ use http::{HeaderMap, Request};
 use crate::{
     grpc,
     rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
+    session::SessionInfo,
     token::{SessionToken, TokenSource},
+    user::UserData,
 };
 
 type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;
@@ -16,6 +18,8 @@ type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;
 pub(crate) struct Policy {
     pub(crate) source: TokenSource,
     pub(crate) optional: bool,
+    pub(crate) trusts_outer_user: bool,
+    pub(crate) http_only: bool,
     pub(crate) make_body: Option<Arc<MakeBody>>,
 }
 
@@ -24,6 +28,8 @@ impl Policy {
         Self {
             source: TokenSource::default(),
             optional: false,
+            trusts_outer_user: false,
+            http_only: false,
             make_body: None,
         }
     }
@@ -46,7 +52,11 @@ impl Policy {
         request: &mut Request<B>,
     ) -> Option<Refusal> {
         if self.optional && rejection.is_anonymous() {
-            request.extensions_mut().insert(rejection);
+            let extensions = request.extensions_mut();
+            // What this layer has not let in is nobody to the service inside of it.
+            extensions.remove::<UserData>();
+            extensions.remove::<SessionInfo>();
+            extensions.insert(rejection);
             return None;
         }
         let body = self
@@ -55,10 +65,12 @@ impl Policy {
             .map_or_else(RejectionBody::empty, |make| {
                 make(&rejection, request.headers())
             });
+        let is_http = self.http_only || !body.is_empty();
+        let grpc = (!is_http).then(|| grpc::answers_to(request)).flatten();
         Some(Refusal {
             rejection,
             body,
-            grpc: grpc::answers_to(request.headers()),
+            grpc,
         })
     }
 }

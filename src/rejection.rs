@@ -4,7 +4,7 @@
 //! Status and `WWW-Authenticate` follow [RFC 6750, section 3]; the reason travels in the
 //! response's extensions, for logs and metrics of outer layers.
 //!
-//! A gRPC request (content type `application/grpc`) gets a trailers-only response instead, with
+//! What can be a gRPC call (see `grpc.rs`) gets a trailers-only response instead, with
 //! `grpc-status` 16 for 401, 7 for 403, 3 for 400 and 14 for 503.
 //!
 //! [RFC 6750, section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
@@ -189,6 +189,10 @@ impl RejectionBody {
             content_type: Some(content_type),
             bytes: bytes.into(),
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.content_type.is_none() && self.bytes.is_empty()
     }
 
     /// Problem details as JSON ([RFC 9457]), with the member `reason` beside the standard ones.

@@ -13,7 +13,6 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use tokio::runtime::Handle;
@@ -25,24 +24,28 @@ use crate::{
         SessionCache, Stopwatch, Ticket, Validated, count,
     },
     log::{self, LOOKUP, VALIDATION},
+    namespace::Namespace,
     outcome::{Denied, Outcome, Resolved},
     session::Origin,
     token::SessionToken,
-    validator::{SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
+    user::UserData,
+    validator::{
+        ForbiddenReason, Pause, SessionValidator, ValidatedSession, ValidationError,
+        ValidationErrorKind,
+    },
 };
 
 /// Each turn but the first follows a re-check without an answer, so two are already bad luck.
 const TURNS: usize = 4;
 
-/// However long a provider wants to be left alone, it is asked again after a minute.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Tells the rules of one layer from those of others; 0 is the identity provider's word.
+static NEXT_RULES: AtomicU64 = AtomicU64::new(1);
 
 pub(crate) struct Resolver<V> {
     cache: SessionCache,
     validator: Arc<V>,
     reachable: Arc<Reachable>,
-    /// Until when the identity provider wants to be left alone, by the cache's clock.
-    pause_until: Arc<AtomicU64>,
+    pause: Arc<Pause>,
 }
 
 impl<V> Clone for Resolver<V> {
@@ -51,18 +54,22 @@ impl<V> Clone for Resolver<V> {
             cache: self.cache.clone(),
             validator: Arc::clone(&self.validator),
             reachable: Arc::clone(&self.reachable),
-            pause_until: Arc::clone(&self.pause_until),
+            pause: Arc::clone(&self.pause),
         }
     }
 }
 
 impl<V> Resolver<V> {
-    pub(crate) fn new(cache: SessionCache, validator: V) -> Self {
+    pub(crate) fn new(cache: SessionCache, validator: V) -> Self
+    where
+        V: SessionValidator,
+    {
+        let rules = NEXT_RULES.fetch_add(1, Relaxed);
         Self {
-            cache,
+            pause: Arc::new(Pause::new(cache.clock().clone())),
+            cache: cache.for_validator(&validator).with_rules(rules),
             validator: Arc::new(validator),
             reachable: Arc::default(),
-            pause_until: Arc::default(),
         }
     }
 
@@ -70,8 +77,8 @@ impl<V> Resolver<V> {
         &self.cache
     }
 
-    pub(crate) fn set_namespace(&mut self, name: String) {
-        self.cache = self.cache.clone().with_namespace(name);
+    pub(crate) fn set_namespace(&mut self, namespace: Namespace) {
+        self.cache = self.cache.clone().with_namespace(namespace);
     }
 }
 
@@ -83,6 +90,13 @@ pub(crate) enum Near {
 }
 
 impl<V: SessionValidator> Resolver<V> {
+    /// Whether this layer would have let a user in whom another layer has put into the request.
+    pub(crate) fn accepts_from_outside(&self, user: &UserData) -> bool {
+        user.source()
+            .is_some_and(|source| source.namespace == *self.cache.namespace())
+            && self.validator.accepts(user)
+    }
+
     #[inline]
     pub(crate) fn near(&self, token: &SessionToken) -> Near {
         if let Some(hit) = self.cache.near(token)
@@ -114,7 +128,13 @@ impl<V: SessionValidator> Resolver<V> {
         let answer = answer.name();
         span.record("outcome", answer);
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
-        outcome
+        // Whichever way it came, and last of all.
+        match outcome {
+            Ok(resolved) if !self.validator.accepts(&resolved.user) => {
+                Err(ValidationError::forbidden(ForbiddenReason::Other).into())
+            }
+            outcome => outcome,
+        }
     }
 
     async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (Answer, Outcome) {
@@ -220,7 +240,7 @@ impl<V: SessionValidator> Resolver<V> {
 
     fn refresh(&self, token: &SessionToken, due: Due) {
         // Before the token's digest is made, which a hit does without.
-        if self.pause().is_some() {
+        if self.pause.left().is_some() {
             return;
         }
         let key = self.cache.key(token);
@@ -283,7 +303,8 @@ impl<V: SessionValidator> Resolver<V> {
         let answer = self.ask(token, &ticket).await;
         flight.close();
         let session = match answer {
-            Err(error) if error.kind() == ValidationErrorKind::Unavailable => {
+            // A pause is no outage: the provider might have refused this token.
+            Err(error) if error.kind() == ValidationErrorKind::Unavailable && !error.is_pause() => {
                 return Box::pin(self.stale(key, error)).await;
             }
             answer => answer?,
@@ -341,10 +362,7 @@ impl<V: SessionValidator> Resolver<V> {
         token: &SessionToken,
         ticket: &Ticket,
     ) -> Result<ValidatedSession, ValidationError> {
-        if let Some(left) = self.pause() {
-            let paused = "the identity provider asked to be left alone for a while";
-            return Err(ValidationError::unavailable(paused).with_retry_after(left));
-        }
+        self.pause.check()?;
         let mut since = None;
         let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
             let _slot = self.cache.slot().await;
@@ -361,48 +379,34 @@ impl<V: SessionValidator> Resolver<V> {
                     "as many validations as may run at once took all of the validation deadline"
                 }))
             })
-            .and_then(|session| {
+            .and_then(|mut session| {
                 if session.user.id().is_empty() {
-                    Err(ValidationError::unavailable(
+                    return Err(ValidationError::unavailable(
                         "the validator answered with a user that has no id",
-                    ))
-                } else {
-                    Ok(session)
+                    ));
                 }
+                self.cache.attribute(&mut session);
+                Ok(session)
             });
         let end = Validated::from(&answer);
         self.cache.counters().validated(end, since);
         tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
         match &answer {
             Err(error) if error.is_refused() => {
-                Box::pin(self.cache.evict(ticket)).await;
+                let is_own_rule = error.is_own_rule();
+                // What other layers of the namespace have cached is still the provider's word.
+                if !is_own_rule {
+                    Box::pin(self.cache.evict(ticket)).await;
+                }
                 if error.kind() == ValidationErrorKind::Invalid {
-                    self.cache.remember_refusal(ticket);
+                    self.cache.remember_refusal(ticket, is_own_rule);
                 }
             }
-            Err(error) => self.back_off(error),
+            Err(error) => self.pause.observe(error),
             Ok(_) => {}
         }
         self.reachable.observe(answer.as_ref().err());
         answer
-    }
-}
-
-impl<V> Resolver<V> {
-    /// How much longer nothing is validated.
-    fn pause(&self) -> Option<Duration> {
-        let now = self.cache.clock().elapsed();
-        let left = self.pause_until.load(Relaxed).checked_sub(now)?;
-        (left > 0).then(|| Duration::from_micros(left))
-    }
-
-    fn back_off(&self, error: &ValidationError) {
-        if let Some(after) = error.retry_after() {
-            let after = after.min(LONGEST_PAUSE).as_micros();
-            let until = u64::try_from(after).unwrap_or(u64::MAX);
-            let until = self.cache.clock().elapsed().saturating_add(until);
-            self.pause_until.fetch_max(until, Relaxed);
-        }
     }
 }
 

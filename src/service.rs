@@ -77,10 +77,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if request.extensions().get::<UserData>().is_some() {
+        let Gate { policy, resolver } = &*self.gate;
+        if let Some(user) = request.extensions().get::<UserData>()
+            && (policy.trusts_outer_user || resolver.accepts_from_outside(user))
+        {
             return ResponseFuture::passed(self.inner.call(request));
         }
-        let Gate { policy, resolver } = &*self.gate;
         let rejection = match policy.token(request.headers_mut()) {
             Err(rejection) => rejection,
             Ok(token) => match resolver.near(&token) {

@@ -2,7 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::token::SessionToken;
+use crate::{
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
 
 /// The session of a request, found in its extensions beside [`UserData`](crate::UserData).
 ///
@@ -13,6 +17,7 @@ pub struct SessionInfo {
     pub(crate) origin: Origin,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) stale: bool,
+    pub(crate) user: UserData,
 }
 
 impl SessionInfo {
@@ -32,6 +37,38 @@ impl SessionInfo {
     #[must_use]
     pub fn expires_at(&self) -> Option<DateTime<Utc>> {
         self.expires_at
+    }
+
+    /// Who issued the session. Ids of users and of sessions are unique per authority.
+    ///
+    /// `None` for a user that a program has put into the cache's hands itself.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.user.authority()
+    }
+
+    /// In whose name the session was validated, and so whose records hold it.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.user.source().map(|source| &source.namespace)
+    }
+
+    /// The branches of [`or`](crate::SessionValidator::or) that accepted the token, from the
+    /// outermost to the innermost, by the names that they were given. The first branch of each
+    /// `or` has the empty name. None if the validator has no branches.
+    pub fn branches(&self) -> impl Iterator<Item = &str> {
+        let source = self.user.source();
+        source
+            .into_iter()
+            .flat_map(|source| source.branches.names())
+    }
+
+    /// The identity provider's id of the session, if it tells: Appwrite's `$id`, the claim `sid`
+    /// of introspection, or what a validator of your own set by
+    /// [`with_session_id`](crate::ValidatedSession::with_session_id). Not a secret.
+    #[must_use]
+    pub fn session_id(&self) -> Option<&str> {
+        self.user.session_id()
     }
 
     /// Whether the answer's cache time had run out and it was served for want of a better one.

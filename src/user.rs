@@ -9,7 +9,10 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::{Map, Value};
 
-use crate::time;
+use crate::{
+    namespace::{Authority, Source},
+    time,
+};
 
 /// The authenticated user, found in a request's extensions behind the layer.
 ///
@@ -20,6 +23,12 @@ use crate::time;
 ///
 /// `Debug` shows the id and the tier only: e-mail address and name have no place in a log.
 ///
+/// # Security
+///
+/// Ids are unique per [authority](Self::authority) only, and `==` compares what the user *is*
+/// (id, texts, dates, attributes) and not who says so. A service with sessions of several
+/// authorities must compare both.
+///
 /// ```
 /// use tower_session_cache::UserData;
 ///
@@ -28,20 +37,22 @@ use crate::time;
 /// assert_eq!(user.tier(), "pro");
 /// assert!(!format!("{user:?}").contains("ada@"));
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct UserData(Arc<Fields>);
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone)]
 struct Fields {
-    /// Id, tier, name and e-mail address in one: there may be a million of each in memory, and
-    /// what a handler asks for first comes first.
+    /// Id, tier, name, e-mail address and session id in one: there may be a million of each in
+    /// memory, and what a handler asks for first comes first.
     texts: Box<str>,
     /// Where each of them but the last one ends.
-    ends: [usize; 3],
+    ends: [usize; 4],
     email_verified: bool,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
+    /// Set where a session was validated or read from Redis, and nowhere else.
+    source: Option<Arc<Source>>,
 }
 
 impl Fields {
@@ -62,23 +73,29 @@ pub(crate) struct Draft<T> {
     pub(crate) created_at: Option<DateTime<Utc>>,
     pub(crate) updated_at: Option<DateTime<Utc>>,
     pub(crate) attributes: Map<String, Value>,
+    pub(crate) session_id: Option<T>,
+    pub(crate) source: Option<Arc<Source>>,
 }
 
 impl<T: AsRef<str>> Draft<T> {
     pub(crate) fn build(self) -> UserData {
-        let texts = [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
+        let [id, tier, name, email] =
+            [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
+        let session_id = self.session_id.as_ref().map_or("", AsRef::as_ref);
+        let texts = [id, tier, name, email, session_id];
         let mut end = 0;
-        let [id, tier, name, _] = texts.map(|text: &str| {
+        let [id, tier, name, email, _] = texts.map(|text: &str| {
             end += text.len();
             end
         });
         UserData(Arc::new(Fields {
             texts: texts.concat().into(),
-            ends: [id, tier, name],
+            ends: [id, tier, name, email],
             email_verified: self.email_verified,
             created_at: self.created_at,
             updated_at: self.updated_at,
             attributes: self.attributes,
+            source: self.source,
         }))
     }
 }
@@ -102,6 +119,8 @@ impl UserData {
             created_at: None,
             updated_at: None,
             attributes: Map::new(),
+            session_id: None,
+            source: None,
         })
     }
 
@@ -114,7 +133,7 @@ impl UserData {
     /// The e-mail address, empty when the user has none.
     #[must_use]
     pub fn email(&self) -> &str {
-        self.0.text(self.0.ends[2]..self.0.texts.len())
+        self.0.text(self.0.ends[2]..self.0.ends[3])
     }
 
     /// The display name, which may be empty.
@@ -132,7 +151,7 @@ impl UserData {
     /// The plan or role, `free` unless the validator says otherwise.
     ///
     /// A record written by another service that shares the cache carries the tier which *that*
-    /// service chose; give the layer a namespace if it is not to be trusted with that.
+    /// service chose; give the validator a namespace if it is not to be trusted with that.
     #[must_use]
     pub fn tier(&self) -> &str {
         self.0.text(self.0.ends[0]..self.0.ends[1])
@@ -148,6 +167,35 @@ impl UserData {
     #[must_use]
     pub fn updated_at(&self) -> Option<DateTime<Utc>> {
         self.0.updated_at
+    }
+
+    /// Who issued the session of this user. `None` only for a user that a program built itself.
+    ///
+    /// [`id`](Self::id) is unique per authority.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.source().map(|source| &source.authority)
+    }
+
+    pub(crate) fn source(&self) -> Option<&Arc<Source>> {
+        self.0.source.as_ref()
+    }
+
+    /// The identity provider's id of the session, if it tells.
+    pub(crate) fn session_id(&self) -> Option<&str> {
+        let id = self.0.text(self.0.ends[3]..self.0.texts.len());
+        (!id.is_empty()).then_some(id)
+    }
+
+    /// This user as the user of a session.
+    pub(crate) fn in_session(&self, source: Arc<Source>, session_id: Option<&str>) -> Self {
+        let fields = &*self.0;
+        let texts = fields.text(0..fields.ends[3]);
+        Self(Arc::new(Fields {
+            texts: [texts, session_id.unwrap_or_default()].concat().into(),
+            source: Some(source),
+            ..fields.clone()
+        }))
     }
 
     /// What the validator added, and members of a shared record that this crate does not know.
@@ -167,9 +215,24 @@ impl UserData {
             created_at: self.created_at(),
             updated_at: self.updated_at(),
             attributes: self.attributes().clone(),
+            session_id: None,
+            source: None,
         })
     }
 }
+
+impl PartialEq for UserData {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, two) = (&*self.0, &*other.0);
+        one.ends == two.ends
+            && one.text(0..one.ends[3]) == two.text(0..two.ends[3])
+            && one.email_verified == two.email_verified
+            && (one.created_at, one.updated_at) == (two.created_at, two.updated_at)
+            && one.attributes == two.attributes
+    }
+}
+
+impl Eq for UserData {}
 
 impl fmt::Debug for UserData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -238,8 +301,7 @@ impl UserDataBuilder {
 
     /// Adds one attribute, replacing an earlier one of that name.
     ///
-    /// Attributes travel in the cached record beside the members of the shared format, so a name
-    /// that the format uses (`user_id`, `tier`, …) is not stored.
+    /// Attributes have a place of their own in the cached record, so every name is free.
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.0.attributes.insert(name.into(), value.into());
         self

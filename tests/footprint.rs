@@ -193,7 +193,7 @@ fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
 /// Of the session of the first token, which is in memory.
 fn assert_that_hits_are_cheap(cache: &SessionCache) {
     let before = cache.stats().hits;
-    let never = validator_fn(|_| async { unreachable!("it is cached") });
+    let never = validator_fn("ada", |_| async { unreachable!("it is cached") });
     let request = || {
         Request::builder()
             // Its bytes are shared, as are those that a server has read.
@@ -253,7 +253,7 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
     let minute = Duration::from_secs(60);
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder.redis_deadline(minute).build().unwrap();
-    let validator = validator_fn(|_| async { Ok(ValidatedSession::new(user(1).0)) });
+    let validator = validator_fn("ada", |_| async { Ok(ValidatedSession::new(user(1).0)) });
     let inner = service_fn(|request: Request<()>| {
         assert!(request.extensions().get::<UserData>().is_some());
         ready(Ok::<_, Infallible>(Response::new(())))
@@ -297,7 +297,7 @@ fn a_request_that_waits_takes_at_most_8_kilobytes() {
         .unwrap();
     let provider = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let asked = std::sync::Arc::clone(&provider);
-    let validator = validator_fn(move |_| {
+    let validator = validator_fn("ada", move |_| {
         let asked = std::sync::Arc::clone(&asked);
         async move {
             let _turn = asked.acquire().await;

@@ -28,8 +28,8 @@ use std::{
 use bb8_redis::redis::cmd;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tower_session_cache::{
-    Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, UserData,
-    ValidatedSession, ValidationError,
+    Authority, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
+    UserData, ValidatedSession, ValidationError,
 };
 
 use support::{
@@ -67,6 +67,14 @@ struct Provider {
 struct Asks(Arc<Provider>);
 
 impl SessionValidator for Asks {
+    fn namespace(&self) -> Namespace {
+        Namespace::named("asks")
+    }
+
+    fn authority(&self) -> Authority {
+        "asks".into()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let outage = *self.0.outage.lock().unwrap();
         match outage {
@@ -85,6 +93,10 @@ impl SessionValidator for Asks {
         } else {
             Err(ValidationError::invalid())
         }
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
     }
 }
 

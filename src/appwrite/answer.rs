@@ -157,7 +157,7 @@ pub(super) fn account(
     body: &[u8],
     named_in_token: Option<&str>,
     tier: &Tier,
-) -> Result<UserData, AppwriteError> {
+) -> Result<Account, AppwriteError> {
     let mut user = object(Call::Account, body)?;
     let id = text(&user, "$id");
     if id.is_empty() {
@@ -178,6 +178,9 @@ pub(super) fn account(
         }
         None => return Err(not_appwrites(Call::Account)),
     }
+    let is_reachable = ["email", "phone"]
+        .iter()
+        .any(|name| !text(&user, name).is_empty());
     let verified = user.get("emailVerification").and_then(Value::as_bool);
     let data = UserData::builder(id)
         .email(text(&user, "email"))
@@ -194,12 +197,24 @@ pub(super) fn account(
             _ => Map::new(),
         },
     };
-    Ok(data.tier(tier(&user)).build())
+    Ok(Account {
+        user: data.tier(tier(&user)).build(),
+        is_reachable,
+    })
+}
+
+/// A user, and whether they can be reached: an anonymous user becomes another one by an address.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) user: UserData,
+    pub(super) is_reachable: bool,
 }
 
 pub(super) struct SessionAnswer {
     pub(super) user_id: String,
     pub(super) expires_at: DateTime<Utc>,
+    pub(super) id: Option<String>,
+    pub(super) is_anonymous: bool,
     /// Empty except for callers with an API key.
     pub(super) secret: String,
 }
@@ -213,6 +228,10 @@ pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, Appwrite
         Some(expires_at) if !user_id.is_empty() && !is_other => Ok(SessionAnswer {
             user_id,
             expires_at,
+            id: Some(text(&session, "$id"))
+                .filter(|id| !id.is_empty())
+                .map(str::to_owned),
+            is_anonymous: text(&session, "provider") == "anonymous",
             secret: text(&session, "secret").to_owned(),
         }),
         _ => Err(not_appwrites(call)),

@@ -7,7 +7,10 @@ use super::{
     client::Client,
     user::{self, AppwriteUser, Tier},
 };
-use crate::provider::{self, EndpointFault, Url};
+use crate::{
+    namespace::{Authority, Namespace},
+    provider::{self, EndpointFault, Url},
+};
 
 /// Builds an [`AppwriteValidator`]; made by [`AppwriteValidator::builder`].
 ///
@@ -30,6 +33,9 @@ pub struct AppwriteValidatorBuilder {
     endpoint: String,
     project_id: String,
     tier: Box<Tier>,
+    namespace: Option<Namespace>,
+    authority: Option<Authority>,
+    forbids_anonymous: bool,
     connect_timeout: Duration,
     timeout: Duration,
 }
@@ -40,6 +46,9 @@ impl AppwriteValidatorBuilder {
             endpoint: endpoint.to_owned(),
             project_id,
             tier: Box::new(user::first_label),
+            namespace: None,
+            authority: None,
+            forbids_anonymous: false,
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(4),
         }
@@ -52,6 +61,36 @@ impl AppwriteValidatorBuilder {
     /// [`prefs`](AppwriteUser::prefs), so a tier taken from those lets them promote themselves.
     pub fn tier(mut self, tier: impl Fn(&AppwriteUser) -> String + Send + Sync + 'static) -> Self {
         self.tier = Box::new(tier);
+        self
+    }
+
+    /// Answers anonymous sessions with 403. Defaults to letting them in.
+    ///
+    /// Anybody can make one without an address or a password
+    /// (`POST /account/sessions/anonymous`), unless the project turns that off. Records of the
+    /// Python service, which do not say what kind of session they hold, are not used then.
+    pub fn forbid_anonymous(mut self) -> Self {
+        self.forbids_anonymous = true;
+        self
+    }
+
+    /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
+    /// of the [authority](Self::authority).
+    ///
+    /// Under the default, records are shared with a Python service on the same Redis. With another
+    /// one they are not.
+    pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Sets who issues the sessions. Defaults to the endpoint and the project, as
+    /// [`Authority::appwrite`] writes them.
+    ///
+    /// Services that reach one Appwrite by different addresses share their records if they give one
+    /// of these as the authority.
+    pub fn authority(mut self, authority: impl Into<Authority>) -> Self {
+        self.authority = Some(authority.into());
         self
     }
 
@@ -81,6 +120,9 @@ impl AppwriteValidatorBuilder {
             endpoint,
             project_id,
             tier,
+            namespace,
+            authority,
+            forbids_anonymous,
             connect_timeout,
             timeout,
         } = self;
@@ -91,8 +133,15 @@ impl AppwriteValidatorBuilder {
         if connect_timeout.is_zero() || timeout.is_zero() {
             return Err(AppwriteConfigError::ZeroTimeout);
         }
-        let client = Client::new(&endpoint, project_id, connect_timeout, timeout)?;
-        Ok(AppwriteValidator(Arc::new(Inner { client, tier })))
+        let authority =
+            authority.unwrap_or_else(|| Authority::appwrite(endpoint.as_str(), &project_id));
+        Ok(AppwriteValidator(Arc::new(Inner {
+            namespace: namespace.unwrap_or_else(|| Namespace::appwrite(authority.clone())),
+            authority,
+            client: Client::new(&endpoint, project_id, connect_timeout, timeout)?,
+            tier,
+            forbids_anonymous,
+        })))
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     stats::Counters,
     tier::LocalCache,
 };
-use crate::{clock::Clock, secret::SecretKey};
+use crate::{clock::Clock, namespace::Namespace, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
@@ -718,11 +718,16 @@ impl SessionCacheBuilder {
             .request_deadline
             .unwrap_or_else(|| self.longest_way())
             .saturating_sub(self.redis_deadline);
+        let naming = Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
         SessionCache {
+            space: naming.space(Namespace::unnamed()),
+            is_named: false,
+            authority: None,
+            rules: 0,
             shared: Arc::new(Shared {
                 local,
                 redis,
-                naming: Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref()),
+                naming,
                 undelivered: Undelivered::default(),
                 clock: self.clock,
                 enabled: self.enabled,
@@ -735,7 +740,6 @@ impl SessionCacheBuilder {
                 verdict_ttl,
                 counters: Counters::new(),
             }),
-            namespace: None,
         }
     }
 

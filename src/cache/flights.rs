@@ -1,6 +1,7 @@
 //! Validations in flight: who may join one, and who must wait for the next.
 //!
-//! One flight per token and namespace, in a bounded table. A flight is *open* until its re-check
+//! One flight per token, namespace and layer, in a bounded table: what one layer's validator says
+//! must not be served by a layer with other rules. A flight is *open* until its re-check
 //! begins: a request that arrives before shares the answer, since nothing was revoked that the
 //! re-check will not see. Once it is *closed* a later request might have begun after a revocation
 //! that the flight has missed. It joins the next flight instead, which begins with a lookup of its
@@ -33,10 +34,13 @@ use crate::{log, outcome::Outcome};
 const MAX_FLIGHTS: usize = 16_384;
 
 pub(crate) struct Flights {
-    table: Mutex<HashMap<EntryKey, Listed>>,
+    table: Mutex<HashMap<FlightKey, Listed>>,
     landings: AtomicU64,
     level: Level,
 }
+
+/// The session that is validated, and the layer whose rules it is validated by.
+type FlightKey = (EntryKey, u64);
 
 struct Listed {
     phase: Phase,
@@ -95,7 +99,7 @@ impl Flights {
         self.level.read()
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<EntryKey, Listed>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<FlightKey, Listed>> {
         // No code under this lock panics half-way through a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -111,7 +115,7 @@ impl SessionCache {
     pub(crate) fn board(&self, key: &EntryKey, landings: u64) -> Boarding {
         let mut table = self.shared.flights.table();
         let full = table.len() >= MAX_FLIGHTS;
-        match table.entry(key.clone()) {
+        match table.entry((key.clone(), self.rules)) {
             Entry::Occupied(mut listed) => {
                 let listed = listed.get_mut();
                 Boarding::Join(match listed.phase {
@@ -152,7 +156,7 @@ impl SessionCache {
     pub(crate) fn board_nobody(&self, key: &EntryKey) -> Option<Flight> {
         let mut table = self.shared.flights.table();
         let full = table.len() >= MAX_FLIGHTS;
-        match table.entry(key.clone()) {
+        match table.entry((key.clone(), self.rules)) {
             Entry::Vacant(place) if !full => Some(self.list(place).0),
             Entry::Vacant(_) | Entry::Occupied(_) => None,
         }
@@ -160,7 +164,7 @@ impl SessionCache {
 
     fn list(
         &self,
-        place: VacantEntry<'_, EntryKey, Listed>,
+        place: VacantEntry<'_, FlightKey, Listed>,
     ) -> (Flight, watch::Receiver<Option<Landed>>) {
         let (sender, end) = watch::channel(None);
         self.shared.flights.level.up();
@@ -199,7 +203,7 @@ impl SessionCache {
 /// them so.
 pub(crate) struct Flight {
     cache: SessionCache,
-    listed: Option<EntryKey>,
+    listed: Option<FlightKey>,
     sender: watch::Sender<Option<Landed>>,
     /// Of the first who waits for it.
     span: Span,

@@ -2,21 +2,29 @@
 
 use super::{
     accept::{Mark, Tomb},
-    record::{self, Record},
+    key::Naming,
+    record::{self, Parsed, Record},
     seal::{Opened, Sealing},
     stamp::Stamp,
 };
-use crate::secret::SecretKey;
+use crate::{
+    namespace::{Authority, Namespace},
+    secret::SecretKey,
+};
 
 /// A record of anybody; one that is read can be written, and read again as the same.
 pub fn record(bytes: &[u8]) {
-    let Some(record) = Record::parse(bytes) else {
+    // The namespace that reads both kinds of records.
+    let space = Naming::new(None, None).space(Namespace::appwrite(Authority::new("a")));
+    let Parsed::Record(record) = Record::parse(bytes, &space) else {
         return;
     };
     let fence = Stamp(5_000_000);
     let written = record::up_to_mark(&record.user, record.expires_at, fence, Stamp(0), None)
         + &record::rest("", "r");
-    let again = Record::parse(written.as_bytes()).expect("what we wrote");
+    let Parsed::Record(again) = Record::parse(written.as_bytes(), &space) else {
+        panic!("what we wrote is read");
+    };
     assert_eq!(again.user, record.user);
     assert_eq!(again.expires_at, record.expires_at);
 }

@@ -15,9 +15,13 @@ use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use zeroize::Zeroizing;
 
 use crate::{
+    hex::hex,
+    namespace::Namespace,
     secret::{SecretKey, keyed},
     token::SessionToken,
 };
+
+use super::space::Space;
 
 /// How sessions are named.
 pub(super) struct Naming {
@@ -53,21 +57,17 @@ impl Naming {
         }
     }
 
-    pub(super) fn near(&self, token: &SessionToken, namespace: Option<&str>) -> NearKey {
+    /// Each namespace hashes tokens by a function of its own, so that a hit need not hash the
+    /// namespace.
+    pub(super) fn space(&self, namespace: Namespace) -> Arc<Space> {
         let mut hasher = self.near;
-        hasher.write(token.as_bytes());
-        if let Some(namespace) = namespace {
-            // No token contains it, so no two pairs read alike.
-            hasher.write_u8(0xff);
-            hasher.write(namespace.as_bytes());
-        }
+        hasher.write(namespace.as_str().as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
-        NearKey([h1, h2])
+        Arc::new(Space::new(SipHasher24::new_with_keys(h1, h2), namespace))
     }
 
-    pub(super) fn entry(&self, token: &SessionToken, namespace: Option<Arc<str>>) -> EntryKey {
-        let near = self.near(token, namespace.as_deref());
-        let (token, previous) = match &self.shared {
+    pub(super) fn entry(&self, token: &SessionToken, space: &Arc<Space>) -> EntryKey {
+        let (digest, previous) = match &self.shared {
             Shared::Plain => (TokenKey::plain(token), None),
             Shared::Peppered { pepper, previous } => (
                 TokenKey::peppered(token, pepper),
@@ -77,21 +77,29 @@ impl Naming {
             ),
         };
         EntryKey {
-            near,
-            token,
+            near: space.near(token),
+            token: digest,
             previous,
-            namespace,
+            space: Arc::clone(space),
         }
     }
 }
 
 /// What a hit in memory finds its session by, at a fraction of a digest's cost: SipHash-2-4 of
-/// token and namespace, 128 bits under a random key. Who does not know the key, which never leaves
+/// the token, 128 bits under a random key of its namespace. Who does not know the key, which never leaves
 /// this process, can search for no second token of the same name.
 ///
 /// Two words and no `u128`, which would make room around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct NearKey([u64; 2]);
+
+impl NearKey {
+    pub(super) fn new(mut hasher: SipHasher24, token: &SessionToken) -> Self {
+        hasher.write(token.as_bytes());
+        let Hash128 { h1, h2 } = hasher.finish128();
+        Self([h1, h2])
+    }
+}
 
 impl Hash for NearKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -179,17 +187,6 @@ pub(super) fn stripe_named(name: &[u8], count: usize) -> Option<usize> {
     Some(u32::from_le_bytes(bytes) as usize % count)
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
-    let digit = |four: u8| DIGITS[usize::from(four & 15)];
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(*byte)])
-        .collect()
-}
-
 impl Hash for TokenKey {
     /// Half of the digest: nobody finds two tokens that share it, and every map is seeded.
     fn hash<H: Hasher>(&self, state: &mut H) {
@@ -212,12 +209,12 @@ pub(crate) struct EntryKey {
     pub(super) token: TokenKey,
     /// Boxed, since it is rare.
     previous: Option<Box<TokenKey>>,
-    namespace: Option<Arc<str>>,
+    space: Arc<Space>,
 }
 
 impl EntryKey {
-    pub(super) fn namespace(&self) -> Option<&str> {
-        self.namespace.as_deref()
+    pub(super) fn space(&self) -> &Space {
+        &self.space
     }
 
     /// The name that the entry had before the pepper was changed.
@@ -226,14 +223,14 @@ impl EntryKey {
             near: self.near,
             token: **self.previous.as_ref()?,
             previous: None,
-            namespace: self.namespace.clone(),
+            space: Arc::clone(&self.space),
         })
     }
 }
 
 impl PartialEq for EntryKey {
     fn eq(&self, other: &Self) -> bool {
-        self.token == other.token && self.namespace == other.namespace
+        self.token == other.token && self.space.namespace() == other.space.namespace()
     }
 }
 
@@ -254,24 +251,24 @@ mod tests {
     fn a_near_key_is_of_one_token_in_one_namespace_and_one_process() {
         let naming = Naming::new(None, None);
         let token = |text: &str| SessionToken::parse(text.to_owned()).unwrap();
+        let space = |naming: &Naming, name: &str| naming.space(Namespace::named(name));
         let pairs = [
-            ("ab", None),
-            ("a", None),
-            ("ab", Some("")),
-            ("ab", Some("c")),
-            ("a", Some("bc")),
-            ("abc", None),
+            ("ab", "c"),
+            ("a", "c"),
+            ("ab", ""),
+            ("a", "bc"),
+            ("abc", ""),
         ];
-        let key = |(text, namespace)| naming.near(&token(text), namespace);
+        let key = |(text, name)| space(&naming, name).near(&token(text));
         for (n, pair) in pairs.iter().enumerate() {
             assert_eq!(key(*pair), key(*pair));
             let others = pairs.iter().skip(n + 1);
             assert!(others.clone().all(|other| key(*other) != key(*pair)));
-            let entry = naming.entry(&token(pair.0), pair.1.map(Arc::from));
+            let entry = naming.entry(&token(pair.0), &space(&naming, pair.1));
             assert_eq!(entry.near, key(*pair), "two ways to one session");
         }
-        let elsewhere = Naming::new(None, None);
-        assert_ne!(elsewhere.near(&token("ab"), None), key(pairs[0]));
+        let elsewhere = space(&Naming::new(None, None), "c");
+        assert_ne!(elsewhere.near(&token("ab")), key(pairs[0]));
     }
 
     #[test]
@@ -281,7 +278,9 @@ mod tests {
             let naming = Naming::new(pepper, None);
             for n in 0..100 {
                 let token = SessionToken::parse(format!("token-{n}")).unwrap();
-                let key = naming.entry(&token, None).token;
+                let key = naming
+                    .entry(&token, &naming.space(Namespace::unnamed()))
+                    .token;
                 let named = stripe_named(key.hex().as_bytes(), 16_384);
                 assert_eq!(named, Some(key.stripe(16_384)));
             }

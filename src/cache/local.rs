@@ -313,17 +313,18 @@ impl Local {
     }
 
     /// The identity provider refused a token in a validation that began after `seen`.
-    pub(super) fn remember_refusal(&self, key: &EntryKey, seen: Seen) {
-        self.refusals.remember(key, seen);
+    pub(super) fn remember_refusal(&self, key: &EntryKey, rules: u64, seen: Seen) {
+        self.refusals.remember(key, rules, seen);
     }
 
-    pub(super) fn forget_refusal(&self, key: &EntryKey) {
-        self.refusals.forget(key);
+    /// The provider's refusal is contradicted by a success, and so is that by these rules.
+    pub(super) fn forget_refusal(&self, key: &EntryKey, rules: u64) {
+        self.refusals.forget(key, rules);
     }
 
     /// Whether it did so a moment ago, and nothing was revoked since.
-    pub(super) fn was_refused(&self, key: &EntryKey) -> bool {
-        self.refusals.holds(key, &self.stripes)
+    pub(super) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
+        self.refusals.holds(key, rules, &self.stripes)
     }
 
     pub(super) fn refuses(&self, key: &EntryKey) -> bool {

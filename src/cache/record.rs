@@ -1,17 +1,25 @@
 //! A session as it stands in Redis, shared with the Python service.
 //!
-//! The nine members of the peer come first and keep their order; what we add lets our own nodes
-//! compare causes instead of clocks. What the peer or a validator wrote beside all these stays in
-//! [`UserData::attributes`].
+//! The nine members of the Python service come first and keep their order. All that this crate
+//! adds is in one member, `session_cache`: by whom the session was validated and who issued it,
+//! what lets our own nodes compare causes instead of clocks, and the attributes, which a provider
+//! may have chosen and which therefore have a place of their own. A record without that member is
+//! the Python service's; what else it holds becomes
+//! [`UserData::attributes`](crate::UserData::attributes).
+//!
+//! The member carries a version. A record of another version is a miss. Records of this crate from
+//! before there were versions kept `fence` and its neighbours on the top level, where a provider's
+//! claims were as well: they are a miss, whatever else they hold.
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::stamp::Stamp;
+use super::{space::Space, stamp::Stamp};
 use crate::{
+    namespace::Branches,
     time::{isoformat, parse_isoformat},
     user::{Draft, UserData},
 };
@@ -19,22 +27,11 @@ use crate::{
 /// Longer values under a session key are no records of ours or the peer's.
 pub(super) const MAX_RECORD: usize = 64 * 1024;
 
-/// What a record says itself, so that no attribute may.
-pub(crate) const OURS: [&str; 13] = [
-    "user_id",
-    "email",
-    "name",
-    "email_verified",
-    "tier",
-    "created_at",
-    "updated_at",
-    "session_expire",
-    "cached_at",
-    "fence",
-    "seen_tomb",
-    "seen_mark",
-    "run",
-];
+/// Raised whenever a node that knows only older versions would misread a record.
+const VERSION: u32 = 2;
+
+/// Members that versions before the first numbered one wrote on the top level.
+const UNVERSIONED: [&str; 4] = ["fence", "seen_tomb", "seen_mark", "run"];
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Record {
@@ -59,6 +56,15 @@ pub(super) struct Cause {
     pub(super) run: String,
 }
 
+/// What a value under a session key turned out to be.
+#[derive(Debug, PartialEq)]
+pub(super) enum Parsed {
+    Record(Record),
+    /// A record of another namespace or another version.
+    NotOurs,
+    Unreadable,
+}
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow)]
@@ -76,15 +82,44 @@ struct Wire<'a> {
     session_expire: Option<Text<'a>>,
     cached_at: f64,
     #[serde(default)]
+    session_cache: Option<Native<'a>>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// What this crate adds.
+#[derive(Deserialize)]
+struct Native<'a> {
+    version: u32,
+    #[serde(borrow, default)]
+    namespace: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    authority: Option<Text<'a>>,
+    #[serde(default)]
+    branches: Branches,
+    #[serde(borrow, default)]
+    session_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
     fence: Option<Text<'a>>,
     #[serde(default, deserialize_with = "present")]
     seen_tomb: Option<Option<String>>,
+    #[serde(default)]
+    attributes: Map<String, Value>,
     #[serde(default, deserialize_with = "present")]
     seen_mark: Option<Option<String>>,
     #[serde(default)]
     run: Option<String>,
-    #[serde(flatten)]
-    attributes: Map<String, Value>,
+}
+
+/// What every version has to have.
+#[derive(Deserialize)]
+struct Versioned {
+    session_cache: Version,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// Read where it stands, unless it is escaped. A type of its own, since within an `Option` serde
@@ -104,42 +139,21 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>
 }
 
 impl Record {
-    /// Reads a record; nothing if it is none, whatever it is instead.
-    pub(super) fn parse(json: &[u8]) -> Option<Self> {
+    /// Reads what stands under a session key, as a validator of this namespace may.
+    pub(super) fn parse(json: &[u8], space: &Space) -> Parsed {
         if json.len() > MAX_RECORD {
-            return None;
+            return Parsed::Unreadable;
         }
-        let wire: Wire<'_> = serde_json::from_slice(json).ok()?;
-        if wire.user_id.0.is_empty() {
-            return None;
+        match serde_json::from_slice::<Wire<'_>>(json) {
+            Ok(wire) if !wire.user_id.0.is_empty() => {
+                wire.read(space).unwrap_or(Parsed::Unreadable)
+            }
+            // A later version may give members other types.
+            _ => match serde_json::from_slice::<Versioned>(json) {
+                Ok(other) if other.session_cache.version != VERSION => Parsed::NotOurs,
+                Ok(_) | Err(_) => Parsed::Unreadable,
+            },
         }
-        let cause = match (wire.fence, wire.seen_tomb, wire.seen_mark, wire.run) {
-            (None, None, None, None) => None,
-            (Some(fence), Some(seen_tomb), Some(seen_mark), Some(run)) => Some(Cause {
-                fence: Stamp::parse(fence.0.as_bytes())?,
-                seen_tomb,
-                seen_mark,
-                run,
-            }),
-            // Written by nobody that we know.
-            _ => return None,
-        };
-        let user = Draft {
-            id: wire.user_id,
-            email: wire.email,
-            name: wire.name,
-            email_verified: wire.email_verified,
-            tier: wire.tier,
-            created_at: date(wire.created_at)?,
-            updated_at: date(wire.updated_at)?,
-            attributes: wire.attributes,
-        };
-        Some(Self {
-            user: user.build(),
-            expires_at: date(wire.session_expire)?,
-            cached_at: Stamp::from_float(wire.cached_at)?,
-            cause,
-        })
     }
 
     /// The time of the lookup before its validation; of the peer's records that of storing.
@@ -147,6 +161,57 @@ impl Record {
         self.cause
             .as_ref()
             .map_or(self.cached_at, |cause| cause.fence)
+    }
+}
+
+impl Wire<'_> {
+    fn read(self, space: &Space) -> Option<Parsed> {
+        let is_unversioned = || {
+            UNVERSIONED
+                .iter()
+                .any(|name| self.others.contains_key(*name))
+        };
+        let (source, session_id, attributes, cause) = match self.session_cache {
+            Some(native) => {
+                let is_ours = native.version == VERSION
+                    && native.namespace.as_ref().map(AsRef::as_ref)
+                        == Some(space.namespace().as_str())
+                    && !is_unversioned();
+                if !is_ours {
+                    return Some(Parsed::NotOurs);
+                }
+                let source = space.source(&native.authority?.0, &native.branches, true);
+                let cause = Cause {
+                    fence: Stamp::parse(native.fence?.0.as_bytes())?,
+                    seen_tomb: native.seen_tomb?,
+                    seen_mark: native.seen_mark?,
+                    run: native.run?,
+                };
+                (source, native.session_id, native.attributes, Some(cause))
+            }
+            None => match space.foreign() {
+                Some(source) if !is_unversioned() => (source, None, self.others, None),
+                _ => return Some(Parsed::NotOurs),
+            },
+        };
+        let user = Draft {
+            id: self.user_id,
+            email: self.email,
+            name: self.name,
+            email_verified: self.email_verified,
+            tier: self.tier,
+            created_at: date(self.created_at)?,
+            updated_at: date(self.updated_at)?,
+            attributes,
+            session_id,
+            source: Some(source),
+        };
+        Some(Parsed::Record(Record {
+            user: user.build(),
+            expires_at: date(self.session_expire)?,
+            cached_at: Stamp::from_float(self.cached_at)?,
+            cause,
+        }))
     }
 }
 
@@ -168,43 +233,43 @@ pub(super) fn up_to_mark(
     seen_tomb: Option<&str>,
 ) -> String {
     let mut json = String::with_capacity(512);
-    let mut member = |name: &str, value: &str| {
-        json.push(if json.is_empty() { '{' } else { ',' });
+    let date = |date: Option<DateTime<Utc>>| {
+        date.map_or_else(|| "null".to_owned(), |date| quoted(&isoformat(date)))
+    };
+    let text = |text: Option<&str>| text.map_or_else(|| "null".to_owned(), quoted);
+    let mut member = |start: &str, name: &str, value: &str| {
+        json.push_str(start);
         json.push_str(&quoted(name));
         json.push(':');
         json.push_str(value);
     };
-    let date = |date: Option<DateTime<Utc>>| {
-        date.map_or_else(|| "null".to_owned(), |date| quoted(&isoformat(date)))
-    };
     // The script finds the user by the first member of this name.
-    member("user_id", &quoted(user.id()));
-    member("email", &quoted(user.email()));
-    member("name", &quoted(user.name()));
-    member(
-        "email_verified",
-        if user.email_verified() {
-            "true"
-        } else {
-            "false"
-        },
-    );
-    member("tier", &quoted(user.tier()));
-    member("created_at", &date(user.created_at()));
-    member("updated_at", &date(user.updated_at()));
-    member("session_expire", &date(expires_at));
-    member("cached_at", &cached_at.to_string());
-    member("fence", &quoted(&fence.to_string()));
-    member(
-        "seen_tomb",
-        &seen_tomb.map_or_else(|| "null".to_owned(), quoted),
-    );
-    for (name, value) in user.attributes() {
-        if !OURS.contains(&name.as_str()) {
-            member(name, &value.to_string());
-        }
+    member("{", "user_id", &quoted(user.id()));
+    member(",", "email", &quoted(user.email()));
+    member(",", "name", &quoted(user.name()));
+    member(",", "email_verified", &user.email_verified().to_string());
+    member(",", "tier", &quoted(user.tier()));
+    member(",", "created_at", &date(user.created_at()));
+    member(",", "updated_at", &date(user.updated_at()));
+    member(",", "session_expire", &date(expires_at));
+    member(",", "cached_at", &cached_at.to_string());
+    member(",", "session_cache", "");
+    member("{", "version", &VERSION.to_string());
+    let source = user.source();
+    let namespace = source.map(|source| source.namespace.as_str());
+    member(",", "namespace", &text(namespace));
+    let authority = source.map(|source| source.authority.as_str());
+    member(",", "authority", &text(authority));
+    if let Some(source) = source.filter(|source| source.branches != Branches::default()) {
+        member(",", "branches", &written(&source.branches));
     }
-    json.push_str(r#","seen_mark":"#);
+    member(",", "session_id", &text(user.session_id()));
+    // The fill script finds the fence by the first member of this name, so it stands before all
+    // that a provider chooses.
+    member(",", "fence", &quoted(&fence.to_string()));
+    member(",", "seen_tomb", &text(seen_tomb));
+    member(",", "attributes", &written(user.attributes()));
+    member(",", "seen_mark", "");
     json
 }
 
@@ -215,7 +280,12 @@ pub(super) fn rest(mark: &str, run: &str) -> String {
     } else {
         quoted(mark)
     };
-    format!(r#"{mark},"run":{}}}"#, quoted(run))
+    format!(r#"{mark},"run":{}}}}}"#, quoted(run))
+}
+
+fn written(value: &impl Serialize) -> String {
+    // Texts, numbers and lists of these can always be written.
+    serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
 fn quoted(text: &str) -> String {
@@ -224,16 +294,37 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        cache::key::Naming,
+        namespace::{Authority, Namespace, RecordKey},
+    };
 
     /// As `json.dumps` of the peer writes it.
     const PEERS: &str = r#"{"user_id": "680f4b03", "email": "ada@example.com", "name": "Ad\u00e1 \ud83d\ude80", "email_verified": true, "tier": "pro", "created_at": "2025-04-28T09:31:48.342000+00:00", "updated_at": "2025-05-03 16:44:35", "session_expire": "2026-05-03T16:52:48.759000+02:00", "cached_at": 1732444800.1234567}"#;
 
+    fn space(namespace: Namespace) -> Arc<Space> {
+        Naming::new(None, None).space(namespace)
+    }
+
+    fn appwrite() -> Namespace {
+        Namespace::appwrite(Authority::appwrite("https://a.example.com/v1", "p"))
+    }
+
+    fn read(json: &str, namespace: Namespace) -> Option<Record> {
+        match Record::parse(json.as_bytes(), &space(namespace)) {
+            Parsed::Record(record) => Some(record),
+            Parsed::NotOurs | Parsed::Unreadable => None,
+        }
+    }
+
     #[test]
-    fn a_record_of_the_peer_is_read() {
-        let record = Record::parse(PEERS.as_bytes()).unwrap();
+    fn record_of_the_python_service_is_read() {
+        let record = read(PEERS, appwrite()).unwrap();
         let user = &record.user;
         assert_eq!(
             (user.id(), user.email(), user.tier()),
@@ -251,29 +342,95 @@ mod tests {
         );
         assert_eq!(record.cached_at, Stamp(1_732_444_800_123_457));
         assert_eq!(record.cause, None);
+        let source = user.source().unwrap();
+        assert_eq!(source.authority.as_str(), "https://a.example.com/v1#p");
+        assert!(!source.is_native);
     }
 
-    #[test]
-    fn a_record_is_written_in_the_order_of_the_peer() {
-        let user = UserData::builder("u1")
-            .name("A \"q\" \u{7}")
-            .attribute("tier", "x")
-            .attribute("a", 1);
-        let json = up_to_mark(
-            &user.build(),
+    /// A record as this version writes it, for a user of this namespace.
+    fn of_namespace(user: UserData, namespace: &Namespace, session_id: Option<&str>) -> String {
+        let branches = Branches::default().inside(&Namespace::named("or"), "oauth");
+        let source = space(namespace.clone()).native("issuer", &branches);
+        let user = user.in_session(source, session_id);
+        up_to_mark(
+            &user,
             None,
             Stamp(5_000_000),
             Stamp(0),
             Some("5.000000:forget:1"),
-        );
+        )
+    }
+
+    #[test]
+    fn record_is_written_in_the_order_of_the_python_service() {
+        let user = UserData::builder("u1")
+            .name("A \"q\" \u{7}")
+            .attribute("tier", "x")
+            .attribute("a", 1);
+        let namespace = Namespace::named("orders");
+        let json = of_namespace(user.build(), &namespace, Some("s1")) + &rest("4.0", "r1");
         assert_eq!(
             json,
             concat!(
                 r#"{"user_id":"u1","email":"","name":"A \"q\" \u0007","email_verified":false,"tier":"free","#,
                 r#""created_at":null,"updated_at":null,"session_expire":null,"cached_at":0.000000,"#,
-                r#""fence":"5.000000","seen_tomb":"5.000000:forget:1","a":1,"seen_mark":"#,
+                r#""session_cache":{"version":2,"namespace":"named orders","authority":"issuer","branches":[["or","oauth"]],"#,
+                r#""session_id":"s1","fence":"5.000000","seen_tomb":"5.000000:forget:1","#,
+                r#""attributes":{"a":1,"tier":"x"},"seen_mark":"4.0","run":"r1"}}"#,
             )
         );
+        let record = read(&json, namespace).unwrap();
+        assert_eq!(record.user.session_id(), Some("s1"));
+        let source = record.user.source().unwrap();
+        assert!(source.branches.names().eq(["oauth"]));
+    }
+
+    #[test]
+    fn record_of_another_namespace_or_version_is_not_ours() {
+        let namespaces = [
+            Namespace::named("a"),
+            Namespace::named("b"),
+            Namespace::unnamed(),
+            appwrite(),
+            Namespace::appwrite(Authority::appwrite("https://a.example.com/v1", "q")),
+        ];
+        for (n, of) in namespaces.iter().enumerate() {
+            let json = of_namespace(UserData::new("u1"), of, None) + &rest("", "r1");
+            for (m, by) in namespaces.iter().enumerate() {
+                assert_eq!(read(&json, by.clone()).is_some(), n == m, "{of} by {by}");
+            }
+            for version in ["1", "3"] {
+                let json = json.replace(r#""version":2"#, &format!(r#""version":{version}"#));
+                let parsed = Record::parse(json.as_bytes(), &space(of.clone()));
+                assert_eq!(parsed, Parsed::NotOurs, "{version}");
+            }
+            // Nor is one of the Python service, but for Appwrite.
+            let is_appwrite = matches!(of.record_key(), RecordKey::Python(_));
+            assert_eq!(read(PEERS, of.clone()).is_some(), is_appwrite, "{of}");
+        }
+        let later = r#"{"user_id":{"id":"u1"},"session_cache":{"version":3,"namespace":[]}}"#;
+        let parsed = Record::parse(later.as_bytes(), &space(appwrite()));
+        assert_eq!(parsed, Parsed::NotOurs);
+    }
+
+    /// Nodes from before there were versions wrote a provider's claims beside their own members.
+    #[test]
+    fn claims_that_an_older_node_wrote_forge_nothing() {
+        let now = of_namespace(UserData::new("u1"), &appwrite(), None) + &rest("", "r1");
+        assert!(read(&now, appwrite()).is_some());
+        let claim: Value = serde_json::from_str(&now).unwrap();
+        let claim = &claim["session_cache"];
+        let old = PEERS.replace(
+            '}',
+            &format!(
+                r#","fence":"5.000000","seen_tomb":null,"session_cache":{claim},"seen_mark":null,"run":"r1"}}"#
+            ),
+        );
+        let parsed = Record::parse(old.as_bytes(), &space(appwrite()));
+        assert_eq!(parsed, Parsed::NotOurs);
+        let plain = old.replace("session_cache", "other");
+        let parsed = Record::parse(plain.as_bytes(), &space(appwrite()));
+        assert_eq!(parsed, Parsed::NotOurs, "its version is not known");
     }
 
     #[test]
@@ -281,7 +438,7 @@ mod tests {
         let without = |member: &str| {
             let mut value: Value = serde_json::from_str(PEERS).unwrap();
             value.as_object_mut().unwrap().remove(member);
-            Record::parse(value.to_string().as_bytes())
+            read(&value.to_string(), appwrite())
         };
         for member in [
             "user_id",
@@ -300,14 +457,14 @@ mod tests {
         let with = |member: &str, value: Value| {
             let mut record: Value = serde_json::from_str(PEERS).unwrap();
             record[member] = value;
-            Record::parse(record.to_string().as_bytes())
+            read(&record.to_string(), appwrite())
         };
         assert_eq!(
             with("session_expire", Value::Null).unwrap().expires_at,
             None
         );
         assert_eq!(with("session_expire", "soon".into()), None);
-        assert_eq!(with("seen_mark", Value::Null), None, "half of ours");
+        assert_eq!(with("seen_mark", Value::Null), None, "an older node's");
         assert_eq!(with("user_id", "".into()), None);
         assert_eq!(with("email", Value::Null), None);
         assert_eq!(with("cached_at", "1732444800.5".into()), None);
@@ -315,6 +472,20 @@ mod tests {
             with("team", "x".into()).unwrap().user.attributes()["team"],
             "x"
         );
+        let ours = of_namespace(UserData::new("u1"), &appwrite(), None) + &rest("", "r1");
+        for member in [
+            "namespace",
+            "authority",
+            "fence",
+            "seen_tomb",
+            "seen_mark",
+            "run",
+        ] {
+            let mut value: Value = serde_json::from_str(&ours).unwrap();
+            let native = value["session_cache"].as_object_mut().unwrap();
+            native.remove(member).unwrap();
+            assert_eq!(read(&value.to_string(), appwrite()), None, "{member}");
+        }
     }
 
     fn text() -> impl Strategy<Value = String> {
@@ -329,14 +500,27 @@ mod tests {
             expires in proptest::option::of(0..4_000_000_000_000_000_i64),
             fence in 10_000_000..4_000_000_000_000_000_i64,
             mark in proptest::option::of("[0-9]{1,10}\\.[0-9]{6}"),
+            attribute in "extra|user_id|fence|run|session_cache|version|\\PC{0,6}",
+            authority in text(), branches in proptest::collection::vec(text(), 0..3),
+            session_id in proptest::option::of("\\PC{1,8}"), namespace in text(),
         ) {
             let time = |micros: Option<i64>| micros.and_then(DateTime::<Utc>::from_timestamp_micros);
             let user = UserData::builder(id).email(email).name(name).tier(tier).email_verified(verified)
-                .created_at(time(created)).attribute("extra", serde_json::json!({"deep": ["\u{0}", 1.5]})).build();
+                .created_at(time(created)).attribute(attribute, serde_json::json!({"deep": ["\u{0}", 1.5]})).build();
+            let space = space(Namespace::named(namespace));
+            let branches = branches.iter().fold(Branches::default(), |inside, name| {
+                inside.inside(&Namespace::named("or"), name)
+            });
+            let source = space.native(&authority, &branches);
+            let user = user.in_session(Arc::clone(&source), session_id.as_deref());
             let fence = Stamp(fence);
             let mut json = up_to_mark(&user, time(expires), fence, fence.minus(5_000_000), None);
             json += &rest(mark.as_deref().unwrap_or_default(), "r1");
-            let record = Record::parse(json.as_bytes()).unwrap();
+            let Parsed::Record(record) = Record::parse(json.as_bytes(), &space) else {
+                panic!("{json}");
+            };
+            prop_assert_eq!(record.user.source(), Some(&source));
+            prop_assert_eq!(record.user.session_id(), session_id.as_deref());
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));
@@ -345,8 +529,8 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..PEERS.len()) {
-            let _ = Record::parse(&bytes);
-            prop_assert_eq!(Record::parse(&PEERS.as_bytes()[..cut]), None);
+            let _ = Record::parse(&bytes, &space(appwrite()));
+            prop_assert_eq!(read(&PEERS[..cut], appwrite()), None);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Tokens that the identity provider refused a moment ago, so that a flood of bad ones does not
 //! become one of questions.
 //!
-//! Only *invalid* is remembered, for a few seconds, in this process alone and in a space of its
+//! A refusal by the identity provider counts for all layers of the namespace, one by a layer's own
+//! rules for that layer alone. Only *invalid* is remembered, for a few seconds, in this process alone and in a space of its
 //! own that pushes out no session. A revocation makes it forget: of the token that is revoked,
 //! and of all when it is a user's, since nobody knows whose a refused token is.
 
@@ -14,7 +15,8 @@ use super::{
 use crate::clock::Clock;
 
 pub(super) struct Refusals {
-    tokens: Cache<EntryKey, Refusal>,
+    /// By the token and the layer whose rules refused it, 0 for the identity provider.
+    tokens: Cache<(EntryKey, u64), Refusal>,
     clock: Clock,
     ttl: u64,
 }
@@ -35,30 +37,35 @@ impl Refusals {
     }
 
     /// `seen` is from before the validation that was refused.
-    pub(super) fn remember(&self, key: &EntryKey, seen: Seen) {
+    pub(super) fn remember(&self, key: &EntryKey, rules: u64, seen: Seen) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
-            self.tokens.insert(key.clone(), Refusal { until, seen });
+            let refusal = Refusal { until, seen };
+            self.tokens.insert((key.clone(), rules), refusal);
         }
     }
 
-    pub(super) fn forget(&self, key: &EntryKey) {
+    pub(super) fn forget(&self, key: &EntryKey, rules: u64) {
         if self.ttl > 0 {
-            self.tokens.remove(key);
+            for rules in [0, rules] {
+                self.tokens.remove(&(key.clone(), rules));
+            }
         }
     }
 
-    pub(super) fn holds(&self, key: &EntryKey, stripes: &Stripes) -> bool {
+    pub(super) fn holds(&self, key: &EntryKey, rules: u64, stripes: &Stripes) -> bool {
         if self.ttl == 0 {
             return false;
         }
-        let Some(refusal) = self.tokens.get(key) else {
+        let place = (key.clone(), rules);
+        let Some(refusal) = self.tokens.get(&place) else {
             return false;
         };
         let holds = self.clock.elapsed() < refusal.until
             && stripes.unchanged_for_anyone(refusal.seen, &key.token);
         if !holds {
-            self.tokens.remove_if(key, |now| now.until == refusal.until);
+            self.tokens
+                .remove_if(&place, |now| now.until == refusal.until);
         }
         holds
     }

@@ -11,8 +11,11 @@ use chacha20poly1305::{
     aead::{Aead, Generate, KeyInit, Payload},
 };
 
-use super::{key::hex, stamp::Stamp};
-use crate::secret::{SecretKey, keyed};
+use super::stamp::Stamp;
+use crate::{
+    hex::hex,
+    secret::{SecretKey, keyed},
+};
 
 const MARKER: &str = "sealed1:";
 const NONCE: usize = 24;

@@ -142,6 +142,17 @@ impl Introspection {
         text.filter(|text| !text.is_empty())
     }
 
+    /// A text by the claim's name, or by names joined by `.` for a claim inside of others.
+    pub(super) fn path(&self, path: &str) -> Option<&str> {
+        if let Some(text) = self.text(path) {
+            return Some(text);
+        }
+        let mut names = path.split('.');
+        let first = self.0.get(names.next()?)?;
+        let text = names.try_fold(first, |value, name| value.get(name))?;
+        text.as_str().filter(|text| !text.is_empty())
+    }
+
     /// What the token may be used for: the words of `scope`.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
         scopes(&self.0)

@@ -5,10 +5,11 @@ use std::fmt;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::config::IntrospectionConfigError;
-use crate::token::SessionToken;
+use crate::{hex::hex, token::SessionToken};
 
 /// How this service proves to the introspection endpoint that it may ask ([RFC 7662, section 2.1]).
 ///
@@ -67,6 +68,15 @@ impl IntrospectionAuth {
         Self(Method::None)
     }
 
+    /// As which client the server is asked. Not a secret.
+    pub(super) fn client(&self) -> String {
+        match &self.0 {
+            Method::Basic { id, .. } | Method::Post { id, .. } => format!("client:{id}"),
+            Method::Bearer(token) => format!("bearer:{}", digest(token)),
+            Method::None => String::new(),
+        }
+    }
+
     /// The credential as the parts of a request that hold it.
     pub(super) fn prepare(self) -> Result<Prepared, IntrospectionConfigError> {
         let bad = IntrospectionConfigError::InvalidCredentials;
@@ -99,6 +109,11 @@ impl IntrospectionAuth {
             }),
         }
     }
+}
+
+/// Tells secrets apart, and says no more of one of high entropy.
+pub(super) fn digest(secret: &str) -> String {
+    hex(&Sha256::digest(secret.as_bytes())[..8])
 }
 
 /// What is added to each request.

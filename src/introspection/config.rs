@@ -7,11 +7,14 @@ use chrono::TimeDelta;
 use super::{
     Inner, IntrospectionValidator,
     answer::Introspection,
-    auth::IntrospectionAuth,
+    auth::{self, IntrospectionAuth},
     client::Client,
     session::{SUB, Settings, Tier},
 };
-use crate::provider::{self, EndpointFault, Url};
+use crate::{
+    namespace::{Authority, Namespace},
+    provider::{self, EndpointFault, Url},
+};
 
 /// Builds an [`IntrospectionValidator`]; made by [`IntrospectionValidator::builder`].
 ///
@@ -40,6 +43,9 @@ pub struct IntrospectionValidatorBuilder {
     scopes: Vec<String>,
     are_bound_allowed: bool,
     user_id_member: String,
+    session_id_claim: String,
+    namespace: Option<Namespace>,
+    authority: Option<Authority>,
     tier: Box<Tier>,
     leeway: Duration,
     connect_timeout: Duration,
@@ -57,6 +63,9 @@ impl IntrospectionValidatorBuilder {
             scopes: Vec::new(),
             are_bound_allowed: false,
             user_id_member: SUB.to_owned(),
+            session_id_claim: "sid".to_owned(),
+            namespace: None,
+            authority: None,
             tier: Box::new(|_| "free".to_owned()),
             leeway: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
@@ -121,8 +130,37 @@ impl IntrospectionValidatorBuilder {
     ///
     /// Choose one that the server never gives to another user later. The name is kept with the
     /// user, so that a validator with another setting does not take the id for one of its own.
+    ///
+    /// With `email` a token is forbidden unless its `email_verified` is true: users may enter any
+    /// address.
     pub fn user_id_member(mut self, name: impl Into<String>) -> Self {
         self.user_id_member = name.into();
+        self
+    }
+
+    /// Sets which claim becomes the
+    /// [session's id](crate::SessionInfo::session_id): its name, or names joined by `.` for one
+    /// inside of others, as `ext.sid` with Ory Hydra. Defaults to `sid`. Without it a session has
+    /// no id.
+    pub fn session_id_claim(mut self, path: impl Into<String>) -> Self {
+        self.session_id_claim = path.into();
+        self
+    }
+
+    /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
+    /// of the endpoint, the client's id (or a digest of the bearer token) and the user id's claim.
+    ///
+    /// A server answers each client by itself: Keycloak calls a token inactive when the client that
+    /// asks is not in its `aud`. Give several clients one name only if each may take the other's
+    /// word.
+    pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Sets who issues the sessions. Defaults to the [issuer](Self::issuer), or else the endpoint.
+    pub fn authority(mut self, authority: impl Into<Authority>) -> Self {
+        self.authority = Some(authority.into());
         self
     }
 
@@ -175,6 +213,9 @@ impl IntrospectionValidatorBuilder {
             scopes,
             are_bound_allowed,
             user_id_member,
+            session_id_claim,
+            namespace,
+            authority,
             tier,
             leeway,
             connect_timeout,
@@ -186,7 +227,8 @@ impl IntrospectionValidatorBuilder {
             return Err(E::EndpointPlain);
         }
         let is_empty = |text: &Option<String>| text.as_ref().is_some_and(String::is_empty);
-        if is_empty(&issuer) || is_empty(&audience) || user_id_member.is_empty() {
+        let claims = [&user_id_member, &session_id_claim];
+        if is_empty(&issuer) || is_empty(&audience) || claims.iter().any(|claim| claim.is_empty()) {
             return Err(E::EmptySetting);
         }
         if !scopes.iter().all(|scope| is_scope(scope)) {
@@ -195,7 +237,16 @@ impl IntrospectionValidatorBuilder {
         if connect_timeout.is_zero() || timeout.is_zero() {
             return Err(E::ZeroTimeout);
         }
+        let place = place(&endpoint);
+        let namespace = namespace.unwrap_or_else(|| {
+            Namespace::new("introspection", [&*place, &auth.client(), &user_id_member])
+        });
+        let authority = authority
+            .or_else(|| issuer.as_ref().map(Authority::new))
+            .unwrap_or_else(|| Authority::new(&place));
         Ok(IntrospectionValidator(Arc::new(Inner {
+            namespace,
+            authority,
             client: Client::new(endpoint, auth, connect_timeout, timeout)?,
             settings: Settings {
                 issuer,
@@ -203,10 +254,21 @@ impl IntrospectionValidatorBuilder {
                 scopes,
                 are_bound_allowed,
                 user_id_member,
+                session_id_claim,
                 leeway: TimeDelta::from_std(leeway).unwrap_or(TimeDelta::MAX),
                 tier,
             },
         })))
+    }
+}
+
+/// The endpoint as it may stand in records and logs: a query, which may hold a secret, as a digest.
+fn place(endpoint: &Url) -> String {
+    let mut place = endpoint.clone();
+    place.set_query(None);
+    match endpoint.query() {
+        None => place.into(),
+        Some(query) => format!("{place}?{}", auth::digest(query)),
     }
 }
 

@@ -10,11 +10,10 @@ use super::{
     error::IntrospectionError,
 };
 use crate::{
-    cache::RECORD_MEMBERS,
     log::VALIDATION,
     token::SessionToken,
     user::UserData,
-    validator::{ForbiddenReason, VALIDATOR, ValidatedSession, ValidationError},
+    validator::{ForbiddenReason, ValidatedSession, ValidationError},
 };
 
 /// A record holds 64 KiB at most, and names and an address besides.
@@ -32,6 +31,8 @@ const CNF: &str = "cnf";
 /// Says of what the id was made, unless of `sub`.
 const USER_ID_MEMBER: &str = "user_id_member";
 pub(super) const SUB: &str = "sub";
+/// An id that a user may choose, unless the provider has verified it.
+const EMAIL: &str = "email";
 
 pub(super) type Tier = dyn Fn(&Introspection) -> String + Send + Sync;
 
@@ -41,6 +42,7 @@ pub(super) struct Settings {
     pub(super) scopes: Vec<String>,
     pub(super) are_bound_allowed: bool,
     pub(super) user_id_member: String,
+    pub(super) session_id_claim: String,
     pub(super) leeway: TimeDelta,
     pub(super) tier: Box<Tier>,
 }
@@ -83,7 +85,14 @@ impl Settings {
         let kept = user.attributes();
         // An id of another kind may be another user's.
         let id_of = kept.get(USER_ID_MEMBER).map_or(Some(SUB), Value::as_str);
-        id_of == Some(&self.user_id_member) && self.check(kept).is_ok()
+        id_of == Some(&self.user_id_member)
+            && self.is_id_verified(user.email_verified())
+            && self.check(kept).is_ok()
+    }
+
+    /// Whether the user's id is the provider's word: an e-mail address is only when verified.
+    fn is_id_verified(&self, email_verified: bool) -> bool {
+        self.user_id_member != EMAIL || email_verified
     }
 }
 
@@ -105,10 +114,11 @@ pub(super) fn session(
         .time("nbf")?
         .is_some_and(|begin| begin - now > settings.leeway)
     {
-        return Err(refused("it is not yet valid by `nbf`; compare the clocks"));
+        let why = "it is not yet valid by `nbf`; compare the clocks";
+        return Err(refused(why).by_own_rule());
     }
     if let Err(lack) = settings.check(&answer.0) {
-        return Err(match lack {
+        let error = match lack {
             Lack::Issuer => refused("its `iss` is not the issuer that is set"),
             Lack::Audience => refused("its `aud` does not contain the audience that is set"),
             Lack::Proof => refused(
@@ -116,7 +126,9 @@ pub(super) fn session(
                  allow_bound_tokens",
             ),
             Lack::Scope => ValidationError::forbidden(ForbiddenReason::InsufficientScope),
-        });
+        };
+        // Another service of the same client may demand less.
+        return Err(error.by_own_rule());
     }
     let id = answer.user_id(&settings.user_id_member).ok_or_else(|| {
         IntrospectionError::misconfigured(
@@ -126,6 +138,12 @@ pub(super) fn session(
     })?;
     let name = answer.text("name").or_else(|| answer.text("username"));
     let verified = answer.0.get("email_verified").and_then(Value::as_bool);
+    if !settings.is_id_verified(verified == Some(true)) {
+        let why = "its user's id is an e-mail address that is not verified";
+        tracing::debug!(target: VALIDATION, why, "an active token is refused");
+        return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
+    }
+    let session_id = answer.path(&settings.session_id_claim).map(str::to_owned);
     let mut user = UserData::builder(id)
         .name(name.unwrap_or_default())
         .email(answer.text("email").unwrap_or_default())
@@ -138,7 +156,9 @@ pub(super) fn session(
     if settings.user_id_member != SUB {
         user = user.attribute(USER_ID_MEMBER, settings.user_id_member.as_str());
     }
-    Ok(ValidatedSession::new(user.build()).with_expires_at(expires_at))
+    let mut session = ValidatedSession::new(user.build()).with_expires_at(expires_at);
+    session.session_id = session_id.filter(|id| id != token.expose_secret());
+    Ok(session)
 }
 
 /// A refusal that the server knows nothing of, so our log is the only place that can tell.
@@ -160,10 +180,9 @@ fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Va
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
     for (name, value) in first.chain(members) {
-        // What has been used up, and what would be taken for somebody else's word.
+        // What has been used up, and what would be taken for this validator's own word.
         let is_spent = matches!(name.as_str(), "active" | "exp" | "nbf");
-        let is_taken = RECORD_MEMBERS.contains(&name.as_str())
-            || matches!(name.as_str(), VALIDATOR | USER_ID_MEMBER);
+        let is_taken = name == USER_ID_MEMBER;
         if is_spent || is_taken || value.is_null() || repeats(&value, token) {
             continue;
         }
@@ -218,6 +237,7 @@ mod tests {
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
             are_bound_allowed: false,
             user_id_member: SUB.to_owned(),
+            session_id_claim: "sid".to_owned(),
             leeway: TimeDelta::zero(),
             tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
         }
@@ -267,7 +287,7 @@ mod tests {
             let repeats = answer.get("scope").is_some_and(|scope| repeats(scope, &token));
             prop_assert!(settings.accept(&session.user) || is_scoped && repeats);
             for (name, value) in session.user.attributes() {
-                prop_assert!(!RECORD_MEMBERS.contains(&name.as_str()) && name != VALIDATOR);
+                prop_assert!(name != USER_ID_MEMBER);
                 prop_assert_eq!(Some(value), answer.get(name));
             }
         }

@@ -8,14 +8,16 @@ use std::{
 };
 
 use crate::{
+    namespace::{Authority, Namespace},
     token::SessionToken,
+    user::UserData,
     validator::{SessionValidator, ValidatedSession, ValidationError},
 };
 
 /// A validator that answers from a table, and fails, delays or hangs on command.
 ///
 /// Clones share everything, so a test keeps one and hands another to the layer. A token that is
-/// not in the table is [invalid](ValidationError::invalid).
+/// not in the table is [invalid](ValidationError::invalid). All are of one namespace, `test`.
 ///
 /// ```
 /// use tower_session_cache::{SessionCache, SessionCacheLayer, UserData, ValidationError, testing::TestValidator};
@@ -113,6 +115,14 @@ impl TestValidator {
 }
 
 impl SessionValidator for TestValidator {
+    fn namespace(&self) -> Namespace {
+        Namespace::named("test")
+    }
+
+    fn authority(&self) -> Authority {
+        "test".into()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let (answer, fault) = {
             let mut state = self.state();
@@ -127,6 +137,10 @@ impl SessionValidator for TestValidator {
             Fault::Hang => std::future::pending().await,
         }
         answer.unwrap_or_else(|| Err(ValidationError::invalid()))
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
     }
 }
 

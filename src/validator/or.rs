@@ -1,37 +1,137 @@
-//! Two identity providers, of which the second is asked about tokens that the first does not know.
+//! Two identity providers, of which the second is asked about tokens that the first does not know,
+//! or about those that a closure picks.
+//!
+//! Which of them accepted a token is a fact of the session, kept where no provider can write it.
 
-use super::{SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind};
-use crate::{token::SessionToken, user::UserData};
+use std::{fmt, sync::Arc};
 
-/// The attribute that tells whose a user is.
-pub(crate) const VALIDATOR: &str = "validator";
+use super::{
+    SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind, pause::Pause,
+};
+use crate::{
+    clock::Clock,
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
 
-/// A validator that asks a second one; made by [`SessionValidator::or`].
-#[derive(Clone, Debug)]
+type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;
+
+/// A validator that asks a second one; made by [`SessionValidator::or`] and
+/// [`SessionValidator::or_if`].
+#[derive(Clone)]
 pub struct Or<A, B> {
-    pub(super) first: A,
-    pub(super) name: String,
-    pub(super) second: B,
+    namespace: Namespace,
+    first: Branch<A>,
+    second: Branch<B>,
+    /// Whether a token is the second's; without it the second gets what the first does not know.
+    is_seconds: Option<Arc<Route>>,
+}
+
+#[derive(Clone)]
+struct Branch<V> {
+    name: String,
+    validator: V,
+    pause: Arc<Pause>,
+}
+
+impl<A: SessionValidator, B: SessionValidator> Or<A, B> {
+    pub(super) fn new(first: A, name: String, second: B, is_seconds: Option<Arc<Route>>) -> Self {
+        // The empty name is the first one's.
+        let name = if name.is_empty() {
+            "second".to_owned()
+        } else {
+            name
+        };
+        let kind = if is_seconds.is_some() { "or_if" } else { "or" };
+        let (one, two) = (first.namespace(), second.namespace());
+        Self {
+            namespace: Namespace::new(kind, [one.as_str(), &name, two.as_str()]),
+            first: Branch::new(String::new(), first),
+            second: Branch::new(name, second),
+            is_seconds,
+        }
+    }
+}
+
+impl<V: SessionValidator> Branch<V> {
+    fn new(name: String, validator: V) -> Self {
+        Self {
+            name,
+            validator,
+            pause: Arc::new(Pause::new(Clock::system())),
+        }
+    }
+
+    async fn validate(
+        &self,
+        or: &Namespace,
+        token: SessionToken,
+    ) -> Result<ValidatedSession, ValidationError> {
+        self.pause.check()?;
+        let mut session = self.validator.validate(token).await.map_err(|error| {
+            self.pause.observe(&error);
+            error.of_branch()
+        })?;
+        let authority = session.authority;
+        session.authority = Some(authority.unwrap_or_else(|| self.validator.authority()));
+        session.branches = session.branches.inside(or, &self.name);
+        Ok(session)
+    }
 }
 
 impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
-    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
-        match self.first.validate(token.clone()).await {
-            Err(error) if error.kind() == ValidationErrorKind::Invalid => {}
-            answer => return answer,
-        }
-        let mut session = self.second.validate(token).await?;
-        let user = session.user.to_builder();
-        session.user = user.attribute(VALIDATOR, self.name.as_str()).build();
-        Ok(session)
+    fn namespace(&self) -> Namespace {
+        self.namespace.clone()
     }
 
-    fn accepts(&self, user: &UserData) -> bool {
-        let validator = user.attributes().get(VALIDATOR);
-        if validator.and_then(|name| name.as_str()) == Some(self.name.as_str()) {
-            self.second.accepts(user)
-        } else {
-            self.first.accepts(user)
+    /// The first one's. Each session has the authority of the branch that accepted it.
+    fn authority(&self) -> Authority {
+        self.first.validator.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let or = &self.namespace;
+        if let Some(is_seconds) = &self.is_seconds {
+            return if is_seconds(&token) {
+                self.second.validate(or, token).await
+            } else {
+                self.first.validate(or, token).await
+            };
         }
+        let refused = match self.first.validate(or, token.clone()).await {
+            Err(error) if error.kind() == ValidationErrorKind::Invalid => error,
+            answer => return answer,
+        };
+        self.second.validate(or, token).await.map_err(|error| {
+            // Without that rule the first might have let it in.
+            if refused.is_own_rule() && error.is_refused() {
+                error.by_own_rule()
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Each branch is asked about its own sessions. One of neither is not accepted.
+    fn accepts(&self, user: &UserData) -> bool {
+        let branch = user
+            .source()
+            .and_then(|source| source.branches.of(&self.namespace));
+        match branch {
+            Some(name) if name == self.first.name => self.first.validator.accepts(user),
+            Some(name) if name == self.second.name => self.second.validator.accepts(user),
+            Some(_) | None => false,
+        }
+    }
+}
+
+impl<A: fmt::Debug, B: fmt::Debug> fmt::Debug for Or<A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Or")
+            .field("first", &self.first.validator)
+            .field("name", &self.second.name)
+            .field("second", &self.second.validator)
+            .finish_non_exhaustive()
     }
 }

@@ -117,7 +117,7 @@ async fn a_route_without_the_layer_is_500_and_the_log_says_what_to_add() {
 #[tokio::test]
 async fn a_user_of_another_layer_has_no_session() {
     let app = routes()
-        .layer(layer())
+        .layer(layer().trust_outer_user())
         .layer(axum::Extension(UserData::new("machine")));
     assert_eq!(text(call(&app, "/user", None).await).await, "machine");
     assert_eq!(text(call(&app, "/both", None).await).await, "false");

@@ -222,7 +222,7 @@ async fn compression_outside_covers_refusals_and_inside_it_does_not() {
 }
 
 #[tokio::test]
-async fn a_user_whom_another_layer_knows_is_left_alone() {
+async fn user_of_a_trusted_outer_layer_is_left_alone() {
     async fn certificate(mut request: Request, next: Next) -> Response<Body> {
         if let Some(name) = request.headers().get("x-client-certificate") {
             let user = UserData::new(name.to_str().unwrap());
@@ -232,7 +232,7 @@ async fn a_user_whom_another_layer_knows_is_left_alone() {
     }
     let app = routes()
         .route("/session", get(async |_: SessionInfo| ()))
-        .layer(layer())
+        .layer(layer().trust_outer_user())
         .layer(middleware::from_fn(certificate));
     // Not even a token that would be refused or is malformed is looked at.
     for token in [None, Some("good"), Some("invalid"), Some("a,b")] {
@@ -283,6 +283,7 @@ async fn machines_and_people_come_through_two_optional_layers_and_a_guard() {
         SessionCacheLayer::new(cache.clone(), probe.clone())
             .with_namespace(name)
             .optional()
+            .trust_outer_user()
     };
     let app = routes()
         // The guard stands innermost: by now everybody who can be known is.

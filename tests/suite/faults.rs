@@ -542,7 +542,7 @@ async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() 
 /// stores nothing, and the next one is overtaken as well.
 #[tokio::test(start_paused = true)]
 async fn no_request_waits_longer_than_the_request_deadline() {
-    let slow = validator_fn(|_| async {
+    let slow = validator_fn("slow", |_| async {
         tokio::time::sleep(Duration::from_millis(990)).await;
         Ok(session("ada"))
     });

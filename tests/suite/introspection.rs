@@ -6,7 +6,6 @@ use std::{
 };
 
 use axum::{Extension, Router, routing::get};
-use bb8_redis::redis::cmd;
 use chrono::Utc;
 use http::{Request, StatusCode, header};
 use serde_json::{Value, json};
@@ -24,7 +23,7 @@ use crate::support::{
         BEARER, CLIENT_ID, CLIENT_SECRET, Demands, Fault, Introspection, jdoe, jdoe_with,
     },
     log::record as record_log,
-    peer::{Peer, session_key},
+    peer::Peer,
     redis::Redis,
     soon,
 };
@@ -408,16 +407,16 @@ async fn no_member_passes_for_something_else() {
         "created_at",
         "session_expire",
         "cached_at",
+        "session_cache",
+        "namespace",
         "fence",
-        "seen_tomb",
-        "seen_mark",
         "run",
         "validator",
-        "user_id_member",
     ];
     for name in taken {
-        answer[name] = "forged".into();
+        answer[name] = "claimed".into();
     }
+    answer["user_id_member"] = "forged".into();
     answer["nothing"] = Value::Null;
     answer["access_token"] = TOKEN.into();
     answer["deep"] = json!({ "echo": [{ "token": TOKEN }] });
@@ -431,7 +430,12 @@ async fn no_member_passes_for_something_else() {
             .all(|name| !user.attributes().contains_key(*name))
     );
     assert_eq!((user.id(), user.tier()), (SUB, "free"));
+    assert_eq!(user.created_at(), None);
     assert!(world.validator.accepts(&user));
+    // Claims have a place of their own, so none of them gets lost either.
+    for name in taken {
+        assert_eq!(user.attributes()[name], "claimed", "{name}");
+    }
 }
 
 #[tokio::test]
@@ -663,11 +667,15 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
     assert_eq!(ask(&same, TOKEN).await.unwrap().1, Origin::Redis);
     assert_eq!(server.calls(), 1);
 
-    let strict: [(Set, u16); 4] = [
+    let strict: [(Set, u16); 5] = [
         (|builder| builder.issuer("https://other.example.com/"), 401),
         (|builder| builder.audience("another-api"), 401),
         (|builder| builder.require_scope("admin"), 403),
         (|builder| builder.user_id_member("uid"), 503),
+        (
+            |builder| builder.user_id_member("uid").namespace("jdoe"),
+            503,
+        ),
     ];
     for (n, (set, status)) in strict.into_iter().enumerate() {
         assert_eq!(ask(&layer(set), TOKEN).await.unwrap_err(), status, "{n}");
@@ -681,41 +689,37 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
     assert_eq!(ask(&admin, TOKEN).await.unwrap().1, Origin::Validator);
     assert_eq!(ask(&admin, TOKEN).await.unwrap().1, Origin::Redis);
     assert_eq!(ask(&any, TOKEN).await.unwrap().1, Origin::Redis);
-    assert_eq!(server.calls(), 6);
-    let ttl = redis.ttl(&session_key(TOKEN));
+    assert_eq!(server.calls(), 7);
+    let keys = redis.keys();
+    let [record] = &keys[..] else {
+        panic!("one record for all of them: {keys:?}");
+    };
+    let ttl = redis.ttl(record);
     assert!((1..=300).contains(&ttl), "{ttl}");
     assert_eq!(server.violations(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn a_record_of_the_peer_is_served_only_where_nothing_is_asked_for() {
+async fn record_of_the_python_service_is_not_used() {
     let redis = Redis::start();
     let server = Introspection::start(Demands::Basic).await;
     server.issue(TOKEN, jdoe());
-    let peer = Peer(&redis);
-    let layer = |set: Set| {
+    let sets: [Set; 2] = [|builder| builder, |builder| builder.namespace("orders")];
+    for (n, set) in sets.into_iter().enumerate() {
+        Peer(&redis).store(TOKEN, "peers-ada");
         let cache = with_redis(&redis).build().unwrap();
-        SessionCacheLayer::new(cache, validator(&server, set))
-    };
-    peer.store(TOKEN, "peers-ada");
-    let (user, origin) = ask(&layer(|builder| builder), TOKEN).await.unwrap();
-    assert_eq!((user.id(), origin), ("peers-ada", Origin::Redis));
-    assert_eq!(server.calls(), 0);
-    let strict: [Set; 3] = [
-        |builder| builder.issuer("https://server.example.com/"),
-        |builder| builder.audience("https://protected.example.net/resource"),
-        |builder| builder.require_scope("read"),
-    ];
-    for (n, set) in strict.into_iter().enumerate() {
-        peer.store(TOKEN, "peers-ada");
-        let (user, origin) = ask(&layer(set), TOKEN).await.unwrap();
+        let layer = SessionCacheLayer::new(cache, validator(&server, set));
+        let (user, origin) = ask(&layer, TOKEN).await.unwrap();
         assert_eq!((user.id(), origin), (SUB, Origin::Validator));
         assert_eq!(server.calls(), n + 1);
-        redis.run::<()>(cmd("DEL").arg(session_key(TOKEN)));
+        assert_eq!(ask(&layer, TOKEN).await.unwrap().1, Origin::Redis);
+        // Nor is it overwritten.
+        assert_eq!(
+            Peer(&redis).lookup(TOKEN).as_deref(),
+            Some("peers-ada"),
+            "{n}"
+        );
     }
-    let by_name = layer(|builder| builder.user_id_member("username"));
-    peer.store(TOKEN, "peers-ada");
-    assert_eq!(ask(&by_name, TOKEN).await.unwrap().0.id(), "jdoe");
 }
 
 #[tokio::test]
@@ -727,7 +731,7 @@ async fn a_session_ends_with_its_token() {
     let cache = with_redis(&redis).build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), validator(&server, |builder| builder));
     ask(&layer, TOKEN).await.unwrap();
-    let ttl = redis.ttl(&session_key(TOKEN));
+    let ttl = redis.ttl(&redis.keys()[0]);
     assert!((1..=100).contains(&ttl), "{ttl}");
 
     server.revoke(TOKEN);
@@ -740,7 +744,7 @@ async fn a_session_ends_with_its_token() {
 async fn beside_another_validator_each_accepts_its_own() {
     let server = Introspection::start(Demands::Basic).await;
     server.issue("oauth", jdoe_with("validator", "people"));
-    let people = validator_fn(|_| async { Ok(UserData::new("ada").into()) });
+    let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
     let machines = validator(&server, |builder| builder.require_scope("read"));
     let either = machines.or("people", people);
     let layer = SessionCacheLayer::new(SessionCache::builder().build().unwrap(), either);
@@ -751,7 +755,7 @@ async fn beside_another_validator_each_accepts_its_own() {
     }
     assert_eq!(server.calls(), 2);
     let user = ask(&layer, "oauth").await.unwrap().0;
-    assert!(!user.attributes().contains_key("validator"));
+    assert_eq!(user.attributes()["validator"], "people", "only a claim");
     // Down is not refused: nobody else is asked.
     server.fault(Fault::status(500));
     assert_eq!(ask(&layer, "new").await.unwrap_err(), 503);

@@ -19,10 +19,10 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_session_cache::{
-    ErasedValidator, ForbiddenReason, Origin, Rejection, RejectionBody, RejectionKind,
-    ResponseBody, ResponseFuture, SessionCache, SessionCacheLayer, SessionCacheService,
-    SessionInfo, SessionToken, SessionValidator, TokenError, TokenSource, UserData,
-    ValidatedSession, ValidationError, testing::ManualClock, validator_fn,
+    Authority, ErasedValidator, ForbiddenReason, Namespace, Origin, Rejection, RejectionBody,
+    RejectionKind, ResponseBody, ResponseFuture, SessionCache, SessionCacheLayer,
+    SessionCacheService, SessionInfo, SessionToken, SessionValidator, TokenError, TokenSource,
+    UserData, ValidatedSession, ValidationError, testing::ManualClock, validator_fn,
 };
 
 use crate::support::{
@@ -257,9 +257,9 @@ async fn optional_passes_what_is_absent_or_refused_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_request_that_has_a_user_passes_untouched() {
+async fn request_with_a_trusted_user_passes_untouched() {
     let probe = Probe::new();
-    let layer = SessionCacheLayer::new(cache(), probe.clone());
+    let layer = SessionCacheLayer::new(cache(), probe.clone()).trust_outer_user();
     let mut request = with_token("t");
     request.extensions_mut().insert(UserData::new("machine"));
     let answer = ask(&layer, request).await;
@@ -546,7 +546,7 @@ async fn a_validator_that_panics_is_an_error_and_no_hang() {
 
 #[tokio::test(start_paused = true)]
 async fn a_validator_that_hangs_costs_its_deadline_and_no_more() {
-    let hangs = validator_fn(|_| std::future::pending());
+    let hangs = validator_fn("hangs", |_| std::future::pending());
     let cache = SessionCache::builder()
         .validation_deadline(Duration::from_millis(700))
         .build()
@@ -680,9 +680,17 @@ async fn a_user_without_an_id_is_a_failure_of_the_validator() {
 }
 
 #[tokio::test]
-async fn what_a_validator_does_not_accept_is_validated_again() {
+async fn session_that_is_not_accepted_is_validated_again_and_then_forbidden() {
     struct Picky(Probe, AtomicUsize);
     impl SessionValidator for Picky {
+        fn namespace(&self) -> Namespace {
+            self.0.namespace()
+        }
+
+        fn authority(&self) -> Authority {
+            self.0.authority()
+        }
+
         async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
             self.0.validate(token).await
         }
@@ -700,9 +708,12 @@ async fn what_a_validator_does_not_accept_is_validated_again() {
     assert_eq!(probe.calls(), 1);
     validator.1.store(1, SeqCst);
     for calls in [2, 3] {
-        assert_eq!(ask(&layer, with_token("t")).await.status(), 200);
+        assert_eq!(ask(&layer, with_token("t")).await.status(), 403);
         assert_eq!(probe.calls(), calls);
     }
+    validator.1.store(0, SeqCst);
+    assert_eq!(ask(&layer, with_token("t")).await.status(), 200);
+    assert_eq!(probe.calls(), 3, "what was validated is cached");
 }
 
 #[tokio::test]
@@ -792,8 +803,20 @@ fn the_public_types_go_where_services_go() {
     fn sends<T: Send>() {}
     struct NotClone;
     impl SessionValidator for NotClone {
+        fn namespace(&self) -> Namespace {
+            Namespace::named("none")
+        }
+
+        fn authority(&self) -> Authority {
+            "none".into()
+        }
+
         async fn validate(&self, _: SessionToken) -> Result<ValidatedSession, ValidationError> {
             Err(ValidationError::invalid())
+        }
+
+        fn accepts(&self, _: &UserData) -> bool {
+            true
         }
     }
     clones::<SessionCacheLayer<NotClone>>();

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionToken,
-    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
+    Authority, LocalCache, Namespace, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+    testing::ManualClock,
 };
 
 use crate::support::{
@@ -616,6 +617,14 @@ async fn a_server_that_refuses_is_asked_ever_more_seldom() {
 struct OnlyNew(Probe);
 
 impl SessionValidator for OnlyNew {
+    fn namespace(&self) -> Namespace {
+        self.0.namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        self.0.authority()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         self.0.validate(token).await
     }

@@ -41,6 +41,7 @@ mod secrets;
 mod sentinel;
 mod sentinel_stress;
 mod shared_cache;
+mod sharing;
 mod sockets;
 mod spans;
 mod stale;

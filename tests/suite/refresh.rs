@@ -48,9 +48,10 @@ const MOST_OF_THE_TTL: Duration = Duration::from_secs(245);
 fn age(redis: &Redis, text: &str) {
     let key = session_key(text);
     let mut record: Value = serde_json::from_str(&redis.get(&key).unwrap()).unwrap();
-    if let Some(fence) = record["fence"].as_str() {
+    if let Some(fence) = record["session_cache"]["fence"].as_str() {
         let fence: f64 = fence.parse().unwrap();
-        record["fence"] = format!("{:.6}", fence - MOST_OF_THE_TTL.as_secs_f64()).into();
+        record["session_cache"]["fence"] =
+            format!("{:.6}", fence - MOST_OF_THE_TTL.as_secs_f64()).into();
     }
     let cached_at = record["cached_at"].as_f64().unwrap() - MOST_OF_THE_TTL.as_secs_f64();
     record["cached_at"] = cached_at.into();

@@ -11,8 +11,8 @@ use std::{
 use http::StatusCode;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tower_session_cache::{
-    Fill, Lookup, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, UserData,
-    ValidatedSession, ValidationError,
+    Authority, Fill, Lookup, Namespace, SessionCache, SessionCacheLayer, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError,
 };
 
 use crate::support::{
@@ -198,6 +198,14 @@ impl Provider {
 }
 
 impl SessionValidator for Provider {
+    fn namespace(&self) -> Namespace {
+        crate::support::probe::namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        crate::support::probe::authority()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let yields = |most| rand::rng().random_range(0..most);
         for _ in 0..yields(4) {
@@ -218,6 +226,10 @@ impl SessionValidator for Provider {
         Ok(ValidatedSession::new(
             user.tier(version.to_string()).build(),
         ))
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
     }
 }
 

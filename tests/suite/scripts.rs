@@ -20,7 +20,7 @@ fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
     let mut eval = cmd("EVAL");
     eval.arg(FILL).arg(3).arg(&["record", "tomb", "mark"]);
     eval.arg(&["", "", &fence, "10000000", "5000000", "300000"]);
-    eval.arg(&["{\"seen_mark\":", "r1", "", over, run]);
+    eval.arg(&["{\"session_cache\":{\"seen_mark\":", "r1", "", over, run]);
     let reply: Vec<String> = redis.run(&eval);
     reply.into_iter().next().unwrap()
 }
@@ -34,7 +34,7 @@ fn a_process_that_slept_stores_nothing() {
     assert_eq!(fill(&redis, now - 1.0, "r1"), "stored");
     assert_eq!(
         redis.get("record").unwrap(),
-        r#"{"seen_mark":null,"run":"r1"}"#
+        r#"{"session_cache":{"seen_mark":null,"run":"r1"}}"#
     );
 }
 

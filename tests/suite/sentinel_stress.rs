@@ -13,8 +13,8 @@ use std::{
 use bb8_redis::redis::cmd;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tower_session_cache::{
-    Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, UserData,
-    ValidatedSession, ValidationError,
+    Authority, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
+    UserData, ValidatedSession, ValidationError,
 };
 
 use crate::support::{
@@ -47,12 +47,24 @@ impl Provider {
 }
 
 impl SessionValidator for Provider {
+    fn namespace(&self) -> Namespace {
+        crate::support::probe::namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        crate::support::probe::authority()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let text = token.expose_secret();
         let version = self.0.lock().unwrap().get(text).copied();
         tokio::task::yield_now().await;
         let tier = version.unwrap_or_default().to_string();
         Ok(UserData::builder(user_of(text)).tier(tier).build().into())
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
     }
 }
 

@@ -80,7 +80,8 @@ async fn nothing_but_records_tombstones_and_marks_is_stored_and_for_how_long() {
     let ttl = redis.ttl(&session_key("secret-token"));
     assert!((269..=300).contains(&ttl), "{ttl}");
     let record: Value = serde_json::from_str(&redis.get(&redis.keys()[0]).unwrap()).unwrap();
-    let fence: f64 = record["fence"].as_str().unwrap().parse().unwrap();
+    let native = &record["session_cache"];
+    let fence: f64 = native["fence"].as_str().unwrap().parse().unwrap();
     assert!((redis.time() - fence).abs() < 60.0);
     assert!((fence - 5.0 - record["cached_at"].as_f64().unwrap()).abs() < 1e-5);
     let expected = json!({
@@ -93,11 +94,17 @@ async fn nothing_but_records_tombstones_and_marks_is_stored_and_for_how_long() {
         "updated_at": null,
         "session_expire": record["session_expire"],
         "cached_at": record["cached_at"],
-        "fence": record["fence"],
-        "seen_tomb": null,
-        "seen_mark": null,
-        "run": record["run"],
-        "team": ["a"],
+        "session_cache": {
+            "version": 2,
+            "namespace": "appwrite https://appwrite.example.com/v1#demo",
+            "authority": "https://appwrite.example.com/v1#demo",
+            "session_id": null,
+            "fence": native["fence"],
+            "seen_tomb": null,
+            "attributes": { "team": ["a"] },
+            "seen_mark": null,
+            "run": native["run"],
+        },
     });
     assert_eq!(record, expected);
 
@@ -220,7 +227,8 @@ async fn what_many_ask_at_once_is_asked_together() {
 #[tokio::test]
 async fn whoever_asks_first_may_go_away() {
     let redis = Redis::start();
-    let (cache, _, layer) = node(&redis);
+    let (cache, probe, layer) = node(&redis);
+    let cache = cache.for_validator(&probe);
     for text in ["first", "second"] {
         ask(&layer, text).await.unwrap();
     }
@@ -351,7 +359,7 @@ async fn garbage_is_a_miss_and_a_served_request() {
             .unwrap()
             .replace(":1,", ":1e999,")
             .into_bytes(),
-        with("fence", "1.000000".into()),
+        with("session_cache", "1.000000".into()),
         with("name", "\u{0}".into())
             .iter()
             .map(|b| if *b == b'u' { b'q' } else { *b })

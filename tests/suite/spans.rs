@@ -25,7 +25,7 @@ fn lines(log: &str, what: &str) -> Vec<String> {
 #[tokio::test]
 async fn what_the_validator_logs_is_inside_of_the_requests_span() {
     let log = record();
-    let validator = validator_fn(async |_: SessionToken| {
+    let validator = validator_fn("ada", async |_: SessionToken| {
         tracing::info!("the validator speaks");
         // And so does what it calls, wherever that runs.
         let call = async { tracing::info!("its call speaks") };

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tower::{BoxError, ServiceBuilder, retry::Policy, service_fn};
+use tower::{BoxError, ServiceBuilder, layer::layer_fn, retry::Policy, service_fn};
 use tower_session_cache::{
-    ErasedValidator, ForbiddenReason, Origin, SessionCache, SessionCacheLayer, SessionToken,
-    SessionValidator, UserData, ValidatedSession, ValidationError, ValidationErrorKind, testing,
-    testing::TestValidator, validator_service,
+    Authority, ErasedValidator, ForbiddenReason, Namespace, Origin, SessionCache,
+    SessionCacheLayer, SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+    ValidationErrorKind, testing, testing::TestValidator, validator_fn,
 };
 
 use crate::support::client::{ask, token};
@@ -71,6 +71,14 @@ async fn each_is_asked_whether_it_accepts_its_own() {
     /// Accepts only the user of its name.
     struct Only(TestValidator, &'static str);
     impl SessionValidator for Only {
+        fn namespace(&self) -> Namespace {
+            Namespace::named(self.1)
+        }
+
+        fn authority(&self) -> Authority {
+            self.1.into()
+        }
+
         async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
             self.0.validate(token).await
         }
@@ -94,6 +102,14 @@ async fn each_is_asked_whether_it_accepts_its_own() {
 async fn one_that_is_chosen_at_run_time_is_asked_whether_it_accepts_what_is_cached() {
     struct Strict(TestValidator);
     impl SessionValidator for Strict {
+        fn namespace(&self) -> Namespace {
+            self.0.namespace()
+        }
+
+        fn authority(&self) -> Authority {
+            self.0.authority()
+        }
+
         async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
             self.0.validate(token).await
         }
@@ -106,7 +122,7 @@ async fn one_that_is_chosen_at_run_time_is_asked_whether_it_accepts_what_is_cach
     assert!(!strict.accepts(&UserData::new("ada")));
     let layer = SessionCacheLayer::new(SessionCache::default(), strict);
     for calls in 1..=2 {
-        assert_eq!(ask(&layer, "a").await.unwrap().1, Origin::Validator);
+        assert_eq!(ask(&layer, "a").await.unwrap_err(), 403);
         assert_eq!(known.calls(), calls);
     }
 }
@@ -132,7 +148,7 @@ async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it()
     }
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&calls);
-    let ask_provider = service_fn(move |token: SessionToken| {
+    let provider = validator_fn("provider", move |token: SessionToken| {
         let call = counted.fetch_add(1, SeqCst);
         async move {
             match token.expose_secret() {
@@ -143,12 +159,11 @@ async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it()
             }
         }
     });
-    let validator = validator_service(
+    let validator = provider.layer(
         ServiceBuilder::new()
             .timeout(Duration::from_millis(100))
             .concurrency_limit(1)
-            .retry(Twice(1))
-            .service(ask_provider),
+            .retry(Twice(1)),
     );
     let erased = ErasedValidator::new(Arc::new(validator));
     assert_eq!(
@@ -173,18 +188,17 @@ async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it()
 
 #[tokio::test]
 async fn an_error_that_is_none_of_ours_is_unavailable_and_a_failing_service_too() {
-    let foreign = validator_service(service_fn(async |_: SessionToken| {
-        Err::<ValidatedSession, BoxError>("the database is gone".into())
+    let good = || validator_fn("good", |_| async { Ok(user("ada")) });
+    let foreign = good().layer(layer_fn(|_| {
+        service_fn(async |_: SessionToken| {
+            Err::<ValidatedSession, BoxError>("the database is gone".into())
+        })
     }));
     let error = foreign.validate(token("t")).await.unwrap_err();
     assert_eq!(error.kind(), ValidationErrorKind::Unavailable);
-    let shed = ServiceBuilder::new()
-        .load_shed()
-        .concurrency_limit(1)
-        .service(service_fn(async |_: SessionToken| {
-            std::future::pending::<Result<ValidatedSession, ValidationError>>().await
-        }));
-    let validator = Arc::new(validator_service(shed));
+    let hangs = validator_fn("hangs", |_| std::future::pending());
+    let shed = ServiceBuilder::new().load_shed().concurrency_limit(1);
+    let validator = Arc::new(hangs.layer(shed));
     let first = tokio::spawn({
         let validator = Arc::clone(&validator);
         async move { validator.validate(token("t")).await }

@@ -6,8 +6,10 @@ pub async fn may_stay(
     validator: &impl SessionValidator,
     session: &SessionInfo,
 ) -> bool {
+    // Where the validator's layer keeps its sessions.
+    let cache = cache.clone().for_validator(validator);
     match cache.get(session.token()).await {
-        Lookup::Hit(_) => true,
+        Lookup::Hit(hit) => validator.accepts(&hit.user),
         Lookup::Revoked => false,
         // The TTL has passed, or something was revoked: what the provider says now counts.
         // One that cannot be asked closes nothing.

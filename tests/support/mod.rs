@@ -18,6 +18,7 @@ pub mod proxy;
 pub mod redis;
 pub mod rules;
 pub mod sentinel;
+pub mod tenants;
 pub mod tls;
 pub mod wire;
 pub mod world;

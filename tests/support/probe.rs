@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::watch;
 use tower_session_cache::{
-    SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+    Authority, Namespace, SessionToken, SessionValidator, UserData, ValidatedSession,
+    ValidationError,
 };
 
 use super::soon;
@@ -70,6 +71,14 @@ impl Probe {
 }
 
 impl SessionValidator for Probe {
+    fn namespace(&self) -> Namespace {
+        namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        authority()
+    }
+
     async fn validate(&self, token: SessionToken) -> Answer {
         let decide = Arc::clone(&self.0.decide.lock().unwrap());
         let answer = decide(token.expose_secret());
@@ -85,6 +94,19 @@ impl SessionValidator for Probe {
             .unwrap();
         answer
     }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
+    }
+}
+
+/// The project whose sessions the Python service shares, so that all records lie where it looks.
+pub fn authority() -> Authority {
+    Authority::appwrite("https://appwrite.example.com/v1", "demo")
+}
+
+pub fn namespace() -> Namespace {
+    Namespace::appwrite(authority())
 }
 
 pub fn session(user_id: &str) -> ValidatedSession {

@@ -14,8 +14,8 @@ use bb8_redis::redis::{Client, Cmd, cmd};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::RwLock;
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator, Stats,
-    UserData, ValidatedSession, ValidationError,
+    Authority, LocalCache, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken,
+    SessionValidator, Stats, UserData, ValidatedSession, ValidationError,
 };
 
 use super::{
@@ -99,6 +99,14 @@ async fn pause(random: &mut StdRng) {
 }
 
 impl SessionValidator for Provider {
+    fn namespace(&self) -> Namespace {
+        super::probe::namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        super::probe::authority()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let mut random = StdRng::from_rng(&mut rand::rng());
         pause(&mut random).await;
@@ -112,6 +120,10 @@ impl SessionValidator for Provider {
             .tier(version)
             .build()
             .into())
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
     }
 }
 

@@ -1,5 +1,5 @@
 //~ is not a session validator
-//~ wrap an async closure: `validator_fn(|token| async move { … })`
+//~ wrap an async closure: `validator_fn("name", |token| async move { … })`
 
 use tower_session_cache::*;
 

@@ -4,5 +4,5 @@
 use tower_session_cache::*;
 
 pub fn validator() {
-    validator_fn(|_| Ok(ValidatedSession::new(UserData::new("ada"))));
+    validator_fn("people", |_| Ok(ValidatedSession::new(UserData::new("ada"))));
 }

@@ -3,5 +3,5 @@
 use tower_session_cache::*;
 
 pub fn validator() {
-    validator_fn(|_| async { Ok(UserData::new("ada")) });
+    validator_fn("people", |_| async { Ok(UserData::new("ada")) });
 }

@@ -1,8 +1,8 @@
 //~ `Directory` is not a session validator
-//~ nobody knows how to ask this what a token stands for
+//~ this cannot validate session tokens
 //~ implement `SessionValidator` for it
-//~ `validator_fn(|token| async move { … })`
-//~ `validator_service`
+//~ `validator_fn("name", |token| async move { … })`
+//~ `SessionValidator::layer`
 //~ `ErasedValidator::new`
 
 use tower_session_cache::*;

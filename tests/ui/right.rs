@@ -11,7 +11,7 @@ async fn me(user: UserData, session: Option<SessionInfo>) -> String {
 }
 
 pub fn app(cache: SessionCache) -> Router {
-    let validator = validator_fn(|_| async { Ok(ValidatedSession::new(UserData::new("ada"))) });
+    let validator = validator_fn("people", |_| async { Ok(ValidatedSession::new(UserData::new("ada"))) });
     let layer = SessionCacheLayer::new(cache, Arc::new(validator));
     Router::new().route("/me", get(me)).layer(layer)
 }
@@ -20,7 +20,7 @@ pub fn stack<S>(cache: SessionCache, inner: S) -> impl tower::Service<Request>
 where
     S: tower::Service<Request, Response = http::Response<String>> + Clone,
 {
-    let validator = validator_fn(|_| async { Err(ValidationError::invalid()) });
+    let validator = validator_fn("people", |_| async { Err(ValidationError::invalid()) });
     let layer = SessionCacheLayer::new(cache, ErasedValidator::new(validator));
     ServiceBuilder::new().service(layer.layer(inner))
 }

@@ -260,7 +260,7 @@ fn members_that_are_not_needed_do_not_matter() {
         user.remove("email");
         user.remove("targets");
     });
-    let user = account(&body, Some("u1"), &first_label).unwrap();
+    let user = account(&body, Some("u1"), &first_label).unwrap().user;
     assert_eq!((user.id(), user.email(), user.tier()), ("u1", "", "vip"));
     assert_eq!(user.created_at(), None);
     assert_eq!(
@@ -268,7 +268,8 @@ fn members_that_are_not_needed_do_not_matter() {
         "2025-05-03T16:44:35.206+00:00"
     );
 
-    let plain = account(br#"{"$id":"u1","status":true}"#, None, &first_label).unwrap();
+    let plain = account(br#"{"$id":"u1","status":true}"#, None, &first_label);
+    let plain = plain.unwrap().user;
     assert_eq!((plain.name(), plain.tier()), ("", "free"));
     assert!(!plain.email_verified());
 }

@@ -37,7 +37,7 @@ end
 if ARGV[10] ~= '' and standing ~= ARGV[10] then return {'kept'} end
 local record = ARGV[7]
 if ARGV[9] == '' then
-  record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}'
+  record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}}'
 end
 redis.call('SET', KEYS[1], record, 'PX', ARGV[6])
 return {'stored'}

@@ -14,7 +14,7 @@ use crate::{
     cache::{
         accept::{self, Beside, Mark, Moment, Tomb},
         key::EntryKey,
-        record::{Cause, MAX_RECORD, Record},
+        record::{Cause, MAX_RECORD, Parsed, Record},
         refresh::Due,
         seal::{self, Opened},
         stamp::Stamp,
@@ -147,7 +147,7 @@ impl Redis {
         };
         let (record, value) = match known.record(&value) {
             Some(record) => (Arc::clone(record), None),
-            None => match self.decode(&known.keys, &value) {
+            None => match self.decode(key, &known.keys, &value) {
                 Some((record, name)) if *name == *known.mark_name => {
                     (Arc::new(record), Some(value))
                 }
@@ -184,7 +184,7 @@ impl Redis {
         let decoded = seen
             .value
             .as_deref()
-            .and_then(|value| self.decode(&keys, value));
+            .and_then(|value| self.decode(key, &keys, value));
         let Some((record, mark_name)) = decoded else {
             return Ok(nothing(seen, None, None));
         };
@@ -257,24 +257,30 @@ impl Redis {
         }
     }
 
-    /// The record that a value is, and the name of its user's mark.
-    fn decode(&self, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
+    /// The record that a value is, if it is one of the key's namespace, and the name of its user's
+    /// mark.
+    fn decode(&self, key: &EntryKey, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
         let Some(sealing) = &self.sealing else {
             if seal::is_sealed(value) {
                 self.warned.sealed();
                 return None;
             }
-            let record = Record::parse(value);
-            if record.is_none() {
-                self.warned.unreadable("a record");
-            }
-            let record = record?;
+            let record = match Record::parse(value, key.space()) {
+                Parsed::Record(record) => record,
+                Parsed::NotOurs => return None,
+                Parsed::Unreadable => {
+                    self.warned.unreadable("a record");
+                    return None;
+                }
+            };
             let name = record.user.id().to_owned();
             return Some((record, name));
         };
         match sealing.open(&keys.record, value) {
             Opened::Record { json, user } => {
-                let record = Record::parse(&json)?;
+                let Parsed::Record(record) = Record::parse(&json, key.space()) else {
+                    return None;
+                };
                 // What is readable outside must be what is true inside.
                 let id = record.user.id();
                 let is_the_users =

@@ -1,6 +1,6 @@
 //! The names of our keys in Redis, and what a name says when Redis pushes it.
 
-use crate::cache::key::EntryKey;
+use crate::{cache::key::EntryKey, namespace::RecordKey};
 
 const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";
@@ -17,6 +17,8 @@ pub(super) struct Names {
 #[derive(Clone)]
 pub(super) struct Keys {
     pub(super) record: String,
+    /// Where the Python service keeps the session; the record itself in its namespace.
+    pub(super) python: String,
     pub(super) tomb: String,
 }
 
@@ -40,10 +42,11 @@ impl Names {
         let session = format!("{prefix}{RECORD}{}", key.token.hex());
         Keys {
             tomb: format!("{prefix}{TOMB}{{{session}}}"),
-            record: match key.namespace() {
-                None => session,
-                Some(name) => format!("{prefix}{SPACE}{{{session}}}:{name}"),
+            record: match key.space().namespace().record_key() {
+                RecordKey::Python(_) => session.clone(),
+                RecordKey::Own(suffix) => format!("{prefix}{SPACE}{{{session}}}:{suffix}"),
             },
+            python: session,
         }
     }
 
@@ -98,7 +101,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{cache::SessionCache, token::SessionToken};
+    use crate::{
+        cache::SessionCache,
+        namespace::{Authority, Namespace},
+        token::SessionToken,
+    };
 
     proptest! {
         #[test]
@@ -114,12 +121,14 @@ mod tests {
         let token = SessionToken::parse("t").unwrap();
         for prefix in ["", "shop:", "{", "session_tomb:"] {
             let names = Names::new(prefix.to_owned());
-            for space in [None, Some("machines"), Some("}:")] {
-                let mut cache = SessionCache::builder().build().unwrap();
-                if let Some(space) = space {
-                    cache = cache.with_namespace(space);
-                }
-                let key = cache.key(&token);
+            for namespace in [
+                Namespace::unnamed(),
+                Namespace::named("machines"),
+                Namespace::named("}:"),
+                Namespace::appwrite(Authority::new("a")),
+            ] {
+                let cache = SessionCache::builder().build().unwrap();
+                let key = cache.with_namespace(namespace).key(&token);
                 let keys = names.keys(&key);
                 let hex = key.token.hex();
                 for key in [&keys.record, &keys.tomb] {

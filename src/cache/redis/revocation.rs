@@ -44,15 +44,19 @@ impl Redis {
         let mut runs = Runs::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            let both: [&str; 2] = [&keys.tomb, &keys.record];
+            // The Python service, which knows no tombstones, serves what stands under its own key,
+            // whatever namespace the revocation is made in.
+            let all: &[&str] = &[&keys.tomb, &keys.python, &keys.record];
+            let all = &all[..if keys.python == keys.record { 2 } else { 3 }];
             let script = Script::RevokeToken;
-            let answer = match call.run_together(script, &both, &arguments).await? {
+            let answer = match call.run_together(script, all, &arguments).await? {
                 Some(answer) => answer,
                 None => {
-                    // Each where it is; the tombstone first, so that nobody puts the record back.
+                    // Each where it is; the tombstone first, so that no record is put back.
                     let answer = call.run(script, &[&keys.tomb], &arguments).await?;
-                    let mut delete = cmd("DEL");
-                    call.send(&keys.record, delete.arg(&keys.record)).await?;
+                    for record in &all[1..] {
+                        call.send(record, cmd("DEL").arg(record)).await?;
+                    }
                     answer
                 }
             };

@@ -1,0 +1,99 @@
+//! A namespace as one cache uses it: what is computed once for it, and not once per request.
+
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use siphasher::sip128::SipHasher24;
+
+use super::key::NearKey;
+use crate::{
+    namespace::{Authority, Branches, Namespace, RecordKey, Source},
+    token::SessionToken,
+};
+
+/// A namespace has one source per branch of its validator. More than these are not shared between
+/// sessions, so that a writer of Redis cannot fill the table.
+const MAX_SOURCES: usize = 64;
+
+pub(crate) struct Space {
+    hasher: SipHasher24,
+    namespace: Namespace,
+    sources: RwLock<Vec<Arc<Source>>>,
+}
+
+impl Space {
+    pub(super) fn new(hasher: SipHasher24, namespace: Namespace) -> Self {
+        Self {
+            hasher,
+            namespace,
+            sources: RwLock::default(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn near(&self, token: &SessionToken) -> NearKey {
+        NearKey::new(self.hasher, token)
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The source of a session that a validator of this namespace accepted.
+    pub(crate) fn native(&self, authority: &str, branches: &Branches) -> Arc<Source> {
+        self.source(authority, branches, true)
+    }
+
+    /// The source of a record that was read from Redis, the same for all records like it.
+    pub(super) fn source(
+        &self,
+        authority: &str,
+        branches: &Branches,
+        is_native: bool,
+    ) -> Arc<Source> {
+        let find = |sources: &[Arc<Source>]| {
+            let mut sources = sources.iter();
+            sources
+                .find(|source| {
+                    source.authority.as_str() == authority
+                        && source.branches == *branches
+                        && source.is_native == is_native
+                })
+                .cloned()
+        };
+        // No code under this lock panics half-way through a change.
+        let known = find(&self.sources.read().unwrap_or_else(PoisonError::into_inner));
+        if let Some(source) = known {
+            return source;
+        }
+        let source = Arc::new(Source {
+            namespace: self.namespace.clone(),
+            authority: Authority::new(authority),
+            branches: branches.clone(),
+            is_native,
+        });
+        let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() < MAX_SOURCES {
+            sources.push(Arc::clone(&source));
+        }
+        source
+    }
+
+    /// The source of the Python service's records; nothing where they are not accepted.
+    pub(super) fn foreign(&self) -> Option<Arc<Source>> {
+        match self.namespace.record_key() {
+            RecordKey::Python(authority) => {
+                Some(self.source(authority.as_str(), &Branches::default(), false))
+            }
+            RecordKey::Own(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Space").field(&self.namespace).finish()
+    }
+}

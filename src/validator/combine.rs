@@ -1,0 +1,137 @@
+//! Changes, refusals and rules around a validator, which keep what the validator has to say.
+
+use std::future::Future;
+
+use super::{ForbiddenReason, SessionValidator, ValidatedSession, ValidationError};
+use crate::{
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
+
+/// The namespace of a validator whose sessions a closure of this name has changed.
+fn changed(validator: &impl SessionValidator, kind: &str, name: &str) -> Namespace {
+    Namespace::new(kind, [validator.namespace().as_str(), name])
+}
+
+/// A validator whose sessions are changed; made by [`SessionValidator::map`].
+#[derive(Clone, Debug)]
+pub struct Map<V, F> {
+    namespace: Namespace,
+    validator: V,
+    change: F,
+}
+
+impl<V: SessionValidator, F> Map<V, F> {
+    pub(super) fn new(validator: V, name: &str, change: F) -> Self {
+        Self {
+            namespace: changed(&validator, "map", name),
+            validator,
+            change,
+        }
+    }
+}
+
+impl<V, F> SessionValidator for Map<V, F>
+where
+    V: SessionValidator,
+    F: Fn(ValidatedSession) -> ValidatedSession + Send + Sync + 'static,
+{
+    fn namespace(&self) -> Namespace {
+        self.namespace.clone()
+    }
+
+    fn authority(&self) -> Authority {
+        self.validator.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        self.validator.validate(token).await.map(&self.change)
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        self.validator.accepts(user)
+    }
+}
+
+/// A validator whose sessions are changed or refused; made by [`SessionValidator::and_then`].
+#[derive(Clone, Debug)]
+pub struct AndThen<V, F> {
+    namespace: Namespace,
+    validator: V,
+    next: F,
+}
+
+impl<V: SessionValidator, F> AndThen<V, F> {
+    pub(super) fn new(validator: V, name: &str, next: F) -> Self {
+        Self {
+            namespace: changed(&validator, "and_then", name),
+            validator,
+            next,
+        }
+    }
+}
+
+impl<V, F, Fut> SessionValidator for AndThen<V, F>
+where
+    V: SessionValidator,
+    F: Fn(ValidatedSession) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<ValidatedSession, ValidationError>> + Send,
+{
+    fn namespace(&self) -> Namespace {
+        self.namespace.clone()
+    }
+
+    fn authority(&self) -> Authority {
+        self.validator.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let session = self.validator.validate(token).await?;
+        (self.next)(session).await
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        self.validator.accepts(user)
+    }
+}
+
+/// A validator with one more rule; made by [`SessionValidator::filter`].
+#[derive(Clone, Debug)]
+pub struct Filter<V, F> {
+    validator: V,
+    accepts: F,
+}
+
+impl<V, F> Filter<V, F> {
+    pub(super) fn new(validator: V, accepts: F) -> Self {
+        Self { validator, accepts }
+    }
+}
+
+impl<V, F> SessionValidator for Filter<V, F>
+where
+    V: SessionValidator,
+    F: Fn(&UserData) -> bool + Send + Sync + 'static,
+{
+    fn namespace(&self) -> Namespace {
+        self.validator.namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        self.validator.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let session = self.validator.validate(token).await?;
+        if (self.accepts)(&session.user) {
+            Ok(session)
+        } else {
+            Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule())
+        }
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        self.validator.accepts(user) && (self.accepts)(user)
+    }
+}

@@ -1,0 +1,126 @@
+//! A tower layer around the calls of a validator: timeouts, retries and limits.
+//!
+//! The layer sees calls only. What the validator says of itself, and whether it accepts a cached
+//! session, does not pass through it and so cannot get lost.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{SessionValidator, ValidatedSession, ValidationError};
+use crate::{
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
+
+/// The calls of a validator as a [`Service`], which is what
+/// [`SessionValidator::layer`] puts a layer around.
+pub struct ValidatorCall<V>(Arc<V>);
+
+impl<V> Clone for ValidatorCall<V> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<V> fmt::Debug for ValidatorCall<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ValidatorCall")
+    }
+}
+
+impl<V: SessionValidator> Service<SessionToken> for ValidatorCall<V> {
+    type Response = ValidatedSession;
+    type Error = ValidationError;
+    type Future = Pin<Box<dyn Future<Output = Result<ValidatedSession, ValidationError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ValidationError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, token: SessionToken) -> Self::Future {
+        let validator = Arc::clone(&self.0);
+        Box::pin(async move { validator.validate(token).await })
+    }
+}
+
+/// A validator with a tower layer around its calls; made by [`SessionValidator::layer`].
+///
+/// Each validation calls a clone of the layer's service, when that clone is ready.
+pub struct LayeredValidator<V, S> {
+    validator: Arc<V>,
+    // To be shared by threads, which not every service can be; held for a clone only.
+    service: Mutex<S>,
+}
+
+impl<V: SessionValidator, S> LayeredValidator<V, S> {
+    pub(super) fn new<L>(validator: V, layer: L) -> Self
+    where
+        L: Layer<ValidatorCall<V>, Service = S>,
+    {
+        let validator = Arc::new(validator);
+        Self {
+            service: Mutex::new(layer.layer(ValidatorCall(Arc::clone(&validator)))),
+            validator,
+        }
+    }
+}
+
+impl<V, S> SessionValidator for LayeredValidator<V, S>
+where
+    V: SessionValidator,
+    S: Service<SessionToken, Response = ValidatedSession> + Clone + Send + 'static,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Future: Send,
+{
+    fn namespace(&self) -> Namespace {
+        self.validator.namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        self.validator.authority()
+    }
+
+    fn validate(
+        &self,
+        token: SessionToken,
+    ) -> impl Future<Output = Result<ValidatedSession, ValidationError>> + Send {
+        let service = self.service.lock();
+        let mut service = service.unwrap_or_else(PoisonError::into_inner).clone();
+        async move {
+            poll_fn(|cx| service.poll_ready(cx)).await.map_err(failed)?;
+            let answer = service.call(token);
+            answer.await.map_err(failed)
+        }
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        self.validator.accepts(user)
+    }
+}
+
+/// An error that is a [`ValidationError`], also inside of a box as tower's layers hand it on, stays
+/// what it is.
+fn failed(error: impl Into<Box<dyn StdError + Send + Sync>>) -> ValidationError {
+    match error.into().downcast::<ValidationError>() {
+        Ok(error) => *error,
+        Err(error) => ValidationError::unavailable(error),
+    }
+}
+
+impl<V: fmt::Debug, S> fmt::Debug for LayeredValidator<V, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LayeredValidator")
+            .field(&self.validator)
+            .finish()
+    }
+}
