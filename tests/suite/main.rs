@@ -22,6 +22,7 @@ mod example;
 mod faults;
 mod grpc;
 mod hyper;
+mod idp;
 mod introspection;
 mod layer;
 mod local_cache;

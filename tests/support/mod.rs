@@ -7,7 +7,10 @@ pub mod cluster;
 pub mod example;
 pub mod greeter;
 pub mod hostile;
+pub mod hydra;
+pub mod idp;
 pub mod introspection;
+pub mod keycloak;
 pub mod log;
 /// As the crate's documentation shows it.
 pub mod may_stay;

@@ -1,0 +1,230 @@
+//! The real identity providers themselves: what the tests of the crate rely on.
+
+use serde_json::json;
+
+use crate::support::{
+    hydra::{self, Hydra},
+    idp::claims,
+    keycloak::{self, Keycloak, User},
+};
+
+const ADA: User<'_> = User {
+    name: "ada",
+    password: "the password of ada",
+    email: "ada@example.com",
+    is_email_verified: true,
+};
+
+#[tokio::test]
+async fn keycloak_introspects_tokens_only_for_clients_in_aud() {
+    let Some(keycloak) = Keycloak::start().await else {
+        return;
+    };
+    let shop = keycloak::Client::new("shop", "the secret of shop").audience("api");
+    let api = keycloak::Client::new("api", "the secret of api");
+    let other = keycloak::Client::new("other", "the secret of other");
+    keycloak.create_realm("test").await;
+    for client in [&shop, &api, &other] {
+        keycloak.create_client("test", client).await;
+    }
+    let id = keycloak.create_user("test", ADA).await;
+
+    let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
+
+    let access = keycloak.introspect("test", &api, &tokens.access).await;
+    assert_eq!(access["active"], true, "{access}");
+    assert_eq!(access["iss"], keycloak.issuer("test"));
+    assert_eq!(access["sub"], id);
+    assert_eq!(tokens.sub(), id);
+    assert_eq!(access["sid"], tokens.sid());
+    assert_eq!(access["typ"], "Bearer");
+    assert_eq!(access["email"], ADA.email);
+    assert_eq!(access["email_verified"], true);
+    let inactive = json!({ "active": false });
+    let elsewhere = keycloak.introspect("test", &other, &tokens.access).await;
+    assert_eq!(elsewhere, inactive);
+    let garbage = keycloak.introspect("test", &api, "garbage").await;
+    assert_eq!(garbage, inactive);
+}
+
+#[tokio::test]
+async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
+    let Some(keycloak) = Keycloak::start().await else {
+        return;
+    };
+    let api = keycloak::Client::new("api", "the secret of api");
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("api")
+        .service_account();
+    let lean = keycloak::Client::new("lean", "the secret of lean")
+        .audience("api")
+        .lightweight();
+    keycloak.create_realm("test").await;
+    for client in [&api, &shop, &lean] {
+        keycloak.create_client("test", client).await;
+    }
+    let ada = keycloak.create_user("test", ADA).await;
+    let is_active = async |token: &str| {
+        let answer = keycloak.introspect("test", &api, token).await;
+        answer["active"].as_bool().unwrap()
+    };
+    let login = async |client| keycloak.login("test", client, ADA.name, ADA.password).await;
+
+    // The service account is a user without a session.
+    let token = keycloak.client_credentials("test", &shop).await;
+    let service = keycloak.introspect("test", &api, &token).await;
+    assert_eq!(service["username"], "service-account-shop");
+    assert!(service.get("sid").is_none(), "{service}");
+
+    // A lightweight token has less in it than introspection returns.
+    let tokens = login(&lean).await;
+    let answer = keycloak.introspect("test", &api, &tokens.access).await;
+    assert!(claims(&tokens.access).get("sub").is_none());
+    assert_eq!(answer["sub"], ada);
+
+    // Each of these ends one session.
+    let kept = login(&shop).await;
+    let ended = login(&shop).await;
+    let refreshed = keycloak.refresh("test", &shop, &ended.refresh).await;
+    assert!(is_active(&ended.access).await && is_active(&refreshed.access).await);
+    keycloak.logout("test", &shop, &refreshed.refresh).await;
+    assert!(!is_active(&ended.access).await && !is_active(&refreshed.access).await);
+
+    let ended = login(&shop).await;
+    keycloak.revoke("test", &shop, &ended.refresh).await;
+    assert!(!is_active(&ended.access).await);
+
+    let ended = login(&shop).await;
+    keycloak.end_session("test", &ended.sid()).await;
+    assert!(!is_active(&ended.access).await);
+
+    // Revocation of an access token ends that token only.
+    let sibling = keycloak.refresh("test", &shop, &kept.refresh).await;
+    keycloak.revoke("test", &shop, &sibling.access).await;
+    assert!(!is_active(&sibling.access).await && is_active(&kept.access).await);
+
+    // A user who is disabled has no active tokens and cannot log in.
+    keycloak.disable_user("test", &ada).await;
+    assert!(!is_active(&kept.access).await);
+    let rejected = keycloak.try_login("test", &shop, ADA.name, ADA.password);
+    assert_eq!(rejected.await.json["error"], "invalid_grant");
+    keycloak.enable_user("test", &ada).await;
+    assert!(is_active(&kept.access).await);
+
+    // These end all of the user's sessions.
+    let other = login(&shop).await;
+    keycloak.log_out_user("test", &ada).await;
+    assert!(!is_active(&kept.access).await && !is_active(&other.access).await);
+
+    let ended = login(&shop).await;
+    assert!(is_active(&ended.access).await);
+    keycloak.end_all_sessions("test").await;
+    assert!(!is_active(&ended.access).await);
+
+    let ended = login(&shop).await;
+    assert!(is_active(&ended.access).await);
+    keycloak.delete_user("test", &ada).await;
+    assert!(!is_active(&ended.access).await);
+}
+
+#[tokio::test]
+async fn keycloak_servers_at_the_same_time_share_nothing() {
+    let (first, second) = tokio::join!(Keycloak::start(), Keycloak::start());
+    let (Some(first), Some(second)) = (first, second) else {
+        return;
+    };
+    let api = keycloak::Client::new("api", "the secret of api").audience("api");
+
+    // The same names in both are no conflict.
+    for keycloak in [&first, &second] {
+        keycloak.create_realm("test").await;
+        keycloak.create_client("test", &api).await;
+        keycloak.create_user("test", ADA).await;
+    }
+
+    let tokens = first.login("test", &api, ADA.name, ADA.password).await;
+    let here = first.introspect("test", &api, &tokens.access).await;
+    let there = second.introspect("test", &api, &tokens.access).await;
+    assert_eq!(here["active"], true);
+    assert_eq!(there["active"], false);
+}
+
+#[tokio::test]
+async fn hydra_introspects_access_and_refresh_tokens() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop").scope("orders:read");
+    hydra.create_client(&shop).await;
+
+    let tokens = hydra.login(&shop, "ada", "orders:read").await;
+
+    let access = hydra.introspect(&tokens.access).await;
+    assert_eq!(access["active"], true, "{access}");
+    assert_eq!(access["iss"], hydra.issuer());
+    assert_eq!(access["sub"], "ada");
+    assert_eq!(access["client_id"], "shop");
+    assert_eq!(access["scope"], "openid offline orders:read");
+    assert_eq!(access["token_use"], "access_token");
+    assert!(access.get("ext").is_none_or(|ext| ext.get("sid").is_none()));
+    let refresh = hydra.introspect(&tokens.refresh).await;
+    assert_eq!(refresh["active"], true, "{refresh}");
+    assert_eq!(refresh["token_use"], "refresh_token");
+    let garbage = hydra.introspect("garbage").await;
+    assert_eq!(garbage, json!({ "active": false }));
+}
+
+#[tokio::test]
+async fn hydra_keeps_tokens_and_sessions_as_the_tests_set_them_up() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop").scope("orders:read");
+    hydra.create_client(&shop).await;
+    let is_active = async |token: &str| {
+        let answer = hydra.introspect(token).await;
+        answer["active"].as_bool().unwrap()
+    };
+
+    let token = hydra.client_credentials(&shop, "orders:read").await;
+    let service = hydra.introspect(&token).await;
+    assert_eq!(service["active"], true);
+    assert_eq!(service["sub"], "shop");
+
+    let tokens = hydra.login_with_sid(&shop, "ada", "").await;
+    let access = hydra.introspect(&tokens.access).await;
+    assert_eq!(access["ext"]["sid"], tokens.sid());
+
+    // A refresh replaces the access token and keeps the session.
+    let refreshed = hydra.refresh(&shop, &tokens.refresh).await;
+    assert_eq!(refreshed.sid(), tokens.sid());
+    assert!(!is_active(&tokens.access).await && is_active(&refreshed.access).await);
+
+    hydra.revoke(&shop, &refreshed.access).await;
+    assert!(!is_active(&refreshed.access).await);
+
+    // A logout ends the login session only.
+    let tokens = hydra.login(&shop, "ada", "").await;
+    hydra.logout(&tokens).await;
+    assert!(is_active(&tokens.access).await);
+    hydra.end_login_sessions("ada").await;
+    assert!(is_active(&tokens.access).await);
+    hydra.revoke_consents("ada").await;
+    assert!(!is_active(&tokens.access).await);
+}
+
+#[tokio::test]
+async fn hydra_servers_at_the_same_time_share_nothing() {
+    let (first, second) = tokio::join!(Hydra::start(), Hydra::start());
+    let (Some(first), Some(second)) = (first, second) else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop");
+    first.create_client(&shop).await;
+    second.create_client(&shop).await;
+
+    let tokens = first.login(&shop, "ada", "").await;
+
+    assert_eq!(first.introspect(&tokens.access).await["active"], true);
+    assert_eq!(second.introspect(&tokens.access).await["active"], false);
+}

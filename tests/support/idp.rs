@@ -1,0 +1,213 @@
+//! Parts that the real identity providers share: their cache folder, their processes, HTTP and tokens.
+
+use std::{
+    env,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::{HeaderMap, StatusCode, header};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Client, RequestBuilder, redirect};
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::{process::Running, soon};
+
+/// A start takes 5 seconds on an idle machine. Several servers may start at the same time while the
+/// machine compiles.
+pub const START_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Returns where `tests/idp/fetch` has put a server, or `None` after a line that says what is skipped.
+/// Panics in the hosted workflow, where no test may be skipped.
+pub fn distribution(name: &str) -> Option<PathBuf> {
+    let cache = env::var_os("SESSION_CACHE_IDP").map_or_else(
+        || {
+            let base = env::var_os("XDG_CACHE_HOME").map_or_else(
+                || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache"),
+                PathBuf::from,
+            );
+            base.join("tower-session-cache-idp")
+        },
+        PathBuf::from,
+    );
+    let folder = cache.join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    let missing = format!(
+        "{name} is not in {}; tests/idp/fetch puts it there",
+        cache.display()
+    );
+    assert!(env::var_os("CI").is_none(), "{missing}");
+    eprintln!("SKIPPED: {missing}");
+    None
+}
+
+/// A server process and the lines that it logs. The process ends with this value.
+pub struct Server {
+    process: Running,
+    lines: mpsc::UnboundedReceiver<String>,
+    log: String,
+}
+
+impl Server {
+    /// Starts a server with none of the environment's settings, which might change how it behaves.
+    pub fn spawn(mut command: Command) -> Self {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = command
+            .env_clear()
+            .envs(["HOME", "PATH"].map(|name| (name, env::var_os(name).unwrap_or_default())))
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .spawn();
+        // The command holds the pipe open until it is dropped.
+        drop(command);
+        let process = Running(child.unwrap());
+        let (sender, lines) = mpsc::unbounded_channel();
+        // Reads until the server ends. A full pipe would make the server wait.
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            process,
+            lines,
+            log: String::new(),
+        }
+    }
+
+    /// Waits for a line that contains the text. Returns `None` if the server ends without it.
+    pub async fn line_with(&mut self, text: &str) -> Option<String> {
+        loop {
+            let line = self.lines.recv().await?;
+            self.log.push_str(&line);
+            self.log.push('\n');
+            if line.contains(text) {
+                return Some(line);
+            }
+        }
+    }
+
+    /// The lines that [`line_with`](Self::line_with) has read, for the message of a failure.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.process.0.try_wait().unwrap().is_some()
+    }
+}
+
+/// The client of all tests, since each new one reads the certificates of the system. It follows no
+/// redirect, so that tests can read them.
+pub fn http() -> &'static Client {
+    static CLIENT: LazyLock<Client> = LazyLock::new(|| {
+        // An error means that another test has installed one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            // An idle connection would end with the runtime of the test that opened it.
+            .pool_max_idle_per_host(0)
+            .build()
+            .unwrap()
+    });
+    &CLIENT
+}
+
+/// A response with its JSON, which is `null` if the body is empty or something else.
+#[derive(Debug)]
+pub struct Response {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub json: Value,
+}
+
+impl Response {
+    /// Panics unless the status is 2xx.
+    pub fn expect_success(self) -> Self {
+        assert!(self.status.is_success(), "{self:?}");
+        self
+    }
+
+    pub fn location(&self) -> &str {
+        let location = self.headers.get(header::LOCATION);
+        let location = location.unwrap_or_else(|| panic!("no redirect: {self:?}"));
+        location.to_str().unwrap()
+    }
+}
+
+pub async fn send(request: RequestBuilder) -> Response {
+    soon("a response of an identity provider", async {
+        let response = request.send().await.unwrap();
+        Response {
+            status: response.status(),
+            headers: response.headers().clone(),
+            json: serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default(),
+        }
+    })
+    .await
+}
+
+/// Sends an HTML form.
+pub async fn post_form(url: &str, fields: &[(&str, &str)]) -> Response {
+    let request = http()
+        .post(url)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(encode(fields));
+    send(request).await
+}
+
+/// Encodes the fields for a form or a query.
+pub fn encode(fields: &[(&str, &str)]) -> String {
+    let encode = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{}={}", encode(name), encode(value)));
+    fields.collect::<Vec<_>>().join("&")
+}
+
+/// What a login returns.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
+    pub id: String,
+}
+
+impl Tokens {
+    pub fn from_response(json: &Value) -> Self {
+        let token = |name| {
+            let token = json[name].as_str();
+            token.unwrap_or_else(|| panic!("no {name}")).to_owned()
+        };
+        Self {
+            access: token("access_token"),
+            refresh: token("refresh_token"),
+            id: token("id_token"),
+        }
+    }
+
+    /// The session ID, from the ID token.
+    pub fn sid(&self) -> String {
+        claims(&self.id)["sid"].as_str().unwrap().to_owned()
+    }
+
+    /// The subject, from the ID token.
+    pub fn sub(&self) -> String {
+        claims(&self.id)["sub"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The claims of a JWT, whose signature is not verified.
+pub fn claims(jwt: &str) -> Value {
+    let payload = jwt.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}

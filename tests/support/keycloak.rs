@@ -1,0 +1,355 @@
+//! Real Keycloak servers, one for each test that needs one.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    sync::{Mutex, PoisonError},
+};
+
+use http::Method;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::{
+    idp::{
+        Response, START_TIMEOUT, Server, Tokens, distribution, http, post_form, send,
+    },
+    process::command,
+};
+
+/// As `tests/idp/fetch` names it.
+const DISTRIBUTION: &str = "keycloak-26.7.3-1";
+const ADMIN: &str = "admin";
+
+/// A server with its own database. It ends with this value.
+pub struct Keycloak {
+    url: String,
+    admin_token: Mutex<String>,
+    _server: Server,
+    _home: TempDir,
+}
+
+/// A confidential client that may use the password grant.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub id: String,
+    pub secret: String,
+    audiences: Vec<String>,
+    has_service_account: bool,
+    is_lightweight: bool,
+    attributes: Map<String, Value>,
+}
+
+impl Client {
+    pub fn new(id: &str, secret: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            secret: secret.to_owned(),
+            audiences: Vec::new(),
+            has_service_account: false,
+            is_lightweight: false,
+            attributes: Map::new(),
+        }
+    }
+
+    /// Adds a client to `aud` of the access tokens. To a client that is not in `aud`, Keycloak reports
+    /// every token as inactive.
+    pub fn audience(mut self, client_id: &str) -> Self {
+        self.audiences.push(client_id.to_owned());
+        self
+    }
+
+    /// Allows the client-credentials grant.
+    pub fn service_account(mut self) -> Self {
+        self.has_service_account = true;
+        self
+    }
+
+    /// Issues access tokens without most claims. Introspection still returns the claims.
+    pub fn lightweight(mut self) -> Self {
+        self.is_lightweight = true;
+        self
+    }
+
+    /// Sets an attribute, such as `backchannel.logout.url`.
+    pub fn attribute(mut self, name: &str, value: &str) -> Self {
+        self.attributes.insert(name.to_owned(), json!(value));
+        self
+    }
+
+    fn representation(&self) -> Value {
+        let mapper = |audience: &String| {
+            json!({
+                "name": format!("audience {audience}"),
+                "protocol": "openid-connect",
+                "protocolMapper": "oidc-audience-mapper",
+                "config": {
+                    "included.custom.audience": audience,
+                    "access.token.claim": "true",
+                    "introspection.token.claim": "true",
+                    "lightweight.claim": "true",
+                },
+            })
+        };
+        let mut attributes = self.attributes.clone();
+        attributes.insert(
+            "client.use.lightweight.access.token.enabled".to_owned(),
+            json!(self.is_lightweight.to_string()),
+        );
+        json!({
+            "clientId": self.id,
+            "secret": self.secret,
+            "publicClient": false,
+            "directAccessGrantsEnabled": true,
+            "standardFlowEnabled": true,
+            "redirectUris": ["http://127.0.0.1/callback"],
+            "serviceAccountsEnabled": self.has_service_account,
+            "attributes": attributes,
+            "protocolMappers": self.audiences.iter().map(mapper).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// A user with a password, ready to log in.
+#[derive(Clone, Copy, Debug)]
+pub struct User<'a> {
+    pub name: &'a str,
+    pub password: &'a str,
+    pub email: &'a str,
+    pub is_email_verified: bool,
+}
+
+impl Keycloak {
+    /// Returns `None` if Keycloak has not been fetched.
+    pub async fn start() -> Option<Self> {
+        let distribution = distribution(DISTRIBUTION)?;
+        // A server writes into its home folder. The links keep the distribution unchanged.
+        let home = tempfile::tempdir().unwrap();
+        for part in ["conf", "lib", "providers", "themes"] {
+            symlink(distribution.join(part), home.path().join(part)).unwrap();
+        }
+        let database = "data/h2/keycloakdb.mv.db";
+        fs::create_dir_all(home.path().join("data/h2")).unwrap();
+        fs::copy(distribution.join(database), home.path().join(database)).unwrap();
+        // Java itself instead of `bin/kc.sh`, which would leave Java behind when it is killed.
+        let mut java = command("java");
+        java.current_dir(home.path())
+            .arg("-XX:SharedArchiveFile=lib/classes.jsa")
+            .arg(format!("-Djava.io.tmpdir={}", home.path().display()))
+            .arg(format!(
+                "@{}",
+                distribution.join("java.options").display()
+            ))
+            .arg("io.quarkus.bootstrap.runner.QuarkusEntryPoint")
+            // Any free port. Cluster nodes would look for each other in the network.
+            .args(["start", "--optimized", "--cache=local"])
+            .args(["--http-enabled=true", "--http-host=127.0.0.1", "--http-port=0"])
+            .arg("--hostname-strict=false");
+        let mut server = Server::spawn(java);
+        let ready = "Listening on: ";
+        let line = tokio::time::timeout(START_TIMEOUT, server.line_with(ready)).await;
+        let Ok(Some(line)) = line else {
+            panic!("Keycloak does not start:\n{}", server.log());
+        };
+        let (_, url) = line.split_once(ready).unwrap();
+        Some(Self {
+            url: url.trim_end_matches('.').to_owned(),
+            admin_token: Mutex::default(),
+            _server: server,
+            _home: home,
+        })
+    }
+
+    pub fn issuer(&self, realm: &str) -> String {
+        format!("{}/realms/{realm}", self.url)
+    }
+
+    pub fn introspection_endpoint(&self, realm: &str) -> String {
+        self.endpoint(realm, "token/introspect")
+    }
+
+    fn endpoint(&self, realm: &str, name: &str) -> String {
+        format!("{}/protocol/openid-connect/{name}", self.issuer(realm))
+    }
+
+    pub async fn create_realm(&self, realm: &str) {
+        let realm = json!({ "realm": realm, "enabled": true });
+        self.admin(Method::POST, "", Some(realm)).await;
+    }
+
+    pub async fn create_client(&self, realm: &str, client: &Client) {
+        let path = format!("/{realm}/clients");
+        self.admin(Method::POST, &path, Some(client.representation()))
+            .await;
+    }
+
+    /// Returns the ID, which is `sub` of the user's tokens.
+    pub async fn create_user(&self, realm: &str, user: User<'_>) -> String {
+        let representation = json!({
+            "username": user.name,
+            "email": user.email,
+            "emailVerified": user.is_email_verified,
+            // A user without a full name would have to complete it before the first login.
+            "firstName": user.name,
+            "lastName": "Test",
+            "enabled": true,
+            "credentials": [{ "type": "password", "value": user.password, "temporary": false }],
+        });
+        let path = format!("/{realm}/users");
+        let created = self.admin(Method::POST, &path, Some(representation)).await;
+        let (_, id) = created.location().rsplit_once('/').unwrap();
+        id.to_owned()
+    }
+
+    /// Logs in by the password grant. Each login is a session of its own.
+    pub async fn login(&self, realm: &str, client: &Client, user: &str, password: &str) -> Tokens {
+        let response = self.try_login(realm, client, user, password).await;
+        Tokens::from_response(&response.expect_success().json)
+    }
+
+    /// Returns the response as it is, for users that must be rejected.
+    pub async fn try_login(
+        &self,
+        realm: &str,
+        client: &Client,
+        user: &str,
+        password: &str,
+    ) -> Response {
+        let fields = [
+            ("grant_type", "password"),
+            ("scope", "openid"),
+            ("username", user),
+            ("password", password),
+        ];
+        self.post_as(realm, client, "token", &fields).await
+    }
+
+    /// Returns the access token of the client's service account.
+    pub async fn client_credentials(&self, realm: &str, client: &Client) -> String {
+        let fields = [("grant_type", "client_credentials")];
+        let response = self.post_as(realm, client, "token", &fields).await;
+        let token = &response.expect_success().json["access_token"];
+        token.as_str().unwrap().to_owned()
+    }
+
+    pub async fn refresh(&self, realm: &str, client: &Client, refresh_token: &str) -> Tokens {
+        let fields = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", refresh_token),
+        ];
+        let response = self.post_as(realm, client, "token", &fields).await;
+        Tokens::from_response(&response.expect_success().json)
+    }
+
+    /// Introspects a token as the client. A wrong secret is a failure of the test.
+    pub async fn introspect(&self, realm: &str, client: &Client, token: &str) -> Value {
+        let fields = [("token", token)];
+        let response = self
+            .post_as(realm, client, "token/introspect", &fields)
+            .await;
+        response.expect_success().json
+    }
+
+    /// Revokes a token as RFC 7009 says. A refresh token ends its session.
+    pub async fn revoke(&self, realm: &str, client: &Client, token: &str) {
+        let fields = [("token", token)];
+        let response = self.post_as(realm, client, "revoke", &fields).await;
+        response.expect_success();
+    }
+
+    /// Ends the session of a refresh token, as an application does when its user logs out.
+    pub async fn logout(&self, realm: &str, client: &Client, refresh_token: &str) {
+        let fields = [("refresh_token", refresh_token)];
+        let response = self.post_as(realm, client, "logout", &fields).await;
+        response.expect_success();
+    }
+
+    /// Ends all sessions of a user, as an administrator.
+    pub async fn log_out_user(&self, realm: &str, user_id: &str) {
+        let path = format!("/{realm}/users/{user_id}/logout");
+        self.admin(Method::POST, &path, None).await;
+    }
+
+    /// Ends one session, as an administrator.
+    pub async fn end_session(&self, realm: &str, sid: &str) {
+        let path = format!("/{realm}/sessions/{sid}");
+        self.admin(Method::DELETE, &path, None).await;
+    }
+
+    /// Ends all sessions of the realm, as an administrator.
+    pub async fn end_all_sessions(&self, realm: &str) {
+        let path = format!("/{realm}/logout-all");
+        self.admin(Method::POST, &path, None).await;
+    }
+
+    pub async fn disable_user(&self, realm: &str, user_id: &str) {
+        self.set_enabled(realm, user_id, false).await;
+    }
+
+    pub async fn enable_user(&self, realm: &str, user_id: &str) {
+        self.set_enabled(realm, user_id, true).await;
+    }
+
+    async fn set_enabled(&self, realm: &str, user_id: &str, is_enabled: bool) {
+        let path = format!("/{realm}/users/{user_id}");
+        let mut user = self.admin(Method::GET, &path, None).await.json;
+        user["enabled"] = json!(is_enabled);
+        self.admin(Method::PUT, &path, Some(user)).await;
+    }
+
+    pub async fn delete_user(&self, realm: &str, user_id: &str) {
+        let path = format!("/{realm}/users/{user_id}");
+        self.admin(Method::DELETE, &path, None).await;
+    }
+
+    /// Calls the admin REST API below `/admin/realms`. Any other status than 2xx is a failure of the
+    /// test.
+    pub async fn admin(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+        let url = format!("{}/admin/realms{path}", self.url);
+        let call = async |token: &str| {
+            let request = http().request(method.clone(), &url).bearer_auth(token);
+            send(match &body {
+                Some(body) => request.json(body),
+                None => request,
+            })
+            .await
+        };
+        let token = self.admin_token();
+        let response = call(&token).await;
+        // The token of an administrator expires after a minute.
+        if response.status != 401 {
+            return response.expect_success();
+        }
+        let fields = [
+            ("grant_type", "password"),
+            ("client_id", "admin-cli"),
+            ("username", ADMIN),
+            ("password", ADMIN),
+        ];
+        let login = post_form(&self.endpoint("master", "token"), &fields).await;
+        let login = login.expect_success().json;
+        let token = login["access_token"].as_str().unwrap();
+        token.clone_into(&mut self.admin_token.lock().unwrap_or_else(PoisonError::into_inner));
+        call(token).await.expect_success()
+    }
+
+    fn admin_token(&self) -> String {
+        let token = self.admin_token.lock();
+        token.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn post_as(
+        &self,
+        realm: &str,
+        client: &Client,
+        endpoint: &str,
+        fields: &[(&str, &str)],
+    ) -> Response {
+        let mut fields = fields.to_vec();
+        fields.extend([
+            ("client_id", client.id.as_str()),
+            ("client_secret", client.secret.as_str()),
+        ]);
+        post_form(&self.endpoint(realm, endpoint), &fields).await
+    }
+}
