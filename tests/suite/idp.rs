@@ -1,11 +1,16 @@
 //! The real identity providers themselves: what the tests of the crate rely on.
 
-use serde_json::json;
+use std::collections::HashMap;
+
+use axum::{Form, Router, routing::post};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::mpsc};
 
 use crate::support::{
     hydra::{self, Hydra},
     idp::claims,
     keycloak::{self, Keycloak, User},
+    soon,
 };
 
 const ADA: User<'_> = User {
@@ -14,6 +19,33 @@ const ADA: User<'_> = User {
     email: "ada@example.com",
     is_email_verified: true,
 };
+
+/// An application that receives logout tokens.
+struct Application {
+    url: String,
+    claims: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Application {
+    async fn start() -> Self {
+        let (sender, claims_of_tokens) = mpsc::unbounded_channel();
+        let receive = async move |Form(form): Form<HashMap<String, String>>| {
+            sender.send(claims(&form["logout_token"])).unwrap();
+        };
+        let application = Router::new().route("/logout", post(receive));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}/logout", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, application).await });
+        Self {
+            url,
+            claims: claims_of_tokens,
+        }
+    }
+
+    async fn logout_token(&mut self) -> Value {
+        soon("a logout token", self.claims.recv()).await.unwrap()
+    }
+}
 
 #[tokio::test]
 async fn keycloak_introspects_tokens_only_for_clients_in_aud() {
@@ -52,10 +84,13 @@ async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
     let Some(keycloak) = Keycloak::start().await else {
         return;
     };
+    let mut application = Application::start().await;
     let api = keycloak::Client::new("api", "the secret of api");
     let shop = keycloak::Client::new("shop", "the secret of shop")
         .audience("api")
-        .service_account();
+        .service_account()
+        .attribute("backchannel.logout.url", &application.url)
+        .attribute("backchannel.logout.session.required", "true");
     let lean = keycloak::Client::new("lean", "the secret of lean")
         .audience("api")
         .lightweight();
@@ -89,6 +124,7 @@ async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
     assert!(is_active(&ended.access).await && is_active(&refreshed.access).await);
     keycloak.logout("test", &shop, &refreshed.refresh).await;
     assert!(!is_active(&ended.access).await && !is_active(&refreshed.access).await);
+    assert_eq!(application.logout_token().await["sid"], ended.sid());
 
     let ended = login(&shop).await;
     keycloak.revoke("test", &shop, &ended.refresh).await;
@@ -97,6 +133,8 @@ async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
     let ended = login(&shop).await;
     keycloak.end_session("test", &ended.sid()).await;
     assert!(!is_active(&ended.access).await);
+    // Not of the revocation in between, which Keycloak does not announce.
+    assert_eq!(application.logout_token().await["sid"], ended.sid());
 
     // Revocation of an access token ends that token only.
     let sibling = keycloak.refresh("test", &shop, &kept.refresh).await;
@@ -179,7 +217,11 @@ async fn hydra_keeps_tokens_and_sessions_as_the_tests_set_them_up() {
     let Some(hydra) = Hydra::start().await else {
         return;
     };
-    let shop = hydra::Client::new("shop", "the secret of shop").scope("orders:read");
+    let mut application = Application::start().await;
+    let shop = hydra::Client::new("shop", "the secret of shop")
+        .scope("orders:read")
+        .setting("backchannel_logout_uri", json!(application.url))
+        .setting("backchannel_logout_session_required", json!(true));
     hydra.create_client(&shop).await;
     let is_active = async |token: &str| {
         let answer = hydra.introspect(token).await;
@@ -206,6 +248,7 @@ async fn hydra_keeps_tokens_and_sessions_as_the_tests_set_them_up() {
     // A logout ends the login session only.
     let tokens = hydra.login(&shop, "ada", "").await;
     hydra.logout(&tokens).await;
+    assert_eq!(application.logout_token().await["sid"], tokens.sid());
     assert!(is_active(&tokens.access).await);
     hydra.end_login_sessions("ada").await;
     assert!(is_active(&tokens.access).await);

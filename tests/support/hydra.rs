@@ -12,9 +12,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::{
-    idp::{
-        Response, START_TIMEOUT, Server, Tokens, distribution, encode, http, post_form, send,
-    },
+    idp::{Response, START_TIMEOUT, Server, Tokens, distribution, encode, http, post_form, send},
     process::command,
     redis::free_port,
 };
@@ -29,7 +27,7 @@ pub struct Hydra {
     admin: String,
     /// The browsers that are logged in, by session ID.
     browsers: Mutex<HashMap<String, Browser>>,
-    _server: Server,
+    server: Server,
     _folder: TempDir,
 }
 
@@ -90,7 +88,8 @@ impl Hydra {
                 let folder = tempfile::tempdir().unwrap();
                 let (public, admin) = (free_port(), free_port());
                 let configuration = folder.path().join("hydra.json");
-                // Of no use to clients, but it tells this server from another one on the same port.
+                // Shown by the discovery document. It identifies this server, since another test's server
+                // may have taken the port.
                 let mark = format!("http://127.0.0.1{}", folder.path().display());
                 let settings = settings(public, admin, &mark);
                 fs::write(&configuration, settings.to_string()).unwrap();
@@ -99,7 +98,7 @@ impl Hydra {
                     .args(["serve", "all", "--dev", "--sqa-opt-out", "--config"])
                     .arg(&configuration);
                 let mut server = Server::spawn(hydra);
-                // The log announces a server before it has the port.
+                // Hydra logs this line before it binds the port.
                 let announced = format!("http server on 127.0.0.1:{public}");
                 let announced = server.line_with(&announced).await;
                 assert!(announced.is_some(), "{}", server.log());
@@ -107,7 +106,7 @@ impl Hydra {
                     public: format!("http://127.0.0.1:{public}"),
                     admin: format!("http://127.0.0.1:{admin}"),
                     browsers: Mutex::default(),
-                    _server: server,
+                    server,
                     _folder: folder,
                 };
                 if hydra.is_ready(&mark).await {
@@ -125,7 +124,7 @@ impl Hydra {
     async fn is_ready(&mut self, mark: &str) -> bool {
         let health = format!("{}/health/ready", self.admin);
         loop {
-            if self._server.has_ended() {
+            if self.server.has_ended() {
                 return false;
             }
             match http().get(&health).send().await {
@@ -135,7 +134,7 @@ impl Hydra {
         }
         let discovery = format!("{}/.well-known/openid-configuration", self.public);
         loop {
-            if self._server.has_ended() {
+            if self.server.has_ended() {
                 return false;
             }
             match http().get(&discovery).send().await {
@@ -149,7 +148,8 @@ impl Hydra {
                 Err(_) => tokio::task::yield_now().await,
             }
         }
-        // What one port was given, the other one has to know.
+        // A client that is created at the admin port is known at the public port only if both belong to
+        // the same server.
         let probe = Client::new(mark, "the secret of a probe");
         let created = self.try_admin(Method::POST, "/clients", Some(probe.registration()));
         if !created.await.status.is_success() {
@@ -384,5 +384,8 @@ fn parameter(url: &str, name: &str) -> String {
     let mut parameters = query.split('&').map(|pair| pair.split_once('=').unwrap());
     let value = parameters.find(|(parameter, _)| *parameter == name);
     let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {url}"));
-    percent_decode_str(value).decode_utf8().unwrap().into_owned()
+    percent_decode_str(value)
+        .decode_utf8()
+        .unwrap()
+        .into_owned()
 }

@@ -1,19 +1,13 @@
 //! Real Keycloak servers, one for each test that needs one.
 
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    sync::{Mutex, PoisonError},
-};
+use std::{fs, os::unix::fs::symlink, sync::Mutex};
 
 use http::Method;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::{
-    idp::{
-        Response, START_TIMEOUT, Server, Tokens, distribution, http, post_form, send,
-    },
+    idp::{Response, START_TIMEOUT, Server, Tokens, distribution, http, post_form, send},
     process::command,
 };
 
@@ -136,15 +130,14 @@ impl Keycloak {
         java.current_dir(home.path())
             .arg("-XX:SharedArchiveFile=lib/classes.jsa")
             .arg(format!("-Djava.io.tmpdir={}", home.path().display()))
-            .arg(format!(
-                "@{}",
-                distribution.join("java.options").display()
-            ))
+            .arg(format!("@{}", distribution.join("java.options").display()))
             .arg("io.quarkus.bootstrap.runner.QuarkusEntryPoint")
-            // Any free port. Cluster nodes would look for each other in the network.
+            // `start-dev` refuses `--optimized`. Without a local cache, `start` would look for other
+            // nodes of a cluster in the network.
             .args(["start", "--optimized", "--cache=local"])
-            .args(["--http-enabled=true", "--http-host=127.0.0.1", "--http-port=0"])
-            .arg("--hostname-strict=false");
+            // Keycloak picks a free port and logs it. The issuer follows the address of a request.
+            .args(["--http-host=127.0.0.1", "--http-port=0"])
+            .args(["--http-enabled=true", "--hostname-strict=false"]);
         let mut server = Server::spawn(java);
         let ready = "Listening on: ";
         let line = tokio::time::timeout(START_TIMEOUT, server.line_with(ready)).await;
@@ -243,10 +236,12 @@ impl Keycloak {
 
     /// Introspects a token as the client. A wrong secret is a failure of the test.
     pub async fn introspect(&self, realm: &str, client: &Client, token: &str) -> Value {
-        let fields = [("token", token)];
-        let response = self
-            .post_as(realm, client, "token/introspect", &fields)
-            .await;
+        let fields = [
+            ("token", token),
+            ("client_id", &client.id),
+            ("client_secret", &client.secret),
+        ];
+        let response = post_form(&self.introspection_endpoint(realm), &fields).await;
         response.expect_success().json
     }
 
@@ -314,7 +309,7 @@ impl Keycloak {
             })
             .await
         };
-        let token = self.admin_token();
+        let token = self.admin_token.lock().unwrap().clone();
         let response = call(&token).await;
         // The token of an administrator expires after a minute.
         if response.status != 401 {
@@ -329,13 +324,8 @@ impl Keycloak {
         let login = post_form(&self.endpoint("master", "token"), &fields).await;
         let login = login.expect_success().json;
         let token = login["access_token"].as_str().unwrap();
-        token.clone_into(&mut self.admin_token.lock().unwrap_or_else(PoisonError::into_inner));
+        token.clone_into(&mut self.admin_token.lock().unwrap());
         call(token).await.expect_success()
-    }
-
-    fn admin_token(&self) -> String {
-        let token = self.admin_token.lock();
-        token.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn post_as(
