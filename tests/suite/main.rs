@@ -28,6 +28,7 @@ mod layer;
 mod local_cache;
 mod local_stress;
 mod metrics;
+mod namespaces;
 mod newcomer;
 mod nodes;
 mod outage;

@@ -25,6 +25,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::AbortHandle};
 
+/// The user of Appwrite whose sessions are anonymous.
+pub const GUEST: &str = "guest";
+
 /// The mock; it stops when it is dropped.
 pub struct Tenants {
     address: SocketAddr,
@@ -162,7 +165,13 @@ async fn account(
     let project = headers["x-appwrite-project"].to_str().unwrap();
     Ok(Json(json!({
         "$id": user, "status": true, "emailVerification": true,
-        "email": format!("{user}@w{server}{project}"),
+        "$createdAt": "2025-04-28T09:31:48.342+00:00",
+        "$updatedAt": "2025-05-03T16:44:35.206+00:00",
+        "email": if user == GUEST {
+            String::new()
+        } else {
+            format!("{user}@w{server}{project}")
+        },
     })))
 }
 
@@ -175,6 +184,7 @@ async fn session(
     let user = session_user(server, &headers)?;
     Ok(Json(json!({
         "$id": format!("session-of-{user}"), "userId": user, "current": true,
-        "expire": "2999-01-01T00:00:00.000+00:00", "provider": "email",
+        "expire": "2999-01-01T00:00:00.000+00:00",
+        "provider": if user == GUEST { "anonymous" } else { "email" },
     })))
 }

@@ -1,0 +1,822 @@
+//! For whom a cached session, a validation in flight and a user in a request's extensions are
+//! meant. `sharing.rs` holds the same as one property over random pairs of layers.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Empty;
+use serde_json::json;
+use tower::{Layer, ServiceExt, service_fn, timeout::TimeoutLayer};
+use tower_session_cache::{
+    AppwriteValidator, Authority, ErasedValidator, ForbiddenReason, IntrospectionAuth,
+    IntrospectionValidator, IntrospectionValidatorBuilder, Lookup, Namespace, Origin, Rejection,
+    SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
+    testing::TestValidator, validator_fn,
+};
+
+use crate::support::{
+    client::{ask, ask_for_all, token},
+    peer::Peer,
+    probe::{self, Probe, session},
+    redis::Redis,
+    soon,
+    tenants::{GUEST, Tenants},
+    until,
+};
+
+fn cache() -> SessionCache {
+    SessionCache::builder().build().unwrap()
+}
+
+fn with_redis(redis: &Redis) -> SessionCacheBuilder {
+    let builder = SessionCache::builder().redis(redis.url()).unwrap();
+    builder.redis_deadline(Duration::from_secs(20))
+}
+
+/// A node of its own.
+fn node<V: SessionValidator>(redis: &Redis, validator: V) -> SessionCacheLayer<V> {
+    SessionCacheLayer::new(with_redis(redis).build().unwrap(), validator)
+}
+
+fn client(tenants: &Tenants, id: &str) -> IntrospectionValidatorBuilder {
+    let auth = IntrospectionAuth::basic(id, "secret");
+    IntrospectionValidator::builder(tenants.introspection(1), auth)
+}
+
+fn project(tenants: &Tenants, id: &str) -> AppwriteValidator {
+    AppwriteValidator::new(tenants.appwrite(1), id).unwrap()
+}
+
+async fn status<V: SessionValidator>(layer: &SessionCacheLayer<V>, text: &str) -> u16 {
+    match ask(layer, text).await {
+        Ok(_) => 200,
+        Err(status) => status.as_u16(),
+    }
+}
+
+async fn origin<V: SessionValidator>(layer: &SessionCacheLayer<V>, text: &str) -> Origin {
+    ask(layer, text).await.unwrap().1
+}
+
+#[tokio::test]
+async fn record_of_another_client_is_a_miss() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let for_a = "o1~ada~A~read";
+    for sealing in [None, Some(SecretKey::from_bytes([7; 32]).unwrap())] {
+        let node = |id: &str| {
+            let mut builder = with_redis(&redis);
+            if let Some(key) = &sealing {
+                builder = builder.sealing_key(key.clone());
+            }
+            let validator = client(&tenants, id).build().unwrap();
+            SessionCacheLayer::new(builder.build().unwrap(), validator)
+        };
+        let (a, b) = (node("A"), node("B"));
+        assert_eq!(status(&b, for_a).await, 401, "alone");
+        assert_eq!(status(&a, for_a).await, 200);
+        for _ in 0..10 {
+            assert_eq!(status(&b, for_a).await, 401);
+        }
+        assert_eq!(origin(&a, for_a).await, Origin::Redis);
+        assert_eq!(origin(&node("A"), for_a).await, Origin::Redis, "its own");
+    }
+}
+
+#[tokio::test]
+async fn clients_that_share_a_token_do_not_overwrite_each_others_records() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let [a, b] = ["A", "B"].map(|id| node(&redis, client(&tenants, id).build().unwrap()));
+    let for_both = "o1~ada~AB~read";
+    for layer in [&a, &b] {
+        assert_eq!(origin(layer, for_both).await, Origin::Validator);
+    }
+    for _ in 0..5 {
+        for layer in [&a, &b] {
+            assert_eq!(origin(layer, for_both).await, Origin::Redis);
+        }
+    }
+    assert_eq!(redis.keys().len(), 2);
+    // A revocation holds for both, whichever handle it is made by.
+    let handle = with_redis(&redis).build().unwrap();
+    let _ = handle.revoke_token(&token(for_both)).await.unwrap();
+    for layer in [&a, &b] {
+        assert_eq!(status(layer, for_both).await, 401);
+    }
+}
+
+#[tokio::test]
+async fn record_of_another_appwrite_project_is_a_miss() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let [p, q] = ["p", "q"].map(|id| node(&redis, project(&tenants, id)));
+    let of_p = "w1~ada~p";
+    assert_eq!(status(&q, of_p).await, 401, "alone");
+    assert_eq!(status(&p, of_p).await, 200);
+    for _ in 0..10 {
+        assert_eq!(status(&q, of_p).await, 401);
+    }
+    assert_eq!(origin(&p, of_p).await, Origin::Redis);
+}
+
+#[tokio::test]
+async fn appwrite_that_is_reached_by_two_addresses_shares_records_by_its_authority() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let here = project(&tenants, "p");
+    let address = tenants.appwrite(1).replace("127.0.0.1", "localhost");
+    let there = AppwriteValidator::builder(address, "p");
+    let apart = there.build().unwrap();
+    let there = AppwriteValidator::builder(tenants.appwrite(1), "p").authority(here.authority());
+    let there = there.build().unwrap();
+    assert_ne!(apart.namespace(), here.namespace());
+    assert_eq!(there.namespace(), here.namespace());
+    assert_eq!(status(&node(&redis, here), "w1~ada~p").await, 200);
+    assert_eq!(
+        origin(&node(&redis, there), "w1~ada~p").await,
+        Origin::Redis
+    );
+}
+
+#[tokio::test]
+async fn named_namespace_shares_records_on_purpose() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let [a, b] = ["A", "B"].map(|id| {
+        let builder = client(&tenants, id).namespace("either-may-speak");
+        node(&redis, builder.build().unwrap())
+    });
+    assert_eq!(status(&a, "o1~ada~A~read").await, 200);
+    assert_eq!(origin(&b, "o1~ada~A~read").await, Origin::Redis);
+}
+
+#[tokio::test]
+async fn records_of_an_or_are_seen_by_neither_branch_alone() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let either = project(&tenants, "p").or("oauth", client(&tenants, "A").build().unwrap());
+    let either = node(&redis, either);
+    for text in ["w1~ada~p", "o1~bob~A~read"] {
+        assert_eq!(origin(&either, text).await, Origin::Validator);
+        assert_eq!(origin(&either, text).await, Origin::Redis);
+    }
+    let appwrite = node(&redis, project(&tenants, "p"));
+    assert_eq!(status(&appwrite, "o1~bob~A~read").await, 401);
+    assert_eq!(origin(&appwrite, "w1~ada~p").await, Origin::Validator);
+}
+
+#[tokio::test]
+async fn record_of_the_python_service_is_appwrites_alone() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    Peer(&redis).store("w1~ada~p", "ada");
+    let appwrite = project(&tenants, "p");
+    let (user, info) = ask_for_all(&node(&redis, appwrite.clone()), "w1~ada~p")
+        .await
+        .unwrap();
+    assert_eq!((user.tier(), info.origin()), ("peer", Origin::Redis));
+    assert_eq!(info.authority(), Some(&appwrite.authority()));
+    let named = AppwriteValidator::builder(tenants.appwrite(1), "p").namespace("mine");
+    let named = node(&redis, named.build().unwrap());
+    assert_eq!(origin(&named, "w1~ada~p").await, Origin::Validator);
+    let unknown = node(&redis, TestValidator::new());
+    assert_eq!(status(&unknown, "w1~ada~p").await, 401);
+    // What this crate stores for Appwrite, the Python service reads.
+    assert_eq!(
+        Peer(&redis).lookup("w1~ada~p").as_deref(),
+        Some("ada"),
+        "still there"
+    );
+    ask(&node(&redis, appwrite), "w1~bob~p").await.unwrap();
+    assert_eq!(Peer(&redis).lookup("w1~bob~p").as_deref(), Some("bob"));
+    // And a logout in any namespace is one for it as well.
+    for (text, handle) in [
+        ("w1~ada~p", with_redis(&redis).build().unwrap()),
+        (
+            "w1~bob~p",
+            with_redis(&redis).build().unwrap().with_namespace("other"),
+        ),
+    ] {
+        let _ = handle.revoke_token(&token(text)).await.unwrap();
+        assert_eq!(Peer(&redis).lookup(text), None, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn handle_without_a_namespace_has_records_of_its_own() {
+    let cache = cache();
+    let probe = Probe::new();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    ask(&layer, "t").await.unwrap();
+    let token = token("t");
+    let Lookup::Miss(ticket) = cache.get(&token).await else {
+        panic!("it does not see what a layer has stored");
+    };
+    let mine = cache.clone().for_validator(&probe);
+    assert!(matches!(mine.get(&token).await, Lookup::Hit(hit) if hit.user.id() == "ada"));
+    let named = cache.clone().with_namespace(probe.namespace());
+    assert!(matches!(named.get(&token).await, Lookup::Hit(_)));
+    let _ = cache.set(ticket, &session("bob")).await;
+    assert!(matches!(cache.get(&token).await, Lookup::Hit(hit) if hit.user.id() == "bob"));
+    assert_eq!(ask(&layer, "t").await.unwrap().0.id(), "ada");
+    // A ticket is good in its own namespace only.
+    let Lookup::Miss(ticket) = cache.get(&self::token("u")).await else {
+        panic!("nothing is stored");
+    };
+    let fill = mine.set(ticket, &session("mallory")).await;
+    assert!(matches!(fill, tower_session_cache::Fill::Skipped));
+    assert!(matches!(mine.get(&self::token("u")).await, Lookup::Miss(_)));
+}
+
+/// Demands a tier of sessions that the probe lets in, and counts how often it is asked.
+#[derive(Clone)]
+struct Strict(Probe);
+
+impl SessionValidator for Strict {
+    fn namespace(&self) -> Namespace {
+        self.0.namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        self.0.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let session = self.0.validate(token).await?;
+        if self.accepts(&session.user) {
+            return Ok(session);
+        }
+        Err(ValidationError::invalid().by_own_rule())
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        user.tier() == "admin"
+    }
+}
+
+/// Of a session whose validation the first layer has begun and the second layer waits for.
+async fn race<A: SessionValidator, B: SessionValidator>(
+    probe: &Probe,
+    first: SessionCacheLayer<A>,
+    second: SessionCacheLayer<B>,
+) -> [Result<(UserData, Origin), StatusCode>; 2] {
+    probe.hold();
+    let calls = probe.calls();
+    let one = tokio::spawn(async move { ask(&first, "t").await });
+    probe.wait_for_calls(calls + 1).await;
+    let other = tokio::spawn(async move { ask(&second, "t").await });
+    // It asks for itself, so there is something to wait for.
+    probe.wait_for_calls(calls + 2).await;
+    probe.let_go();
+    [one.await.unwrap(), other.await.unwrap()]
+}
+
+#[tokio::test]
+async fn validation_is_not_joined_by_a_layer_with_other_rules() {
+    for is_strict_first in [false, true] {
+        let (cache, probe) = (cache(), Probe::new());
+        let weak = SessionCacheLayer::new(cache.clone(), probe.clone());
+        let strict = SessionCacheLayer::new(cache.clone(), Strict(probe.clone()));
+        let (weak_answer, strict_answer) = if is_strict_first {
+            let [strict_answer, weak_answer] = race(&probe, strict.clone(), weak.clone()).await;
+            (weak_answer, strict_answer)
+        } else {
+            race(&probe, weak.clone(), strict.clone()).await.into()
+        };
+        assert_eq!(weak_answer.unwrap().0.id(), "ada");
+        assert_eq!(strict_answer.unwrap_err(), 401);
+        // The strict layer's refusal neither ends what is cached nor is remembered for others.
+        assert_eq!(origin(&weak, "t").await, Origin::Local);
+        // For itself it is.
+        let calls = probe.calls();
+        assert_eq!(status(&strict, "t").await, 401);
+        assert_eq!(probe.calls(), calls);
+    }
+}
+
+#[tokio::test]
+async fn layers_that_are_clones_share_a_validation() {
+    let (cache, probe) = (cache(), Probe::new());
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    probe.hold();
+    let required = layer.clone();
+    let one = tokio::spawn(async move { ask(&required, "t").await });
+    probe.wait_for_calls(1).await;
+    let optional = layer.optional();
+    let other = tokio::spawn(async move { ask(&optional, "t").await });
+    until("the other to join", || cache.stats().joined == 1).await;
+    probe.let_go();
+    assert!(one.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+    assert_eq!(probe.calls(), 1);
+}
+
+#[tokio::test]
+async fn providers_refusal_counts_for_all_layers_of_the_namespace() {
+    let (cache, probe) = (
+        cache(),
+        Probe::answering(|_| Err(ValidationError::invalid())),
+    );
+    let one = SessionCacheLayer::new(cache.clone(), probe.clone());
+    let other = SessionCacheLayer::new(cache.clone(), probe.clone());
+    let elsewhere = SessionCacheLayer::new(cache, probe.clone()).with_namespace("elsewhere");
+    assert_eq!(status(&one, "t").await, 401);
+    assert_eq!(status(&other, "t").await, 401);
+    assert_eq!(probe.calls(), 1);
+    assert_eq!(status(&elsewhere, "t").await, 401);
+    assert_eq!(probe.calls(), 2);
+}
+
+/// Through one layer around another; the user and the session that the handler sees, or the status
+/// and the reason of the refusal.
+async fn ask_nested<A: SessionValidator, B: SessionValidator>(
+    outer: &SessionCacheLayer<A>,
+    inner: &SessionCacheLayer<B>,
+    text: Option<&str>,
+    user: Option<UserData>,
+) -> (Option<UserData>, Option<SessionInfo>, Option<Rejection>) {
+    let service = service_fn(async |request: Request<()>| {
+        let mut response = Response::new(Empty::<bytes::Bytes>::new());
+        *response.extensions_mut() = request.extensions().clone();
+        Ok::<_, Infallible>(response)
+    });
+    let mut request = Request::builder();
+    if let Some(text) = text {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {text}"));
+    }
+    let mut request = request.body(()).unwrap();
+    if let Some(user) = user {
+        request.extensions_mut().insert(user);
+    }
+    let answer = outer.layer(inner.layer(service)).oneshot(request);
+    let answer = soon("a response", answer).await.unwrap();
+    let extensions = answer.extensions();
+    (
+        extensions.get().cloned(),
+        extensions.get().cloned(),
+        extensions.get().cloned(),
+    )
+}
+
+#[tokio::test]
+async fn strict_layer_inside_a_weak_one_decides_itself() {
+    let tenants = Tenants::start().await;
+    let cache = cache();
+    let people = client(&tenants, "A").build().unwrap();
+    let admins = client(&tenants, "A")
+        .require_scope("admin")
+        .build()
+        .unwrap();
+    let outer = SessionCacheLayer::new(cache.clone(), people).optional();
+    let inner = SessionCacheLayer::new(cache.clone(), admins);
+    for _ in 0..2 {
+        let (user, session, rejection) =
+            ask_nested(&outer, &inner, Some("o1~ada~A~read"), None).await;
+        assert!(user.is_none() && session.is_none());
+        assert_eq!(rejection.unwrap().status(), 403);
+        let (user, session, _) = ask_nested(&outer, &inner, Some("o1~ada~A~admin"), None).await;
+        assert_eq!(user.unwrap().id(), "ada");
+        assert!(session.is_some());
+    }
+    // What both would let in is looked up once.
+    let hits = cache.stats().hits;
+    ask_nested(&outer, &inner, Some("o1~ada~A~admin"), None).await;
+    assert_eq!(cache.stats().hits, hits + 1);
+    let trusting = inner.trust_outer_user();
+    let (user, ..) = ask_nested(&outer, &trusting, Some("o1~ada~A~read"), None).await;
+    assert_eq!(user.unwrap().id(), "ada", "told to in so many words");
+}
+
+#[tokio::test]
+async fn user_of_another_namespace_or_program_is_not_passed_on() {
+    let cache = cache();
+    let first = TestValidator::new().with_session("t", UserData::new("first"));
+    let second = Probe::answering(|text| match text {
+        "t" => Ok(session("second")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let outer = SessionCacheLayer::new(cache.clone(), first).optional();
+    let inner = SessionCacheLayer::new(cache.clone(), second.clone());
+    let (user, ..) = ask_nested(&outer, &inner, Some("t"), None).await;
+    assert_eq!(user.unwrap().id(), "second");
+    // Neither layer has let this one in.
+    let forged = || Some(UserData::new("forged"));
+    let (user, _, rejection) = ask_nested(&outer, &inner, None, forged()).await;
+    assert!(user.is_none());
+    assert_eq!(rejection.unwrap().status(), 401);
+    let optional = inner.clone().optional();
+    for text in [None, Some("u")] {
+        let (user, session, rejection) = ask_nested(&outer, &optional, text, forged()).await;
+        assert!(user.is_none() && session.is_none(), "{text:?}");
+        assert_eq!(rejection.unwrap().status(), 401);
+    }
+    let trusting = optional.trust_outer_user();
+    let (user, ..) = ask_nested(&outer.trust_outer_user(), &trusting, None, forged()).await;
+    assert_eq!(user.unwrap().id(), "forged");
+}
+
+#[tokio::test]
+async fn layered_validator_keeps_its_rules() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let weak = || client(&tenants, "A").build().unwrap();
+    let strict = || {
+        client(&tenants, "A")
+            .require_scope("admin")
+            .build()
+            .unwrap()
+    };
+    assert_eq!(status(&node(&redis, weak()), "o1~ada~A~read").await, 200);
+    let timeout = || TimeoutLayer::new(Duration::from_secs(20));
+    let wrapped: [ErasedValidator; 5] = [
+        ErasedValidator::new(strict()),
+        ErasedValidator::new(strict().layer(timeout())),
+        ErasedValidator::new(Arc::new(strict())),
+        ErasedValidator::new(strict().filter(|_| true)),
+        ErasedValidator::new(weak().filter(|user| user.attributes()["scope"] == "admin")),
+    ];
+    for (n, validator) in wrapped.into_iter().enumerate() {
+        assert_eq!(validator.namespace(), weak().namespace(), "{n}");
+        assert_eq!(validator.authority(), weak().authority(), "{n}");
+        let layer = node(&redis, validator);
+        assert_eq!(status(&layer, "o1~ada~A~read").await, 403, "{n}");
+        assert_eq!(status(&layer, "o1~ada~A~admin").await, 200, "{n}");
+    }
+    let changed: [ErasedValidator; 2] = [
+        ErasedValidator::new(strict().map("same", |session| session)),
+        ErasedValidator::new(strict().and_then("same", async |session| Ok(session))),
+    ];
+    for (n, validator) in changed.into_iter().enumerate() {
+        assert_ne!(validator.namespace(), weak().namespace(), "{n}");
+        assert_eq!(validator.authority(), weak().authority(), "{n}");
+        let layer = node(&redis, validator);
+        assert_eq!(status(&layer, "o1~ada~A~read").await, 403, "{n}");
+        assert_eq!(status(&layer, "o1~ada~A~admin").await, 200, "{n}");
+    }
+    // A weak layer goes on with what is cached.
+    assert_eq!(
+        origin(&node(&redis, weak()), "o1~ada~A~read").await,
+        Origin::Redis
+    );
+}
+
+#[tokio::test]
+async fn combinators_change_and_refuse() {
+    let people = || TestValidator::new().with_session("t", UserData::new("ada"));
+    let pro = people().map("pro", |mut session| {
+        session.user = session.user.to_builder().tier("pro").build();
+        session
+    });
+    let layer = SessionCacheLayer::new(cache(), pro);
+    for _ in 0..2 {
+        assert_eq!(ask(&layer, "t").await.unwrap().0.tier(), "pro");
+    }
+    let banned = people().and_then("bans", async |_| {
+        Err(ValidationError::forbidden(ForbiddenReason::Blocked))
+    });
+    assert_eq!(
+        status(&SessionCacheLayer::new(cache(), banned), "t").await,
+        403
+    );
+    let nobody = people().filter(|_| false);
+    assert_eq!(
+        status(&SessionCacheLayer::new(cache(), nobody), "t").await,
+        403
+    );
+}
+
+/// Sessions of one tier, and a rule that lets another tier in.
+fn branch(
+    tier: &'static str,
+    text: &'static str,
+    accepted: Arc<std::sync::Mutex<Vec<&'static str>>>,
+) -> impl SessionValidator {
+    let user = UserData::builder("ada")
+        .tier(tier)
+        .attribute("validator", "x");
+    let user = user.build();
+    validator_fn(tier, move |token: SessionToken| {
+        let known = token.expose_secret() == text;
+        let user = user.clone();
+        async move {
+            if known {
+                Ok(user.into())
+            } else {
+                Err(ValidationError::invalid())
+            }
+        }
+    })
+    .filter(move |user| {
+        accepted.lock().unwrap().push(tier);
+        user.tier() == tier
+    })
+}
+
+#[tokio::test]
+async fn claim_cannot_choose_the_branch() {
+    let redis = Redis::start();
+    let asked = Arc::<std::sync::Mutex<Vec<_>>>::default();
+    let of = |tier, text| branch(tier, text, Arc::clone(&asked));
+    let shapes: [(ErasedValidator, [&[&str]; 3]); 2] = [
+        (
+            ErasedValidator::new(of("a", "ta").or("x", of("b", "tb").or("x", of("c", "tc")))),
+            [&[""], &["x", ""], &["x", "x"]],
+        ),
+        (
+            ErasedValidator::new(of("a", "ta").or("x", of("b", "tb")).or("x", of("c", "tc"))),
+            [&["", ""], &["", "x"], &["x"]],
+        ),
+    ];
+    for (validator, paths) in shapes {
+        // Also where something that knows nothing of branches is around the whole.
+        let validator = validator.layer(TimeoutLayer::new(Duration::from_secs(20)));
+        let layer = node(&redis, validator);
+        for ((text, tier), path) in [("ta", "a"), ("tb", "b"), ("tc", "c")]
+            .into_iter()
+            .zip(paths)
+        {
+            for expected in [Origin::Validator, Origin::Redis, Origin::Redis] {
+                asked.lock().unwrap().clear();
+                let (user, info) = ask_for_all(&layer, text).await.unwrap();
+                assert_eq!((user.tier(), info.origin()), (tier, expected));
+                assert_eq!(info.authority(), Some(&Authority::new(tier)));
+                assert!(info.branches().eq(path.iter().copied()), "{text}");
+                let asked = asked.lock().unwrap();
+                assert!(
+                    asked.iter().all(|asked| *asked == tier),
+                    "{text}: {asked:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn users_of_two_providers_with_one_id_differ_by_authority() {
+    let tenants = Tenants::start().await;
+    let oauth = client(&tenants, "A").authority("https://sso.example.com");
+    let either = project(&tenants, "p").or("oauth", oauth.build().unwrap());
+    let layer = SessionCacheLayer::new(cache(), either);
+    for _ in 0..2 {
+        let appwrite = ask(&layer, "w1~ada~p").await.unwrap().0;
+        let oauth = ask(&layer, "o1~ada~A~read").await.unwrap().0;
+        assert_eq!(appwrite.id(), oauth.id());
+        let expected = Authority::appwrite(tenants.appwrite(1), "p");
+        assert_eq!(appwrite.authority(), Some(&expected));
+        assert_eq!(
+            oauth.authority().unwrap().as_str(),
+            "https://sso.example.com"
+        );
+    }
+}
+
+#[tokio::test]
+async fn or_if_shows_a_token_to_one_provider() {
+    let people = TestValidator::new().with_session("person", UserData::new("ada"));
+    let machines = TestValidator::new().with_session("key_1", UserData::new("robot"));
+    let both = people.clone().or_if("machines", machines.clone(), |token| {
+        token.expose_secret().starts_with("key_")
+    });
+    let layer = SessionCacheLayer::new(cache(), both);
+    for (text, id) in [("person", "ada"), ("key_1", "robot")] {
+        for _ in 0..2 {
+            assert_eq!(ask(&layer, text).await.unwrap().0.id(), id);
+        }
+    }
+    assert_eq!(status(&layer, "key_2").await, 401);
+    assert_eq!(status(&layer, "unknown").await, 401);
+    assert_eq!((people.calls(), machines.calls()), (2, 2));
+}
+
+#[tokio::test]
+async fn pause_of_one_branch_does_not_stop_the_other() {
+    let people = Probe::answering(|text| match text {
+        text if text.starts_with("person") => Ok(session("ada")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let limited = ValidationError::unavailable("429").with_retry_after(Duration::from_secs(60));
+    let machines = TestValidator::new();
+    machines.fail(limited);
+    let layer = SessionCacheLayer::new(cache(), people.clone().or("machines", machines.clone()));
+    assert_eq!(status(&layer, "junk").await, 503);
+    assert_eq!(machines.calls(), 1);
+    assert_eq!(
+        status(&layer, "person-1").await,
+        200,
+        "the first is healthy"
+    );
+    assert_eq!(status(&layer, "more-junk").await, 503);
+    assert_eq!(machines.calls(), 1, "the second has asked for a pause");
+    assert_eq!(status(&layer, "person-2").await, 200);
+    assert_eq!(people.calls(), 4);
+}
+
+/// A stranger's token has the provider ask for a pause. The token of a user who is blocked since
+/// must not be served stale because of it.
+#[tokio::test]
+async fn pause_is_no_outage() {
+    for with_branches in [false, true] {
+        let clock = ManualClock::new();
+        let builder = SessionCache::builder().ttl(Duration::from_secs(30));
+        let builder = builder
+            .stale_on_error(Duration::from_secs(60))
+            .clock(clock.clone());
+        let probe = Probe::new();
+        let validator = if with_branches {
+            ErasedValidator::new(probe.clone().or("none", TestValidator::new()))
+        } else {
+            ErasedValidator::new(probe.clone())
+        };
+        let layer = SessionCacheLayer::new(builder.build().unwrap(), validator);
+        ask(&layer, "blocked-since").await.unwrap();
+        clock.advance(Duration::from_secs(30));
+        probe.answer(|text| match text {
+            "junk" => {
+                Err(ValidationError::unavailable("429").with_retry_after(Duration::from_secs(10)))
+            }
+            _ => Err(ValidationError::forbidden(ForbiddenReason::Blocked)),
+        });
+        assert_eq!(status(&layer, "junk").await, 503);
+        assert_eq!(status(&layer, "blocked-since").await, 503);
+        assert_eq!(probe.calls(), 2);
+        // One that was asked about this very token and did not answer is an outage.
+        probe.answer(|_| Err(ValidationError::unavailable("out of order")));
+        if !with_branches {
+            clock.advance(Duration::from_secs(10));
+            assert!(
+                ask_for_all(&layer, "blocked-since")
+                    .await
+                    .unwrap()
+                    .1
+                    .is_stale()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn disabled_cache_refuses_what_another_node_revoked() {
+    let redis = Redis::start();
+    let probe = Probe::new();
+    let off = with_redis(&redis).enabled(false).build().unwrap();
+    let layer = SessionCacheLayer::new(off.clone(), probe.clone());
+    for calls in 1..=2 {
+        assert_eq!(origin(&layer, "t").await, Origin::Validator);
+        assert_eq!(probe.calls(), calls);
+    }
+    let other = with_redis(&redis).build().unwrap();
+    let _ = other.revoke_token(&token("t")).await.unwrap();
+    assert_eq!(status(&layer, "t").await, 401);
+    assert!(matches!(off.get(&token("t")).await, Lookup::Revoked));
+    assert_eq!(probe.calls(), 2);
+    // It stores nothing, and what others have stored it does not serve.
+    let on = node(&redis, probe.clone());
+    assert_eq!(origin(&on, "u").await, Origin::Validator);
+    assert_eq!(origin(&layer, "u").await, Origin::Validator);
+    assert_eq!(origin(&on, "u").await, Origin::Redis);
+    let mut redis = redis;
+    redis.kill();
+    assert_eq!(origin(&layer, "u").await, Origin::Validator, "fails soft");
+}
+
+#[tokio::test]
+async fn email_as_user_id_has_to_be_verified() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let by_email = || {
+        client(&tenants, "A")
+            .user_id_member("email")
+            .build()
+            .unwrap()
+    };
+    let layer = node(&redis, by_email());
+    let (user, origin) = ask(&layer, "o1~ada~A~read").await.unwrap();
+    assert_eq!((user.id(), origin), ("ada@o1", Origin::Validator));
+    for _ in 0..2 {
+        assert_eq!(status(&layer, "o1~ada~A~unverified").await, 403);
+    }
+    // Nor is a cached session accepted that does not say so.
+    assert!(by_email().accepts(&user));
+    let unverified = user.to_builder().email_verified(false).build();
+    assert!(!by_email().accepts(&unverified));
+    let by_sub = node(&redis, client(&tenants, "A").build().unwrap());
+    assert_eq!(status(&by_sub, "o1~ada~A~unverified").await, 200);
+}
+
+#[tokio::test]
+async fn anonymous_sessions_of_appwrite_are_kept_out_where_they_are_forbidden() {
+    let (redis, tenants) = (Redis::start(), Tenants::start().await);
+    let guest = format!("w1~{GUEST}~p");
+    let any = node(&redis, project(&tenants, "p"));
+    let forbids = AppwriteValidator::builder(tenants.appwrite(1), "p").forbid_anonymous();
+    let people = node(&redis, forbids.build().unwrap());
+    assert_eq!(status(&people, &guest).await, 403, "validated here");
+    let user = ask(&any, &guest).await.unwrap().0;
+    assert_eq!(user.attributes()["anonymous"], true);
+    assert_eq!(status(&people, &guest).await, 403, "cached by the other");
+    assert_eq!(origin(&any, &guest).await, Origin::Redis);
+    assert_eq!(status(&people, "w1~ada~p").await, 200);
+    // The Python service does not say what kind of session it stores.
+    Peer(&redis).store("w1~bob~p", "bob");
+    assert_eq!(origin(&any, "w1~bob~p").await, Origin::Redis);
+    assert_eq!(origin(&people, "w1~bob~p").await, Origin::Validator);
+    assert_eq!(origin(&people, "w1~bob~p").await, Origin::Redis);
+}
+
+#[tokio::test]
+async fn session_comes_back_from_redis_as_it_went_in() {
+    let redis = Redis::start();
+    let names = [
+        "name",
+        "email",
+        "fence",
+        "run",
+        "session_cache",
+        "version",
+        "user_id",
+    ];
+    let user = names
+        .into_iter()
+        .fold(UserData::builder("ada"), |user, name| {
+            user.attribute(name, json!({ "claimed": name }))
+        });
+    let validated = ValidatedSession::new(user.build())
+        .with_session_id("session-1")
+        .with_authority("https://sso.example.com");
+    let validator = TestValidator::new().with_session("t", validated);
+    for expected in [Origin::Validator, Origin::Redis, Origin::Redis] {
+        let (user, info) = ask_for_all(&node(&redis, validator.clone()), "t")
+            .await
+            .unwrap();
+        assert_eq!(info.origin(), expected);
+        for name in names {
+            assert_eq!(
+                user.attributes()[name],
+                json!({ "claimed": name }),
+                "{expected:?}"
+            );
+        }
+        assert_eq!(info.session_id(), Some("session-1"));
+        assert_eq!(
+            info.authority().unwrap().as_str(),
+            "https://sso.example.com"
+        );
+        assert_eq!(info.namespace(), Some(&validator.namespace()));
+    }
+}
+
+#[tokio::test]
+async fn session_id_is_the_providers() {
+    let tenants = Tenants::start().await;
+    let layer = SessionCacheLayer::new(cache(), project(&tenants, "p"));
+    for _ in 0..2 {
+        let info = ask_for_all(&layer, "w1~ada~p").await.unwrap().1;
+        assert_eq!(info.session_id(), Some("session-of-ada"));
+    }
+}
+
+#[tokio::test]
+async fn session_that_only_accepts_refuses_is_forbidden_however_it_came() {
+    let accepting = Arc::new(AtomicUsize::new(1));
+    let probe = Probe::new();
+    let accepts = Arc::clone(&accepting);
+    let validator = Inconsistent(probe.clone(), accepts);
+    let layer = SessionCacheLayer::new(cache(), validator);
+    assert_eq!(status(&layer, "t").await, 200);
+    accepting.store(0, SeqCst);
+    assert_eq!(status(&layer, "t").await, 403, "validated again");
+    assert_eq!(status(&layer, "u").await, 403, "validated here");
+    probe.hold();
+    let calls = probe.calls();
+    let joined: Vec<_> = (0..3)
+        .map(|_| {
+            let layer = layer.clone();
+            tokio::spawn(async move { status(&layer, "v").await })
+        })
+        .collect();
+    probe.wait_for_calls(calls + 1).await;
+    probe.let_go();
+    for joined in joined {
+        assert_eq!(joined.await.unwrap(), 403);
+    }
+}
+
+/// Validates what it does not accept.
+struct Inconsistent(Probe, Arc<AtomicUsize>);
+
+impl SessionValidator for Inconsistent {
+    fn namespace(&self) -> Namespace {
+        probe::namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        probe::authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        self.0.validate(token).await
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        self.1.load(SeqCst) > 0
+    }
+}
