@@ -141,7 +141,7 @@ async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
     keycloak.revoke("test", &shop, &sibling.access).await;
     assert!(!is_active(&sibling.access).await && is_active(&kept.access).await);
 
-    // A user who is disabled has no active tokens and cannot log in.
+    // A disabled user has no active tokens and cannot log in.
     keycloak.disable_user("test", &ada).await;
     assert!(!is_active(&kept.access).await);
     let rejected = keycloak.try_login("test", &shop, ADA.name, ADA.password);
