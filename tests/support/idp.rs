@@ -105,6 +105,22 @@ impl Server {
     }
 }
 
+/// Prints the end of the log if the test fails: a response of status 500 gives no reason.
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        while let Ok(line) = self.lines.try_recv() {
+            self.log.push_str(&line);
+            self.log.push('\n');
+        }
+        let lines = self.log.lines().collect::<Vec<_>>();
+        let end = lines.len().saturating_sub(60);
+        eprintln!("The last lines of the server:\n{}", lines[end..].join("\n"));
+    }
+}
+
 /// The client of all tests, since each new one reads the certificates of the system. It follows no
 /// redirect, so that tests can read them.
 pub fn http() -> &'static Client {

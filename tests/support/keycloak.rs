@@ -1,6 +1,6 @@
 //! Real Keycloak servers, one for each test that needs one.
 
-use std::{fs, os::unix::fs::symlink, sync::Mutex};
+use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Mutex};
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -12,15 +12,16 @@ use super::{
 };
 
 /// As `tests/idp/fetch` names it.
-const DISTRIBUTION: &str = "keycloak-26.7.3-1";
+const DISTRIBUTION: &str = "keycloak-26.7.3-2";
 const ADMIN: &str = "admin";
 
 /// A server with its own database. It ends with this value.
 pub struct Keycloak {
     url: String,
+    keystore: PathBuf,
     admin_token: Mutex<String>,
     _server: Server,
-    _home: TempDir,
+    home: TempDir,
 }
 
 /// A confidential client that may use the password grant.
@@ -147,9 +148,10 @@ impl Keycloak {
         let (_, url) = line.split_once(ready).unwrap();
         Some(Self {
             url: url.trim_end_matches('.').to_owned(),
+            keystore: distribution.join("data/realm.p12"),
             admin_token: Mutex::default(),
             _server: server,
-            _home: home,
+            home,
         })
     }
 
@@ -165,8 +167,44 @@ impl Keycloak {
         format!("{}/protocol/openid-connect/{name}", self.issuer(realm))
     }
 
+    /// Creates a realm that signs tokens with RS256. All realms have the same key.
     pub async fn create_realm(&self, realm: &str) {
-        let realm = json!({ "realm": realm, "enabled": true });
+        // Keycloak reads keys of a realm from this folder only, and compares the path as it is given.
+        let folder = format!("data/{realm}");
+        let keystore = format!("{folder}/realm.p12");
+        fs::create_dir(self.home.path().join(folder)).unwrap();
+        fs::copy(&self.keystore, self.home.path().join(&keystore)).unwrap();
+        // Without a key provider, Keycloak would generate two RSA keys, which takes seconds.
+        let key = json!({
+            "name": "rsa",
+            "providerId": "java-keystore",
+            "config": {
+                "keystore": [keystore],
+                "keystoreType": ["PKCS12"],
+                "keystorePassword": ["password"],
+                "keyAlias": ["realm"],
+                "keyPassword": ["password"],
+                "algorithm": ["RS256"],
+            },
+        });
+        let generated = |provider: &str, algorithm: &str| {
+            json!({
+                "name": provider,
+                "providerId": provider,
+                "config": { "algorithm": [algorithm] },
+            })
+        };
+        // A realm with one key provider gets no others. Refresh tokens take HS512.
+        let providers = [
+            key,
+            generated("hmac-generated", "HS512"),
+            generated("aes-generated", "AES"),
+        ];
+        let realm = json!({
+            "realm": realm,
+            "enabled": true,
+            "components": { "org.keycloak.keys.KeyProvider": providers },
+        });
         self.admin(Method::POST, "", Some(realm)).await;
     }
 
