@@ -40,7 +40,9 @@ const QUIET: f64 = 1.15;
 const LIMIT: f64 = 1.3;
 
 fn main() {
+    // The namespace of the layer's validator, so that the layer finds what is stored here.
     let cache = SessionCache::builder().build().unwrap();
+    let cache = cache.with_namespace("bench");
     let map: Cache<[u8; 32], UserData> = Cache::new(TOKENS);
     now(fill(&cache, TOKENS));
     for n in 0..TOKENS {
@@ -48,7 +50,7 @@ fn main() {
     }
     let tokens: Vec<_> = (0..TOKENS).map(token).collect();
     let bearers: Vec<_> = (0..TOKENS).map(bearer).collect();
-    let never = validator_fn(|_| async { unreachable!("it is cached") });
+    let never = validator_fn("bench", |_| async { unreachable!("it is cached") });
     let mut service = SessionCacheLayer::new(cache.clone(), never).layer(Inner);
     let request = |n: usize| request(&bearers[n % TOKENS]);
     let digest = |n: usize| -> [u8; 32] { Sha256::digest(black_box(&tokens[n % TOKENS])).into() };

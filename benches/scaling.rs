@@ -52,12 +52,14 @@ const STORM: usize = 10_000;
 const VALIDATION: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 64;
 
-/// A cache in the process that holds so many sessions.
+/// A cache in the process that holds this number of sessions.
 fn filled(sessions: usize) -> SessionCache {
     let cache = SessionCache::builder()
         .capacity(sessions * 2)
         .build()
-        .unwrap();
+        .unwrap()
+        // That of the layers' validator, so that they find what is stored here.
+        .with_namespace("bench");
     now(fill(&cache, sessions));
     cache
 }
@@ -94,7 +96,7 @@ where
 fn threads() {
     let cache = filled(TOKENS);
     let hits = || {
-        let never = validator_fn(|_| async { unreachable!("it is cached") });
+        let never = validator_fn("bench", |_| async { unreachable!("it is cached") });
         SessionCacheLayer::new(cache.clone(), never).layer(Inner)
     };
     let mut rates: [[Vec<f64>; 2]; 2] = Default::default();
@@ -138,7 +140,7 @@ fn sessions() {
     for _ in 0..ROUNDS {
         for (size, times) in times.iter_mut().enumerate() {
             let (cache, map, size) = (&caches[size], &maps[size], sizes[size]);
-            let never = validator_fn(|_| async { unreachable!("it is cached") });
+            let never = validator_fn("bench", |_| async { unreachable!("it is cached") });
             let mut service = SessionCacheLayer::new(cache.clone(), never).layer(Inner);
             times[0].push(nanos(LOOKUPS, |n| {
                 let _ = black_box(now(service.call(request(&bearer(nth(n, size))))));
@@ -202,7 +204,7 @@ async fn validator() -> f64 {
 /// The layer, asked with tokens that it does not know.
 async fn storm(builder: SessionCacheBuilder, round: usize) -> f64 {
     let cache = builder.max_validations(AT_ONCE).build().unwrap();
-    let service = SessionCacheLayer::new(cache.clone(), validator_fn(validate)).layer(Inner);
+    let service = SessionCacheLayer::new(cache.clone(), validator_fn("bench", validate)).layer(Inner);
     let took = until_answered(|n| {
         let mut service = service.clone();
         async move {

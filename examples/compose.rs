@@ -24,8 +24,8 @@ use tower_http::{
     csrf::CsrfLayer,
 };
 use tower_session_cache::{
-    SessionCache, SessionCacheLayer, SessionToken, SessionValidator, TokenSource, UserData,
-    ValidatedSession, ValidationError, testing::TestValidator,
+    Authority, Namespace, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
+    TokenSource, UserData, ValidatedSession, ValidationError, testing::TestValidator,
 };
 
 /// Checks a JWT by its signature (HS256), without asking anybody. Behind the cache it is checked
@@ -57,6 +57,16 @@ impl Machines {
 }
 
 impl SessionValidator for Machines {
+    // Which records in the cache are as good as a validation here.
+    fn namespace(&self) -> Namespace {
+        Namespace::named("machines")
+    }
+
+    // Who issues the tokens. User IDs are unique per authority only.
+    fn authority(&self) -> Authority {
+        "https://machines.example.com".into()
+    }
+
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let refused = || ValidationError::invalid();
         let token = token.expose_secret();
@@ -72,17 +82,21 @@ impl SessionValidator for Machines {
         let end = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refused)?;
         Ok(ValidatedSession::new(UserData::new(claims.sub)).with_expires_at(end))
     }
+
+    // There are no rules beyond the signature, so every record of the namespace is accepted.
+    fn accepts(&self, _: &UserData) -> bool {
+        true
+    }
 }
 
 fn app(machines: Arc<Machines>, people: impl SessionValidator) -> Result<Router, Box<dyn Error>> {
     let cache = SessionCache::builder().build()?;
-    // Two validators that share a cache need two namespaces.
-    let machines = SessionCacheLayer::new(cache.clone(), machines)
-        .with_namespace("machines")
-        .optional();
+    // The layers share a cache. Each uses the records of its validator's namespace.
+    let machines = SessionCacheLayer::new(cache.clone(), machines).optional();
     let people = SessionCacheLayer::new(cache, people)
-        .with_namespace("people")
         .with_token_source(TokenSource::cookie("session"))
+        // The inner layer: without this it would ignore the machines, which it cannot validate.
+        .trust_outer_user()
         .optional();
     let me = async |user: UserData| user.id().to_owned();
     let greeting = async |user: Option<UserData>| match user {

@@ -1,4 +1,5 @@
-//! An axum service whose users are Appwrite's: login, who am I, logout, password reset.
+//! An axum service whose users are Appwrite's, or those of an OAuth 2.0 server: login, who am I,
+//! logout, password reset.
 //!
 //! `cargo run --example server` needs nothing: it starts a small Appwrite of its own on loopback,
 //! with a user, prints `curl` lines to paste, and has a page to try it in a browser at `/`.
@@ -7,6 +8,16 @@
 //!
 //! - `LISTEN_ADDR`: `127.0.0.1:3000` unless set; port 0 takes a free one.
 //! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
+//! - `INTROSPECTION_ENDPOINT`, `https` or `http`: the token introspection endpoint of an OAuth 2.0
+//!   server (Keycloak, Ory Hydra, Zitadel), in place of Appwrite. Clients send its access tokens as
+//!   `Authorization: Bearer`. There is no login, no password reset and no page.
+//! - `INTROSPECTION_CLIENT_ID` and `INTROSPECTION_CLIENT_SECRET`: the client as which the server is
+//!   asked, by HTTP Basic; both or none. Without them no credentials are sent, as the admin port of
+//!   Hydra expects. Two services with different clients do not share cached sessions.
+//! - `INTROSPECTION_AUDIENCE`, `INTROSPECTION_ISSUER`: what `aud` must contain, and what `iss` must
+//!   be.
+//! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: the scopes, separated by spaces, of which
+//!   a token must have all.
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
 //!   when the URL names none, and `SESSION_CACHE_REDIS_DEADLINE_MS` (`250`) how long it is waited
@@ -23,6 +34,10 @@
 //!   before Redis is asked.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: `info` unless set.
+//!
+//! `logout` calls the provider, then revokes the token in the cache, whatever the provider said, and
+//! then answers 503 if either failed. Introspection has no call that ends a session, so there the
+//! cache alone refuses the token, on all nodes. Other services of that server still accept it.
 
 use std::{
     env, error::Error, io::Write, net::SocketAddr, process::ExitCode, str::FromStr, time::Duration,
@@ -42,9 +57,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteError, AppwriteErrorKind, AppwriteValidator, LocalCache, RedisTls, RejectionBody,
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, ErasedValidator, IntrospectionAuth,
+    IntrospectionConfigError, IntrospectionValidator, LocalCache, RedisTls, RejectionBody,
     RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer,
-    SessionInfo, UserData,
+    SessionInfo, SessionToken, TokenSource, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -54,16 +70,70 @@ mod appwrite;
 #[derive(Clone)]
 struct App {
     cache: SessionCache,
-    appwrite: AppwriteValidator,
-    cookie: String,
+    provider: Provider,
     metrics: PrometheusHandle,
 }
 
+/// The identity provider that the environment names.
+#[derive(Clone)]
+enum Provider {
+    Appwrite(AppwriteValidator),
+    Introspection(IntrospectionValidator),
+}
+
+impl Provider {
+    fn validator(&self) -> ErasedValidator {
+        match self {
+            Self::Appwrite(appwrite) => ErasedValidator::new(appwrite.clone()),
+            Self::Introspection(introspection) => ErasedValidator::new(introspection.clone()),
+        }
+    }
+
+    fn token_source(&self) -> TokenSource {
+        match self {
+            Self::Appwrite(appwrite) => appwrite.token_source(),
+            Self::Introspection(_) => TokenSource::bearer(),
+        }
+    }
+
+    /// Ends a session at the provider, where that is possible.
+    async fn log_out(&self, token: &SessionToken) -> Result<(), Problem> {
+        match self {
+            Self::Appwrite(appwrite) => appwrite.logout(token).await.map_err(|error| {
+                tracing::warn!(%error, "Appwrite did not end a session");
+                Problem::unavailable(error.retry_after())
+            }),
+            Self::Introspection(_) => Ok(()),
+        }
+    }
+
+    /// The routes that only this provider has.
+    fn accounts(&self, cache: &SessionCache) -> Router<App> {
+        match self {
+            Self::Appwrite(appwrite) => Router::new()
+                .route("/api/v1/auth/login", post(login))
+                .route("/api/v1/auth/reset-password", post(reset_password))
+                .with_state(Accounts {
+                    cache: cache.clone(),
+                    appwrite: appwrite.clone(),
+                }),
+            Self::Introspection(_) => Router::new(),
+        }
+    }
+}
+
+/// What it takes to log in and to set a password.
+#[derive(Clone)]
+struct Accounts {
+    cache: SessionCache,
+    appwrite: AppwriteValidator,
+}
+
 fn router(app: App, has_page: bool) -> Router {
-    let sessions = SessionCacheLayer::new(app.cache.clone(), app.appwrite.clone())
-        .with_token_source(app.appwrite.token_source())
+    let sessions = SessionCacheLayer::new(app.cache.clone(), app.provider.validator())
+        .with_token_source(app.provider.token_source())
         .with_rejection_body(RejectionBody::problem_json);
-    // It knows a user and a password, and so has no place before a real Appwrite.
+    // It knows a user and a password, and so has no place before a real provider.
     let page = if has_page { page() } else { Router::new() };
     Router::new()
         .route("/api/v1/auth/me", get(me))
@@ -71,8 +141,7 @@ fn router(app: App, has_page: bool) -> Router {
         .route_layer(middleware::from_fn(show_origin))
         // Only the routes above need a session.
         .route_layer(sessions)
-        .route("/api/v1/auth/login", post(login))
-        .route("/api/v1/auth/reset-password", post(reset_password))
+        .merge(app.provider.accounts(&app.cache))
         .route("/health", get(health))
         // Keep these two from the public: a proxy in front should not pass them on.
         .route("/metrics", get(metrics))
@@ -118,10 +187,10 @@ struct LoggedIn<'a> {
 }
 
 async fn login(
-    State(app): State<App>,
+    State(accounts): State<Accounts>,
     Json(credentials): Json<Credentials>,
 ) -> Result<Response, Problem> {
-    let login = app
+    let login = accounts
         .appwrite
         .login(&credentials.email, &credentials.password)
         .await?;
@@ -131,13 +200,7 @@ async fn login(
         expires_at: login.expires_at.map(|at| at.to_rfc3339()),
     };
     let mut response = Json(&body).into_response();
-    // Over HTTPS add `Secure`; this service speaks plain HTTP on loopback.
-    let cookie = format!(
-        "{}={}; Path=/; HttpOnly; SameSite=Lax",
-        app.cookie, body.token
-    );
-    let mut cookie = HeaderValue::try_from(cookie).map_err(|_| Problem::unavailable(None))?;
-    cookie.set_sensitive(true);
+    let cookie = cookie(&accounts.appwrite, body.token, "")?;
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     let no_store = HeaderValue::from_static("no-store");
     response
@@ -146,15 +209,34 @@ async fn login(
     Ok(response)
 }
 
-/// Appwrite first, then the cache: what is validated after the revocation counts again.
+/// The cookie from which [`AppwriteValidator::token_source`] takes a token.
+fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<HeaderValue, Problem> {
+    let project = appwrite.project_id();
+    // Over HTTPS add `Secure`; this service speaks plain HTTP on loopback.
+    let cookie = format!("a_session_{project}={token}; Path=/; HttpOnly; SameSite=Lax{more}");
+    let mut cookie = HeaderValue::try_from(cookie).map_err(|_| Problem::unavailable(None))?;
+    cookie.set_sensitive(true);
+    Ok(cookie)
+}
+
+/// The provider first, then the cache: what is validated after the revocation counts again.
+///
+/// The cache is told even if the provider could not be. Appwrite takes 100 logouts an hour from one
+/// host, so that one attacker could otherwise keep the sessions of all others cached.
 async fn logout(
     State(app): State<App>,
     Extension(session): Extension<SessionInfo>,
 ) -> Result<Response, Problem> {
-    app.appwrite.logout(session.token()).await?;
-    let _ = app.cache.revoke_token(session.token()).await?;
-    let cookie = format!("{}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0", app.cookie);
-    Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response())
+    let at_provider = app.provider.log_out(session.token()).await;
+    let in_cache = app.cache.revoke_token(session.token()).await;
+    at_provider?;
+    let _ = in_cache?;
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Provider::Appwrite(appwrite) = &app.provider {
+        let cookie = cookie(appwrite, "", "; Max-Age=0")?;
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    Ok(response)
 }
 
 #[derive(Deserialize)]
@@ -165,14 +247,14 @@ struct NewPassword {
 }
 
 async fn reset_password(
-    State(app): State<App>,
+    State(accounts): State<Accounts>,
     Json(new): Json<NewPassword>,
 ) -> Result<StatusCode, Problem> {
-    let user_id = app
+    let user_id = accounts
         .appwrite
         .recover(&new.user_id, &new.secret, &new.password)
         .await?;
-    let _ = app.cache.invalidate_user(&user_id).await?;
+    let _ = accounts.cache.invalidate_user(&user_id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -342,27 +424,69 @@ fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
     Ok(Some(tls))
 }
 
-/// The Appwrite to ask: a real one, or one of our own with a user to try things out.
-async fn provider() -> Result<(AppwriteValidator, Option<Demo>), Box<dyn Error>> {
+/// The provider to ask: a real one, or an Appwrite of our own with a user to try things out.
+async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
     let endpoint = setting("APPWRITE_ENDPOINT", String::new())?;
     let project = setting("APPWRITE_PROJECT_ID", String::new())?;
-    match (endpoint.is_empty(), project.is_empty()) {
-        (false, false) => Ok((AppwriteValidator::new(&endpoint, project)?, None)),
-        (true, true) => {
+    match (introspection()?, endpoint.is_empty(), project.is_empty()) {
+        (Some(introspection), true, true) => Ok((Provider::Introspection(introspection), None)),
+        (Some(_), _, _) => Err("set either INTROSPECTION_ENDPOINT or APPWRITE_ENDPOINT with \
+            APPWRITE_PROJECT_ID, not both"
+            .into()),
+        (None, false, false) => {
+            let appwrite = AppwriteValidator::new(&endpoint, project)?;
+            Ok((Provider::Appwrite(appwrite), None))
+        }
+        (None, true, true) => {
             let demo = appwrite::Appwrite::start().await;
             demo.add_user("demo-user", "demo@example.com", "demo-password");
             let validator = AppwriteValidator::new(demo.endpoint(), demo.project_id())?;
             let secret = demo.recovery_secret("demo-user");
-            Ok((
-                validator,
-                Some(Demo {
-                    secret,
-                    _server: demo,
-                }),
-            ))
+            let demo = Demo {
+                secret,
+                _server: demo,
+            };
+            Ok((Provider::Appwrite(validator), Some(demo)))
         }
         _ => Err("set both APPWRITE_ENDPOINT and APPWRITE_PROJECT_ID, or neither".into()),
     }
+}
+
+/// The OAuth 2.0 server, if one is named.
+fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
+    let endpoint = setting("INTROSPECTION_ENDPOINT", String::new())?;
+    let id = setting("INTROSPECTION_CLIENT_ID", String::new())?;
+    let secret = setting("INTROSPECTION_CLIENT_SECRET", String::new())?;
+    let audience = setting("INTROSPECTION_AUDIENCE", String::new())?;
+    let issuer = setting("INTROSPECTION_ISSUER", String::new())?;
+    let scope = setting("INTROSPECTION_SCOPE", String::new())?;
+    let auth = match (id.is_empty(), secret.is_empty()) {
+        (false, false) => IntrospectionAuth::basic(id, secret),
+        (true, true) => IntrospectionAuth::none(),
+        _ => {
+            return Err("set both INTROSPECTION_CLIENT_ID and INTROSPECTION_CLIENT_SECRET, or \
+                neither"
+                .into());
+        }
+    };
+    if endpoint.is_empty() {
+        return Ok(None);
+    }
+    let mut builder = IntrospectionValidator::builder(endpoint, auth).allow_http();
+    if !audience.is_empty() {
+        builder = builder.audience(audience);
+    }
+    if !issuer.is_empty() {
+        builder = builder.issuer(issuer);
+    }
+    for scope in scope.split_whitespace() {
+        builder = builder.require_scope(scope);
+    }
+    let introspection = builder.build().map_err(|error| match error {
+        IntrospectionConfigError::InvalidScope => format!("INTROSPECTION_SCOPE: {error}"),
+        _ => format!("INTROSPECTION_ENDPOINT: {error}"),
+    })?;
+    Ok(Some(introspection))
 }
 
 /// The embedded Appwrite, which lives as long as this value.
@@ -448,12 +572,10 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         cache = cache.local_cache(LocalCache::new(local));
     }
     let cache = cache.build()?;
-    let (appwrite, demo) = provider().await?;
-    let cookie = format!("a_session_{}", appwrite.project_id());
+    let (provider, demo) = provider().await?;
     let app = App {
         cache,
-        appwrite,
-        cookie,
+        provider,
         metrics,
     };
 

@@ -20,7 +20,7 @@
 //! # fn app() -> Result<Router, Box<dyn std::error::Error>> {
 //! let sessions = SessionCacheLayer::new(
 //!     SessionCache::builder().build()?,
-//!     validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) }),
+//!     validator_fn("anyone", |_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) }),
 //! );
 //! let app = Router::new()
 //!     .route("/me", get(me))

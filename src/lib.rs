@@ -36,7 +36,9 @@
 //! let cache = SessionCache::builder().build()?;
 //! // A closure for tests; in production `AppwriteValidator` (feature `appwrite`),
 //! // `IntrospectionValidator` (feature `introspection`) or your own.
-//! let validator = validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) });
+//! let validator = validator_fn("anyone", |_token| async {
+//!     Ok(ValidatedSession::new(UserData::new("ada")))
+//! });
 //! let app = Router::new()
 //!     .route("/api/v1/auth/me", get(me))
 //!     .layer(SessionCacheLayer::new(cache.clone(), validator));
@@ -46,13 +48,16 @@
 //!
 //! Keep a handle of the cache for logout ([`SessionCache::revoke_token`]) and for changes of a
 //! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
-//! then the cache: what is validated after the revocation counts again.
+//! then the cache: what is validated after the revocation counts again. Revoke in the cache even if
+//! the provider could not be told, and report the failure afterwards.
 //!
 //! # tonic
 //!
 //! The same layer goes around a gRPC server. A refused call gets a status that the client
 //! understands (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `INVALID_ARGUMENT` or `UNAVAILABLE`), and
-//! a method finds the user in its request's extensions:
+//! a method finds the user in its request's extensions. A request counts as a gRPC call if it is a
+//! `POST` with the content type `application/grpc` over HTTP/2, or a `POST` with the content type of
+//! gRPC-Web. [`http_only`](SessionCacheLayer::http_only) turns this off:
 //!
 //! ```
 //! # use std::net::SocketAddr;
@@ -110,14 +115,24 @@
 //! | trace that prints headers or names the user | inside | tokens are marked sensitive, and there is a user; outside it would print the token |
 //! | timeout | outside | it bounds the wait for the identity provider, too; a validation that it cuts off goes on for the next request |
 //! | compression | either | only outside it covers the bodies of refusals |
-//! | one that sets [`UserData`] itself | outside | whom it knows passes untouched |
+//! | one that sets [`UserData`] itself | outside, and this layer with [`trust_outer_user`](SessionCacheLayer::trust_outer_user) | otherwise its users are ignored, and the token is looked up |
 //! | one that reads [`UserData`] | inside | |
 //!
-//! Two kinds of callers, such as machines with signed tokens and people with sessions, come through
-//! two layers in `optional` mode, each in a namespace of its own, and a guard inside of both; with
-//! axum that is `from_extractor::<UserData>()`. While one provider cannot tell, its layer answers
-//! 503 and hands nobody on. If tokens of both kinds arrive in the same place, one layer and
-//! [`SessionValidator::or`] do.
+//! Two kinds of callers, such as machines with signed tokens and people with sessions, take two
+//! layers in `optional` mode and a guard inside both; with axum that is
+//! `from_extractor::<UserData>()`. The inner layer needs
+//! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Without it a layer ignores a user that
+//! it would not have let in itself, looks for a token of its own, and passes the machine on without
+//! a user. Both layers may share a cache: each reads and writes the records of its own validator's
+//! [`Namespace`]. If one provider is unavailable, its layer answers 503 and does not pass the
+//! request on.
+//!
+//! If both layers read the same header, the outer provider receives every token, and the inner one
+//! receives those that the outer one rejected. If the shape of a token shows its kind, use one layer
+//! and [`SessionValidator::or_if`], which sends each token to one provider only.
+//!
+//! User IDs are unique per [`Authority`] only. A service with two providers must compare
+//! [`UserData::authority`] as well.
 //!
 //! # Pages
 //!
@@ -127,7 +142,8 @@
 //!   where; of a cluster more is told in `docs::cluster` (feature `cluster`).
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
 //! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
-//! - [Validators](docs::validators): writing one of your own.
+//! - [Validators](docs::validators): writing and combining them, and the namespaces of their records.
+//! - [Forward auth](docs::forward_auth): a route that decides for nginx, Traefik or Caddy.
 //! - [Connections](docs::connections): WebSockets and streams that outlive their check.
 //! - [Testing](docs::testing): your service with sessions, and without a provider.
 //! - [Migration](docs::migration): from the Python service, on the same Redis.

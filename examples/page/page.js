@@ -77,8 +77,10 @@ element("login").onsubmit = does(async () => {
 element("who").onclick = does(whoAmI);
 
 element("log-out").onclick = does(async () => {
-  const { ok } = await ask("POST", "logout");
+  const { ok, status, said } = await ask("POST", "logout");
   if (ok) leave("Logged out.");
+  // The session is over here, and the provider or another node does not know it yet.
+  else if (status === 503) leave(`Logged out here: ${said.detail}.`);
 });
 
 setInterval(() => {

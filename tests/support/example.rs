@@ -33,6 +33,12 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
+        "INTROSPECTION_AUDIENCE",
+        "INTROSPECTION_CLIENT_ID",
+        "INTROSPECTION_CLIENT_SECRET",
+        "INTROSPECTION_ENDPOINT",
+        "INTROSPECTION_ISSUER",
+        "INTROSPECTION_SCOPE",
         "REDIS_CA_FILE",
         "REDIS_CERT_FILE",
         "REDIS_CLUSTER_URLS",

@@ -41,7 +41,7 @@ impl Service<Request<()>> for Inner {
 const BEARER: &str = "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 async fn through_the_layer(cache: SessionCache, count: u64) {
-    let validator = validator_fn(|_token| async {
+    let validator = validator_fn("instructions", |_token| async {
         let user = UserData::builder("user-1")
             .email("ada@example.com")
             .name("Ada");

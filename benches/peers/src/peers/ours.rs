@@ -39,7 +39,8 @@ fn builder() -> SessionCacheBuilder {
 }
 
 async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, Box<dyn Error>> {
-    let cache = builder.build()?;
+    // The namespace of the layer's validator, so that the layer finds what is stored here.
+    let cache = builder.build()?.with_namespace("peers");
     let mut headers = Vec::new();
     for (n, header) in bearers().enumerate() {
         let user = user(n);
@@ -56,7 +57,7 @@ async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, B
         headers.push((header, id));
     }
     let nobody = |_| async { Err(ValidationError::unavailable("nobody is to be asked")) };
-    let layer = SessionCacheLayer::new(cache, validator_fn(nobody));
+    let layer = SessionCacheLayer::new(cache, validator_fn("peers", nobody));
     let handler = async |Extension(user): Extension<UserData>| user.id().to_owned();
     Ok(Served {
         app: Router::new().route("/", get(handler)).layer(layer),
