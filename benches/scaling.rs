@@ -204,7 +204,8 @@ async fn validator() -> f64 {
 /// The layer, asked with tokens that it does not know.
 async fn storm(builder: SessionCacheBuilder, round: usize) -> f64 {
     let cache = builder.max_validations(AT_ONCE).build().unwrap();
-    let service = SessionCacheLayer::new(cache.clone(), validator_fn("bench", validate)).layer(Inner);
+    let service =
+        SessionCacheLayer::new(cache.clone(), validator_fn("bench", validate)).layer(Inner);
     let took = until_answered(|n| {
         let mut service = service.clone();
         async move {

@@ -430,9 +430,9 @@ async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
     let project = setting("APPWRITE_PROJECT_ID", String::new())?;
     match (introspection()?, endpoint.is_empty(), project.is_empty()) {
         (Some(introspection), true, true) => Ok((Provider::Introspection(introspection), None)),
-        (Some(_), _, _) => Err("set either INTROSPECTION_ENDPOINT or APPWRITE_ENDPOINT with \
-            APPWRITE_PROJECT_ID, not both"
-            .into()),
+        (Some(_), _, _) => {
+            Err("set either INTROSPECTION_ENDPOINT or APPWRITE_ENDPOINT, not both".into())
+        }
         (None, false, false) => {
             let appwrite = AppwriteValidator::new(&endpoint, project)?;
             Ok((Provider::Appwrite(appwrite), None))
@@ -460,18 +460,22 @@ fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
     let audience = setting("INTROSPECTION_AUDIENCE", String::new())?;
     let issuer = setting("INTROSPECTION_ISSUER", String::new())?;
     let scope = setting("INTROSPECTION_SCOPE", String::new())?;
+    if endpoint.is_empty() {
+        let is_unused = [id, secret, audience, issuer, scope]
+            .iter()
+            .all(String::is_empty);
+        return if is_unused {
+            Ok(None)
+        } else {
+            Err("set INTROSPECTION_ENDPOINT as well, or no setting INTROSPECTION_*".into())
+        };
+    }
     let auth = match (id.is_empty(), secret.is_empty()) {
         (false, false) => IntrospectionAuth::basic(id, secret),
         (true, true) => IntrospectionAuth::none(),
-        _ => {
-            return Err("set both INTROSPECTION_CLIENT_ID and INTROSPECTION_CLIENT_SECRET, or \
-                neither"
-                .into());
-        }
+        (true, false) => return Err("set INTROSPECTION_CLIENT_ID as well".into()),
+        (false, true) => return Err("set INTROSPECTION_CLIENT_SECRET as well".into()),
     };
-    if endpoint.is_empty() {
-        return Ok(None);
-    }
     let mut builder = IntrospectionValidator::builder(endpoint, auth).allow_http();
     if !audience.is_empty() {
         builder = builder.audience(audience);

@@ -4,13 +4,22 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::Command,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
+use axum::{Json, Router, http::HeaderMap, routing::post};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
 use crate::support::{
+    appwrite::{self, Appwrite, Endpoint},
     client::http,
     cluster::Cluster,
     example::{said_by, start, url},
+    introspection::{CLIENT_ID, CLIENT_SECRET, Demands, Introspection, jdoe, jdoe_with},
     process::Running,
     redis::Redis,
     sentinel::{NAME, Sentinel},
@@ -152,6 +161,192 @@ fn with_a_redis_cluster_they_work_as_well() {
     assert!(cluster.get("user_invalidated:demo-user").is_some());
 }
 
+async fn me(url: &str, token: &str) -> Response {
+    let request = http().get(format!("{url}/api/v1/auth/me"));
+    let answer = request.bearer_auth(token).send();
+    soon("a response", answer).await.unwrap()
+}
+
+/// Who answered for a session, or the status of a refusal.
+async fn origin(url: &str, token: &str) -> Result<String, StatusCode> {
+    let answer = me(url, token).await;
+    if answer.status() != StatusCode::OK {
+        return Err(answer.status());
+    }
+    let origin = answer.headers()["x-session-origin"].to_str().unwrap();
+    Ok(origin.to_owned())
+}
+
+async fn posted(url: &str, path: &str, token: &str) -> StatusCode {
+    let request = http().post(format!("{url}{path}")).bearer_auth(token);
+    let answer = soon("a response", request.send()).await.unwrap();
+    answer.status()
+}
+
+#[tokio::test]
+async fn logout_ends_the_session_here_when_the_provider_throttles() {
+    let idp = Appwrite::start().await;
+    idp.add_user("ada", "ada@example.com", "correct-horse");
+    let token = idp.issue("ada");
+    let (endpoint, project) = (idp.endpoint(), idp.project_id().to_owned());
+    let mut server = start(&[
+        ("APPWRITE_ENDPOINT", endpoint.as_str()),
+        ("APPWRITE_PROJECT_ID", project.as_str()),
+    ]);
+    let url = url(&mut server);
+    assert_eq!(origin(&url, &token).await.unwrap(), "validator");
+    let throttled = appwrite::Fault::Throttled {
+        reset_epoch: None,
+        retry_after: Some(3600),
+    };
+    idp.fault(Endpoint::Logout, throttled);
+    assert_eq!(posted(&url, "/api/v1/auth/logout", &token).await, 503);
+    // Appwrite still knows the session, and is not asked about it.
+    assert_eq!(me(&url, &token).await.status(), 401);
+    assert_eq!(idp.calls(Endpoint::Account), 1);
+}
+
+#[tokio::test]
+async fn introspection_in_place_of_appwrite() {
+    let idp = Introspection::start(Demands::Basic).await;
+    idp.issue("good", jdoe());
+    idp.issue("unscoped", jdoe_with("scope", "read"));
+    idp.issue("foreign", jdoe_with("aud", "https://elsewhere.example.net"));
+    let endpoint = idp.endpoint();
+    let mut server = start(&[
+        ("INTROSPECTION_ENDPOINT", endpoint.as_str()),
+        ("INTROSPECTION_CLIENT_ID", CLIENT_ID),
+        ("INTROSPECTION_CLIENT_SECRET", CLIENT_SECRET),
+        (
+            "INTROSPECTION_AUDIENCE",
+            "https://protected.example.net/resource",
+        ),
+        ("INTROSPECTION_ISSUER", "https://server.example.com/"),
+        ("INTROSPECTION_SCOPE", "write  dolphin"),
+    ]);
+    let url = url(&mut server);
+    let user: Value = me(&url, "good").await.json().await.unwrap();
+    assert_eq!(user["id"], "Z5O3upPC88QrAjx00dis");
+    assert_eq!(origin(&url, "good").await.unwrap(), "local");
+    assert_eq!(me(&url, "unknown").await.status(), 401);
+    assert_eq!(me(&url, "foreign").await.status(), 401);
+    let unscoped = me(&url, "unscoped").await;
+    assert_eq!(unscoped.status(), 403);
+    let problem: Value = unscoped.json().await.unwrap();
+    assert_eq!(problem["reason"], "insufficient_scope");
+
+    let there = |path| http().get(format!("{url}{path}")).send();
+    assert_eq!(there("/health").await.unwrap().status(), 200);
+    assert_eq!(there("/").await.unwrap().status(), 404);
+    for path in ["/api/v1/auth/login", "/api/v1/auth/reset-password"] {
+        assert_eq!(posted(&url, path, "good").await, 404, "{path}");
+    }
+    // The server has no call that ends a session, so the cache alone refuses the token.
+    assert_eq!(posted(&url, "/api/v1/auth/logout", "good").await, 204);
+    assert_eq!(me(&url, "good").await.status(), 401);
+    assert_eq!(idp.violations(), Vec::<String>::new());
+}
+
+/// A server that answers each client separately, as Keycloak does: the token `for-orders` is active
+/// for the client `orders` and inactive for every other one.
+struct Realm {
+    endpoint: String,
+    /// The clients that have asked; an empty name for a request without credentials.
+    clients: Arc<Mutex<Vec<String>>>,
+}
+
+impl Realm {
+    async fn start() -> Self {
+        let clients = Arc::<Mutex<Vec<String>>>::default();
+        let seen = Arc::clone(&clients);
+        let introspect = async move |headers: HeaderMap, form: String| {
+            let client = client(&headers);
+            let is_active = form.contains(&format!("token=for-{client}&"));
+            // A secret that travels in the form would be a credential as well.
+            assert!(!form.contains("client_"), "{form}");
+            seen.lock().unwrap().push(client);
+            Json(json!({ "active": is_active, "sub": "ada" }))
+        };
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let endpoint = format!("http://{}/introspect", listener.local_addr().unwrap());
+        let router = Router::new().route("/introspect", post(introspect));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { endpoint, clients }
+    }
+
+    /// A server of the example that asks as this client; as none if it has no name.
+    fn service(&self, client: &str, redis: &str) -> (Running, String) {
+        let mut settings = vec![
+            ("INTROSPECTION_ENDPOINT", self.endpoint.as_str()),
+            ("REDIS_URL", redis),
+        ];
+        if !client.is_empty() {
+            settings.push(("INTROSPECTION_CLIENT_ID", client));
+            settings.push(("INTROSPECTION_CLIENT_SECRET", "s3cr3t"));
+        }
+        let mut server = start(&settings);
+        let url = url(&mut server);
+        (server, url)
+    }
+}
+
+fn client(headers: &HeaderMap) -> String {
+    let Some(value) = headers.get("authorization") else {
+        return String::new();
+    };
+    let pair = value.to_str().unwrap().strip_prefix("Basic ").unwrap();
+    let pair = String::from_utf8(BASE64_STANDARD.decode(pair).unwrap()).unwrap();
+    pair.split_once(':').unwrap().0.to_owned()
+}
+
+#[tokio::test]
+async fn no_client_id_means_no_credentials() {
+    let realm = Realm::start().await;
+    let (_server, url) = realm.service("", "");
+    assert_eq!(origin(&url, "for-").await.unwrap(), "validator");
+    assert_eq!(*realm.clients.lock().unwrap(), [""]);
+}
+
+#[tokio::test]
+async fn services_with_different_clients_share_no_records() {
+    let realm = Realm::start().await;
+    let redis = Redis::start();
+    let (_orders, orders) = realm.service("orders", &redis.url());
+    let (_stock, stock) = realm.service("stock", &redis.url());
+    let (_anonymous, anonymous) = realm.service("", &redis.url());
+    let (_replica, replica) = realm.service("orders", &redis.url());
+    let from = |origin: &str| Ok(origin.to_owned());
+
+    assert_eq!(origin(&orders, "for-orders").await, from("validator"));
+    // The record is in Redis, and a second node of the service uses it.
+    assert_eq!(origin(&replica, "for-orders").await, from("redis"));
+    for other in [&stock, &anonymous] {
+        assert_eq!(me(other, "for-orders").await.status(), 401);
+    }
+    assert_eq!(origin(&stock, "for-stock").await, from("validator"));
+    for other in [&orders, &replica, &anonymous] {
+        assert_eq!(me(other, "for-stock").await.status(), 401);
+    }
+    // The refusals of the others have evicted nothing, and a revocation holds for all.
+    assert_eq!(origin(&orders, "for-orders").await, from("redis"));
+    assert_eq!(origin(&stock, "for-stock").await, from("redis"));
+    assert_eq!(
+        posted(&stock, "/api/v1/auth/logout", "for-stock").await,
+        204
+    );
+    assert_eq!(me(&stock, "for-stock").await.status(), 401);
+}
+
+/// What a server says that does not start.
+fn complaint(settings: &[(&str, &str)]) -> String {
+    let mut server = start(settings);
+    let mut text = String::new();
+    let mut stderr = server.0.stderr.take().unwrap();
+    stderr.read_to_string(&mut text).unwrap();
+    assert!(!server.0.wait().unwrap().success());
+    text
+}
+
 #[test]
 fn a_setting_that_makes_no_sense_is_named() {
     for (name, value) in [
@@ -168,22 +363,51 @@ fn a_setting_that_makes_no_sense_is_named() {
         ("REDIS_WAIT_REPLICAS", "-1"),
         ("REDIS_CLUSTER_URLS", "redis://localhost:6379,localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
+        ("INTROSPECTION_ENDPOINT", "keycloak"),
         ("RUST_LOG", "a=b=c"),
     ] {
-        let mut server = start(&[(name, value)]);
-        let mut text = String::new();
-        server
-            .0
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut text)
-            .unwrap();
-        assert!(!server.0.wait().unwrap().success());
+        let text = complaint(&[(name, value)]);
         let named = text
             .to_uppercase()
             .contains(name.trim_start_matches("SESSION_CACHE_"));
         assert!(text.starts_with("error: ") && named, "{name}: {text}");
+    }
+}
+
+#[test]
+fn introspection_settings_that_do_not_fit_together_are_one_line() {
+    let endpoint = ("INTROSPECTION_ENDPOINT", "http://127.0.0.1/introspect");
+    for (settings, named) in [
+        (
+            vec![endpoint, ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1")],
+            "INTROSPECTION_ENDPOINT or APPWRITE_ENDPOINT",
+        ),
+        (
+            vec![endpoint, ("APPWRITE_PROJECT_ID", "demo")],
+            "INTROSPECTION_ENDPOINT or APPWRITE_ENDPOINT",
+        ),
+        (
+            vec![endpoint, ("INTROSPECTION_CLIENT_ID", "orders")],
+            "INTROSPECTION_CLIENT_SECRET",
+        ),
+        (
+            vec![endpoint, ("INTROSPECTION_CLIENT_SECRET", "s3cr3t")],
+            "INTROSPECTION_CLIENT_ID",
+        ),
+        (
+            vec![endpoint, ("INTROSPECTION_SCOPE", "a\"b")],
+            "INTROSPECTION_SCOPE",
+        ),
+        (
+            vec![("INTROSPECTION_SCOPE", "read")],
+            "INTROSPECTION_ENDPOINT",
+        ),
+    ] {
+        let text = complaint(&settings);
+        assert!(text.starts_with("error: "), "{settings:?}: {text}");
+        assert!(text.contains(named), "{settings:?}: {text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains("s3cr3t"), "{text}");
     }
 }
 

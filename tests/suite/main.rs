@@ -20,6 +20,7 @@ mod docs;
 mod end_to_end;
 mod example;
 mod faults;
+mod forward_auth;
 mod grpc;
 mod hyper;
 mod idp;

@@ -1,0 +1,31 @@
+use axum::{
+    Extension, Router,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use tower_session_cache::{SessionCacheLayer, SessionValidator, UserData};
+
+const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
+
+/// The headers from which the layer takes a token.
+const VARY: HeaderValue = HeaderValue::from_static("authorization, cookie, x-appwrite-session");
+
+/// Runs for valid sessions only.
+async fn allow(Extension(user): Extension<UserData>) -> Result<impl IntoResponse, StatusCode> {
+    // An ID that no header can carry must not become a 2xx without an ID.
+    let id = HeaderValue::try_from(user.id()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    let headers = [
+        (USER_ID, id),
+        (header::VARY, VARY),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((StatusCode::NO_CONTENT, headers))
+}
+
+/// The service that the proxy asks.
+pub fn forward_auth<V: SessionValidator>(sessions: SessionCacheLayer<V>) -> Router {
+    Router::new()
+        .route("/auth", get(allow))
+        .layer(sessions.http_only())
+}
