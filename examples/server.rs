@@ -169,8 +169,9 @@ async fn show_origin(
     response
 }
 
-async fn me(Extension(user): Extension<UserData>) -> Json<UserData> {
-    Json(user)
+async fn me(Extension(user): Extension<UserData>) -> impl IntoResponse {
+    // It depends on a cookie or a header, so that no cache on the way may keep it.
+    ([(header::CACHE_CONTROL, "no-store")], Json(user))
 }
 
 #[derive(Deserialize)]

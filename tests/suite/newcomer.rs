@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::support::{
-    appwrite::{Appwrite, Endpoint},
+    appwrite::{Appwrite, Endpoint, Fault},
     client::http,
     process::{Running, command},
 };
@@ -84,6 +84,24 @@ async fn the_readme_alone_makes_a_service_that_authenticates() {
     assert_eq!(idp.calls(Endpoint::Account), 1);
     let stranger = client.get(format!("{url}/me")).send().await.unwrap();
     assert_eq!(stranger.status(), 401);
+    // A page of another site makes the browser send the cookie along.
+    let cookie = format!("a_session_{}={token}", idp.project_id());
+    let forged = client
+        .post(format!("{url}/logout"))
+        .header("cookie", cookie)
+        .header("origin", "https://attacker.example.com")
+        .header("sec-fetch-site", "cross-site");
+    assert_eq!(forged.send().await.unwrap().status(), 403);
+    assert_eq!(me().await.unwrap().status(), 200);
+    // A logout that the provider does not take ends the session here all the same.
+    idp.fault(Endpoint::Logout, Fault::Status(500));
+    let logout = client.post(format!("{url}/logout")).bearer_auth(&token);
+    assert_eq!(logout.send().await.unwrap().status(), 503);
+    assert_eq!(me().await.unwrap().status(), 401);
+    idp.clear_faults();
+    let token = idp.issue("ada");
+    let me = || client.get(format!("{url}/me")).bearer_auth(&token).send();
+    assert_eq!(me().await.unwrap().status(), 200);
     let logout = client.post(format!("{url}/logout")).bearer_auth(&token);
     assert_eq!(logout.send().await.unwrap().status(), 204);
     assert_eq!(me().await.unwrap().status(), 401);
