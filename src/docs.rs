@@ -23,6 +23,12 @@ pub mod deployment {}
 #[doc = include_str!("docs/failures.md")]
 pub mod failures {}
 
+#[doc = include_str!("docs/forward_auth.md")]
+#[doc = include_str!("../tests/support/forward_auth.rs")]
+#[doc = "```"]
+#[doc = include_str!("docs/forward_auth_after.md")]
+pub mod forward_auth {}
+
 #[doc = include_str!("docs/migration.md")]
 pub mod migration {}
 
