@@ -1,15 +1,22 @@
-//! The real identity providers themselves: what the tests of the crate rely on.
+//! Real identity providers: what they answer by themselves, and what this crate makes of it.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{Form, Router, routing::post};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
+use tower_session_cache::{
+    IntrospectionAuth, IntrospectionValidator, IntrospectionValidatorBuilder, Origin, SessionCache,
+    SessionCacheLayer,
+};
+
 use crate::support::{
+    client::{ask, ask_for_all},
     hydra::{self, Hydra},
     idp::claims,
     keycloak::{self, Keycloak, User},
+    redis::Redis,
     soon,
 };
 
@@ -270,4 +277,102 @@ async fn hydra_servers_at_the_same_time_share_nothing() {
 
     assert_eq!(first.introspect(&tokens.access).await["active"], true);
     assert_eq!(second.introspect(&tokens.access).await["active"], false);
+}
+
+/// A node of its own, with a client of its own.
+fn node(
+    redis: &Redis,
+    builder: IntrospectionValidatorBuilder,
+) -> SessionCacheLayer<IntrospectionValidator> {
+    let cache = SessionCache::builder().redis(redis.url()).unwrap();
+    let cache = cache.redis_deadline(Duration::from_secs(20)).build();
+    SessionCacheLayer::new(cache.unwrap(), builder.build().unwrap())
+}
+
+#[tokio::test]
+async fn keycloaks_word_to_one_client_is_not_served_to_another() {
+    let Some(keycloak) = Keycloak::start().await else {
+        return;
+    };
+    let shop = keycloak::Client::new("shop", "the secret of shop").audience("a");
+    let both = keycloak::Client::new("both", "the secret of both")
+        .audience("a")
+        .audience("b");
+    let a = keycloak::Client::new("a", "the secret of a");
+    let b = keycloak::Client::new("b", "the secret of b");
+    keycloak.create_realm("test").await;
+    for client in [&shop, &both, &a, &b] {
+        keycloak.create_client("test", client).await;
+    }
+    let id = keycloak.create_user("test", ADA).await;
+    let redis = Redis::start();
+    let of = |client: &keycloak::Client, secret: &str| {
+        let auth = IntrospectionAuth::basic(client.id.as_str(), secret);
+        IntrospectionValidator::builder(keycloak.introspection_endpoint("test"), auth)
+            .issuer(keycloak.issuer("test"))
+    };
+    let on_a = node(&redis, of(&a, &a.secret));
+    let on_b = node(&redis, of(&b, &b.secret));
+    let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
+
+    assert_eq!(ask(&on_b, &tokens.access).await.unwrap_err(), 401, "alone");
+    let (user, info) = ask_for_all(&on_a, &tokens.access).await.unwrap();
+    assert_eq!((user.id(), info.origin()), (&*id, Origin::Validator));
+    assert_eq!(info.session_id(), Some(&*tokens.sid()));
+    assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer("test"));
+    let (_, info) = ask_for_all(&on_a, &tokens.access).await.unwrap();
+    assert_eq!(info.origin(), Origin::Redis);
+    assert_eq!(info.session_id(), Some(&*tokens.sid()));
+    for _ in 0..10 {
+        assert_eq!(ask(&on_b, &tokens.access).await.unwrap_err(), 401);
+    }
+    // Nor is it to one that the server does not know.
+    let stranger = node(&redis, of(&b, "a wrong secret"));
+    assert_eq!(ask(&stranger, &tokens.access).await.unwrap_err(), 503);
+
+    // A token for both is each client's own, under one authority.
+    let shared = keycloak.login("test", &both, ADA.name, ADA.password).await;
+    for expected in [Origin::Validator, Origin::Redis, Origin::Redis] {
+        for layer in [&on_a, &on_b] {
+            let (user, info) = ask_for_all(layer, &shared.access).await.unwrap();
+            assert_eq!((user.id(), info.origin()), (&*id, expected));
+            assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer("test"));
+        }
+    }
+
+    // The strict layer of the same client decides by what is cached.
+    let strict = node(&redis, of(&a, &a.secret).require_scope("orders:write"));
+    assert_eq!(ask(&strict, &shared.access).await.unwrap_err(), 403);
+    assert_eq!(ask(&on_a, &shared.access).await.unwrap().1, Origin::Redis);
+    let in_aud = node(&redis, of(&a, &a.secret).audience("b"));
+    assert_eq!(ask(&in_aud, &shared.access).await.unwrap().1, Origin::Redis);
+    assert_eq!(ask(&in_aud, &tokens.access).await.unwrap_err(), 401);
+    assert_eq!(ask(&on_a, &tokens.access).await.unwrap().1, Origin::Redis);
+}
+
+#[tokio::test]
+async fn hydra_is_asked_without_credentials_and_names_the_login_in_its_own_claims() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop").scope("read");
+    hydra.create_client(&shop).await;
+    let redis = Redis::start();
+    let of = || {
+        let auth = IntrospectionAuth::none();
+        IntrospectionValidator::builder(hydra.introspection_endpoint(), auth)
+            .session_id_claim("ext.sid")
+    };
+    let layer = node(&redis, of());
+    let tokens = hydra.login_with_sid(&shop, "ada", "read").await;
+    let sid = tokens.sid();
+    for expected in [Origin::Validator, Origin::Redis] {
+        let (user, info) = ask_for_all(&layer, &tokens.access).await.unwrap();
+        assert_eq!((user.id(), info.origin()), ("ada", expected));
+        assert_eq!(info.session_id(), Some(&*sid));
+    }
+    assert_eq!(ask(&layer, "garbage").await.unwrap_err(), 401);
+    let strict = node(&redis, of().require_scope("write"));
+    assert_eq!(ask(&strict, &tokens.access).await.unwrap_err(), 403);
+    assert_eq!(ask(&layer, &tokens.access).await.unwrap().1, Origin::Redis);
 }
