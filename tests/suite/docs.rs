@@ -44,6 +44,20 @@ fn listed(page: &str, section: &str) -> BTreeSet<String> {
 }
 
 #[test]
+fn security_names_tests_that_exist() {
+    let text = source("SECURITY.md");
+    let named: Vec<_> = text
+        .split('`')
+        .filter_map(|word| word.split_once(".rs::"))
+        .collect();
+    assert!(named.len() >= 8, "{named:?}");
+    for (file, test) in named {
+        let suite = source(&format!("tests/suite/{file}.rs"));
+        assert!(suite.contains(&format!("fn {test}(")), "{file}::{test}");
+    }
+}
+
+#[test]
 fn the_configuration_page_names_every_setting_and_no_other() {
     let page = source("src/docs/configuration.md");
     for (path, name, at_least) in [
