@@ -222,8 +222,8 @@ fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<Heade
 
 /// The provider first, then the cache: what is validated after the revocation counts again.
 ///
-/// The cache is told even if the provider could not be. Appwrite takes 100 logouts an hour from one
-/// host, so that one attacker could otherwise keep the sessions of all others cached.
+/// The token is revoked in the cache even if the provider's call failed. Appwrite accepts 100 logouts
+/// an hour from one host, so that one attacker could otherwise keep the sessions of all others cached.
 async fn logout(
     State(app): State<App>,
     Extension(session): Extension<SessionInfo>,

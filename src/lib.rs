@@ -49,7 +49,7 @@
 //! Keep a handle of the cache for logout ([`SessionCache::revoke_token`]) and for changes of a
 //! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
 //! then the cache: what is validated after the revocation counts again. Revoke in the cache even if
-//! the provider could not be told, and report the failure afterwards.
+//! the provider's call failed, and report the failure afterwards.
 //!
 //! # tonic
 //!

@@ -1,4 +1,4 @@
-//! The page on forward auth: what a proxy that takes any 2xx for a yes is told, over real HTTP.
+//! The page on forward auth: what a proxy that takes any 2xx for a yes receives, over real HTTP.
 
 use std::net::SocketAddr;
 
