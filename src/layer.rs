@@ -43,7 +43,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let layer = SessionCacheLayer::new(
 ///     SessionCache::builder().build()?,
-///     validator_fn(|_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) }),
+///     validator_fn("anyone", |_token| async { Ok(ValidatedSession::new(UserData::new("ada"))) }),
 /// );
 /// let mut service = layer.layer(service_fn(async |request: Request<String>| {
 ///     let user = request.extensions().get::<UserData>().expect("behind the layer");

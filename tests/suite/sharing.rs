@@ -64,10 +64,10 @@ enum Kind {
         is_admin: bool,
         by_email: bool,
     },
-    Closure(Box<Kind>),
-    Wrapped(Box<Kind>),
-    Filtered(Box<Kind>, &'static str),
-    Or(Box<Kind>, Box<Kind>),
+    Closure(Box<Self>),
+    Wrapped(Box<Self>),
+    Filtered(Box<Self>, &'static str),
+    Or(Box<Self>, Box<Self>),
 }
 
 const USERS: [&str; 2] = ["ada", "bob"];
@@ -389,7 +389,7 @@ impl Case {
                 }
                 n => {
                     let layer = n % 2;
-                    let answer = ask(&[&[&first, &second][layer]], text).await;
+                    let answer = ask(&[[&first, &second][layer]], text).await;
                     self.judge(layer, text, answer)
                 }
             };

@@ -18,7 +18,6 @@ use axum::{
     Form, Json, Router,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -82,10 +81,13 @@ impl Drop for Tenants {
     }
 }
 
+type Refusal = (StatusCode, Json<Value>);
+
 /// A response for a call that finds the server down.
-fn arrive(shared: &Shared) -> Result<(), Response> {
+fn arrive(shared: &Shared) -> Result<(), Refusal> {
     if shared.is_down.load(SeqCst) {
-        return Err(StatusCode::INTERNAL_SERVER_ERROR.into_response());
+        let problem = Json(json!({ "error": "server_error" }));
+        return Err((StatusCode::INTERNAL_SERVER_ERROR, problem));
     }
     Ok(())
 }
@@ -100,7 +102,7 @@ async fn introspect(
     Path(server): Path<usize>,
     headers: HeaderMap,
     Form(question): Form<Question>,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refusal> {
     arrive(&shared)?;
     let basic = headers
         .get(header::AUTHORIZATION)
@@ -133,16 +135,16 @@ async fn introspect(
     Ok(Json(answer))
 }
 
-fn unauthorized() -> Response {
+fn unauthorized() -> Refusal {
     let problem = json!({
         "message": "User (role: guests) missing scopes", "code": 401,
         "type": "general_unauthorized_scope", "version": "1.8.0",
     });
-    (StatusCode::UNAUTHORIZED, Json(problem)).into_response()
+    (StatusCode::UNAUTHORIZED, Json(problem))
 }
 
 /// The user of a session of the project that is asked about.
-fn session_user(server: usize, headers: &HeaderMap) -> Result<String, Response> {
+fn session_user(server: usize, headers: &HeaderMap) -> Result<String, Refusal> {
     let text = |name: &str| headers.get(name).unwrap().to_str().unwrap().to_owned();
     let token = text("x-appwrite-session");
     let parts: Vec<_> = token.split('~').collect();
@@ -159,7 +161,7 @@ async fn account(
     State(shared): World,
     Path(server): Path<usize>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refusal> {
     arrive(&shared)?;
     let user = session_user(server, &headers)?;
     let project = headers["x-appwrite-project"].to_str().unwrap();
@@ -179,7 +181,7 @@ async fn session(
     State(shared): World,
     Path(server): Path<usize>,
     headers: HeaderMap,
-) -> Result<Json<Value>, Response> {
+) -> Result<Json<Value>, Refusal> {
     arrive(&shared)?;
     let user = session_user(server, &headers)?;
     Ok(Json(json!({
