@@ -125,7 +125,7 @@ fn before_redis(
             // What is remembered beside the local cache is not meant here.
             .capacity(1)
             .local_cache(local);
-        let built = builder.build().unwrap();
+        let built = builder.build().unwrap().with_namespace("ada");
         runtime.block_on(async {
             for n in 0..count {
                 let (user, length) = user(n);
@@ -185,7 +185,7 @@ fn before_redis_it_takes_no_more_and_a_hit_waits_for_nothing() {
 
 #[test]
 fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
-    let cache = SessionCache::default();
+    let cache = SessionCache::default().with_namespace("ada");
     store(&cache, 1);
     assert_that_hits_are_cheap(&cache);
 }
