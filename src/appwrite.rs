@@ -64,7 +64,7 @@ const ANONYMOUS: &str = "anonymous";
 /// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
 ///    [`UserData`], a date that cannot be read becomes `None`; for the tier see
 ///    [`tier`](AppwriteValidatorBuilder::tier).
-/// 6. Anonymous sessions, which Appwrite gives to anybody who asks, are sessions like others. Their
+/// 6. Anonymous sessions, which Appwrite gives to any client that asks, are sessions like others. Their
 ///    users have the attribute `anonymous`. To keep them out, see
 ///    [`forbid_anonymous`](AppwriteValidatorBuilder::forbid_anonymous).
 /// 7. Records in Redis are shared with the validators of the same endpoint and project, and with a

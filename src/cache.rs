@@ -173,7 +173,7 @@ impl SessionCache {
         self
     }
 
-    /// The handle of a layer, whose rules are told from those of others by this number.
+    /// The handle of a layer. The number identifies the rules of its validator.
     pub(crate) fn with_rules(mut self, rules: u64) -> Self {
         self.rules = rules;
         self

@@ -53,7 +53,7 @@ impl Policy {
     ) -> Option<Refusal> {
         if self.optional && rejection.is_anonymous() {
             let extensions = request.extensions_mut();
-            // What this layer has not let in is nobody to the service inside of it.
+            // The inner service must not take a user for authenticated that this layer rejects.
             extensions.remove::<UserData>();
             extensions.remove::<SessionInfo>();
             extensions.insert(rejection);

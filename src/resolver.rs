@@ -38,7 +38,7 @@ use crate::{
 /// Each turn but the first follows a re-check without an answer, so two are already bad luck.
 const TURNS: usize = 4;
 
-/// Tells the rules of one layer from those of others; 0 is the identity provider's word.
+/// The next number for the rules of a layer. 0 stands for the identity provider.
 static NEXT_RULES: AtomicU64 = AtomicU64::new(1);
 
 pub(crate) struct Resolver<V> {
@@ -90,7 +90,7 @@ pub(crate) enum Near {
 }
 
 impl<V: SessionValidator> Resolver<V> {
-    /// Whether this layer would have let a user in whom another layer has put into the request.
+    /// Whether this layer would have let in the user that another layer has put into the request.
     pub(crate) fn accepts_from_outside(&self, user: &UserData) -> bool {
         user.source()
             .is_some_and(|source| source.namespace == *self.cache.namespace())
@@ -128,7 +128,7 @@ impl<V: SessionValidator> Resolver<V> {
         let answer = answer.name();
         span.record("outcome", answer);
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
-        // Whichever way it came, and last of all.
+        // Last of all, so that it holds for joined, shared and stale sessions as well.
         match outcome {
             Ok(resolved) if !self.validator.accepts(&resolved.user) => {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())

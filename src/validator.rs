@@ -35,8 +35,7 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Asks the identity provider what a session token stands for.
 ///
-/// A validator has to say four things, none of which has a default, since a wrong one lets
-/// somebody in:
+/// A validator has to say four things. None has a default, since a wrong default lets users in:
 ///
 /// 1. its [namespace](Self::namespace): whose cached sessions are as good as its own;
 /// 2. its [authority](Self::authority): who issues the sessions;
@@ -337,7 +336,7 @@ where
 ///
 /// let closed = std::env::args().any(|arg| arg == "--closed");
 /// let validator = if closed {
-///     ErasedValidator::new(validator_fn("nobody", |_| async { Err(ValidationError::invalid()) }))
+///     ErasedValidator::new(validator_fn("closed", |_| async { Err(ValidationError::invalid()) }))
 /// } else {
 ///     ErasedValidator::new(validator_fn("anyone", |_| async {
 ///         Ok(ValidatedSession::new(UserData::new("ada")))
@@ -452,8 +451,8 @@ impl ValidatedSession {
     ///
     /// # Security
     ///
-    /// Do not take it from a response unless the validator has verified it: whoever names the
-    /// authority names the user.
+    /// Do not take it from a response unless the validator has verified it: a
+    /// response that names the authority names the user.
     #[must_use]
     pub fn with_authority(mut self, authority: impl Into<Authority>) -> Self {
         self.authority = Some(authority.into());

@@ -66,7 +66,7 @@ impl AppwriteValidatorBuilder {
 
     /// Answers anonymous sessions with 403. Defaults to letting them in.
     ///
-    /// Anybody can make one without an address or a password
+    /// Any client can make one without an address or a password
     /// (`POST /account/sessions/anonymous`), unless the project turns that off. Records of the
     /// Python service, which do not say what kind of session they hold, are not used then.
     pub fn forbid_anonymous(mut self) -> Self {

@@ -57,8 +57,7 @@ impl Naming {
         }
     }
 
-    /// Each namespace hashes tokens by a function of its own, so that a hit need not hash the
-    /// namespace.
+    /// Each namespace hashes tokens under a separate key, so that a hit need not hash the namespace.
     pub(super) fn space(&self, namespace: Namespace) -> Arc<Space> {
         let mut hasher = self.near;
         hasher.write(namespace.as_str().as_bytes());

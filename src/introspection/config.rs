@@ -150,9 +150,9 @@ impl IntrospectionValidatorBuilder {
     /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
     /// of the endpoint, the client's id (or a digest of the bearer token) and the user id's claim.
     ///
-    /// A server answers each client by itself: Keycloak calls a token inactive when the client that
-    /// asks is not in its `aud`. Give several clients one name only if each may take the other's
-    /// word.
+    /// A response is meant for the client that asked: Keycloak calls a token inactive if that client
+    /// is not in its `aud`. Give several clients one name only if each may use the responses to the
+    /// others.
     pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         self.namespace = Some(namespace.into());
         self

@@ -385,7 +385,7 @@ async fn strict_layer_inside_a_weak_one_decides_itself() {
     assert_eq!(cache.stats().hits, hits + 1);
     let trusting = inner.trust_outer_user();
     let (user, ..) = ask_nested(&outer, &trusting, Some("o1~ada~A~read"), None).await;
-    assert_eq!(user.unwrap().id(), "ada", "told to in so many words");
+    assert_eq!(user.unwrap().id(), "ada", "as configured");
 }
 
 #[tokio::test]
@@ -478,9 +478,9 @@ async fn combinators_change_and_refuse() {
         status(&SessionCacheLayer::new(cache(), banned), "t").await,
         403
     );
-    let nobody = people().filter(|_| false);
+    let none = people().filter(|_| false);
     assert_eq!(
-        status(&SessionCacheLayer::new(cache(), nobody), "t").await,
+        status(&SessionCacheLayer::new(cache(), none), "t").await,
         403
     );
 }

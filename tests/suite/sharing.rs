@@ -1,9 +1,9 @@
-//! One property over pairs of layers that share a cache: whoever is let in by a layer would have
+//! One property over pairs of layers that share a cache: a session that a layer lets in would have
 //! been let in by its own validator, as the same user, when the record was made.
 //!
 //! The layers differ in validator, endpoint, client, project and rules. They are two nodes on one
-//! Redis, beside each other on one cache, or one inside the other. What a layer's own validator
-//! says is found out by the same validator alone, with a cache that nothing else has.
+//! Redis, side by side on one cache, or one inside the other. What a layer's own validator says is
+//! asked of the same validator alone, with a cache that nothing else uses.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -355,7 +355,7 @@ impl Case {
         let own = &self.alone[&(layer, text.to_owned())];
         (own.as_ref() != Some(&served.identity)).then(|| {
             let Self { seed, kinds, .. } = self;
-            let place = if self.is_nested { "nested" } else { "beside" };
+            let place = if self.is_nested { "nested" } else { "side by side" };
             format!("seed {seed}: {text} is {served:?} at layer {layer} ({place}), which alone says {own:?}: {kinds:?}")
         })
     }
