@@ -2,8 +2,6 @@
 
 #![allow(clippy::doc_markdown, reason = "names of products and papers")]
 
-#[cfg(feature = "cluster")]
-#[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
 #[doc = include_str!("docs/cluster.md")]
 pub mod cluster {}
 

@@ -139,7 +139,7 @@
 //! - [Revocation](docs::revocation): what is promised, and its bounds.
 //! - [Failures](docs::failures): what a request sees when what is down.
 //! - [Deployment](docs::deployment): TLS, rights, Sentinel, what a failover can lose, and what holds
-//!   where; of a cluster more is told in `docs::cluster` (feature `cluster`).
+//!   where. [Redis Cluster](docs::cluster): what is different there.
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
 //! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
 //! - [Validators](docs::validators): writing and combining them, and the namespaces of their records.
@@ -157,7 +157,6 @@
 //! | `appwrite` | `AppwriteValidator`, which asks Appwrite's HTTP API | reqwest, rustls with *ring* |
 //! | `introspection` | `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection, RFC 7662 | the same |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses | axum-core |
-//! | `cluster` | a Redis Cluster in place of a single server, see `docs::cluster` | nothing |
 //! | `metrics` | counts, levels and latencies for the `metrics` facade | metrics; an addition for each local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
 //! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |

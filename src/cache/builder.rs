@@ -1,14 +1,11 @@
 //! How a cache is set up. Every setting is checked here, once, so that nothing fails later.
 
-#[cfg(feature = "cluster")]
 use std::mem;
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-#[cfg(any(feature = "cluster", feature = "tls"))]
 use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::Semaphore;
 
-#[cfg(feature = "cluster")]
 use super::redis::NodeFault;
 use super::{
     SessionCache, SessionCacheConfig, Shared,
@@ -31,6 +28,8 @@ use crate::{clock::Clock, namespace::Namespace, secret::SecretKey};
 /// same on every node.
 const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
+const NEGATIVE_TTL: Duration = Duration::from_secs(5);
+
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
 
@@ -51,7 +50,7 @@ pub struct SessionCacheBuilder {
     longest_session: Duration,
     validation_deadline: Duration,
     max_validations: usize,
-    negative_ttl: Duration,
+    negative_ttl: Option<Duration>,
     redis: Option<RedisUrl>,
     sentinels: Option<(Vec<RedisUrl>, String)>,
     cluster: Option<Vec<RedisUrl>>,
@@ -102,7 +101,7 @@ impl SessionCacheBuilder {
             longest_session: Duration::from_secs(30 * 24 * 3600),
             validation_deadline: Duration::from_secs(5),
             max_validations: 256,
-            negative_ttl: Duration::from_secs(5),
+            negative_ttl: None,
             redis: None,
             sentinels: None,
             cluster: None,
@@ -141,12 +140,12 @@ impl SessionCacheBuilder {
     }
 
     /// How long a token that the identity provider refused as invalid is refused without asking
-    /// again, in this process. Defaults to 5 seconds; 0 turns it off.
+    /// again, in this process. Defaults to 5 seconds, or to a shorter TTL; 0 turns it off.
     ///
     /// At most 10,000 are remembered, beside the sessions. Blocked users and missing factors are
     /// not: these end at any time.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
-        self.negative_ttl = ttl;
+        self.negative_ttl = Some(ttl);
         self
     }
 
@@ -196,8 +195,6 @@ impl SessionCacheBuilder {
     ///
     /// The same as for [`redis`](Self::redis), no URL at all, and one that names a database, or
     /// that differs from the first in user, password or TLS.
-    #[cfg(feature = "cluster")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "cluster")))]
     pub fn redis_cluster<U: Into<String>>(
         mut self,
         urls: impl IntoIterator<Item = U>,
@@ -532,7 +529,7 @@ impl SessionCacheBuilder {
                 "max_validations must be at least 1, for example 256",
             ));
         }
-        if self.negative_ttl > self.ttl {
+        if self.effective_negative_ttl() > self.ttl {
             return Err(ConfigError(
                 "the negative TTL must not exceed ttl_seconds, for example 5 seconds; 0 turns it \
                  off",
@@ -626,7 +623,6 @@ impl SessionCacheBuilder {
     }
 
     fn place(&self) -> Result<Option<Place>, ConfigError> {
-        #[cfg(feature = "cluster")]
         if let Some(urls) = &self.cluster {
             if self.redis.is_some() || self.sentinels.is_some() {
                 return Err(CLUSTER_ALONE);
@@ -705,7 +701,7 @@ impl SessionCacheBuilder {
             max_age: micros(max_age),
             stale: micros(self.stale_on_error),
             verdict_ttl: micros(self.longest_session),
-            negative_ttl: micros(self.negative_ttl),
+            negative_ttl: micros(self.effective_negative_ttl()),
         };
         let clock = self.clock.clone();
         Local::new(sessions, verdicts, lease, clock, self.lifetimes(), times)
@@ -741,6 +737,11 @@ impl SessionCacheBuilder {
                 counters: Counters::new(),
             }),
         }
+    }
+
+    fn effective_negative_ttl(&self) -> Duration {
+        self.negative_ttl
+            .unwrap_or_else(|| NEGATIVE_TTL.min(self.ttl))
     }
 
     fn lifetimes(&self) -> Lifetimes {
@@ -798,39 +799,33 @@ impl From<redis::TlsFault> for ConfigError {
         }
     }
 }
-#[cfg(feature = "cluster")]
 const CLUSTER_URLS: ConfigError = ConfigError(
     "the URLs of the Redis cluster are not understood; name at least one node, each like \
      redis://host:6379, with user and password as redis://user:password@host:6379 (they usually \
      come from REDIS_CLUSTER_URLS)",
 );
 
-#[cfg(feature = "cluster")]
 const CLUSTER_DATABASE: ConfigError = ConfigError(
     "a URL of the Redis cluster names a database, and a cluster has only number 0; leave out what \
      follows the port, and tell projects that share the cluster apart by key_prefix",
 );
 
-#[cfg(feature = "cluster")]
 const CLUSTER_USERS: ConfigError = ConfigError(
     "the URLs of the Redis cluster differ in user, password or TLS; give all nodes the same, since \
      those that are found by them are asked as the first",
 );
 
-#[cfg(feature = "cluster")]
 const CLUSTER_ALONE: ConfigError = ConfigError(
     "redis_cluster is set, and redis or redis_sentinel as well; leave out all but one of the three \
      (they usually come from REDIS_CLUSTER_URLS, REDIS_URL and REDIS_SENTINEL_URLS)",
 );
 
-#[cfg(feature = "cluster")]
 const CLUSTER_REPLICAS: ConfigError = ConfigError(
     "wait_for_replicas is set, and a Redis cluster cannot be waited for; leave it out: what a \
      failover loses there is told in docs::cluster",
 );
 
 /// Reads the URLs of some nodes of a cluster.
-#[cfg(feature = "cluster")]
 fn nodes(urls: &[RedisUrl]) -> Result<Vec<ConnectionInfo>, ConfigError> {
     let nodes = urls.iter().map(|RedisUrl(url)| redis::node(url));
     let nodes = nodes

@@ -9,7 +9,6 @@ mod address;
 mod apart;
 mod batch;
 mod breaker;
-#[cfg(feature = "cluster")]
 mod cluster;
 mod fill;
 mod listener;
@@ -40,7 +39,6 @@ use std::{
 use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
 pub(crate) use self::lookup::Replace;
-#[cfg(feature = "cluster")]
 pub(super) use self::server::{NodeFault, node};
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;

@@ -59,6 +59,11 @@ fn senseless_values_are_refused_with_what_to_write_instead() {
     assert!(refused(|b| b.refresh_ahead(0)).contains("from 1 to 100"));
     assert!(refused(|b| b.refresh_ahead(101)).contains("from 1 to 100"));
     assert!(SessionCache::builder().ttl(seconds(3_590)).build().is_ok());
+    // The default of the negative TTL gives way, a setting does not.
+    assert!(SessionCache::builder().ttl(seconds(2)).build().is_ok());
+    assert!(
+        refused(|b| b.ttl(seconds(2)).negative_ttl(seconds(3))).contains("the negative TTL must")
+    );
 }
 
 #[test]

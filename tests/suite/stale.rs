@@ -94,7 +94,6 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
         .unwrap()
         .redis_deadline(Duration::from_secs(20))
         .ttl(Duration::from_secs(1))
-        // Not without a negative TTL that is no longer.
         .negative_ttl(Duration::ZERO)
         .local_cache(LocalCache::new(10).lease(Duration::from_secs(60)))
         .stale_on_error(STALE);

@@ -106,7 +106,6 @@ impl Met {
     }
 
     /// Slots have moved, or primaries have come or gone.
-    #[cfg(feature = "cluster")]
     pub(super) fn moved(&self) {
         self.turned();
         if let Some(lease) = &self.lease {
@@ -115,7 +114,6 @@ impl Met {
     }
 
     /// All servers that there are have been met, as far as they answer.
-    #[cfg(feature = "cluster")]
     pub(super) fn is_whole(&self) {
         self.runs().is_whole = true;
     }
@@ -158,7 +156,6 @@ mod tests {
         assert_eq!(met.floor(), Stamp(2 * (NOW.0 + SLACK)));
     }
 
-    #[cfg(feature = "cluster")]
     #[test]
     fn of_a_cluster_every_run_that_was_not_there_at_first() {
         let met = Met::new(None, true);

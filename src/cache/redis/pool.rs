@@ -61,10 +61,6 @@ pub(super) enum Missed {
     Unanswered,
     /// As a server of a cluster says it, in this run: the keys are on another one, or on their
     /// way to it.
-    #[cfg_attr(
-        not(feature = "cluster"),
-        expect(dead_code, reason = "nobody else is sent elsewhere")
-    )]
     Elsewhere {
         error: RedisError,
         run: Arc<str>,
@@ -235,14 +231,12 @@ impl Links {
     }
 
     /// The key to write from now on, since the one before has moved to another server.
-    #[cfg(feature = "cluster")]
     pub(super) fn probe_by(&self, key: String) {
         *lock(&self.0.probe) = key;
     }
 
     /// Whether the server is still in the run in which its links found it. A link of another run is
     /// used no more: the next one meets the server anew.
-    #[cfg(feature = "cluster")]
     pub(super) async fn is_as_met(&self, until: Instant) -> bool {
         let terms = Terms {
             effect: Effect::Reads,

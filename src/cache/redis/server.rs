@@ -123,14 +123,12 @@ pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> 
 }
 
 /// Why a URL is none of a cluster's node.
-#[cfg(feature = "cluster")]
 pub(in crate::cache) enum NodeFault {
     Url(UrlFault),
     NamesDatabase,
 }
 
 /// Reads the URL of a node of a cluster, which has one database and a port.
-#[cfg(feature = "cluster")]
 pub(in crate::cache) fn node(url: &str) -> Result<ConnectionInfo, NodeFault> {
     let info = server(url, 0).map_err(NodeFault::Url)?;
     match info.addr() {

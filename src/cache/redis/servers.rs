@@ -2,12 +2,10 @@
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
-#[cfg(feature = "cluster")]
 use bb8_redis::redis::ConnectionInfo;
 use bb8_redis::redis::{Cmd, cmd};
 use tokio::time::Instant;
 
-#[cfg(feature = "cluster")]
 use super::cluster::Cluster;
 use super::{
     batch::Batches,
@@ -26,7 +24,6 @@ pub(in crate::cache) enum Place {
     /// And how many replicas of it are to have a revocation.
     Server(Server, Option<Wanted>),
     /// Some of the nodes, by which the others are found.
-    #[cfg(feature = "cluster")]
     Cluster(Vec<ConnectionInfo>),
 }
 
@@ -40,7 +37,6 @@ pub(super) struct Servers {
 #[derive(Clone)]
 enum Kind {
     One(Arc<One>),
-    #[cfg(feature = "cluster")]
     Cluster(Arc<Cluster>),
 }
 
@@ -85,7 +81,6 @@ impl Servers {
                     replicas: replicas.map(Replicas::new),
                 }));
             }
-            #[cfg(feature = "cluster")]
             Place::Cluster(nodes) => {
                 met = Arc::new(Met::new(lease, true));
                 let met = Arc::clone(&met);
@@ -108,7 +103,6 @@ impl Servers {
     pub(super) fn is_skipped(&self) -> bool {
         match &self.kind {
             Kind::One(one) => one.links.is_skipped(),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => cluster.is_skipped(),
         }
     }
@@ -137,7 +131,6 @@ impl Servers {
     pub(super) fn batches(&self) -> Option<&Batches> {
         match &self.kind {
             Kind::One(one) => Some(&one.batches),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(_) => None,
         }
     }
@@ -146,7 +139,6 @@ impl Servers {
     pub(super) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
         match &self.kind {
             Kind::One(one) => Some(one.replicas.as_ref()?.have(&one.links, runs).await),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(_) => None,
         }
     }
@@ -158,7 +150,6 @@ impl Servers {
                 let (server, probe) = (one.server.clone(), Some(names.probe(nonce)));
                 (self.met.turn(), vec![Heard { server, probe }])
             }
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => {
                 let until = Instant::now() + self.deadlines.connect;
                 cluster.heard(until, nonce).await
@@ -211,7 +202,6 @@ impl Call<'_> {
     pub(super) async fn turn(&self) -> Result<u64, Unanswered> {
         match &self.servers.kind {
             Kind::One(_) => Ok(self.servers.met.turn()),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => cluster.turn(self.terms.until).await.ok_or(Unanswered),
         }
     }
@@ -227,24 +217,18 @@ impl Call<'_> {
         let ping = cmd("PING");
         match &self.servers.kind {
             Kind::One(_) => self.send("", &ping).await.is_ok(),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => Box::pin(cluster.all_answer(self.terms, &ping)).await,
         }
     }
 
     async fn ask<'c>(
         &self,
-        #[cfg_attr(
-            not(feature = "cluster"),
-            expect(unused_variables, reason = "one server holds all")
-        )]
         key: &str,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
     ) -> Result<Answer, Missed> {
         match &self.servers.kind {
             Kind::One(one) => one.links.ask(self.terms, command).await,
             // Boxed, so that one server need not carry the room for it.
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => Box::pin(cluster.ask(self.terms, key, command)).await,
         }
     }
@@ -254,7 +238,6 @@ impl fmt::Debug for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::One(one) => one.links.fmt(f),
-            #[cfg(feature = "cluster")]
             Kind::Cluster(cluster) => cluster.fmt(f),
         }
     }
