@@ -179,6 +179,10 @@ impl SessionCache {
         self
     }
 
+    pub(crate) fn space(&self) -> &Space {
+        &self.space
+    }
+
     pub(crate) fn namespace(&self) -> &Namespace {
         self.space.namespace()
     }
@@ -193,7 +197,10 @@ impl SessionCache {
             .in_session(source, session.session_id.as_deref());
     }
 
-    /// Looks a token up.
+    /// Looks a token up in the namespace of this handle.
+    ///
+    /// A hit is a session that some validator of the namespace let in. Whether yours does is what
+    /// its [`accepts`](SessionValidator::accepts) says, which a handle does not ask.
     ///
     /// On a miss the ticket must be taken before the validator is asked: that is what keeps a
     /// validation that a revocation overtakes out of the cache. A Redis that does not answer

@@ -32,11 +32,15 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 /// them has accepted, apart from what [`accepts`](crate::SessionValidator::accepts) checks on
 /// every hit. Two validators with different clients, projects or providers must not share one.
 ///
+/// A record holds what the validator that stored it has made of the response, the tier included.
+/// Validators that choose tiers by different closures need different names, above all if a
+/// [`filter`](crate::SessionValidator::filter) or a handler decides by the tier.
+///
 /// ```
 /// use tower_session_cache::Namespace;
 ///
-/// let database = Namespace::new("sessions-table", ["postgres://db.example.com/shop"]);
-/// assert_eq!(database.to_string(), "sessions-table postgres://db.example.com/shop");
+/// let database = Namespace::new("sessions-table", ["db.example.com", "shop"]);
+/// assert_eq!(database.to_string(), "own sessions-table db.example.com shop");
 /// assert_ne!(database, Namespace::named("sessions-table"));
 /// ```
 #[derive(Clone)]
@@ -67,11 +71,23 @@ impl Namespace {
     }
 
     /// A namespace that is derived from a validator's settings: its kind, and whatever decides
-    /// which tokens the identity provider accepts from it, such as endpoint and client ID.
+    /// which tokens the identity provider accepts from it, such as endpoint and client ID, and what
+    /// becomes of its response. It differs from those of the validators in this crate.
     ///
     /// Do not pass a secret: the text is stored in Redis and printed in logs.
     #[must_use]
     pub fn new<P: AsRef<str>>(kind: &str, settings: impl IntoIterator<Item = P>) -> Self {
+        let kind = utf8_percent_encode(kind, ENCODED).to_string();
+        let settings: Vec<_> = settings.into_iter().collect();
+        let settings = settings.iter().map(AsRef::as_ref);
+        Self::derived("own", [kind.as_str()].into_iter().chain(settings))
+    }
+
+    /// The same for the validators of this crate.
+    pub(crate) fn derived<P: AsRef<str>>(
+        kind: &str,
+        settings: impl IntoIterator<Item = P>,
+    ) -> Self {
         let text = text(kind, settings);
         let digest = Sha256::digest(text.as_bytes());
         // Records name their namespace in full, so a collision could only overwrite a record.
@@ -219,6 +235,9 @@ pub(crate) struct Source {
     pub(crate) branches: Branches,
     /// Whether this crate validated the session, and not the Python service.
     pub(crate) is_native: bool,
+    /// The cache that holds the session. Caches differ in what has been revoked, in who can write
+    /// them and in what they serve stale.
+    pub(crate) cache: u64,
 }
 
 /// The branches of [`or`](crate::SessionValidator::or) that accepted a token, from the outermost

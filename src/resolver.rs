@@ -15,7 +15,7 @@ use std::{
     },
 };
 
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use tracing::{Instrument, Span};
 
 use crate::{
@@ -93,7 +93,7 @@ impl<V: SessionValidator> Resolver<V> {
     /// Whether this layer would have let in the user that another layer has put into the request.
     pub(crate) fn accepts_from_outside(&self, user: &UserData) -> bool {
         user.source()
-            .is_some_and(|source| source.namespace == *self.cache.namespace())
+            .is_some_and(|source| self.cache.space().holds(source))
             && self.validator.accepts(user)
     }
 
@@ -303,8 +303,10 @@ impl<V: SessionValidator> Resolver<V> {
         let answer = self.ask(token, &ticket).await;
         flight.close();
         let session = match answer {
-            // A pause is no outage: the provider might have refused this token.
-            Err(error) if error.kind() == ValidationErrorKind::Unavailable && !error.is_pause() => {
+            // It is no outage if this node did not ask: the provider might have refused this token.
+            Err(error)
+                if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_asked() =>
+            {
                 return Box::pin(self.stale(key, error)).await;
             }
             answer => answer?,
@@ -363,21 +365,26 @@ impl<V: SessionValidator> Resolver<V> {
         ticket: &Ticket,
     ) -> Result<ValidatedSession, ValidationError> {
         self.pause.check()?;
-        let mut since = None;
-        let answer = tokio::time::timeout(self.cache.validation_deadline(), async {
+        let (mut since, mut asked_at) = (None, None);
+        let deadline = self.cache.validation_deadline();
+        let answer = tokio::time::timeout(deadline, async {
             let _slot = self.cache.slot().await;
             since = Some(Stopwatch::start());
+            asked_at = Some(Instant::now());
             count(&self.cache.counters().validations);
             self.validator.validate(token.clone()).await
         })
         .await;
         let answer = answer
             .unwrap_or_else(|_| {
-                Err(ValidationError::unavailable(if since.is_some() {
+                let error = ValidationError::unavailable(if asked_at.is_some() {
                     "the validator did not answer within the validation deadline"
                 } else {
                     "as many validations as may run at once took all of the validation deadline"
-                }))
+                });
+                // A provider that had no time to answer might have refused this token.
+                let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= deadline);
+                Err(if had_time { error } else { error.not_asked() })
             })
             .and_then(|mut session| {
                 if session.user.id().is_empty() {
@@ -443,26 +450,26 @@ fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
 struct Reachable(AtomicU8);
 
 impl Reachable {
-    fn observe(&self, error: Option<&ValidationError>) {
-        const ANSWERS: u8 = 0;
-        const UNAVAILABLE: u8 = 1;
-        const MISCONFIGURED: u8 = 2;
+    const ANSWERS: u8 = 0;
+    const UNAVAILABLE: u8 = 1;
+    const MISCONFIGURED: u8 = 2;
 
+    fn observe(&self, error: Option<&ValidationError>) {
         let state = match error.map(ValidationError::kind) {
             None | Some(ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_)) => {
-                ANSWERS
+                Self::ANSWERS
             }
-            Some(ValidationErrorKind::Unavailable) => UNAVAILABLE,
-            Some(ValidationErrorKind::Misconfigured) => MISCONFIGURED,
+            Some(ValidationErrorKind::Unavailable) => Self::UNAVAILABLE,
+            Some(ValidationErrorKind::Misconfigured) => Self::MISCONFIGURED,
         };
         if self.0.load(Relaxed) == state || self.0.swap(state, Relaxed) == state {
             return;
         }
         match (state, error) {
-            (MISCONFIGURED, Some(error)) => {
+            (Self::MISCONFIGURED, Some(error)) => {
                 tracing::error!(target: VALIDATION, error = %Chain(error), "no session can be validated");
             }
-            (UNAVAILABLE, Some(error)) => tracing::warn!(
+            (Self::UNAVAILABLE, Some(error)) => tracing::warn!(
                 target: VALIDATION,
                 error = %Chain(error),
                 "sessions cannot be validated now; cached ones go on being served"

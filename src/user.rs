@@ -169,7 +169,8 @@ impl UserData {
         self.0.updated_at
     }
 
-    /// Who issued the session of this user. `None` only for a user that a program built itself.
+    /// Who issued the session of this user. `None` for a user that is not in a session yet: one that
+    /// a program built, or that a validator has just returned.
     ///
     /// [`id`](Self::id) is unique per authority.
     #[must_use]

@@ -13,7 +13,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    namespace::{Authority, Branches, Namespace},
+    namespace::{Authority, Branches, Namespace, Source},
     token::SessionToken,
     user::UserData,
 };
@@ -206,6 +206,8 @@ pub trait SessionValidator: Send + Sync + 'static {
 
     /// Lets only users in for whom the closure is true; others get 403. It is asked on every
     /// request, also about cached sessions. Keeps namespace and authority.
+    ///
+    /// The user is as a validator of the namespace has made it: see [`Namespace`] about tiers.
     fn filter<F>(self, accepts: F) -> Filter<Self, F>
     where
         Self: Sized,
@@ -459,6 +461,20 @@ impl ValidatedSession {
         self
     }
 
+    /// The user as a cached session of this validator has it.
+    fn user_of(&self, namespace: Namespace, authority: Authority) -> UserData {
+        let source = Source {
+            namespace,
+            authority: self.authority.clone().unwrap_or(authority),
+            branches: self.branches.clone(),
+            is_native: true,
+            // None: it is in no cache.
+            cache: u64::MAX,
+        };
+        let session_id = self.session_id.as_deref();
+        self.user.in_session(Arc::new(source), session_id)
+    }
+
     /// Sets when the session ends by itself. Defaults to not known.
     #[must_use]
     pub fn with_expires_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
@@ -495,8 +511,8 @@ enum Cause {
     Branch,
     /// A rule of the validator's own.
     OwnRule,
-    /// This node, which did not ask since the provider had asked for a pause.
-    Pause,
+    /// This node, which did not ask: the provider had asked for a pause, or too many others waited.
+    NotAsked,
 }
 
 /// The cases a caller of a validator must tell apart.
@@ -578,8 +594,10 @@ impl ValidationError {
     }
 
     /// Says when asking again makes sense. Until then, but for a minute at most, the provider is
-    /// not asked about any token, and clients get 503 with what is left as `Retry-After`. Other
-    /// branches of an [`or`](SessionValidator::or) are asked on.
+    /// not asked about any token, and clients get 503 with what is left as `Retry-After`. A pause of
+    /// the second branch of an [`or`](SessionValidator::or) leaves the first one's sessions alone.
+    /// One of the first stops both, since every token is shown to it first; with
+    /// [`or_if`](SessionValidator::or_if) neither stops the other.
     #[must_use]
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
@@ -605,14 +623,19 @@ impl ValidationError {
     pub(crate) fn paused(left: Duration) -> Self {
         let paused = "the identity provider asked to be left alone for a while";
         Self {
-            cause: Cause::Pause,
+            cause: Cause::NotAsked,
             ..Self::unavailable(paused).with_retry_after(left)
         }
     }
 
-    /// Whether this node has not asked the provider because of a pause.
-    pub(crate) fn is_pause(&self) -> bool {
-        self.cause == Cause::Pause
+    /// Says that this node has not asked the provider.
+    pub(crate) fn not_asked(mut self) -> Self {
+        self.cause = Cause::NotAsked;
+        self
+    }
+
+    pub(crate) fn is_not_asked(&self) -> bool {
+        self.cause == Cause::NotAsked
     }
 
     /// The pause that the provider of the whole validator asks for.

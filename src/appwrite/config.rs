@@ -59,6 +59,9 @@ impl AppwriteValidatorBuilder {
     /// It is asked once per validation, and its answer is cached with the user. Choose by
     /// [`labels`](AppwriteUser::labels): users can write their own
     /// [`prefs`](AppwriteUser::prefs), so a tier taken from those lets them promote themselves.
+    ///
+    /// Services of one project share their records, tiers included, and so does a Python service.
+    /// If their tiers differ, give each a [namespace](Self::namespace).
     pub fn tier(mut self, tier: impl Fn(&AppwriteUser) -> String + Send + Sync + 'static) -> Self {
         self.tier = Box::new(tier);
         self

@@ -7,7 +7,10 @@ use std::{
     collections::hash_map::RandomState,
     fmt,
     hash::{BuildHasher, Hash, Hasher},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use sha2::{Digest, Sha256};
@@ -27,8 +30,12 @@ use super::space::Space;
 pub(super) struct Naming {
     /// For this process alone, and for as long as it runs.
     near: SipHasher24,
+    /// Identifies the cache in this process.
+    cache: u64,
     shared: Shared,
 }
+
+static NEXT_CACHE: AtomicU64 = AtomicU64::new(0);
 
 /// How tokens are named to others: by their SHA-256, or by HMAC-SHA-256 under a pepper.
 enum Shared {
@@ -47,6 +54,7 @@ impl Naming {
         let random = RandomState::new();
         Self {
             near: SipHasher24::new_with_keys(random.hash_one(1), random.hash_one(2)),
+            cache: NEXT_CACHE.fetch_add(1, Relaxed),
             shared: match pepper {
                 None => Shared::Plain,
                 Some(pepper) => Shared::Peppered {
@@ -62,7 +70,8 @@ impl Naming {
         let mut hasher = self.near;
         hasher.write(namespace.as_str().as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
-        Arc::new(Space::new(SipHasher24::new_with_keys(h1, h2), namespace))
+        let hasher = SipHasher24::new_with_keys(h1, h2);
+        Arc::new(Space::new(hasher, namespace, self.cache))
     }
 
     pub(super) fn entry(&self, token: &SessionToken, space: &Arc<Space>) -> EntryKey {

@@ -13,21 +13,23 @@ use crate::{
     token::SessionToken,
 };
 
-/// A namespace has one source per branch of its validator. More than these are not shared between
-/// sessions, so that a writer of Redis cannot fill the table.
+/// A namespace has a source for each pair of authority and branch. More than these are not shared
+/// between sessions, so that a writer of Redis cannot fill the table.
 const MAX_SOURCES: usize = 64;
 
 pub(crate) struct Space {
     hasher: SipHasher24,
     namespace: Namespace,
+    cache: u64,
     sources: RwLock<Vec<Arc<Source>>>,
 }
 
 impl Space {
-    pub(super) fn new(hasher: SipHasher24, namespace: Namespace) -> Self {
+    pub(super) fn new(hasher: SipHasher24, namespace: Namespace, cache: u64) -> Self {
         Self {
             hasher,
             namespace,
+            cache,
             sources: RwLock::default(),
         }
     }
@@ -39,6 +41,11 @@ impl Space {
 
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Whether a session is one of this namespace in this cache.
+    pub(crate) fn holds(&self, source: &Source) -> bool {
+        source.cache == self.cache && source.namespace == self.namespace
     }
 
     /// The source of a session that a validator of this namespace accepted.
@@ -64,7 +71,10 @@ impl Space {
                 .cloned()
         };
         // No code under this lock panics half-way through a change.
-        let known = find(&self.sources.read().unwrap_or_else(PoisonError::into_inner));
+        let (known, is_full) = {
+            let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
+            (find(&sources), sources.len() >= MAX_SOURCES)
+        };
         if let Some(source) = known {
             return source;
         }
@@ -73,8 +83,16 @@ impl Space {
             authority: Authority::new(authority),
             branches: branches.clone(),
             is_native,
+            cache: self.cache,
         });
+        if is_full {
+            return source;
+        }
         let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been first.
+        if let Some(source) = find(&sources) {
+            return source;
+        }
         if sources.len() < MAX_SOURCES {
             sources.push(Arc::clone(&source));
         }

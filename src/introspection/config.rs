@@ -47,6 +47,7 @@ pub struct IntrospectionValidatorBuilder {
     namespace: Option<Namespace>,
     authority: Option<Authority>,
     tier: Box<Tier>,
+    has_tier: bool,
     leeway: Duration,
     connect_timeout: Duration,
     timeout: Duration,
@@ -67,6 +68,7 @@ impl IntrospectionValidatorBuilder {
             namespace: None,
             authority: None,
             tier: Box::new(|_| "free".to_owned()),
+            has_tier: false,
             leeway: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(4),
@@ -148,7 +150,8 @@ impl IntrospectionValidatorBuilder {
     }
 
     /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
-    /// of the endpoint, the client's id (or a digest of the bearer token) and the user id's claim.
+    /// of the endpoint, the client's id (or a digest of the bearer token), the authority, the claims
+    /// that name user and session, and whether [`tier`](Self::tier) was called.
     ///
     /// A response is meant for the client that asked: Keycloak calls a token inactive if that client
     /// is not in its `aud`. Give several clients one name only if each may use the responses to the
@@ -168,8 +171,12 @@ impl IntrospectionValidatorBuilder {
     ///
     /// It is asked once per validation, and its answer is cached with the user. Choose by what
     /// only the server's administrators can set.
+    ///
+    /// Services with the same client share their records, tiers included. If their closures
+    /// differ, give each a [namespace](Self::namespace).
     pub fn tier(mut self, tier: impl Fn(&Introspection) -> String + Send + Sync + 'static) -> Self {
         self.tier = Box::new(tier);
+        self.has_tier = true;
         self
     }
 
@@ -217,6 +224,7 @@ impl IntrospectionValidatorBuilder {
             namespace,
             authority,
             tier,
+            has_tier,
             leeway,
             connect_timeout,
             timeout,
@@ -238,12 +246,16 @@ impl IntrospectionValidatorBuilder {
             return Err(E::ZeroTimeout);
         }
         let place = place(&endpoint);
-        let namespace = namespace.unwrap_or_else(|| {
-            Namespace::new("introspection", [&*place, &auth.client(), &user_id_member])
-        });
         let authority = authority
             .or_else(|| issuer.as_ref().map(Authority::new))
             .unwrap_or_else(|| Authority::new(&place));
+        let namespace = namespace.unwrap_or_else(|| {
+            let client = auth.client();
+            let by = if has_tier { "tier" } else { "" };
+            let claims = [&*user_id_member, &session_id_claim, by];
+            let who = [&*place, &client, authority.as_str()];
+            Namespace::derived("introspection", who.into_iter().chain(claims))
+        });
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
             authority,

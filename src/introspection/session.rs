@@ -31,6 +31,7 @@ const CNF: &str = "cnf";
 /// Says of what the id was made, unless of `sub`.
 const USER_ID_MEMBER: &str = "user_id_member";
 pub(super) const SUB: &str = "sub";
+const NBF: &str = "nbf";
 /// An id that a user may choose, unless the provider has verified it.
 const EMAIL: &str = "email";
 
@@ -87,7 +88,19 @@ impl Settings {
         let id_of = kept.get(USER_ID_MEMBER).map_or(Some(SUB), Value::as_str);
         id_of == Some(&self.user_id_member)
             && self.is_id_verified(user.email_verified())
+            && self.is_valid_by_now(kept)
             && self.check(kept).is_ok()
+    }
+
+    /// Another validator may have let a token in before its time by a longer leeway.
+    fn is_valid_by_now(&self, kept: &Map<String, Value>) -> bool {
+        let Some(begin) = kept.get(NBF) else {
+            return true;
+        };
+        let begin = begin
+            .as_i64()
+            .and_then(|at| DateTime::from_timestamp(at, 0));
+        begin.is_some_and(|begin| begin - Utc::now() <= self.leeway)
     }
 
     /// Whether the user's id is the provider's word: an e-mail address is only when verified.
@@ -110,10 +123,8 @@ pub(super) fn session(
     if expires_at.is_some_and(|end| end <= now) {
         return Err(refused("it has expired by `exp`; compare the clocks"));
     }
-    if answer
-        .time("nbf")?
-        .is_some_and(|begin| begin - now > settings.leeway)
-    {
+    let begin = answer.time(NBF)?.filter(|begin| *begin > now);
+    if begin.is_some_and(|begin| begin - now > settings.leeway) {
         let why = "it is not yet valid by `nbf`; compare the clocks";
         return Err(refused(why).by_own_rule());
     }
@@ -153,6 +164,9 @@ pub(super) fn session(
     for (name, value) in kept(answer.0, token) {
         user = user.attribute(name, value);
     }
+    if let Some(begin) = begin {
+        user = user.attribute(NBF, begin.timestamp());
+    }
     if settings.user_id_member != SUB {
         user = user.attribute(USER_ID_MEMBER, settings.user_id_member.as_str());
     }
@@ -181,7 +195,7 @@ fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Va
         .filter_map(|(name, value)| Some((name, value?)));
     for (name, value) in first.chain(members) {
         // What has been used up, and what would be taken for this validator's own word.
-        let is_spent = matches!(name.as_str(), "active" | "exp" | "nbf");
+        let is_spent = matches!(name.as_str(), "active" | "exp" | NBF);
         let is_taken = name == USER_ID_MEMBER;
         if is_spent || is_taken || value.is_null() || repeats(&value, token) {
             continue;

@@ -4,14 +4,36 @@ use std::future::Future;
 
 use super::{ForbiddenReason, SessionValidator, ValidatedSession, ValidationError};
 use crate::{
-    namespace::{Authority, Namespace},
+    namespace::{Authority, Branches, Namespace},
     token::SessionToken,
     user::UserData,
 };
 
 /// The namespace of a validator whose sessions a closure of this name has changed.
 fn changed(validator: &impl SessionValidator, kind: &str, name: &str) -> Namespace {
-    Namespace::new(kind, [validator.namespace().as_str(), name])
+    Namespace::derived(kind, [validator.namespace().as_str(), name])
+}
+
+/// Who issued a session and which branch accepted it, which a closure may drop with the session that
+/// it was given.
+struct Origin {
+    authority: Option<Authority>,
+    branches: Branches,
+}
+
+impl Origin {
+    fn of(session: &ValidatedSession) -> Self {
+        Self {
+            authority: session.authority.clone(),
+            branches: session.branches.clone(),
+        }
+    }
+
+    fn restore(self, mut session: ValidatedSession) -> ValidatedSession {
+        session.authority = session.authority.or(self.authority);
+        session.branches = self.branches;
+        session
+    }
 }
 
 /// A validator whose sessions are changed; made by [`SessionValidator::map`].
@@ -46,7 +68,9 @@ where
     }
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
-        self.validator.validate(token).await.map(&self.change)
+        let session = self.validator.validate(token).await?;
+        let origin = Origin::of(&session);
+        Ok(origin.restore((self.change)(session)))
     }
 
     fn accepts(&self, user: &UserData) -> bool {
@@ -88,7 +112,10 @@ where
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let session = self.validator.validate(token).await?;
-        (self.next)(session).await
+        let origin = Origin::of(&session);
+        (self.next)(session)
+            .await
+            .map(|session| origin.restore(session))
     }
 
     fn accepts(&self, user: &UserData) -> bool {
@@ -124,7 +151,9 @@ where
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let session = self.validator.validate(token).await?;
-        if (self.accepts)(&session.user) {
+        // As the closure sees a cached one.
+        let user = session.user_of(self.namespace(), self.authority());
+        if (self.accepts)(&user) {
             Ok(session)
         } else {
             Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule())

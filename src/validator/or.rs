@@ -46,7 +46,7 @@ impl<A: SessionValidator, B: SessionValidator> Or<A, B> {
         let kind = if is_seconds.is_some() { "or_if" } else { "or" };
         let (one, two) = (first.namespace(), second.namespace());
         Self {
-            namespace: Namespace::new(kind, [one.as_str(), &name, two.as_str()]),
+            namespace: Namespace::derived(kind, [one.as_str(), &name, two.as_str()]),
             first: Branch::new(String::new(), first),
             second: Branch::new(name, second),
             is_seconds,
@@ -70,7 +70,9 @@ impl<V: SessionValidator> Branch<V> {
     ) -> Result<ValidatedSession, ValidationError> {
         self.pause.check()?;
         let mut session = self.validator.validate(token).await.map_err(|error| {
-            self.pause.observe(&error);
+            if !error.is_refused() {
+                self.pause.observe(&error);
+            }
             error.of_branch()
         })?;
         let authority = session.authority;

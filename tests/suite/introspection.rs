@@ -648,6 +648,8 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
     server.issue(TOKEN, jdoe());
     let layer = |set: Set| {
         let cache = with_redis(&redis).build().unwrap();
+        // One authority, whatever issuer is demanded: without it they would share nothing.
+        let set = |builder: Builder| set(builder.authority("jdoe's"));
         SessionCacheLayer::new(cache, validator(&server, set))
     };
     let any = layer(|builder| builder);
@@ -697,6 +699,26 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
     let ttl = redis.ttl(record);
     assert!((1..=300).contains(&ttl), "{ttl}");
     assert_eq!(server.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn leeway_of_one_validator_is_not_anothers() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue(TOKEN, jdoe_with("nbf", Utc::now().timestamp() + 1_800));
+    let layer = |set: Set| {
+        let cache = with_redis(&redis).build().unwrap();
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    let strict = layer(|builder| builder);
+    assert_eq!(ask(&strict, TOKEN).await.unwrap_err(), 401, "alone");
+    let early = layer(|builder| builder.leeway(Duration::from_secs(3_600)));
+    for origin in [Origin::Validator, Origin::Redis] {
+        assert_eq!(ask(&early, TOKEN).await.unwrap().1, origin);
+    }
+    let strict = layer(|builder| builder);
+    assert_eq!(ask(&strict, TOKEN).await.unwrap_err(), 401);
+    assert_eq!(ask(&early, TOKEN).await.unwrap().1, Origin::Redis);
 }
 
 #[tokio::test]

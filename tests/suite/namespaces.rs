@@ -820,3 +820,112 @@ impl SessionValidator for Inconsistent {
         self.1.load(SeqCst) > 0
     }
 }
+
+#[tokio::test]
+async fn providers_refusal_ends_a_record_that_the_layer_does_not_accept() {
+    let redis = Redis::start();
+    let probe = Probe::new();
+    let weak = node(&redis, probe.clone());
+    let strict = node(&redis, Strict(probe.clone()));
+    ask(&weak, "t").await.unwrap();
+    assert_eq!(origin(&weak, "t").await, Origin::Redis);
+    assert_eq!(status(&strict, "t").await, 401, "by its own rule");
+    assert_eq!(
+        origin(&weak, "t").await,
+        Origin::Redis,
+        "which ends nothing"
+    );
+    probe.answer(|_| Err(ValidationError::forbidden(ForbiddenReason::Blocked)));
+    let strict = node(&redis, Strict(probe.clone()));
+    assert_eq!(status(&strict, "t").await, 403, "by the provider");
+    assert_eq!(status(&weak, "t").await, 403);
+}
+
+#[tokio::test]
+async fn user_of_a_layer_on_another_cache_is_looked_up() {
+    let probe = Probe::new();
+    let (one, other) = (cache(), cache());
+    let outer = SessionCacheLayer::new(one, probe.clone());
+    let inner = SessionCacheLayer::new(other.clone(), probe.clone());
+    let (user, ..) = ask_nested(&outer, &inner, Some("t"), None).await;
+    assert_eq!(user.unwrap().id(), "ada");
+    let _ = other.revoke_token(&token("t")).await.unwrap();
+    let (user, _, rejection) = ask_nested(&outer, &inner, Some("t"), None).await;
+    assert!(user.is_none());
+    assert_eq!(rejection.unwrap().status(), 401);
+}
+
+#[tokio::test]
+async fn filter_sees_the_authority_and_closures_keep_it() {
+    let people = TestValidator::new().with_session("person", UserData::new("ada"));
+    let robot = ValidatedSession::new(UserData::new("ada")).with_authority("robots");
+    let machines = TestValidator::new().with_session("machine", robot);
+    let both = people
+        .or("machines", machines)
+        .map("anew", |session| ValidatedSession::new(session.user))
+        .and_then("anew", async |session| {
+            Ok(ValidatedSession::new(session.user))
+        })
+        .filter(|user| user.authority().is_some_and(|by| by.as_str() == "robots"));
+    let layer = SessionCacheLayer::new(cache(), both);
+    for expected in [Origin::Validator, Origin::Local] {
+        let (_, info) = ask_for_all(&layer, "machine").await.unwrap();
+        assert_eq!(info.origin(), expected);
+        assert!(info.branches().eq(["machines"]));
+        assert_eq!(status(&layer, "person").await, 403);
+    }
+}
+
+#[tokio::test]
+async fn refusal_of_one_token_pauses_no_branch() {
+    let locked = ValidationError::forbidden(ForbiddenReason::Blocked);
+    let locked = locked.with_retry_after(Duration::from_secs(60));
+    let people = TestValidator::new()
+        .with_error("locked", locked)
+        .with_session("person", UserData::new("ada"));
+    let layer = SessionCacheLayer::new(cache(), people.or("none", TestValidator::new()));
+    assert_eq!(status(&layer, "locked").await, 403);
+    assert_eq!(status(&layer, "person").await, 200);
+}
+
+/// Junk takes all validations that may run at once, for as long as they may take.
+#[tokio::test(start_paused = true)]
+async fn wait_for_a_permit_is_no_outage() {
+    let clock = ManualClock::new();
+    let builder = SessionCache::builder().ttl(Duration::from_secs(30));
+    let builder = builder
+        .stale_on_error(Duration::from_secs(60))
+        .clock(clock.clone());
+    let builder = builder.max_validations(1);
+    let provider = TestValidator::new().with_session("blocked-since", UserData::new("ada"));
+    let layer = SessionCacheLayer::new(builder.build().unwrap(), provider.clone());
+    ask(&layer, "blocked-since").await.unwrap();
+    clock.advance(Duration::from_secs(30));
+    provider.hang();
+    let junk = layer.clone();
+    let junk = tokio::spawn(async move { status(&junk, "junk").await });
+    while provider.calls() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(status(&layer, "blocked-since").await, 503);
+    assert_eq!(junk.await.unwrap(), 503);
+    // Asked in time, and without an answer, it is one.
+    let (_, info) = ask_for_all(&layer, "blocked-since").await.unwrap();
+    assert!(info.is_stale());
+}
+
+#[tokio::test]
+async fn validators_that_name_another_authority_share_no_records() {
+    let tenants = Tenants::start().await;
+    let plain = client(&tenants, "A").build().unwrap();
+    for other in [
+        client(&tenants, "A").issuer("https://sso.example.com"),
+        client(&tenants, "A").authority("sso"),
+        client(&tenants, "A").session_id_claim("ext.sid"),
+        client(&tenants, "A").tier(|_| "pro".to_owned()),
+    ] {
+        assert_ne!(other.build().unwrap().namespace(), plain.namespace());
+    }
+    let same = client(&tenants, "A").audience("A").require_scope("read");
+    assert_eq!(same.build().unwrap().namespace(), plain.namespace());
+}

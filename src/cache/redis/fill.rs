@@ -105,7 +105,8 @@ impl Redis {
         let mark_key = self.mark_key(&mark_name);
         let together: &[&str] = &[&keys.record, &keys.tomb, &mark_key];
         let together = &together[..if self.links.are_many() { 2 } else { 3 }];
-        let over = seen.over.as_deref().unwrap_or_default();
+        let over = seen.standing.as_deref().filter(|_| seen.replaces_standing);
+        let over = over.unwrap_or_default();
         let answer = call
             .run_together(
                 Script::Fill,
@@ -145,7 +146,8 @@ impl Redis {
                     name: mark_name,
                     mark: field(2).map(Mark::parse),
                 },
-                over: seen.over.clone(),
+                standing: seen.standing.clone(),
+                replaces_standing: seen.replaces_standing,
             }))),
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
@@ -189,7 +191,8 @@ impl Redis {
                 name: mark_name.to_owned(),
                 mark,
             },
-            over: seen.over.clone(),
+            standing: seen.standing.clone(),
+            replaces_standing: seen.replaces_standing,
         }))))
     }
 

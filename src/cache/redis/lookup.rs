@@ -65,8 +65,10 @@ pub(in crate::cache) struct Seen {
     pub(super) fence: Stamp,
     pub(super) tomb: Option<Tomb>,
     pub(super) mark: SeenMark,
-    /// The very record that a fill may replace, and no other.
-    pub(super) over: Option<Vec<u8>>,
+    /// The record of the namespace that stood there, whether it could be served or not.
+    pub(super) standing: Option<Vec<u8>>,
+    /// Whether a fill may replace that very record and no other.
+    pub(super) replaces_standing: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -186,14 +188,14 @@ impl Redis {
             .as_deref()
             .and_then(|value| self.decode(key, &keys, value));
         let Some((record, mark_name)) = decoded else {
-            return Ok(nothing(seen, None, None));
+            return Ok(nothing(seen, None, None, replace));
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text; the mark counts only for who we read.
             let again = self.look(call, &keys, Some(&mark_name)).await?;
             // What stands there now may be another's already.
             if again.value != seen.value {
-                return Ok(nothing(again, None, None));
+                return Ok(nothing(again, None, None, replace));
             }
             seen = again;
         }
@@ -215,20 +217,17 @@ impl Redis {
         {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
         }
-        let over = seen
-            .value
-            .take()
-            .filter(|_| replace == Some(Replace::ThatOne));
-        Ok(nothing(seen, Some(mark_name), over))
+        let standing = seen.value.take();
+        Ok(nothing(seen, Some(mark_name), standing, replace))
     }
 
-    /// Deletes the record that was to be replaced, since the identity provider refused its token.
+    /// Deletes the record that the lookup found, since the identity provider refused its token.
     pub(in crate::cache) async fn evict(&self, key: &EntryKey, seen: &Seen) {
-        if let Some(over) = &seen.over {
+        if let Some(standing) = &seen.standing {
             let keys = self.keys(key);
             let call = self.links.call(Effect::Writes);
             // What it does not reach ends with its TTL.
-            let _ = call.run(Script::Drop, &[&keys.record], &[over]).await;
+            let _ = call.run(Script::Drop, &[&keys.record], &[standing]).await;
         }
     }
 
@@ -399,7 +398,12 @@ impl Redis {
     }
 }
 
-fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Found {
+fn nothing(
+    seen: Looked,
+    mark_name: Option<String>,
+    standing: Option<Vec<u8>>,
+    replace: Option<Replace>,
+) -> Found {
     let Beside { tomb, mark } = seen.beside;
     if tomb.as_ref().is_some_and(Tomb::refuses) {
         return Found::Refused;
@@ -412,7 +416,8 @@ fn nothing(seen: Looked, mark_name: Option<String>, over: Option<Vec<u8>>) -> Fo
             Some(name) => SeenMark::Read { name, mark },
             None => SeenMark::Unread,
         },
-        over,
+        replaces_standing: standing.is_some() && replace == Some(Replace::ThatOne),
+        standing,
     }))
 }
 
