@@ -192,6 +192,11 @@ impl SessionValidator for AppwriteValidator {
             || (!user.attributes().contains_key(ANONYMOUS)
                 && user.source().is_some_and(|source| source.is_native))
     }
+
+    /// Appwrite decodes base64 leniently; it issues tokens with padding and without other bytes.
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        answer::canonical(token)
+    }
 }
 
 impl fmt::Debug for AppwriteValidator {

@@ -97,6 +97,12 @@ impl<V: SessionValidator> Resolver<V> {
             && self.validator.accepts(user)
     }
 
+    /// The token as its session is cached.
+    #[inline]
+    pub(crate) fn canonical(&self, token: SessionToken) -> SessionToken {
+        self.validator.canonical(&token).unwrap_or(token)
+    }
+
     #[inline]
     pub(crate) fn near(&self, token: &SessionToken) -> Near {
         if let Some(hit) = self.cache.near(token)

@@ -83,7 +83,8 @@ where
         {
             return ResponseFuture::passed(self.inner.call(request));
         }
-        let rejection = match policy.token(request.headers_mut()) {
+        let token = policy.token(request.headers_mut());
+        let rejection = match token.map(|token| resolver.canonical(token)) {
             Err(rejection) => rejection,
             Ok(token) => match resolver.near(&token) {
                 Near::Answer(Ok(resolved)) => {

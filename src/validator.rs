@@ -126,6 +126,24 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// (audience, scopes, roles). What is not compared is not demanded of cached sessions.
     fn accepts(&self, user: &UserData) -> bool;
 
+    /// The canonical spelling of a token that the provider takes for the same in several spellings;
+    /// `None` if the token is canonical as it is. Called for every request, before the lookup.
+    ///
+    /// Defaults to `None`: each spelling is a token of its own. With a canonical one a session has
+    /// one record, however a client spells its token, and revoking the token revokes all of them.
+    /// [`SessionInfo::token`](crate::SessionInfo::token) is the canonical one. An
+    /// [`or`](Self::or) takes tokens as they are, an [`or_if`](Self::or_if) asks the branch that it
+    /// picks.
+    ///
+    /// # Security
+    ///
+    /// The canonical token must be one that the provider accepts if and only if it accepts the token:
+    /// leave alone whatever the provider checks, such as a signature.
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        let _ = token;
+        None
+    }
+
     /// Asks another validator about tokens that this one refuses as
     /// [invalid](ValidationErrorKind::Invalid).
     ///
@@ -265,6 +283,10 @@ impl<V: SessionValidator + ?Sized> SessionValidator for Arc<V> {
     fn accepts(&self, user: &UserData) -> bool {
         (**self).accepts(user)
     }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        (**self).canonical(token)
+    }
 }
 
 /// Makes a validator of an async closure; mostly for tests and small services.
@@ -381,6 +403,10 @@ impl SessionValidator for ErasedValidator {
     fn accepts(&self, user: &UserData) -> bool {
         self.0.accepts_dyn(user)
     }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.0.canonical_dyn(token)
+    }
 }
 
 type BoxValidation<'a> =
@@ -391,6 +417,7 @@ trait DynValidator: Send + Sync {
     fn authority_dyn(&self) -> Authority;
     fn validate_boxed(&self, token: SessionToken) -> BoxValidation<'_>;
     fn accepts_dyn(&self, user: &UserData) -> bool;
+    fn canonical_dyn(&self, token: &SessionToken) -> Option<SessionToken>;
 }
 
 impl<V: SessionValidator> DynValidator for V {
@@ -408,6 +435,10 @@ impl<V: SessionValidator> DynValidator for V {
 
     fn accepts_dyn(&self, user: &UserData) -> bool {
         self.accepts(user)
+    }
+
+    fn canonical_dyn(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.canonical(token)
     }
 }
 

@@ -23,7 +23,9 @@ use crate::{
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true),
 );
 
 /// Sorts an answer by its status and, where that does not settle it, by the `type` of its body.
@@ -254,6 +256,64 @@ pub(super) fn named_in(token: &SessionToken) -> Option<String> {
     let json = BASE64.decode(token.expose_secret()).ok()?;
     let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
     claims.get("id")?.as_str().map(str::to_owned)
+}
+
+/// The spelling in which Appwrite issues a session's token; nothing for one that is spelled so, or is
+/// no such token.
+///
+/// PHP's `base64_decode` passes over bytes outside of the alphabet, and over padding.
+pub(super) fn canonical(token: &SessionToken) -> Option<SessionToken> {
+    let text = token.expose_secret().as_bytes();
+    // Almost every token, and so without decoding it.
+    if is_canonical(text) {
+        return None;
+    }
+    let digits: Vec<u8> = text
+        .iter()
+        .copied()
+        .filter(|byte| is_digit(*byte))
+        .collect();
+    // A digit that is left over makes no byte.
+    let length = digits.len() - usize::from(digits.len() % 4 == 1);
+    let json = BASE64.decode(&digits[..length]).ok()?;
+    let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
+    claims.get("id")?.as_str()?;
+    SessionToken::parse(BASE64.encode(&json)).ok()
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
+}
+
+/// Whether a text is base64 as an encoder writes it: whole groups, and no bit set that no byte needs.
+fn is_canonical(text: &[u8]) -> bool {
+    let (digits, unused_bits_are_zero): (_, fn(u8) -> bool) = match text {
+        [digits @ .., b'=', b'='] => (digits, |last| matches!(last, b'A' | b'Q' | b'g' | b'w')),
+        [digits @ .., b'='] => (digits, |last| {
+            matches!(
+                last,
+                b'A' | b'E'
+                    | b'I'
+                    | b'M'
+                    | b'Q'
+                    | b'U'
+                    | b'Y'
+                    | b'c'
+                    | b'g'
+                    | b'k'
+                    | b'o'
+                    | b's'
+                    | b'w'
+                    | b'0'
+                    | b'4'
+                    | b'8'
+            )
+        }),
+        digits => (digits, |_| true),
+    };
+    text.len().is_multiple_of(4)
+        && digits.iter().copied().all(is_digit)
+        && digits.last().copied().is_some_and(unused_bits_are_zero)
 }
 
 /// Two ids that differ mean that somebody between here and Appwrite has mixed up answers.

@@ -76,6 +76,10 @@ where
     fn accepts(&self, user: &UserData) -> bool {
         self.validator.accepts(user)
     }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.validator.canonical(token)
+    }
 }
 
 /// A validator whose sessions are changed or refused; made by [`SessionValidator::and_then`].
@@ -121,6 +125,10 @@ where
     fn accepts(&self, user: &UserData) -> bool {
         self.validator.accepts(user)
     }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.validator.canonical(token)
+    }
 }
 
 /// A validator with one more rule; made by [`SessionValidator::filter`].
@@ -162,5 +170,9 @@ where
 
     fn accepts(&self, user: &UserData) -> bool {
         self.validator.accepts(user) && (self.accepts)(user)
+    }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.validator.canonical(token)
     }
 }

@@ -106,6 +106,10 @@ where
     fn accepts(&self, user: &UserData) -> bool {
         self.validator.accepts(user)
     }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.validator.canonical(token)
+    }
 }
 
 /// An error that is a [`ValidationError`], also inside of a box as tower's layers hand it on, stays

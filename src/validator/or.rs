@@ -126,6 +126,15 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
             Some(_) | None => false,
         }
     }
+
+    /// Only where it is known whose token it is.
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        if self.is_seconds.as_ref()?(token) {
+            self.second.validator.canonical(token)
+        } else {
+            self.first.validator.canonical(token)
+        }
+    }
 }
 
 impl<A: fmt::Debug, B: fmt::Debug> fmt::Debug for Or<A, B> {

@@ -23,8 +23,9 @@ use tower_session_cache::{
 };
 
 use crate::support::{
+    appwrite::Appwrite,
     client::{ask, ask_for_all, token},
-    peer::Peer,
+    peer::{Peer, session_key},
     probe::{self, Probe, session},
     redis::Redis,
     soon,
@@ -928,4 +929,47 @@ async fn validators_that_name_another_authority_share_no_records() {
     }
     let same = client(&tenants, "A").audience("A").require_scope("read");
     assert_eq!(same.build().unwrap().namespace(), plain.namespace());
+}
+
+#[tokio::test]
+async fn spellings_of_an_appwrite_token_are_one_session() {
+    let (redis, appwrite) = (Redis::start(), Appwrite::start().await);
+    appwrite.add_user("ada", "ada@example.com", "correct horse");
+    let issued = appwrite.issue("ada");
+    let bare = issued.trim_end_matches('=');
+    let spelled = [
+        format!("{bare}!"),
+        format!("!{issued}"),
+        format!("{bare}===="),
+    ];
+    let validator = || AppwriteValidator::new(appwrite.endpoint(), appwrite.project_id()).unwrap();
+    // Also through everything that can be around a validator.
+    let around = validator()
+        .filter(|_| true)
+        .layer(TimeoutLayer::new(Duration::from_secs(20)));
+    let none = TestValidator::new();
+    let around = ErasedValidator::new(Arc::new(around).or_if("none", none, |_| false));
+    for validator in [ErasedValidator::new(validator()), around] {
+        let layer = node(&redis, validator);
+        assert_eq!(origin(&layer, &issued).await, Origin::Validator);
+        for text in &spelled {
+            let (_, info) = ask_for_all(&layer, text).await.unwrap();
+            assert_eq!(info.origin(), Origin::Redis, "{text}");
+            assert_eq!(info.token().expose_secret(), issued);
+        }
+        assert_eq!(redis.keys().len(), 1);
+        redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
+    }
+    let layer = node(&redis, validator());
+    let (_, info) = ask_for_all(&layer, &spelled[0]).await.unwrap();
+    assert_eq!(redis.keys(), [session_key(&issued)], "where Python looks");
+    let _ = with_redis(&redis)
+        .build()
+        .unwrap()
+        .revoke_token(info.token())
+        .await
+        .unwrap();
+    for text in spelled.iter().chain([&issued]) {
+        assert_eq!(status(&layer, text).await, 401, "{text}");
+    }
 }

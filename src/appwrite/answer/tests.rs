@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -344,4 +345,50 @@ fn the_weightier_of_two_failures_decides() {
     let long = judged_with(Call::Account, 429, &[("retry-after", "9")], "");
     let wait = short.or_weightier(long).retry_after();
     assert_eq!(wait, Some(Duration::from_secs(9)));
+}
+
+proptest! {
+    #[test]
+    fn every_spelling_of_a_token_has_one_canonical_form(
+        id in "[a-z0-9]{1,8}", secret in "[a-f0-9]{0,9}",
+        junk in proptest::collection::vec((any::<prop::sample::Index>(), "[!$*.~_-]"), 0..4),
+        cut: bool,
+    ) {
+        let issued = BASE64.encode(json!({ "id": id, "secret": secret }).to_string());
+        let token = |text: &str| SessionToken::parse(text.to_owned()).unwrap();
+        prop_assert!(canonical(&token(&issued)).is_none(), "it is as it was issued");
+        let mut spelled = issued.clone();
+        if cut {
+            spelled = spelled.trim_end_matches('=').to_owned();
+        }
+        for (place, byte) in &junk {
+            spelled.insert_str(place.index(spelled.len()), byte);
+        }
+        if spelled != issued {
+            let found = canonical(&token(&spelled)).unwrap();
+            prop_assert_eq!(found.expose_secret(), issued);
+        }
+    }
+
+    #[test]
+    fn canonical_form_is_what_an_encoder_writes(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
+        let encoded = BASE64.encode(&bytes);
+        prop_assert!(is_canonical(encoded.as_bytes()));
+        let digits = encoded.trim_end_matches('=');
+        let (rest, last) = digits.split_at(digits.len() - 1);
+        for other in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".chars() {
+            let text = format!("{rest}{other}{}", &encoded[digits.len()..]);
+            let decoded = BASE64.decode(&text).unwrap();
+            let is_same = BASE64.encode(decoded) == text;
+            prop_assert_eq!(is_canonical(text.as_bytes()), is_same, "{} {}", text, last);
+        }
+    }
+
+    #[test]
+    fn other_tokens_are_left_alone(text in "[!-~]{1,80}") {
+        let token = SessionToken::parse(text).unwrap();
+        if let Some(spelled) = canonical(&token) {
+            prop_assert!(named_in(&spelled).is_some());
+        }
+    }
 }
