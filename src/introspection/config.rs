@@ -156,6 +156,9 @@ impl IntrospectionValidatorBuilder {
     /// A response is meant for the client that asked: Keycloak calls a token inactive if that client
     /// is not in its `aud`. Give several clients one name only if each may use the responses to the
     /// others.
+    ///
+    /// The client's secret is no part of it. A service with this client's id, a wrong secret and
+    /// access to the same Redis serves what this client has cached, and can validate nothing itself.
     pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         self.namespace = Some(namespace.into());
         self
