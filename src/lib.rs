@@ -182,6 +182,8 @@ mod hex;
 mod introspection;
 mod layer;
 mod log;
+#[cfg(feature = "testing")]
+mod manual_clock;
 mod namespace;
 mod outcome;
 mod policy;
@@ -192,6 +194,7 @@ mod resolver;
 mod secret;
 mod service;
 mod session;
+mod sync;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;

@@ -24,10 +24,10 @@
 //!
 //! For more, [`TestValidator`] fails, delays or hangs on command, and remembers what it was asked.
 
-mod clock;
 mod validator;
 
-pub use self::{clock::ManualClock, validator::TestValidator};
+pub use self::validator::TestValidator;
+pub use crate::manual_clock::ManualClock;
 use crate::{cache::SessionCache, layer::SessionCacheLayer, validator::ValidatedSession};
 
 /// A layer that knows one session, with a cache of its own in the process.

@@ -12,7 +12,7 @@
 //!   is worth nothing in the next.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
@@ -22,7 +22,7 @@ use super::{
     stats::ListenerMeter,
     stripes::{Seen, Stripes, TokenStripe, UserStripe},
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, sync::lock};
 
 pub(super) struct Lease {
     clock: Clock,
@@ -179,7 +179,6 @@ impl Lease {
     }
 
     fn runs(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
-        // No code under this lock panics half-way through a change.
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.runs)
     }
 }

@@ -9,7 +9,7 @@
 use std::{
     hash::BuildHasherDefault,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use chrono::{DateTime, Utc};
@@ -33,6 +33,7 @@ use super::{
 use crate::{
     clock::{Clock, wall_micros},
     session::Origin,
+    sync::lock,
     user::UserData,
     validator::ValidatedSession,
 };
@@ -332,8 +333,7 @@ impl Local {
     }
 
     fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
-        // No code under this lock panics half-way through a change.
-        self.verdicts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.verdicts)
     }
 }
 

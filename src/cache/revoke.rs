@@ -13,7 +13,7 @@ use std::{
     error::Error as StdError,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Weak,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
@@ -28,13 +28,16 @@ use super::{
     redis::{Runs, Verdict},
     stats::{Delivery, Kind, UNDELIVERED, count},
 };
-use crate::log::REVOCATION;
+use crate::{
+    log::REVOCATION,
+    sync::{Backoff, lock},
+};
 
 /// Undelivered revocations that are kept.
 const MAX_QUEUED: usize = 10_000;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A revocation that holds: no request that begins from now on is served from a cache with what
 /// it revoked, on any node; on one with a [local cache](super::LocalCache) of its own, no request
@@ -237,7 +240,7 @@ impl Shared {
 }
 
 async fn deliver_all(shared: Weak<Shared>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE);
     let mut given_up = 0;
     loop {
         let Some(now) = shared.upgrade() else { return };
@@ -255,12 +258,11 @@ async fn deliver_all(shared: Weak<Shared>) {
             now.apply(&what);
             now.undelivered.pop();
             given_up += u32::from(has_aged_out);
-            pause = FIRST_PAUSE;
+            backoff.reset();
             continue;
         }
         drop(now);
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
     }
 }
 
@@ -357,8 +359,7 @@ impl Undelivered {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // No code under this lock panics half-way through a change.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 

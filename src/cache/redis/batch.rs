@@ -21,9 +21,10 @@ use tokio::{
 use super::{
     breaker::Effect,
     memory::Known,
-    pool::{Links, Terms, Unanswered, lock},
+    pool::{Links, Terms, Unanswered},
     run::Run,
 };
+use crate::sync::lock;
 
 const COMMAND: &str = "MGET";
 

@@ -15,7 +15,7 @@ use std::{
     borrow::Cow,
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
 use bb8_redis::redis::{Cmd, ConnectionInfo, ErrorKind, ServerErrorKind};
@@ -23,7 +23,6 @@ use futures_util::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::{Notify, watch},
-    task::AbortHandle,
     time::{Instant, timeout_at},
 };
 
@@ -32,10 +31,11 @@ use super::{
     address::at,
     met::Met,
     names::Names,
-    pool::{Answer, Deadlines, Link, Links, Missed, Terms, lock},
+    pool::{Answer, Deadlines, Link, Links, Missed, Terms},
     server::Server,
     servers::Heard,
 };
+use crate::sync::{BackgroundTask, lock};
 
 /// So often a command is sent on; more are a cluster that does not know itself.
 const MAX_HOPS: usize = 5;
@@ -55,7 +55,7 @@ pub(super) struct Cluster {
     epoch: AtomicU64,
     /// Asks for a look at the cluster ahead of the next.
     look: Arc<Notify>,
-    survey: Mutex<Option<AbortHandle>>,
+    survey: BackgroundTask,
 }
 
 enum Known {
@@ -83,7 +83,7 @@ impl Cluster {
             strays: Mutex::default(),
             epoch: AtomicU64::new(0),
             look: Arc::default(),
-            survey: Mutex::default(),
+            survey: BackgroundTask::default(),
         }
     }
 
@@ -172,24 +172,15 @@ impl Cluster {
 
     async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<Map>> {
         // Timers and connections need a runtime.
-        let runtime = Handle::try_current().ok()?;
-        self.start(&runtime);
+        Handle::try_current().ok()?;
+        self.survey
+            .start(|| survey::watch(Arc::downgrade(self), Arc::clone(&self.look)));
         if let Some(map) = self.known.borrow().map() {
             return Some(map);
         }
         let mut known = self.known.subscribe();
         let is_known = known.wait_for(|known| !matches!(known, Known::Nothing));
         timeout_at(until, is_known).await.ok()?.ok()?.map()
-    }
-
-    /// Begins to watch the cluster, unless somebody does: with the first command, and again if the
-    /// runtime of that one has ended.
-    fn start(self: &Arc<Self>, runtime: &Handle) {
-        let mut survey = lock(&self.survey);
-        if survey.as_ref().is_none_or(AbortHandle::is_finished) {
-            let watching = survey::watch(Arc::downgrade(self), Arc::clone(&self.look));
-            *survey = Some(runtime.spawn(watching).abort_handle());
-        }
     }
 
     /// A server that a command was sent on to.
@@ -240,18 +231,6 @@ impl Answer {
                 run: format!("{before}>{}", self.run).into(),
                 ..self
             },
-        }
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let survey = self
-            .survey
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(survey) = survey {
-            survey.abort();
         }
     }
 }

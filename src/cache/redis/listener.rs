@@ -15,11 +15,7 @@
 //! are, ends the lease of them all.
 
 use std::{
-    collections::hash_map::RandomState,
-    fmt,
-    future::Future,
-    hash::BuildHasher,
-    sync::{Arc, Mutex, PoisonError},
+    collections::hash_map::RandomState, fmt, future::Future, hash::BuildHasher, sync::Arc,
     time::Duration,
 };
 
@@ -29,9 +25,7 @@ use bb8_redis::redis::{
 };
 use futures_util::future::try_join_all;
 use tokio::{
-    runtime::Handle,
     sync::Notify,
-    task::AbortHandle,
     time::{sleep, timeout},
 };
 
@@ -47,6 +41,7 @@ use super::{
 use crate::{
     cache::{lease::Lease, meter::Stopwatch},
     log::LISTENER,
+    sync::{BackgroundTask, Backoff},
 };
 
 /// Heartbeats in the length of a lease, and between two looks at the server's role.
@@ -61,7 +56,7 @@ const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
 /// The listener of a cache; it ends with this value.
 pub(super) struct Listener {
     job: Arc<Job>,
-    task: Mutex<Option<AbortHandle>>,
+    task: BackgroundTask,
 }
 
 struct Job {
@@ -93,7 +88,7 @@ impl Listener {
                 names,
                 hears_records,
             }),
-            task: Mutex::default(),
+            task: BackgroundTask::default(),
         }
     }
 
@@ -108,28 +103,13 @@ impl Listener {
     /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
     /// that one has ended.
     pub(super) fn start(&self, servers: &Servers) {
-        // No code under this lock panics half-way through a change.
-        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
-        if task.as_ref().is_none_or(AbortHandle::is_finished)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let listening = listen(Arc::clone(&self.job), servers.clone());
-            *task = Some(runtime.spawn(listening).abort_handle());
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let task = self.task.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = task {
-            task.abort();
-        }
+        self.task
+            .start(|| listen(Arc::clone(&self.job), servers.clone()));
     }
 }
 
 async fn listen(job: Arc<Job>, servers: Servers) {
-    let (mut backoff, mut has_warned) = (Backoff::default(), false);
+    let (mut backoff, mut has_warned) = (Backoff::new(FIRST_PAUSE), false);
     loop {
         let mut held = Held {
             lease: &job.lease,
@@ -141,7 +121,7 @@ async fn listen(job: Arc<Job>, servers: Servers) {
             Ok(never) => match never {},
         };
         if held.beats > 1 {
-            backoff = Backoff::default();
+            backoff.reset();
         }
         has_warned = held.has_warned;
         drop(held);
@@ -159,26 +139,6 @@ async fn listen(job: Arc<Job>, servers: Servers) {
             }
         }
         sleep(backoff.pause(longest)).await;
-    }
-}
-
-/// How long to wait before the next attempt.
-struct Backoff(Duration);
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self(FIRST_PAUSE)
-    }
-}
-
-impl Backoff {
-    /// Half of it at random: nodes that lost the same server must not all come back at the same
-    /// moment.
-    fn pause(&mut self, longest: Duration) -> Duration {
-        let pause = self.0.min(longest);
-        self.0 = pause * 2;
-        let random = RandomState::new().hash_one(()) % 1_000;
-        pause / 2 + (pause / 2_000) * u32::try_from(random).unwrap_or_default()
     }
 }
 
@@ -411,28 +371,5 @@ fn trouble(error: RedisError) -> Trouble {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_up_to_the_longest_and_differ() {
-        for longest in [LONGEST_PAUSE, LONGEST_PAUSE_IF_UNUSABLE] {
-            let mut backoff = Backoff::default();
-            let mut most = FIRST_PAUSE;
-            for _ in 0..20 {
-                let pause = backoff.pause(longest);
-                assert!(most / 2 <= pause && pause < most, "{pause:?} of {most:?}");
-                most = (most * 2).min(longest);
-            }
-            let pauses = [(); 20].map(|()| backoff.pause(longest));
-            assert!(pauses.iter().any(|pause| *pause != pauses[0]));
-        }
-        // Trouble of another kind has a limit of its own.
-        let mut backoff = Backoff(LONGEST_PAUSE_IF_UNUSABLE);
-        assert!(backoff.pause(LONGEST_PAUSE) < LONGEST_PAUSE);
     }
 }

@@ -1,13 +1,14 @@
 //! The servers that were met, and what follows when another one turns up than before.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
 };
 
 use crate::{
     cache::{accept::SLACK, lease::Lease, stamp::Stamp, stats::RedisMeter},
     log::REDIS,
+    sync::lock,
 };
 
 /// More runs are not remembered; one that is forgotten counts as another when it is met again.
@@ -130,8 +131,7 @@ impl Met {
     }
 
     fn runs(&self) -> MutexGuard<'_, Runs> {
-        // No code under this lock panics half-way through a change.
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.runs)
     }
 }
 

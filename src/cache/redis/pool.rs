@@ -11,7 +11,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, Weak,
         atomic::{
             AtomicBool, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -43,11 +43,12 @@ use super::{
 use crate::{
     cache::{meter::Held, stamp::Stamp},
     log::REDIS,
+    sync::{Backoff, lock},
 };
 
 /// Between two attempts to reach a Redis that did not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Two connections carry as many commands as one Redis answers.
 const LINKS: u32 = 2;
@@ -268,9 +269,9 @@ enum Failure {
 
 /// Asks until there is an answer, or nobody left who wants one.
 async fn close_when_it_answers(links: Weak<Inner>) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE);
     loop {
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
         let Some(links) = links.upgrade() else { return };
         // A write, which a server refuses that is full, cannot save, or has become a replica.
         let terms = Terms {
@@ -286,7 +287,6 @@ async fn close_when_it_answers(links: Weak<Inner>) {
             tracing::info!(target: REDIS, "Redis answers again");
             return;
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -539,11 +539,6 @@ pub(super) fn field<'a>(info: &'a str, name: &str) -> &'a str {
 pub(super) fn identity(info: &str) -> Arc<str> {
     let ids = [field(info, "run_id"), field(info, "master_replid")];
     ids.map(|id| id.get(..12).unwrap_or(id)).concat().into()
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // No code under these locks panics half-way through a change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Links {

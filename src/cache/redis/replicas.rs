@@ -22,10 +22,10 @@ use bb8_redis::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    pool::{Link, Links, Manager, lock},
+    pool::{Link, Links, Manager},
     scripts::Script,
 };
-use crate::log::REVOCATION;
+use crate::{log::REVOCATION, sync::lock};
 
 pub(super) struct Replicas {
     wanted: Wanted,

@@ -20,14 +20,16 @@ use bb8_redis::redis::{
     aio::MultiplexedConnection, pipe,
 };
 use tokio::{
-    runtime::Handle,
     sync::{Notify, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
     time::timeout,
 };
 
-use super::{address::at, pool::lock, trouble::told};
-use crate::log::REDIS;
+use super::{address::at, trouble::told};
+use crate::{
+    log::REDIS,
+    sync::{BackgroundTask, lock},
+};
 
 /// Between two times that all are asked.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The sentinels of one primary; asking them ends with this value.
 pub(in crate::cache) struct Sentinels {
     group: Arc<Group>,
-    task: Mutex<Option<AbortHandle>>,
+    task: BackgroundTask,
 }
 
 struct Group {
@@ -103,7 +105,7 @@ impl Sentinels {
                 terms: Arc::default(),
                 asked: Notify::new(),
             }),
-            task: Mutex::default(),
+            task: BackgroundTask::default(),
         }
     }
 
@@ -120,7 +122,7 @@ impl Sentinels {
     pub(super) async fn primary(&self) -> Result<(ConnectionInfo, Term), RedisError> {
         let group = &self.group;
         let mut view = group.view.subscribe();
-        self.start();
+        self.task.start(|| Arc::clone(group).ask_again_and_again());
         group.asked.notify_one();
         // The sender is ours, so there is always a next view.
         let _ = view.changed().await;
@@ -140,25 +142,6 @@ impl Sentinels {
                 trouble.as_ref().map(told).unwrap_or_default(),
             )
                 .into()),
-        }
-    }
-
-    /// Begins to ask, unless somebody does; again if the runtime of that one has ended.
-    fn start(&self) {
-        let mut task = lock(&self.task);
-        if task.as_ref().is_none_or(AbortHandle::is_finished)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            let asking = Arc::clone(&self.group).ask_again_and_again();
-            *task = Some(runtime.spawn(asking).abort_handle());
-        }
-    }
-}
-
-impl Drop for Sentinels {
-    fn drop(&mut self) {
-        if let Some(task) = lock(&self.task).take() {
-            task.abort();
         }
     }
 }

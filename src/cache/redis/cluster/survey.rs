@@ -30,13 +30,14 @@ use crate::{
     cache::{
         redis::{
             breaker::Effect,
-            pool::{Link, Links, Terms, lock},
+            pool::{Link, Links, Terms},
             server::silence,
             trouble::told,
         },
         stamp::Stamp,
     },
     log::REDIS,
+    sync::{Backoff, lock},
 };
 
 /// Between two looks, at most and at least.
@@ -47,7 +48,7 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 const ASKED: usize = 8;
 
 pub(super) async fn watch(cluster: Weak<Cluster>, look: Arc<Notify>) {
-    let (mut scout, mut pause) = (None, LEAST_INTERVAL);
+    let (mut scout, mut backoff) = (None, Backoff::new(LEAST_INTERVAL));
     loop {
         let Some(cluster) = cluster.upgrade() else {
             return;
@@ -55,12 +56,11 @@ pub(super) async fn watch(cluster: Weak<Cluster>, look: Arc<Notify>) {
         let has_told = cluster.survey(&mut scout).await;
         drop(cluster);
         if has_told {
-            pause = LEAST_INTERVAL;
+            backoff.reset();
             sleep(LEAST_INTERVAL).await;
             let _ = timeout(INTERVAL - LEAST_INTERVAL, look.notified()).await;
         } else {
-            sleep(pause).await;
-            pause = (pause * 2).min(INTERVAL);
+            sleep(backoff.pause(INTERVAL)).await;
         }
     }
 }

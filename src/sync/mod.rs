@@ -1,0 +1,7 @@
+//! Concurrency building blocks that know nothing of sessions or Redis.
+
+mod background_task;
+mod backoff;
+mod mutex;
+
+pub(crate) use self::{background_task::BackgroundTask, backoff::Backoff, mutex::lock};
