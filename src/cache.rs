@@ -12,6 +12,7 @@
 //! nodes within milliseconds, and at the latest one lease after the revocation returned.
 
 mod accept;
+mod admission;
 mod builder;
 mod config;
 mod flights;
@@ -26,6 +27,7 @@ mod record;
 mod redis;
 mod refresh;
 mod refusals;
+mod revocation;
 mod revoke;
 mod seal;
 mod space;
@@ -47,15 +49,16 @@ pub use self::{
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
     stats::{Revocations, Stats},
-    ticket::{CachedSession, Fill, Lookup, Ticket},
+    ticket::{Fill, Lookup, Ticket},
     tier::LocalCache,
 };
 use self::{
     flights::Flights,
     key::Naming,
     local::{Check, Local},
-    redis::{Filled, Found, Redis, Verdict},
+    redis::{Filled, Found, Redis},
     refresh::Refreshes,
+    revocation::Verdict,
     revoke::{Revoke, Undelivered},
     space::Space,
     stripes::Seen,
@@ -66,13 +69,12 @@ pub(crate) use self::{
     key::EntryKey,
     meter::Stopwatch,
     redis::Replace,
-    refresh::Due,
     stats::{Answer, Counters, Validated, count},
 };
 use crate::{
     clock::Clock,
     namespace::{Authority, Namespace},
-    session::Origin,
+    session::{CachedSession, Origin},
     token::SessionToken,
     validator::{SessionValidator, ValidatedSession},
 };

@@ -217,9 +217,9 @@ pub use body::ResponseBody;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use cache::RedisTls;
 pub use cache::{
-    CachedSession, ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation,
-    Revocations, RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder,
-    SessionCacheConfig, Stats, Ticket,
+    ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation, Revocations,
+    RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats,
+    Ticket,
 };
 pub use future::ResponseFuture;
 #[cfg(feature = "introspection")]
@@ -233,7 +233,7 @@ pub use namespace::{Authority, Namespace};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
-pub use session::{Origin, SessionInfo};
+pub use session::{CachedSession, Origin, SessionInfo};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 pub use validator::{

@@ -20,13 +20,13 @@ use tracing::{Instrument, Span};
 
 use crate::{
     cache::{
-        Answer, Arrival, Boarding, CachedSession, Due, EntryKey, Fill, Flight, Lookup, Replace,
-        SessionCache, Stopwatch, Ticket, Validated, count,
+        Answer, Arrival, Boarding, EntryKey, Fill, Flight, Lookup, Replace, SessionCache,
+        Stopwatch, Ticket, Validated, count,
     },
     log::{self, LOOKUP, VALIDATION},
     namespace::Namespace,
     outcome::{Denied, Outcome, Resolved},
-    session::Origin,
+    session::{CachedSession, Due, Origin},
     token::SessionToken,
     user::UserData,
     validator::{

@@ -101,3 +101,22 @@ impl Origin {
         }
     }
 }
+
+/// A session as the cache holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CachedSession {
+    /// Whose session it is.
+    pub user: UserData,
+    /// When it ends by itself, if known; in the future when it was looked up.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Where it was found.
+    pub origin: Origin,
+    /// When it is time to validate it again, though it may still be served.
+    pub(crate) due: Option<Due>,
+}
+
+/// That it is time to validate a session again, and which record of it: the time of its lookup,
+/// or its end in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Due(pub(crate) i64);

@@ -15,19 +15,13 @@ use chrono::{DateTime, Utc};
 
 use super::{
     record::{Cause, Record},
+    revocation::{Beside, Tomb},
     stamp::Stamp,
 };
 use crate::clock::wall_micros;
 
 /// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
 pub(super) const SLACK: i64 = 5_000_000;
-
-/// What stands beside a record in Redis.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Beside {
-    pub(super) tomb: Option<Tomb>,
-    pub(super) mark: Option<Mark>,
-}
 
 /// When a record is looked at.
 #[derive(Clone, Debug)]
@@ -40,61 +34,6 @@ pub(super) struct Moment {
     pub(super) run: Arc<str>,
     /// The peer's records from before it may be missing a mark that Redis has lost.
     pub(super) floor: Stamp,
-}
-
-/// A tombstone: `<time>:<verdict>:<nonce>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tomb {
-    pub(super) text: String,
-    time: Option<Stamp>,
-    refuses: bool,
-}
-
-impl Tomb {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let mut parts = text.splitn(3, ':');
-        let time = parts.next().and_then(|time| Stamp::parse(time.as_bytes()));
-        let verdict = parts.next();
-        Self {
-            // One that cannot be read is older than nothing.
-            time: time.filter(|_| matches!(verdict, Some("forget" | "refuse"))),
-            refuses: verdict == Some("refuse"),
-            text,
-        }
-    }
-
-    pub(super) fn refuses(&self) -> bool {
-        self.refuses
-    }
-
-    pub(super) fn is_readable(&self) -> bool {
-        self.time.is_some()
-    }
-}
-
-/// A user's mark, as text since only its bytes are compared with what was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) text: String,
-    time: Option<Stamp>,
-}
-
-impl Mark {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
-        Self {
-            text: String::from_utf8_lossy(bytes).into_owned(),
-            time: Stamp::parse(bytes),
-        }
-    }
-
-    pub(super) fn is_readable(&self) -> bool {
-        self.time.is_some()
-    }
-
-    pub(super) fn is_before(&self, time: Stamp) -> bool {
-        self.time.is_some_and(|at| at < time)
-    }
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
@@ -144,6 +83,7 @@ fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::revocation::Mark;
     use crate::user::UserData;
 
     const NOW: Stamp = Stamp(1_732_444_800_000_000);

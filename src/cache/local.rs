@@ -19,20 +19,18 @@ use quick_cache::{
 };
 
 use super::{
+    admission::Served,
     key::{EntryKey, Hashed, NearKey},
     lease::{Lease, Noted},
     life::Lifetimes,
     record::Cause,
-    redis::Served,
-    refresh::Due,
     refusals::Refusals,
     stripes::{Seen, Stripes, TokenStripe, UserStripe},
-    ticket::CachedSession,
     verdicts::Verdicts,
 };
 use crate::{
     clock::{Clock, wall_micros},
-    session::Origin,
+    session::{CachedSession, Due, Origin},
     sync::lock,
     user::UserData,
     validator::ValidatedSession,

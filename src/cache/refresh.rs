@@ -6,15 +6,12 @@
 
 use quick_cache::sync::Cache;
 
+use crate::session::Due;
+
 use super::{Flight, SessionCache, key::EntryKey};
 
 /// So many are remembered; one that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
-
-/// That it is time to validate a session again, and which record of it: the time of its lookup,
-/// or its end in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Due(pub(super) i64);
 
 /// The records whose refresh has begun.
 pub(super) struct Refreshes(Cache<EntryKey, Due>);

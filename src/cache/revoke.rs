@@ -25,7 +25,7 @@ use super::{
     SessionCache, Shared,
     key::{EntryKey, TokenKey},
     meter::Level,
-    redis::{Runs, Verdict},
+    revocation::Verdict,
     stats::{Delivery, Kind, UNDELIVERED, count},
 };
 use crate::{
@@ -169,9 +169,9 @@ async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeE
 }
 
 impl Shared {
-    async fn deliver(&self, what: &Revoke) -> Option<Runs> {
+    async fn deliver(&self, what: &Revoke) -> Option<Vec<Arc<str>>> {
         let Some(redis) = &self.redis else {
-            return Some(Runs::new());
+            return Some(Vec::new());
         };
         match what {
             Revoke::Token(key, verdict) => redis.revoke_token(key, *verdict).await.ok(),

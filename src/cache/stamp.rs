@@ -12,6 +12,11 @@ const SECOND: i64 = 1_000_000;
 pub(crate) struct Stamp(pub(crate) i64);
 
 impl Stamp {
+    /// The reply of `TIME`: seconds since the epoch, and the microseconds of the current one.
+    pub(super) fn from_redis_time((seconds, micros): (i64, i64)) -> Self {
+        Self(seconds.saturating_mul(1_000_000).saturating_add(micros))
+    }
+
     /// Reads decimal seconds, at most 32 bytes; decimals beyond the sixth round up, so that a
     /// stamp is never earlier than the text. Signs, exponents, NaN and infinity are no times.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {

@@ -1,9 +1,7 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use chrono::{DateTime, Utc};
-
-use super::{key::EntryKey, redis, refresh::Due, stripes};
-use crate::{session::Origin, user::UserData};
+use super::{key::EntryKey, redis, stripes};
+use crate::session::CachedSession;
 
 /// What a lookup found.
 #[derive(Clone, Debug)]
@@ -15,20 +13,6 @@ pub enum Lookup {
     Miss(Ticket),
     /// The token was revoked. It is refused, whatever the identity provider would say.
     Revoked,
-}
-
-/// A session as the cache holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CachedSession {
-    /// Whose session it is.
-    pub user: UserData,
-    /// When it ends by itself, if known; in the future when it was looked up.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// Where it was found.
-    pub origin: Origin,
-    /// When it is time to validate it again, though it may still be served.
-    pub(crate) due: Option<Due>,
 }
 
 /// What a lookup saw, so that nothing validated before a revocation is ever stored after it.

@@ -1,4 +1,4 @@
-//! Reads from a cluster, where what a lookup compares is on several servers.
+//! What a lookup reads on a cluster, where record and mark may be on two servers.
 //!
 //! Record, tombstone and mark are asked for at once, each where it is, so each is of a moment of
 //! its own. That is enough: a revocation that has returned stands in all of them, and one that
@@ -8,16 +8,17 @@
 use std::sync::Arc;
 
 use bb8_redis::redis::cmd;
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::try_join4;
 
 use super::{
-    Redis, batch::Standing, lookup::Looked, memory::Known, names::Keys, pool::Unanswered, read,
-    run::Run, servers::Call,
+    names::Keys,
+    pool::Unanswered,
+    reply::Looked,
+    run::Run,
+    servers::Call,
+    store::{Redis, read},
 };
-use crate::cache::{
-    accept::{Beside, Mark, Tomb},
-    stamp::Stamp,
-};
+use crate::cache::{revocation::Beside, stamp::Stamp};
 
 type Text = (Option<Vec<u8>>, Arc<str>);
 
@@ -26,17 +27,10 @@ impl Redis {
     pub(super) async fn read_apart(
         &self,
         call: &Call<'_>,
-        known: &Known,
-    ) -> Result<Standing, Unanswered> {
-        let turn = call.turn().await?;
-        let [record, tomb, mark] = known.asked().map(|key| text(call, key));
-        let (record, tomb, mark) = try_join3(record, tomb, mark).await?;
-        Ok(Standing {
-            run: Run::of_cluster(token(&record, &tomb), Some(mark.1), turn),
-            record: record.0,
-            tomb: tomb.0,
-            mark: mark.0,
-        })
+        [record, tomb, mark]: [&str; 3],
+    ) -> Result<Looked, Unanswered> {
+        let (looked, ()) = read_keys(call, record, tomb, Some(mark), async { Ok(()) }).await?;
+        Ok(looked)
     }
 
     /// What the lookup script says where one server holds all; no mark where none is named.
@@ -45,33 +39,42 @@ impl Redis {
         call: &Call<'_>,
         keys: &Keys,
         mark_name: Option<&str>,
-    ) -> Result<Looked, Unanswered> {
-        let turn = call.turn().await?;
-        let mark = async {
-            let Some(name) = mark_name else {
-                return Ok(None);
-            };
-            text(call, &self.mark_key(name)).await.map(Some)
-        };
-        let tokens = try_join3(
-            text(call, &keys.record),
-            text(call, &keys.tomb),
-            time(call, &keys.record),
-        );
-        let ((record, tomb, time), mark) = try_join(tokens, mark).await?;
-        let token = token(&record, &tomb);
-        let (mark, marks) = mark.unzip();
-        Ok(Looked {
-            value: record.0,
-            mark_name: mark_name.map(|name| name.as_bytes().to_vec()),
-            beside: Beside {
-                tomb: tomb.0.map(|tomb| Tomb::parse(&tomb)),
-                mark: mark.flatten().map(|mark| Mark::parse(&mark)),
-            },
-            run: Run::of_cluster(token, marks, turn),
-            time,
-        })
+    ) -> Result<(Looked, Stamp), Unanswered> {
+        let mark = mark_name.map(|name| self.mark_key(name));
+        let time = time(call, &keys.record);
+        let (mut looked, time) =
+            read_keys(call, &keys.record, &keys.tomb, mark.as_deref(), time).await?;
+        looked.mark_name = mark_name.map(|name| name.as_bytes().to_vec());
+        Ok((looked, time))
     }
+}
+
+/// Together with whatever else is asked at the same moment.
+async fn read_keys<T>(
+    call: &Call<'_>,
+    record: &str,
+    tomb: &str,
+    mark: Option<&str>,
+    beside: impl Future<Output = Result<T, Unanswered>>,
+) -> Result<(Looked, T), Unanswered> {
+    let turn = call.turn().await?;
+    let mark = async {
+        match mark {
+            Some(mark) => text(call, mark).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let all = try_join4(text(call, record), text(call, tomb), mark, beside);
+    let (record, tomb, mark, beside) = all.await?;
+    let token = token(&record, &tomb);
+    let (mark, marks) = mark.unzip();
+    let looked = Looked {
+        value: record.0,
+        mark_name: None,
+        beside: Beside::parse(tomb.0.as_deref(), mark.flatten().as_deref()),
+        run: Run::of_cluster(token, marks, turn),
+    };
+    Ok((looked, beside))
 }
 
 /// The run of the server that holds what is the token's. While its slot moves there may be two,
@@ -92,8 +95,7 @@ async fn text(call: &Call<'_>, key: &str) -> Result<Text, Unanswered> {
 
 async fn time(call: &Call<'_>, key: &str) -> Result<Stamp, Unanswered> {
     let answer = call.send(key, &cmd("TIME")).await?;
-    let (seconds, micros): (i64, i64) = read(answer.value).ok_or(Unanswered)?;
-    Ok(Stamp(
-        seconds.saturating_mul(1_000_000).saturating_add(micros),
-    ))
+    read(answer.value)
+        .map(Stamp::from_redis_time)
+        .ok_or(Unanswered)
 }

@@ -22,23 +22,15 @@ use super::{
     breaker::Effect,
     memory::Known,
     pool::{Links, Terms, Unanswered},
+    reply::Looked,
     run::Run,
 };
-use crate::sync::lock;
+use crate::{cache::revocation::Beside, sync::lock};
 
 const COMMAND: &str = "MGET";
 
 /// So many lookups at most are one command, since Redis serves nobody else meanwhile.
 const LONGEST: usize = 64;
-
-/// What stands in Redis for a token that is known from before.
-pub(super) struct Standing {
-    pub(super) record: Option<Vec<u8>>,
-    pub(super) tomb: Option<Vec<u8>>,
-    pub(super) mark: Option<Vec<u8>>,
-    /// The run of the servers that said so.
-    pub(super) run: Run,
-}
 
 #[derive(Clone)]
 pub(super) struct Batches {
@@ -48,7 +40,7 @@ pub(super) struct Batches {
 
 struct Waiting {
     known: Arc<Known>,
-    answer: oneshot::Sender<Standing>,
+    answer: oneshot::Sender<Looked>,
 }
 
 impl Batches {
@@ -64,7 +56,7 @@ impl Batches {
         &self,
         known: &Arc<Known>,
         until: Instant,
-    ) -> Result<Standing, Unanswered> {
+    ) -> Result<Looked, Unanswered> {
         if self.links.is_skipped() {
             return Err(Unanswered);
         }
@@ -143,15 +135,15 @@ async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
         _ => None,
     });
     for Waiting { answer: to, .. } in batch {
-        let (Some(record), Some(tomb), Some(mark)) = (values.next(), values.next(), values.next())
+        let (Some(value), Some(tomb), Some(mark)) = (values.next(), values.next(), values.next())
         else {
             return;
         };
         // Who has gone does not need it.
-        let _ = to.send(Standing {
-            record,
-            tomb,
-            mark,
+        let _ = to.send(Looked {
+            value,
+            mark_name: None,
+            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
             run: Run::of_one(Arc::clone(&answer.run)),
         });
     }

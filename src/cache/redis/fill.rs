@@ -1,41 +1,30 @@
 //! Storing what was validated, unless something was revoked since the lookup.
 
 use super::{
-    Redis,
     breaker::Effect,
-    lookup::{Seen, SeenMark},
-    micros,
     names::Keys,
+    outcome::{Filled, Seen, SeenMark},
     pool::Unanswered,
-    read,
     run::Run,
     scripts::Script,
     servers::Call,
+    store::{Redis, micros, read},
 };
 use crate::{
     cache::{
-        accept::{Beside, Mark, SLACK, Tomb},
+        accept::SLACK,
         key::EntryKey,
         record::{self, MAX_RECORD},
+        revocation::{Beside, Tomb},
         stamp::Stamp,
     },
     clock::wall_micros,
     validator::ValidatedSession,
 };
 
-/// What became of a session that was to be stored in Redis.
-pub(in crate::cache) enum Filled {
-    Stored,
-    /// A newer record stands there, or Redis holds garbage.
-    Skipped,
-    Moved(Box<Seen>),
-    Refused,
-    Unanswered,
-}
-
 impl Redis {
     /// Stores a session that was validated after `seen`.
-    pub(in crate::cache) async fn fill(
+    pub(crate) async fn fill(
         &self,
         key: &EntryKey,
         seen: &Seen,
@@ -138,17 +127,11 @@ impl Redis {
             }
             Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
             Some(b"refused") => Ok(Filled::Refused),
-            Some(b"moved") => Ok(Filled::Moved(Box::new(Seen {
-                run,
-                fence: field(3).and_then(Stamp::parse).ok_or(Unanswered)?,
-                tomb: field(1).map(Tomb::parse),
-                mark: SeenMark::Read {
-                    name: mark_name,
-                    mark: field(2).map(Mark::parse),
-                },
-                standing: seen.standing.clone(),
-                replaces_standing: seen.replaces_standing,
-            }))),
+            Some(b"moved") => {
+                let fence = field(3).and_then(Stamp::parse).ok_or(Unanswered)?;
+                let beside = Beside::parse(field(1), field(2));
+                Ok(seen.moved(fence, run, beside, mark_name))
+            }
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
             _ => Err(Unanswered),
@@ -164,36 +147,27 @@ impl Redis {
         seen: &Seen,
         mark_name: &str,
     ) -> Result<Result<(String, Run), Filled>, Unanswered> {
-        let looked = self.look(call, keys, Some(mark_name)).await?;
-        let is_late = looked.time > seen.fence.plus(self.longest_fill());
+        let (looked, time) = self.look(call, keys, Some(mark_name)).await?;
+        let is_late = time > seen.fence.plus(self.longest_fill());
         if is_late || !seen.run.goes_on(&looked.run) {
             return Err(Unanswered);
         }
-        let Beside { tomb, mark } = looked.beside;
+        let Beside { tomb, mark } = &looked.beside;
         if tomb.as_ref().is_some_and(Tomb::refuses) {
             return Ok(Err(Filled::Refused));
         }
         let is_seen = match &seen.mark {
-            SeenMark::Read { name, mark: seen } if name == mark_name => mark == *seen,
+            SeenMark::Read { name, mark: seen } if name == mark_name => mark == seen,
             _ => mark
                 .as_ref()
                 .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
         };
-        if is_seen && tomb == seen.tomb {
-            let mark = mark.map(|mark| mark.text).unwrap_or_default();
+        if is_seen && *tomb == seen.tomb {
+            let mark = looked.beside.mark.map(|mark| mark.text).unwrap_or_default();
             return Ok(Ok((mark, looked.run)));
         }
-        Ok(Err(Filled::Moved(Box::new(Seen {
-            run: looked.run,
-            fence: looked.time,
-            tomb,
-            mark: SeenMark::Read {
-                name: mark_name.to_owned(),
-                mark,
-            },
-            standing: seen.standing.clone(),
-            replaces_standing: seen.replaces_standing,
-        }))))
+        let mark_name = mark_name.to_owned();
+        Ok(Err(seen.moved(time, looked.run, looked.beside, mark_name)))
     }
 
     /// The milliseconds that the record may live; nothing for a session that has ended.

@@ -30,12 +30,11 @@ use tokio::{
 };
 
 use super::{
-    Tier,
+    info::{field, identity},
     names::{Changed, Names},
-    pool::{field, identity},
     sentinel::Term,
-    server::Server,
-    servers::{Heard, Servers},
+    server::{Heard, Server},
+    servers::Servers,
     trouble::is_unauthenticated,
 };
 use crate::{
@@ -52,6 +51,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Between two attempts with one that refuses.
 const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
+
+/// The local cache that stands before this store.
+pub(crate) struct Tier {
+    pub(crate) lease: Arc<Lease>,
+    /// Whether it hears of changed records, or of tombstones and marks only.
+    pub(crate) hears_records: bool,
+}
 
 /// The listener of a cache; it ends with this value.
 pub(super) struct Listener {

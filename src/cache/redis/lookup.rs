@@ -7,94 +7,36 @@
 use std::sync::Arc;
 
 use super::{
-    Redis, breaker::Effect, memory::Known, micros, names::Keys, pool::Unanswered, read, run::Run,
-    scripts::Script, servers::Call,
+    breaker::Effect,
+    memory::Known,
+    names::Keys,
+    outcome::{Found, Replace, Seen},
+    pool::Unanswered,
+    reply::Looked,
+    run::Run,
+    scripts::Script,
+    servers::Call,
+    store::{Redis, micros, read},
 };
 use crate::{
     cache::{
-        accept::{self, Beside, Mark, Moment, Tomb},
+        accept::{self, Moment},
+        admission::{Keep, Served},
         key::EntryKey,
         record::{Cause, MAX_RECORD, Parsed, Record},
-        refresh::Due,
+        revocation::Beside,
         seal::{self, Opened},
         stamp::Stamp,
-        stripes::UserStripe,
     },
     clock::wall_micros,
+    session::Due,
 };
-
-/// What a lookup found in Redis.
-pub(in crate::cache) enum Found {
-    Record(Served),
-    Nothing(Box<Seen>),
-    Refused,
-    Unanswered,
-}
-
-/// A record that may be served, and for how long.
-pub(in crate::cache) struct Served {
-    pub(in crate::cache) record: Arc<Record>,
-    /// So many microseconds are left of its life.
-    pub(in crate::cache) left: u64,
-    /// And so many until it is time to validate it again, if ever.
-    pub(in crate::cache) refresh_in: Option<u64>,
-    pub(in crate::cache) of: Due,
-    pub(in crate::cache) keep: Option<Keep>,
-}
-
-impl Served {
-    pub(in crate::cache) fn due(&self) -> Option<Due> {
-        (self.refresh_in == Some(0)).then_some(self.of)
-    }
-}
-
-/// How it may be kept in memory.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::cache) struct Keep {
-    /// The stripe in which the pushes of its user's mark are counted.
-    pub(in crate::cache) user: UserStripe,
-    /// Whether its mark stands under the name that [`Redis::vouches`] looks under.
-    pub(in crate::cache) can_be_vouched_for: bool,
-}
-
-/// What a lookup saw, or the re-check of a fill.
-#[derive(Clone, Debug)]
-pub(in crate::cache) struct Seen {
-    /// The run of the servers that were looked at.
-    pub(super) run: Run,
-    pub(super) fence: Stamp,
-    pub(super) tomb: Option<Tomb>,
-    pub(super) mark: SeenMark,
-    /// The record of the namespace that stood there, whether it could be served or not.
-    pub(super) standing: Option<Vec<u8>>,
-    /// Whether a fill may replace that very record and no other.
-    pub(super) replaces_standing: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum SeenMark {
-    /// Nobody knew whose the token is.
-    Unread,
-    Read {
-        name: String,
-        mark: Option<Mark>,
-    },
-}
-
-/// Which standing record the fill after a lookup may replace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replace {
-    /// Any that is not newer.
-    Any,
-    /// The very one that the lookup found.
-    ThatOne,
-}
 
 impl Redis {
     /// One round trip for a token of our own that is known from before, and for any other; two
     /// only where the record's user is written in a way that the script does not see through, for
     /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
-    pub(in crate::cache) async fn lookup(&self, key: &EntryKey) -> Found {
+    pub(crate) async fn lookup(&self, key: &EntryKey) -> Found {
         let call = self.links.call(Effect::Reads);
         if let Some(listener) = &self.listener {
             listener.start(&self.links);
@@ -111,7 +53,7 @@ impl Redis {
     }
 
     /// A lookup that serves nothing of what is stored.
-    pub(in crate::cache) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
+    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
         let call = self.links.call(Effect::Reads);
         Box::pin(self.both_names(&call, key, Some(replace))).await
     }
@@ -142,9 +84,9 @@ impl Redis {
         let standing = match self.links.batches() {
             Some(batches) => batches.ask(known, call.until()).await?,
             // Boxed, so that one server need not carry the room for it.
-            None => Box::pin(self.read_apart(call, known)).await?,
+            None => Box::pin(self.read_apart(call, known.asked())).await?,
         };
-        let Some(value) = standing.record else {
+        let Some(value) = standing.value else {
             return Ok(None);
         };
         let (record, value) = match known.record(&value) {
@@ -156,14 +98,10 @@ impl Redis {
                 _ => return Ok(None),
             },
         };
-        let beside = Beside {
-            tomb: standing.tomb.map(|tomb| Tomb::parse(&tomb)),
-            mark: standing.mark.map(|mark| Mark::parse(&mark)),
-        };
         // Redis was not asked for the time, so the node's clock tells the age.
         let moment = self.moment(Stamp(self.clock.wall()), &standing.run);
-        let accepted =
-            record.cause.is_some() && accept::accepts(&record, &beside, &moment, self.max_age());
+        let accepted = record.cause.is_some()
+            && accept::accepts(&record, &standing.beside, &moment, self.max_age());
         if !accepted {
             return Ok(None);
         }
@@ -182,29 +120,29 @@ impl Redis {
         replace: Option<Replace>,
     ) -> Result<Found, Unanswered> {
         let keys = self.keys(key);
-        let mut seen = self.look(call, &keys, None).await?;
+        let (mut seen, mut time) = self.look(call, &keys, None).await?;
         let decoded = seen
             .value
             .as_deref()
             .and_then(|value| self.decode(key, &keys, value));
         let Some((record, mark_name)) = decoded else {
-            return Ok(nothing(seen, None, None, replace));
+            return Ok(Found::unusable(seen, time, None, None, replace));
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text; the mark counts only for who we read.
-            let again = self.look(call, &keys, Some(&mark_name)).await?;
+            let (again, later) = self.look(call, &keys, Some(&mark_name)).await?;
             // What stands there now may be another's already.
             if again.value != seen.value {
-                return Ok(nothing(again, None, None, replace));
+                return Ok(Found::unusable(again, later, None, None, replace));
             }
-            seen = again;
+            (seen, time) = (again, later);
         }
         // A time that Redis tells is no better than the rest of what it says.
-        let time = match self.sealing {
-            None => seen.time,
+        let now = match self.sealing {
+            None => time,
             Some(_) => Stamp(self.clock.wall()),
         };
-        let moment = self.moment(time, &seen.run);
+        let moment = self.moment(now, &seen.run);
         if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
                 self.memory.learn(key, &mark_name);
@@ -218,11 +156,17 @@ impl Redis {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
         }
         let standing = seen.value.take();
-        Ok(nothing(seen, Some(mark_name), standing, replace))
+        Ok(Found::unusable(
+            seen,
+            time,
+            Some(mark_name),
+            standing,
+            replace,
+        ))
     }
 
     /// Deletes the record that the lookup found, since the identity provider refused its token.
-    pub(in crate::cache) async fn evict(&self, key: &EntryKey, seen: &Seen) {
+    pub(crate) async fn evict(&self, key: &EntryKey, seen: &Seen) {
         if let Some(standing) = &seen.standing {
             let keys = self.keys(key);
             let call = self.links.call(Effect::Writes);
@@ -315,17 +259,13 @@ impl Redis {
     }
 
     /// Whether mark and tombstone are still those that were seen before a session was validated.
-    pub(in crate::cache) async fn vouches(
-        &self,
-        key: &EntryKey,
-        user_id: &str,
-        cause: &Cause,
-    ) -> bool {
+    pub(crate) async fn vouches(&self, key: &EntryKey, user_id: &str, cause: &Cause) -> bool {
         let call = self.links.call(Effect::Reads);
         let looked = self
             .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
-        looked.is_ok_and(|looked| accept::still_holds(cause, &looked.beside, &looked.run.text()))
+        looked
+            .is_ok_and(|(looked, _)| accept::still_holds(cause, &looked.beside, &looked.run.text()))
     }
 
     /// What the lookup script says; the mark is that of the user in the record unless it is named.
@@ -335,8 +275,8 @@ impl Redis {
         call: &Call<'_>,
         keys: &Keys,
         mark_name: Option<&str>,
-    ) -> Result<Looked, Unanswered> {
-        let looked = if self.links.are_many() {
+    ) -> Result<(Looked, Stamp), Unanswered> {
+        let (looked, time) = if self.links.are_many() {
             self.look_apart(call, keys, mark_name).await?
         } else {
             self.look_together(call, keys, mark_name).await?
@@ -348,7 +288,7 @@ impl Redis {
         if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
             self.warned.unreadable("a user's mark");
         }
-        Ok(looked)
+        Ok((looked, time))
     }
 
     async fn look_together(
@@ -356,7 +296,7 @@ impl Redis {
         call: &Call<'_>,
         keys: &Keys,
         mark_name: Option<&str>,
-    ) -> Result<Looked, Unanswered> {
+    ) -> Result<(Looked, Stamp), Unanswered> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
@@ -372,16 +312,13 @@ impl Redis {
             Vec<u8>,
         );
         let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
-        Ok(Looked {
+        let looked = Looked {
             value,
             mark_name,
-            beside: Beside {
-                tomb: tomb.map(|tomb| Tomb::parse(&tomb)),
-                mark: mark.map(|mark| Mark::parse(&mark)),
-            },
+            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
             run: Run::of_one(answer.run),
-            time: Stamp::parse(&time).ok_or(Unanswered)?,
-        })
+        };
+        Ok((looked, Stamp::parse(&time).ok_or(Unanswered)?))
     }
 
     fn moment(&self, time: Stamp, run: &Run) -> Moment {
@@ -396,36 +333,4 @@ impl Redis {
     fn max_age(&self) -> i64 {
         micros(self.limits.ttl)
     }
-}
-
-fn nothing(
-    seen: Looked,
-    mark_name: Option<String>,
-    standing: Option<Vec<u8>>,
-    replace: Option<Replace>,
-) -> Found {
-    let Beside { tomb, mark } = seen.beside;
-    if tomb.as_ref().is_some_and(Tomb::refuses) {
-        return Found::Refused;
-    }
-    Found::Nothing(Box::new(Seen {
-        run: seen.run,
-        fence: seen.time,
-        tomb,
-        mark: match mark_name {
-            Some(name) => SeenMark::Read { name, mark },
-            None => SeenMark::Unread,
-        },
-        replaces_standing: standing.is_some() && replace == Some(Replace::ThatOne),
-        standing,
-    }))
-}
-
-/// The reply of the lookup script, or what was read in its place.
-pub(super) struct Looked {
-    pub(super) value: Option<Vec<u8>>,
-    pub(super) mark_name: Option<Vec<u8>>,
-    pub(super) beside: Beside,
-    pub(super) run: Run,
-    pub(super) time: Stamp,
 }

@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{
     breaker::{Breaker, Effect},
+    info::{field, identity},
     met::Met,
     scripts::{SCRIPTS, Script},
     sentinel::Term,
@@ -55,7 +56,7 @@ const LINKS: u32 = 2;
 
 /// Redis did not answer in time, or not as it should.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cache) struct Unanswered;
+pub(crate) struct Unanswered;
 
 /// Why a server gave no answer.
 pub(super) enum Missed {
@@ -74,6 +75,20 @@ pub(super) struct Answer {
     pub(super) run: Arc<str>,
 }
 
+impl Answer {
+    /// While a slot is on its way, what is not on the one server may be on the other, so that the
+    /// answer depends on both.
+    pub(super) fn by_way_of(self, before: Option<Arc<str>>) -> Self {
+        match before {
+            None => self,
+            Some(before) => Self {
+                run: format!("{before}>{}", self.run).into(),
+                ..self
+            },
+        }
+    }
+}
+
 /// To one server.
 #[derive(Clone)]
 pub(super) struct Links(Arc<Inner>);
@@ -89,13 +104,13 @@ pub(super) struct Terms {
 
 /// How long what may be waited for.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cache) struct Deadlines {
+pub(crate) struct Deadlines {
     /// Making a connection, until it has loaded the scripts.
-    pub(in crate::cache) connect: Duration,
+    pub(crate) connect: Duration,
     /// A call's wait for a connection.
-    pub(in crate::cache) checkout: Duration,
+    pub(crate) checkout: Duration,
     /// A call as a whole.
-    pub(in crate::cache) call: Duration,
+    pub(crate) call: Duration,
 }
 
 struct Inner {
@@ -479,7 +494,7 @@ impl Manager {
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
         let hashes = load_scripts(&mut connection).await?;
-        let (info, (seconds, micros)): (String, (i64, i64)) = pipe()
+        let (info, time): (String, (i64, i64)) = pipe()
             .cmd("INFO")
             .cmd("TIME")
             .query_async(&mut connection)
@@ -492,8 +507,7 @@ impl Manager {
             )
                 .into());
         }
-        let now = Stamp(seconds.saturating_mul(1_000_000).saturating_add(micros));
-        let run = self.shared.meet(&info, now);
+        let run = self.shared.meet(&info, Stamp::from_redis_time(time));
         Ok(Link {
             connection,
             facts: Arc::new(Facts {
@@ -526,19 +540,6 @@ impl Shared {
             .clone()
             .unwrap_or_else(|| self.silence.to_owned())
     }
-}
-
-/// A field of INFO's reply, empty if there is none.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> &'a str {
-    info.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-        .unwrap_or_default()
-}
-
-/// Names the run of a server. One that is promoted keeps its run id and gets a new replication id.
-pub(super) fn identity(info: &str) -> Arc<str> {
-    let ids = [field(info, "run_id"), field(info, "master_replid")];
-    ids.map(|id| id.get(..12).unwrap_or(id)).concat().into()
 }
 
 impl fmt::Debug for Links {

@@ -37,9 +37,9 @@ pub(super) struct Replicas {
 
 /// How many, and for how long to wait for them.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::cache) struct Wanted {
-    pub(in crate::cache) replicas: u32,
-    pub(in crate::cache) patience: Duration,
+pub(crate) struct Wanted {
+    pub(crate) replicas: u32,
+    pub(crate) patience: Duration,
 }
 
 /// A wait that has ended.

@@ -8,27 +8,15 @@ use std::{
 
 use bb8_redis::redis::cmd;
 
-use super::{Redis, breaker::Effect, pool::Unanswered, scripts::Script};
-use crate::cache::{accept::SLACK, key::EntryKey};
-
-/// What a revocation of a token says about later answers of the identity provider.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cache) enum Verdict {
-    /// They count.
-    Forget,
-    /// They do not.
-    Refuse,
-}
-
-/// The runs of the servers that have taken a revocation.
-pub(in crate::cache) type Runs = Vec<Arc<str>>;
+use super::{breaker::Effect, pool::Unanswered, scripts::Script, store::Redis};
+use crate::cache::{accept::SLACK, key::EntryKey, revocation::Verdict};
 
 impl Redis {
-    pub(in crate::cache) async fn revoke_token(
+    pub(crate) async fn revoke_token(
         &self,
         key: &EntryKey,
         verdict: Verdict,
-    ) -> Result<Runs, Unanswered> {
+    ) -> Result<Vec<Arc<str>>, Unanswered> {
         let (word, ttl) = match verdict {
             Verdict::Forget => ("forget", self.limits.tombstone_ttl),
             Verdict::Refuse => (
@@ -41,7 +29,7 @@ impl Redis {
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.memory.forget(key);
         let call = self.links.call(Effect::Writes);
-        let mut runs = Runs::new();
+        let mut runs = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
             // The Python service, which knows no tombstones, serves what stands under its own key,
@@ -65,13 +53,13 @@ impl Redis {
         Ok(runs)
     }
 
-    pub(in crate::cache) async fn revoke_user(&self, id: &str) -> Result<Runs, Unanswered> {
+    pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unanswered> {
         // Never shorter than the records that it must outlive.
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
         let ttl = decimal(self.limits.longest_session.max(records));
         let slack = SLACK.to_string();
         let call = self.links.call(Effect::Writes);
-        let mut runs = Runs::new();
+        let mut runs = Vec::new();
         for name in self.mark_names(id) {
             let mark = self.mark_key(&name);
             let arguments = [&ttl[..], slack.as_bytes()];
@@ -82,7 +70,7 @@ impl Redis {
     }
 
     /// How many replicas have what these runs took, if that was asked for.
-    pub(in crate::cache) async fn replicas(&self, runs: &Runs) -> Option<u32> {
+    pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
         self.links.replicas(runs).await
     }
 }

@@ -35,7 +35,7 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The sentinels of one primary; asking them ends with this value.
-pub(in crate::cache) struct Sentinels {
+pub(crate) struct Sentinels {
     group: Arc<Group>,
     task: BackgroundTask,
 }
@@ -83,7 +83,7 @@ impl Term {
 
 impl Sentinels {
     /// They are asked on first use. `how` is how to connect to the primary, at another address.
-    pub(in crate::cache) fn new(
+    pub(crate) fn new(
         sentinels: Vec<ConnectionInfo>,
         name: String,
         how: ConnectionInfo,

@@ -13,10 +13,17 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// The server that takes the writes.
 #[derive(Clone)]
-pub(in crate::cache) enum Server {
+pub(crate) enum Server {
     Named(Box<ConnectionInfo>),
     /// Whichever the sentinels name.
     Elected(Arc<Sentinels>),
+}
+
+/// A server whose changes have to be heard.
+pub(super) struct Heard {
+    pub(super) server: Server,
+    /// A key of no other use that this server holds; one of a cluster may hold none at all.
+    pub(super) probe: Option<String>,
 }
 
 impl Server {
@@ -62,7 +69,7 @@ impl fmt::Display for Server {
 
 /// What is wrong with the URL of a Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cache) enum UrlFault {
+pub(crate) enum UrlFault {
     NotUnderstood,
     /// It asks for TLS, which is not built in.
     NoTls,
@@ -71,7 +78,7 @@ pub(in crate::cache) enum UrlFault {
 }
 
 /// Reads a URL; `db` is used when it names no database. Nothing shows the URL.
-pub(in crate::cache) fn server(url: &str, db: u16) -> Result<ConnectionInfo, UrlFault> {
+pub(crate) fn server(url: &str, db: u16) -> Result<ConnectionInfo, UrlFault> {
     let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
     let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
     if matches!(parsed.scheme(), "rediss" | "valkeys") {
@@ -100,7 +107,7 @@ pub(in crate::cache) fn server(url: &str, db: u16) -> Result<ConnectionInfo, Url
 }
 
 /// Reads the URL of a sentinel.
-pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> {
+pub(crate) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> {
     let info = server(url, 0)?;
     let names_port = parse_redis_url(url).is_some_and(|url| url.port().is_some());
     Ok(match info.addr().clone() {
@@ -123,13 +130,13 @@ pub(in crate::cache) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> 
 }
 
 /// Why a URL is none of a cluster's node.
-pub(in crate::cache) enum NodeFault {
+pub(crate) enum NodeFault {
     Url(UrlFault),
     NamesDatabase,
 }
 
 /// Reads the URL of a node of a cluster, which has one database and a port.
-pub(in crate::cache) fn node(url: &str) -> Result<ConnectionInfo, NodeFault> {
+pub(crate) fn node(url: &str) -> Result<ConnectionInfo, NodeFault> {
     let info = server(url, 0).map_err(NodeFault::Url)?;
     match info.addr() {
         ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}

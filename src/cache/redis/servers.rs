@@ -15,12 +15,12 @@ use super::{
     pool::{Answer, Deadlines, Link, Links, Missed, Terms, Unanswered},
     replicas::{Replicas, Wanted},
     scripts::Script,
-    server::Server,
+    server::{Heard, Server},
 };
 use crate::cache::{lease::Lease, stamp::Stamp, stats::RedisMeter};
 
 /// What a cache is told about where Redis is.
-pub(in crate::cache) enum Place {
+pub(crate) enum Place {
     /// And how many replicas of it are to have a revocation.
     Server(Server, Option<Wanted>),
     /// Some of the nodes, by which the others are found.
@@ -51,13 +51,6 @@ struct One {
 pub(super) struct Call<'a> {
     servers: &'a Servers,
     terms: Terms,
-}
-
-/// A server whose changes have to be heard.
-pub(super) struct Heard {
-    pub(super) server: Server,
-    /// A key of no other use that this server holds; one of a cluster may hold none at all.
-    pub(super) probe: Option<String>,
 }
 
 impl Servers {

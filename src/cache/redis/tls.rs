@@ -37,7 +37,7 @@ pub struct RedisTls {
 
 /// What is wrong with the certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cache) enum TlsFault {
+pub(crate) enum TlsFault {
     Roots,
     Client,
 }
@@ -67,10 +67,7 @@ impl RedisTls {
     }
 
     /// The same server, with these certificates; one that is reached without TLS stays as it is.
-    pub(in crate::cache) fn around(
-        &self,
-        server: &ConnectionInfo,
-    ) -> Result<ConnectionInfo, TlsFault> {
+    pub(crate) fn around(&self, server: &ConnectionInfo) -> Result<ConnectionInfo, TlsFault> {
         self.check()?;
         if !has_tls(server) {
             return Ok(server.clone());
@@ -112,7 +109,7 @@ impl RedisTls {
 }
 
 /// Whether its connections are encrypted.
-pub(in crate::cache) fn has_tls(server: &ConnectionInfo) -> bool {
+pub(crate) fn has_tls(server: &ConnectionInfo) -> bool {
     matches!(server.addr(), ConnectionAddr::TcpTls { .. })
 }
 

@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use super::{
-    Cluster, Known,
     map::{Map, Primary},
+    state::{Cluster, Known},
     view::{Address, Told, View},
 };
 use crate::{
@@ -273,8 +273,7 @@ async fn time_of(links: &Links, until: Instant) -> Result<Stamp, ()> {
     };
     let time = |_: &Link| Cow::Owned(cmd("TIME"));
     let answer = links.ask(terms, time).await.map_err(|_| ())?;
-    let (seconds, micros) = from_redis_value::<(i64, i64)>(answer.value).map_err(|_| ())?;
-    Ok(Stamp(
-        seconds.saturating_mul(1_000_000).saturating_add(micros),
-    ))
+    from_redis_value(answer.value)
+        .map(Stamp::from_redis_time)
+        .map_err(|_| ())
 }

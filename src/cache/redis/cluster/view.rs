@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bb8_redis::redis::{Value, from_redis_value};
 
 use super::slots::SLOTS;
-use crate::cache::redis::pool::field;
+use crate::cache::redis::info::field;
 
 /// More nodes are no cluster; Redis recommends at most 1,000.
 const MAX_PRIMARIES: usize = 4_096;

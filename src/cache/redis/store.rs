@@ -1,0 +1,127 @@
+//! The store as the rest of the crate sees it: where it is, how it names things, and its limits.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
+
+use super::{
+    breaker::Effect,
+    listener::{Listener, Tier},
+    memory::Memory,
+    names::{Keys, Names},
+    pool::Deadlines,
+    servers::{Place, Servers},
+    warned::Warned,
+};
+use crate::{
+    cache::{key::EntryKey, life::Lifetimes, seal::Sealing, stats::RedisMeter},
+    clock::Clock,
+};
+
+pub(crate) struct Redis {
+    pub(super) links: Servers,
+    pub(super) listener: Option<Listener>,
+    pub(super) names: Names,
+    pub(super) sealing: Option<Sealing>,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    pub(super) memory: Memory,
+    pub(super) warned: Warned,
+    pub(super) nonces: (RandomState, AtomicU64),
+}
+
+/// What the protocol is told, in the units in which it speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) deadlines: Deadlines,
+    pub(crate) ttl: Duration,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) validation_deadline: Duration,
+    pub(crate) longest_session: Duration,
+    pub(crate) tombstone_ttl: Duration,
+    pub(crate) capacity: usize,
+}
+
+impl Redis {
+    pub(crate) fn new(
+        place: Place,
+        prefix: String,
+        sealing: Option<Sealing>,
+        clock: Clock,
+        limits: Limits,
+        tier: Option<Tier>,
+    ) -> Self {
+        let names = Names::new(prefix);
+        let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
+        Self {
+            listener: tier.map(|tier| Listener::new(tier, names.clone())),
+            links: Servers::new(place, limits.deadlines, &names, lease),
+            names,
+            sealing,
+            clock,
+            limits,
+            memory: Memory::new(limits.capacity),
+            warned: Warned::default(),
+            nonces: (RandomState::new(), AtomicU64::new(0)),
+        }
+    }
+
+    /// Whether requests ask Redis at all, or would wait in vain.
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.links.is_skipped()
+    }
+
+    pub(crate) fn meter(&self) -> &RedisMeter {
+        self.links.meter()
+    }
+
+    pub(crate) async fn answers(&self) -> bool {
+        self.links.call(Effect::Reads).reaches_all().await
+    }
+
+    pub(super) fn keys(&self, key: &EntryKey) -> Keys {
+        self.names.keys(key)
+    }
+
+    pub(super) fn mark_key(&self, name: &str) -> String {
+        self.names.mark(name)
+    }
+
+    /// The user's id, or its keyed hash where records are sealed.
+    pub(super) fn mark_name(&self, user_id: &str) -> String {
+        match &self.sealing {
+            None => user_id.to_owned(),
+            Some(sealing) => sealing.user(user_id),
+        }
+    }
+
+    /// And the name under which nodes may still look that have the previous key.
+    pub(crate) fn mark_names(&self, user_id: &str) -> impl Iterator<Item = String> {
+        let sealing = self.sealing.as_ref();
+        let previous = sealing.and_then(|sealing| sealing.previous_user(user_id));
+        [Some(self.mark_name(user_id)), previous]
+            .into_iter()
+            .flatten()
+    }
+}
+
+pub(super) fn read<T: FromRedisValue>(reply: Value) -> Option<T> {
+    from_redis_value(reply).ok()
+}
+
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}
