@@ -15,14 +15,15 @@ mod accept;
 mod admission;
 mod builder;
 mod config;
-mod flights;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod key;
 mod lease;
 mod life;
 mod local;
+mod local_key;
 mod meter;
+mod outcome;
 mod record;
 mod redis;
 mod refresh;
@@ -33,17 +34,19 @@ mod seal;
 mod space;
 mod stamp;
 mod stats;
+mod store;
 mod stripes;
 mod ticket;
 mod tier;
+mod validations;
 mod verdicts;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
+#[cfg(test)]
+pub(crate) use self::stats::IN_FLIGHT;
 pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,
@@ -52,29 +55,20 @@ pub use self::{
     ticket::{Fill, Lookup, Ticket},
     tier::LocalCache,
 };
-use self::{
-    flights::Flights,
-    key::Naming,
-    local::{Check, Local},
-    redis::{Filled, Found, Redis},
-    refresh::Refreshes,
-    revocation::Verdict,
-    revoke::{Revoke, Undelivered},
-    space::Space,
-    stripes::Seen,
-    ticket::Far,
-};
 pub(crate) use self::{
-    flights::{Arrival, Boarding, Flight},
     key::EntryKey,
-    meter::Stopwatch,
+    meter::{Level, Stopwatch},
+    outcome::{Denied, Outcome, Resolved},
     redis::Replace,
-    stats::{Answer, Counters, Validated, count},
+    space::Space,
+    stats::{Answer, Validated, count},
+    store::Store,
+    validations::{ValidationLeader, Validations},
 };
+use self::{redis::Redis, revocation::Verdict, revoke::Revoke};
 use crate::{
-    clock::Clock,
     namespace::{Authority, Namespace},
-    session::{CachedSession, Origin},
+    session::CachedSession,
     token::SessionToken,
     validator::{SessionValidator, ValidatedSession},
 };
@@ -106,47 +100,24 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct SessionCache {
-    shared: Arc<Shared>,
+    store: Arc<Store>,
+    validations: Arc<Validations>,
     space: Arc<Space>,
     /// Whether the namespace was chosen for this handle.
     is_named: bool,
     /// Who issues the sessions that do not say so.
     authority: Option<Authority>,
-    /// The layer that uses this handle, since layers of one namespace may have different rules; 0
-    /// for none.
-    rules: u64,
-}
-
-struct Shared {
-    local: Local,
-    redis: Option<Redis>,
-    naming: Naming,
-    undelivered: Undelivered,
-    clock: Clock,
-    enabled: bool,
-    flights: Flights,
-    refreshes: Refreshes,
-    slots: Semaphore,
-    validation_deadline: Duration,
-    /// For all that comes after a first lookup that was a miss.
-    miss_deadline: Duration,
-    /// After so many microseconds no record from before can be usable any more.
-    gives_up_after: u64,
-    /// How long a revoked token stays refused, in microseconds.
-    verdict_ttl: u64,
-    counters: Counters,
-}
-
-impl Shared {
-    fn serves_from_memory(&self) -> bool {
-        self.enabled && (self.redis.is_none() || self.local.lease().is_some())
-    }
 }
 
 impl SessionCache {
-    /// Starts a cache with the default settings.
-    pub fn builder() -> SessionCacheBuilder {
-        SessionCacheBuilder::new()
+    pub(super) fn new(store: Store, validations: Validations) -> Self {
+        Self {
+            space: store.naming.space(Namespace::unnamed()),
+            is_named: false,
+            authority: None,
+            store: Arc::new(store),
+            validations: Arc::new(validations),
+        }
     }
 
     /// A handle to the records of this namespace: a [name](Namespace::named), or that of a
@@ -159,7 +130,7 @@ impl SessionCache {
     /// Whatever validators share a namespace accept each other's sessions: see [`Namespace`].
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
-        self.space = self.shared.naming.space(namespace.into());
+        self.space = self.store.naming.space(namespace.into());
         self.is_named = true;
         self
     }
@@ -169,15 +140,9 @@ impl SessionCache {
     #[must_use]
     pub fn for_validator(mut self, validator: &impl SessionValidator) -> Self {
         if !self.is_named {
-            self.space = self.shared.naming.space(validator.namespace());
+            self.space = self.store.naming.space(validator.namespace());
         }
         self.authority = Some(validator.authority());
-        self
-    }
-
-    /// The handle of a layer. The number identifies the rules of its validator.
-    pub(crate) fn with_rules(mut self, rules: u64) -> Self {
-        self.rules = rules;
         self
     }
 
@@ -187,6 +152,14 @@ impl SessionCache {
 
     pub(crate) fn namespace(&self) -> &Namespace {
         self.space.namespace()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn validations(&self) -> &Validations {
+        &self.validations
     }
 
     /// Says in a session by whom it was validated and who issued it.
@@ -212,12 +185,12 @@ impl SessionCache {
     ///
     /// Safe to drop at any time: it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
-        let lookup = self.lookup(&self.key(token)).await;
-        match &lookup {
-            Lookup::Hit(CachedSession { origin, .. }) => self.looked_up((*origin).into()),
-            Lookup::Miss(_) => self.looked_up(self.missing()),
-            Lookup::Revoked => self.looked_up(Answer::Revoked),
-        }
+        let lookup = self.store.lookup(&self.key(token)).await;
+        self.store.counters.looked_up(match &lookup {
+            Lookup::Hit(CachedSession { origin, .. }) => (*origin).into(),
+            Lookup::Miss(_) => self.store.missing(),
+            Lookup::Revoked => Answer::Revoked,
+        });
         lookup
     }
 
@@ -237,7 +210,7 @@ impl SessionCache {
         }
         let mut session = session.clone();
         self.attribute(&mut session);
-        self.fill(ticket, &session).await
+        self.store.fill_by_ticket(ticket, &session).await
     }
 
     /// Forgets a token: the next request asks the identity provider again.
@@ -250,7 +223,8 @@ impl SessionCache {
     ///
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        self.revoke(Revoke::Token(self.key(token), Verdict::Forget))
+        self.store
+            .revoke(Revoke::Token(self.key(token), Verdict::Forget))
             .await
     }
 
@@ -269,7 +243,8 @@ impl SessionCache {
     ///
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        self.revoke(Revoke::Token(self.key(token), Verdict::Refuse))
+        self.store
+            .revoke(Revoke::Token(self.key(token), Verdict::Refuse))
             .await
     }
 
@@ -284,12 +259,12 @@ impl SessionCache {
     ///
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_user(&self, user_id: &str) -> Result<Revocation, RevokeError> {
-        self.revoke(Revoke::User(user_id.to_owned())).await
+        self.store.revoke(Revoke::User(user_id.to_owned())).await
     }
 
     /// Whether the stores behind the cache answer.
     pub async fn health_check(&self) -> Health {
-        let redis = match &self.shared.redis {
+        let redis = match &self.store.redis {
             None => RedisHealth::Disabled,
             Some(redis) if redis.answers().await => RedisHealth::Up,
             Some(_) => RedisHealth::Down,
@@ -300,11 +275,13 @@ impl SessionCache {
     /// What the cache has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let shared = &self.shared;
-        let (entries, verdicts, refusals) = shared.local.len();
-        let hearing = shared.local.lease().map(|lease| lease.hearing());
+        let Self {
+            store, validations, ..
+        } = self;
+        let (entries, verdicts, refusals) = store.local.len();
+        let hearing = store.local.lease().map(|lease| lease.hearing());
         let hearing = hearing.unwrap_or_default();
-        let redis = shared.redis.as_ref().map(Redis::meter);
+        let redis = store.redis.as_ref().map(Redis::meter);
         Stats {
             listening: hearing.is_connected,
             lease_age: hearing.age.map(Duration::from_micros),
@@ -313,274 +290,25 @@ impl SessionCache {
             entries: entries as u64,
             verdicts: verdicts as u64,
             refusals: refusals as u64,
-            in_flight: shared.flights.len(),
-            undelivered: shared.undelivered.len(),
-            redis_skipped: shared.redis.as_ref().is_some_and(Redis::is_skipped),
+            in_flight: validations.in_flight.len(),
+            undelivered: store.undelivered.len(),
+            redis_skipped: store.redis.as_ref().is_some_and(Redis::is_skipped),
             redis_connections: redis.map_or(0, |redis| redis.connections.read()),
             redis_in_use: redis.map_or(0, |redis| redis.in_use.read()),
             redis_unanswered: redis.map_or(0, |redis| redis.unanswered.read()),
-            ..shared.counters.read()
+            ..store.counters.read()
         }
     }
 
     pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
-        self.shared.naming.entry(token, &self.space)
-    }
-
-    /// What can be served without waiting, if anything can.
-    #[inline]
-    pub(crate) fn near(&self, token: &SessionToken) -> Option<CachedSession> {
-        let shared = &*self.shared;
-        if !shared.serves_from_memory() {
-            return None;
-        }
-        shared.local.hit(self.space.near(token))
-    }
-
-    /// Whether this process knows that the token was revoked. A hit never hides that it was.
-    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
-        self.shared.local.refuses(key)
-    }
-
-    pub(crate) async fn lookup(&self, key: &EntryKey) -> Lookup {
-        let shared = &*self.shared;
-        // First of all, so that what is revoked from here on is seen as a change.
-        let seen = shared.local.seen();
-        if shared.serves_from_memory()
-            && let Some(session) = shared.local.hit(key.near)
-        {
-            return Lookup::Hit(session);
-        }
-        if self.refuses(key) {
-            return Lookup::Revoked;
-        }
-        // Nor is a change missed that comes while the read is on its way.
-        let noted = shared.local.lease().and_then(|lease| lease.note());
-        let began = shared.clock.elapsed();
-        let far = match &shared.redis {
-            Some(redis) if shared.enabled => redis.lookup(key).await,
-            _ => return self.ask(key, Replace::Any).await,
-        };
-        match far {
-            Found::Record(served) => {
-                let user = &served.record.user;
-                // In this order: a denial ends only after the change that replaces it.
-                if self.is_denied(key, Some(user.id()), began) {
-                    return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
-                }
-                if !shared.local.is_unchanged(key, seen, user.id()) {
-                    return self.ask(key, Replace::Any).await;
-                }
-                if let Some(noted) = noted {
-                    shared.local.keep(key, noted, &served);
-                }
-                Lookup::Hit(CachedSession {
-                    due: served.due(),
-                    user: served.record.user.clone(),
-                    expires_at: served.record.expires_at,
-                    origin: Origin::Redis,
-                })
-            }
-            found => self.missed(key, seen, began, found),
-        }
-    }
-
-    /// A lookup by someone who does not like what is stored, or wants it validated again.
-    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Lookup {
-        let shared = &*self.shared;
-        let seen = shared.local.seen();
-        if shared.local.refuses(key) {
-            return Lookup::Revoked;
-        }
-        let Some(redis) = &shared.redis else {
-            return Lookup::Miss(self.ticket(key, seen, Far::Absent));
-        };
-        let began = shared.clock.elapsed();
-        let found = redis.ask(key, replace).await;
-        match found {
-            // A cache that is off still refuses what another node has revoked, and nothing else.
-            Found::Refused => Lookup::Revoked,
-            _ if !shared.enabled => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
-            found => self.missed(key, seen, began, found),
-        }
-    }
-
-    /// A session whose time in the cache is over, for when the identity provider cannot be asked:
-    /// only if nothing that was revoked since makes it unusable. To be called once nobody joins
-    /// any more whom this is to answer.
-    pub(crate) async fn stale(&self, key: &EntryKey) -> Option<CachedSession> {
-        let shared = &*self.shared;
-        let seen = shared.local.seen();
-        if !shared.enabled || shared.local.refuses(key) {
-            return None;
-        }
-        let aged = shared.local.aged(key)?;
-        let (id, seen) = match &shared.redis {
-            None => (aged.user.id(), aged.seen),
-            Some(redis) => {
-                let cause = aged.after.cause.as_ref()?;
-                let id = aged.user.id();
-                let began = shared.clock.elapsed();
-                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id), began) {
-                    return None;
-                }
-                (id, seen)
-            }
-        };
-        let holds = shared.local.is_unchanged(key, seen, id);
-        holds.then_some(CachedSession {
-            user: aged.user,
-            expires_at: aged.expires_at,
-            origin: Origin::Local,
-            due: None,
-        })
-    }
-
-    fn missed(&self, key: &EntryKey, seen: Seen, began: u64, found: Found) -> Lookup {
-        let far = match found {
-            Found::Refused => return Lookup::Revoked,
-            Found::Nothing(far) if !self.is_denied(key, None, began) => Far::Seen(far),
-            Found::Nothing(_) | Found::Record(..) | Found::Unanswered => Far::Unanswered,
-        };
-        Lookup::Miss(self.ticket(key, seen, far))
-    }
-
-    /// Whether the identity provider refused the token a moment ago, or this layer did by its own
-    /// rules; to be asked after a lookup.
-    pub(crate) fn was_refused(&self, key: &EntryKey) -> bool {
-        self.shared.enabled
-            && [0, self.rules]
-                .into_iter()
-                .any(|rules| self.shared.local.was_refused(key, rules))
-    }
-
-    /// The token was refused in a validation that this ticket was taken for: by the identity
-    /// provider, which counts for all layers of the namespace, or by this layer's own rules.
-    pub(crate) fn remember_refusal(&self, ticket: &Ticket, is_own_rule: bool) {
-        if self.shared.enabled {
-            let rules = if is_own_rule { self.rules } else { 0 };
-            let Ticket { key, seen, .. } = ticket;
-            self.shared.local.remember_refusal(key, rules, *seen);
-        }
-    }
-
-    /// The same, and what is cached ends with it.
-    pub(crate) async fn evict(&self, ticket: &Ticket) {
-        self.shared.local.evict(&ticket.key);
-        if let (Some(redis), Far::Seen(seen)) = (&self.shared.redis, &ticket.far) {
-            redis.evict(&ticket.key, seen).await;
-        }
-    }
-
-    pub(crate) async fn fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        let fill = self.try_fill(ticket, session).await;
-        match fill {
-            Fill::Stored => count(&self.shared.counters.stored),
-            Fill::Overtaken(_) => count(&self.shared.counters.overtaken),
-            Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
-        }
-        fill
-    }
-
-    async fn try_fill(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        let shared = &*self.shared;
-        let Ticket { key, seen, far } = ticket;
-        // What is revoked from here on is seen by the next fill, if this one is overtaken.
-        let now = shared.local.seen();
-        match shared.local.check(&key, seen, session) {
-            Check::Fine => shared.local.forget_refusal(&key, self.rules),
-            Check::Refused => return Fill::Revoked,
-            Check::Ended => return Fill::Ended,
-            Check::Moved => {
-                return match self.ask(&key, Replace::Any).await {
-                    Lookup::Miss(ticket) => Fill::Overtaken(ticket),
-                    Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
-                };
-            }
-        }
-        if !shared.enabled {
-            return Fill::Skipped;
-        }
-        let Some(redis) = &shared.redis else {
-            shared.local.store(&key, seen, session);
-            return Fill::Stored;
-        };
-        match far {
-            Far::Seen(far) => match redis.fill(&key, &far, session).await {
-                Filled::Stored => {
-                    // Of what this node has just learned it need not be told.
-                    shared.local.evict(&key);
-                    Fill::Stored
-                }
-                Filled::Skipped => Fill::Skipped,
-                Filled::Refused => Fill::Revoked,
-                Filled::Unanswered => Fill::Unanswered,
-                Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
-            },
-            Far::Unanswered | Far::Absent => Fill::Skipped,
-        }
-    }
-
-    fn ticket(&self, key: &EntryKey, seen: Seen, far: Far) -> Ticket {
-        Ticket {
-            key: key.clone(),
-            seen,
-            far,
-        }
-    }
-
-    /// Whether a revocation that Redis does not have yet makes its records unusable here.
-    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>, began: u64) -> bool {
-        let undelivered = &self.shared.undelivered;
-        undelivered.denies_token(key, began)
-            || user_id.is_some_and(|id| undelivered.denies_user(id))
-    }
-
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.shared.clock
-    }
-
-    pub(crate) fn is_enabled(&self) -> bool {
-        self.shared.enabled
-    }
-
-    /// A share of the validations that may run at once.
-    pub(crate) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed, so never nothing.
-        self.shared.slots.acquire().await.ok()
-    }
-
-    pub(crate) fn validation_deadline(&self) -> Duration {
-        self.shared.validation_deadline
-    }
-
-    pub(crate) fn miss_deadline(&self) -> Duration {
-        self.shared.miss_deadline
-    }
-
-    #[inline]
-    pub(crate) fn looked_up(&self, answer: Answer) {
-        self.shared.counters.looked_up(answer);
-    }
-
-    /// What a request is that finds nothing.
-    pub(crate) fn missing(&self) -> Answer {
-        if self.shared.enabled {
-            Answer::Miss
-        } else {
-            Answer::Bypass
-        }
-    }
-
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.shared.counters
+        self.store.naming.entry(token, &self.space)
     }
 }
 
 impl fmt::Debug for SessionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCache")
-            .field("enabled", &self.shared.enabled)
+            .field("enabled", &self.store.is_enabled)
             .field("namespace", self.namespace())
             .finish_non_exhaustive()
     }

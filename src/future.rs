@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use crate::{
     body::ResponseBody,
-    outcome::{Outcome, Resolved},
+    cache::{Outcome, Resolved},
     policy::Policy,
     rejection::Refusal,
     session::SessionInfo,

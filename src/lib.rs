@@ -185,7 +185,6 @@ mod log;
 #[cfg(feature = "testing")]
 mod manual_clock;
 mod namespace;
-mod outcome;
 mod policy;
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
 mod provider;

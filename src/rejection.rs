@@ -17,9 +17,9 @@ use serde_json::json;
 
 use crate::{
     body::ResponseBody,
+    cache::Denied,
     grpc,
     log::LAYER,
-    outcome::Denied,
     token::TokenError,
     validator::{ForbiddenReason, ValidationErrorKind},
 };

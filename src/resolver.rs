@@ -6,27 +6,23 @@
 //! out; when another one comes, the answer goes to those who wait (they all began earlier), and
 //! nothing is stored. `tests/model/src/flight.rs` walks this order through all interleavings.
 
-use std::{
-    error::Error as StdError,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
-    },
-};
+mod validation;
 
-use tokio::{runtime::Handle, time::Instant};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
+use self::validation::ValidatorClient;
 use crate::{
     cache::{
-        Answer, Arrival, Boarding, EntryKey, Fill, Flight, Lookup, Replace, SessionCache,
-        Stopwatch, Ticket, Validated, count,
+        Answer, Denied, EntryKey, Fill, Lookup, Outcome, Replace, Resolved, SessionCache,
+        Stopwatch, Store, Ticket, ValidationLeader, count,
     },
     log::{self, LOOKUP, VALIDATION},
     namespace::Namespace,
-    outcome::{Denied, Outcome, Resolved},
     session::{CachedSession, Due, Origin},
+    sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
     token::SessionToken,
     user::UserData,
     validator::{
@@ -43,18 +39,17 @@ static NEXT_RULES: AtomicU64 = AtomicU64::new(1);
 
 pub(crate) struct Resolver<V> {
     cache: SessionCache,
-    validator: Arc<V>,
-    reachable: Arc<Reachable>,
-    pause: Arc<Pause>,
+    client: ValidatorClient<V>,
+    /// Identifies the rules of this layer's validator, since layers of one namespace may differ.
+    rules: u64,
 }
 
 impl<V> Clone for Resolver<V> {
     fn clone(&self) -> Self {
         Self {
             cache: self.cache.clone(),
-            validator: Arc::clone(&self.validator),
-            reachable: Arc::clone(&self.reachable),
-            pause: Arc::clone(&self.pause),
+            client: self.client.clone(),
+            rules: self.rules,
         }
     }
 }
@@ -64,17 +59,20 @@ impl<V> Resolver<V> {
     where
         V: SessionValidator,
     {
-        let rules = NEXT_RULES.fetch_add(1, Relaxed);
+        let pause = Pause::new(cache.store().clock().clone());
         Self {
-            pause: Arc::new(Pause::new(cache.clock().clone())),
-            cache: cache.for_validator(&validator).with_rules(rules),
-            validator: Arc::new(validator),
-            reachable: Arc::default(),
+            cache: cache.for_validator(&validator),
+            client: ValidatorClient::new(validator, pause),
+            rules: NEXT_RULES.fetch_add(1, Relaxed),
         }
     }
 
     pub(crate) fn cache(&self) -> &SessionCache {
         &self.cache
+    }
+
+    fn store(&self) -> &Store {
+        self.cache.store()
     }
 
     pub(crate) fn set_namespace(&mut self, namespace: Namespace) {
@@ -94,26 +92,26 @@ impl<V: SessionValidator> Resolver<V> {
     pub(crate) fn accepts_from_outside(&self, user: &UserData) -> bool {
         user.source()
             .is_some_and(|source| self.cache.space().holds(source))
-            && self.validator.accepts(user)
+            && self.client.validator().accepts(user)
     }
 
     /// The token as its session is cached.
     #[inline]
     pub(crate) fn canonical(&self, token: SessionToken) -> SessionToken {
-        self.validator.canonical(&token).unwrap_or(token)
+        self.client.validator().canonical(&token).unwrap_or(token)
     }
 
     #[inline]
     pub(crate) fn near(&self, token: &SessionToken) -> Near {
-        if let Some(hit) = self.cache.near(token)
-            && self.validator.accepts(&hit.user)
+        if let Some(hit) = self.store().near(self.cache.space().near(token))
+            && self.client.validator().accepts(&hit.user)
         {
-            self.cache.looked_up(hit.origin.into());
+            self.store().counters().looked_up(hit.origin.into());
             return Near::Answer(Ok(self.serve(hit, token)));
         }
         let key = self.cache.key(token);
-        if self.cache.refuses(&key) {
-            self.cache.looked_up(Answer::Revoked);
+        if self.store().refuses(&key) {
+            self.store().counters().looked_up(Answer::Revoked);
             return Near::Answer(Err(Denied::Revoked));
         }
         Near::Wait(key)
@@ -130,13 +128,13 @@ impl<V: SessionValidator> Resolver<V> {
         }
         let (since, span) = (Stopwatch::start(), log::lookup());
         let (answer, outcome) = self.answer(&token, &key).instrument(span.clone()).await;
-        self.cache.counters().waited(answer, since);
+        self.store().counters().waited(answer, since);
         let answer = answer.name();
         span.record("outcome", answer);
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
         // Last of all, so that it holds for joined, shared and stale sessions as well.
         match outcome {
-            Ok(resolved) if !self.validator.accepts(&resolved.user) => {
+            Ok(resolved) if !self.client.validator().accepts(&resolved.user) => {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())
             }
             outcome => outcome,
@@ -144,19 +142,19 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (Answer, Outcome) {
-        let landings = self.cache.landings();
+        let completions = self.cache.validations().in_flight.completions();
         match self.look_up(token, key).await {
             Ok(outcome) => {
                 let answer = Answer::of(&outcome);
-                self.cache.looked_up(answer);
+                self.store().counters().looked_up(answer);
                 (answer, outcome)
             }
             Err(ticket) => {
-                let missing = self.cache.missing();
-                self.cache.looked_up(missing);
+                let missing = self.store().missing();
+                self.store().counters().looked_up(missing);
                 // Boxed, so that a hit need not carry the room for it.
-                let answer = Box::pin(self.miss(token, key, ticket, landings));
-                let outcome = tokio::time::timeout(self.cache.miss_deadline(), answer)
+                let answer = Box::pin(self.miss(token, key, ticket, completions));
+                let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
                     .unwrap_or_else(|_| unavailable("no answer within the request deadline"));
                 let is_stale = outcome.as_ref().is_ok_and(|resolved| resolved.is_stale);
@@ -170,17 +168,17 @@ impl<V: SessionValidator> Resolver<V> {
         token: &SessionToken,
         key: &EntryKey,
         mut ticket: Ticket,
-        mut landings: u64,
+        mut completions: u64,
     ) -> Outcome {
         for _ in 0..TURNS {
-            match self.wait(token, key, ticket, landings).await? {
-                Arrival::Outcome(outcome) => return outcome,
-                Arrival::TooLate => {}
-                Arrival::Crashed => {
+            match self.wait(token, key, ticket, completions).await? {
+                WaitResult::Done(outcome) => return outcome,
+                WaitResult::Retry => {}
+                WaitResult::Abandoned => {
                     return unavailable("the validation ended without an answer");
                 }
             }
-            landings = self.cache.landings();
+            completions = self.cache.validations().in_flight.completions();
             ticket = match self.look_up(token, key).await {
                 Ok(outcome) => return outcome,
                 Err(ticket) => ticket,
@@ -189,45 +187,47 @@ impl<V: SessionValidator> Resolver<V> {
         unavailable("Redis answers lookups, but not what follows them")
     }
 
-    /// One flight, a new one or somebody else's.
+    /// Waits for one validation, which this request or an earlier one leads.
     async fn wait(
         &self,
         token: &SessionToken,
         key: &EntryKey,
         ticket: Ticket,
-        landings: u64,
-    ) -> Result<Arrival, Denied> {
-        let landing = if self.cache.is_enabled() {
-            match self.cache.board(key, landings) {
-                Boarding::Begin {
-                    flight,
-                    landing,
+        completions: u64,
+    ) -> Result<WaitResult<Outcome>, Denied> {
+        let in_flight = &self.cache.validations().in_flight;
+        let waiter = if self.store().is_enabled() {
+            match in_flight.join((key.clone(), self.rules), completions) {
+                Role::Leader {
+                    leader,
+                    waiter,
                     is_fresh,
                 } => {
                     let start = if is_fresh {
-                        Start::Seen(ticket)
+                        LeaderStart::Ticket(ticket)
                     } else {
-                        Start::LookUp
+                        LeaderStart::Lookup
                     };
-                    self.begin(flight, token.clone(), key.clone(), start);
-                    landing
+                    self.spawn_leader(leader, token.clone(), key.clone(), start);
+                    waiter
                 }
-                Boarding::Join(landing) => {
-                    count(&self.cache.counters().joined);
+                Role::Waiter(waiter) => {
+                    count(&self.store().counters().joined);
                     Span::current().record("joined", true);
-                    landing
+                    waiter
                 }
-                Boarding::Full => {
+                Role::Rejected => {
                     let full = "too many sessions are being validated at once";
                     return Err(ValidationError::unavailable(full).into());
                 }
             }
         } else {
-            let (flight, landing) = self.cache.fly_alone();
-            self.begin(flight, token.clone(), key.clone(), Start::Seen(ticket));
-            landing
+            let (leader, waiter) = in_flight.lead_detached();
+            let start = LeaderStart::Ticket(ticket);
+            self.spawn_leader(leader, token.clone(), key.clone(), start);
+            waiter
         };
-        Ok(landing.arrival().await)
+        Ok(waiter.wait().await)
     }
 
     /// A session from the cache; if it is time, it is validated again behind the request's back.
@@ -244,97 +244,170 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    fn refresh(&self, token: &SessionToken, due: Due) {
+    /// Validates a session in use again before its time in the cache is over, so that no active
+    /// user waits for the identity provider. Does nothing if this was done for the record before,
+    /// the token is being validated already, or no permit is free.
+    fn refresh(&self, token: &SessionToken, record: Due) {
         // Before the token's digest is made, which a hit does without.
-        if self.pause.left().is_some() {
+        if self.client.is_paused() {
             return;
         }
+        let validations = self.cache.validations();
         let key = self.cache.key(token);
-        if let Some(flight) = self.cache.refresh(&key, due) {
-            count(&self.cache.counters().refreshes);
-            self.begin(flight, token.clone(), key, Start::Refresh);
+        if !validations.has_permit() || validations.refreshes.is_started(&key, record) {
+            return;
+        }
+        let leader = {
+            let _span = log::refresh().entered();
+            validations.in_flight.try_lead((key.clone(), self.rules))
+        };
+        if let Some(leader) = leader {
+            validations.refreshes.start(key.clone(), record);
+            count(&self.store().counters().refreshes);
+            self.spawn_leader(leader, token.clone(), key, LeaderStart::Refresh);
         }
     }
 
-    fn begin(&self, flight: Flight, token: SessionToken, key: EntryKey, start: Start) {
+    fn spawn_leader(
+        &self,
+        leader: ValidationLeader<Open>,
+        token: SessionToken,
+        key: EntryKey,
+        start: LeaderStart,
+    ) {
         // Without a runtime a session is not refreshed, and goes on to its end.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         let resolver = self.clone();
         runtime.spawn(async move {
-            let (mut flight, mut start) = (flight, start);
-            loop {
-                let mut is_checked = true;
-                let outcome = resolver
-                    .fly(&flight, &token, &key, start, &mut is_checked)
-                    .instrument(flight.span())
-                    .await;
-                match flight.land(outcome, is_checked) {
-                    Some(next) => (flight, start) = (next, Start::LookUp),
-                    None => break,
-                }
+            let _report = PanicReport;
+            let mut next = Some((leader, start));
+            while let Some((leader, start)) = next {
+                let span = leader.span();
+                let successor = resolver.lead(leader, &token, &key, start);
+                let successor = successor.instrument(span).await;
+                next = successor.map(|leader| (leader, LeaderStart::Lookup));
             }
         });
     }
 
-    async fn fly(
+    /// Validates a token for all that wait, and returns the successor, if any wait for that.
+    async fn lead(
         &self,
-        flight: &Flight,
+        leader: ValidationLeader<Open>,
         token: &SessionToken,
         key: &EntryKey,
-        start: Start,
-        is_checked: &mut bool,
-    ) -> Outcome {
+        start: LeaderStart,
+    ) -> Option<ValidationLeader<Open>> {
         let ticket = match start {
-            Start::Seen(ticket) => ticket,
-            Start::Refresh => match self.cache.ask(key, Replace::ThatOne).await {
-                Lookup::Miss(ticket) => ticket,
-                Lookup::Hit(_) | Lookup::Revoked => return Err(Denied::Revoked),
+            LeaderStart::Ticket(ticket) => Ok(ticket),
+            LeaderStart::Refresh => match self.store().ask(key, Replace::ThatOne).await {
+                Lookup::Miss(ticket) => Ok(ticket),
+                Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
             },
-            Start::LookUp => match self.look_up(token, key).await {
-                Err(ticket) => ticket,
-                // An earlier flight landed after the request's own lookup. What is served to
-                // those who have joined must be looked up after the last of them did.
-                Ok(_) => {
-                    flight.close();
-                    match self.look_up(token, key).await {
-                        Err(ticket) => ticket,
-                        Ok(outcome) => return outcome,
-                    }
-                }
-            },
+            LeaderStart::Lookup => self.look_up(token, key).await.map_or_else(Ok, Err),
         };
-        flight.take_off(ticket.is_answered());
-        let answer = self.ask(token, &ticket).await;
-        flight.close();
-        let session = match answer {
+        let (leader, ticket) = match ticket {
+            Ok(ticket) => {
+                let leader = leader.start_validation(ticket.is_answered());
+                (LeaderPhase::Validating(leader), ticket)
+            }
+            Err(Err(denied)) => return leader.close().complete(Err(denied), true),
+            // Another validation completed after the request's own lookup. What is served to the
+            // callers that joined must be looked up after the last of them did.
+            Err(Ok(_)) => {
+                let leader = leader.close();
+                match self.look_up(token, key).await {
+                    Err(ticket) => (LeaderPhase::Closed(leader), ticket),
+                    Ok(outcome) => return leader.complete(outcome, true),
+                }
+            }
+        };
+        let result = self.validate(token, &ticket).await;
+        let leader = leader.close();
+        let (outcome, is_rechecked) = match result {
+            Ok(session) => {
+                // Boxed, so that a request that waits for the validator needs no room for it.
+                Box::pin(self.recheck(&leader, token, ticket, session)).await
+            }
             // It is no outage if this node did not ask: the provider might have refused this token.
             Err(error)
                 if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_asked() =>
             {
-                return Box::pin(self.stale(key, error)).await;
+                (Box::pin(self.stale(&leader, key, error)).await, true)
             }
-            answer => answer?,
+            Err(error) => (Err(error.into()), true),
         };
-        // Boxed, so that who waits for the validator need not carry the room for it.
-        let fill = |ticket, session| Box::pin(self.cache.fill(ticket, session));
-        let ticket = match fill(ticket, &session).await {
+        leader.complete(outcome, is_rechecked)
+    }
+
+    /// Stores a session, and validates once more if a revocation came between. Returns as well
+    /// whether the outcome holds for callers that joined after the validation started.
+    async fn recheck(
+        &self,
+        leader: &ValidationLeader<Closed>,
+        token: &SessionToken,
+        ticket: Ticket,
+        session: ValidatedSession,
+    ) -> (Outcome, bool) {
+        let ticket = match self
+            .store()
+            .fill(leader, ticket, &session, self.rules)
+            .await
+        {
             Fill::Overtaken(ticket) => ticket,
             fill => {
-                *is_checked = !matches!(fill, Fill::Unanswered);
-                return served(&fill, session);
+                let is_rechecked = !matches!(fill, Fill::Unanswered);
+                return (served(&fill, session), is_rechecked);
             }
         };
-        let session = self.ask(token, &ticket).await?;
-        served(&fill(ticket, &session).await, session)
+        let outcome = match self.validate(token, &ticket).await {
+            Ok(session) => {
+                let fill = self
+                    .store()
+                    .fill(leader, ticket, &session, self.rules)
+                    .await;
+                served(&fill, session)
+            }
+            Err(error) => Err(error.into()),
+        };
+        (outcome, true)
+    }
+
+    /// Validates a token; a rejection ends what is cached.
+    async fn validate(
+        &self,
+        token: &SessionToken,
+        ticket: &Ticket,
+    ) -> Result<ValidatedSession, ValidationError> {
+        let result = self.client.validate(&self.cache, token).await;
+        if let Err(error) = &result
+            && error.is_refused()
+        {
+            let is_own_rule = error.is_own_rule();
+            // What other layers of the namespace have cached is still the provider's word.
+            if !is_own_rule {
+                Box::pin(self.store().evict(ticket)).await;
+            }
+            if error.kind() == ValidationErrorKind::Invalid {
+                let rules = if is_own_rule { self.rules } else { 0 };
+                self.store().remember_refusal(ticket, rules);
+            }
+        }
+        result
     }
 
     /// What was cached, in place of an answer that nobody gives; the error if there is nothing.
-    async fn stale(&self, key: &EntryKey, error: ValidationError) -> Outcome {
-        match self.cache.stale(key).await {
-            Some(hit) if self.validator.accepts(&hit.user) => {
-                self.cache.looked_up(Answer::Stale);
+    async fn stale(
+        &self,
+        leader: &ValidationLeader<Closed>,
+        key: &EntryKey,
+        error: ValidationError,
+    ) -> Outcome {
+        match self.store().stale(leader, key).await {
+            Some(hit) if self.client.validator().accepts(&hit.user) => {
+                self.store().counters().looked_up(Answer::Stale);
                 Ok(Resolved {
                     user: hit.user,
                     expires_at: hit.expires_at,
@@ -348,89 +421,61 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// The cache's answer, or the ticket for the validation that it takes.
     async fn look_up(&self, token: &SessionToken, key: &EntryKey) -> Result<Outcome, Ticket> {
-        let lookup = match self.cache.lookup(key).await {
-            Lookup::Hit(hit) if !self.validator.accepts(&hit.user) => {
-                self.cache.ask(key, Replace::Any).await
+        let lookup = match self.store().lookup(key).await {
+            Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
+                self.store().ask(key, Replace::Any).await
             }
             lookup => lookup,
         };
         match lookup {
             Lookup::Hit(hit) => Ok(Ok(self.serve(hit, token))),
-            Lookup::Miss(_) if self.cache.was_refused(key) => {
+            Lookup::Miss(_) if self.store().was_refused(key, self.rules) => {
                 Ok(Err(ValidationError::invalid().into()))
             }
             Lookup::Miss(ticket) => Err(ticket),
             Lookup::Revoked => Ok(Err(Denied::Revoked)),
         }
     }
+}
 
-    /// One call of the validator, within its deadline and its share of the calls at once.
-    async fn ask(
-        &self,
-        token: &SessionToken,
-        ticket: &Ticket,
-    ) -> Result<ValidatedSession, ValidationError> {
-        self.pause.check()?;
-        let (mut since, mut asked_at) = (None, None);
-        let deadline = self.cache.validation_deadline();
-        let answer = tokio::time::timeout(deadline, async {
-            let _slot = self.cache.slot().await;
-            since = Some(Stopwatch::start());
-            asked_at = Some(Instant::now());
-            count(&self.cache.counters().validations);
-            self.validator.validate(token.clone()).await
-        })
-        .await;
-        let answer = answer
-            .unwrap_or_else(|_| {
-                let error = ValidationError::unavailable(if asked_at.is_some() {
-                    "the validator did not answer within the validation deadline"
-                } else {
-                    "as many validations as may run at once took all of the validation deadline"
-                });
-                // A provider that had no time to answer might have refused this token.
-                let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= deadline);
-                Err(if had_time { error } else { error.not_asked() })
-            })
-            .and_then(|mut session| {
-                if session.user.id().is_empty() {
-                    return Err(ValidationError::unavailable(
-                        "the validator answered with a user that has no id",
-                    ));
-                }
-                self.cache.attribute(&mut session);
-                Ok(session)
-            });
-        let end = Validated::from(&answer);
-        self.cache.counters().validated(end, since);
-        tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
-        match &answer {
-            Err(error) if error.is_refused() => {
-                let is_own_rule = error.is_own_rule();
-                // What other layers of the namespace have cached is still the provider's word.
-                if !is_own_rule {
-                    Box::pin(self.cache.evict(ticket)).await;
-                }
-                if error.kind() == ValidationErrorKind::Invalid {
-                    self.cache.remember_refusal(ticket, is_own_rule);
-                }
-            }
-            Err(error) => self.pause.observe(error),
-            Ok(_) => {}
+/// What a leader starts with.
+enum LeaderStart {
+    /// What the request's own lookup saw.
+    Ticket(Ticket),
+    /// A lookup of its own, which may find that there is nothing to validate.
+    Lookup,
+    /// A lookup of its own for a session that is cached, but not for long.
+    Refresh,
+}
+
+/// A leader while its validator is called.
+enum LeaderPhase {
+    Validating(ValidationLeader<Validating>),
+    /// One that was closed before stays closed.
+    Closed(ValidationLeader<Closed>),
+}
+
+impl LeaderPhase {
+    fn close(self) -> ValidationLeader<Closed> {
+        match self {
+            Self::Validating(leader) => leader.close(),
+            Self::Closed(leader) => leader,
         }
-        self.reachable.observe(answer.as_ref().err());
-        answer
     }
 }
 
-/// What a flight begins with.
-enum Start {
-    /// What the request's own lookup saw.
-    Seen(Ticket),
-    /// A lookup of its own, which may find that there is nothing to ask.
-    LookUp,
-    /// A lookup of its own for a session that is cached, but not for long.
-    Refresh,
+/// Logs the panic of a validator, whose leader is dropped by it.
+struct PanicReport;
+
+impl Drop for PanicReport {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                target: VALIDATION,
+                "a session validator panicked; its requests are answered with 503"
+            );
+        }
+    }
 }
 
 fn unavailable(why: &'static str) -> Outcome {
@@ -448,54 +493,5 @@ fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
         }),
         Fill::Ended => Err(ValidationError::invalid().into()),
         Fill::Revoked => Err(Denied::Revoked),
-    }
-}
-
-/// Whether the identity provider answers, so that a change is logged once and not per request.
-#[derive(Default)]
-struct Reachable(AtomicU8);
-
-impl Reachable {
-    const ANSWERS: u8 = 0;
-    const UNAVAILABLE: u8 = 1;
-    const MISCONFIGURED: u8 = 2;
-
-    fn observe(&self, error: Option<&ValidationError>) {
-        let state = match error.map(ValidationError::kind) {
-            None | Some(ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_)) => {
-                Self::ANSWERS
-            }
-            Some(ValidationErrorKind::Unavailable) => Self::UNAVAILABLE,
-            Some(ValidationErrorKind::Misconfigured) => Self::MISCONFIGURED,
-        };
-        if self.0.load(Relaxed) == state || self.0.swap(state, Relaxed) == state {
-            return;
-        }
-        match (state, error) {
-            (Self::MISCONFIGURED, Some(error)) => {
-                tracing::error!(target: VALIDATION, error = %Chain(error), "no session can be validated");
-            }
-            (Self::UNAVAILABLE, Some(error)) => tracing::warn!(
-                target: VALIDATION,
-                error = %Chain(error),
-                "sessions cannot be validated now; cached ones go on being served"
-            ),
-            _ => tracing::info!(target: VALIDATION, "sessions can be validated again"),
-        }
-    }
-}
-
-/// An error and its causes on one line.
-struct Chain<'a>(&'a ValidationError);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

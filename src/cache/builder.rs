@@ -4,25 +4,24 @@ use std::mem;
 use std::{error::Error as StdError, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bb8_redis::redis::ConnectionInfo;
-use tokio::sync::Semaphore;
 
 use super::redis::NodeFault;
 use super::{
-    SessionCache, SessionCacheConfig, Shared,
+    SessionCache, SessionCacheConfig,
     accept::SLACK as SLACK_MICROS,
-    flights::Flights,
     key::Naming,
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
     redis::{self, Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
-    refresh::Refreshes,
     revoke::Undelivered,
     seal::Sealing,
     stats::Counters,
+    store::Store,
     tier::LocalCache,
+    validations::Validations,
 };
-use crate::{clock::Clock, namespace::Namespace, secret::SecretKey};
+use crate::{clock::Clock, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
@@ -89,6 +88,13 @@ struct RedisUrl(String);
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RedisUrl(…)")
+    }
+}
+
+impl SessionCache {
+    /// Starts a cache with the default settings.
+    pub fn builder() -> SessionCacheBuilder {
+        SessionCacheBuilder::new()
     }
 }
 
@@ -715,28 +721,23 @@ impl SessionCacheBuilder {
             .unwrap_or_else(|| self.longest_way())
             .saturating_sub(self.redis_deadline);
         let naming = Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
-        SessionCache {
-            space: naming.space(Namespace::unnamed()),
-            is_named: false,
-            authority: None,
-            rules: 0,
-            shared: Arc::new(Shared {
-                local,
-                redis,
-                naming,
-                undelivered: Undelivered::default(),
-                clock: self.clock,
-                enabled: self.enabled,
-                flights: Flights::default(),
-                refreshes: Refreshes::new(),
-                slots: Semaphore::new(self.max_validations),
-                validation_deadline: self.validation_deadline,
-                miss_deadline,
-                gives_up_after,
-                verdict_ttl,
-                counters: Counters::new(),
-            }),
-        }
+        let store = Store {
+            local,
+            redis,
+            naming,
+            undelivered: Undelivered::default(),
+            clock: self.clock,
+            is_enabled: self.enabled,
+            gives_up_after,
+            verdict_ttl,
+            counters: Counters::new(),
+        };
+        let validations = Validations::new(
+            self.max_validations,
+            self.validation_deadline,
+            miss_deadline,
+        );
+        SessionCache::new(store, validations)
     }
 
     fn effective_negative_ttl(&self) -> Duration {

@@ -20,9 +20,10 @@ use quick_cache::{
 
 use super::{
     admission::Served,
-    key::{EntryKey, Hashed, NearKey},
+    key::EntryKey,
     lease::{Lease, Noted},
     life::Lifetimes,
+    local_key::{Hashed, NearKey},
     record::Cause,
     refusals::Refusals,
     stripes::{Seen, Stripes, TokenStripe, UserStripe},

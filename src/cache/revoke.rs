@@ -22,11 +22,11 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    SessionCache, Shared,
     key::{EntryKey, TokenKey},
     meter::Level,
     revocation::Verdict,
     stats::{Delivery, Kind, UNDELIVERED, count},
+    store::Store,
 };
 use crate::{
     log::REVOCATION,
@@ -118,57 +118,51 @@ impl Revoke {
     }
 }
 
-impl SessionCache {
-    pub(super) async fn revoke(&self, what: Revoke) -> Result<Revocation, RevokeError> {
-        count(&self.shared.counters.revocations);
-        let shared = Arc::clone(&self.shared);
-        if shared.redis.is_none() {
-            shared.apply(&what);
-            shared.report(what.kind(), Delivery::Delivered);
-            return Ok(Revocation { replicas: None });
-        }
-        // In a task of its own, so that it comes to its end if the caller goes away.
-        let Ok(runtime) = Handle::try_current() else {
-            return shared.queue(what);
-        };
-        match runtime
-            .spawn(revoke(Arc::clone(&shared), what.clone()))
-            .await
-        {
-            Ok(outcome) => outcome,
-            // The runtime shuts down.
-            Err(_) => shared.queue(what),
-        }
-    }
-}
-
-async fn revoke(shared: Arc<Shared>, what: Revoke) -> Result<Revocation, RevokeError> {
+async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeError> {
     if let Revoke::Token(key, Verdict::Refuse) = &what {
-        shared.refuse(key);
+        store.refuse(key);
     }
-    if let Some(runs) = shared.deliver(&what).await {
-        shared.apply(&what);
-        shared.report(what.kind(), Delivery::Delivered);
+    if let Some(runs) = store.deliver(&what).await {
+        store.apply(&what);
+        store.report(what.kind(), Delivery::Delivered);
         // It holds by now, so that nobody is served while this waits.
-        let replicas = match &shared.redis {
+        let replicas = match &store.redis {
             Some(redis) => redis.replicas(&runs).await,
             None => None,
         };
         return Ok(Revocation { replicas });
     }
-    let outcome = shared.queue(what);
+    let outcome = store.queue(what);
     if outcome
         == Err(RevokeError {
             kind: RevokeErrorKind::Queued,
         })
-        && shared.undelivered.begins()
+        && store.undelivered.begins()
     {
-        tokio::spawn(deliver_all(Arc::downgrade(&shared)));
+        tokio::spawn(deliver_all(Arc::downgrade(&store)));
     }
     outcome
 }
 
-impl Shared {
+impl Store {
+    pub(super) async fn revoke(self: &Arc<Self>, what: Revoke) -> Result<Revocation, RevokeError> {
+        count(&self.counters.revocations);
+        if self.redis.is_none() {
+            self.apply(&what);
+            self.report(what.kind(), Delivery::Delivered);
+            return Ok(Revocation { replicas: None });
+        }
+        // In a task of its own, so that it comes to its end if the caller goes away.
+        let Ok(runtime) = Handle::try_current() else {
+            return self.queue(what);
+        };
+        match runtime.spawn(revoke(Arc::clone(self), what.clone())).await {
+            Ok(outcome) => outcome,
+            // The runtime shuts down.
+            Err(_) => self.queue(what),
+        }
+    }
+
     async fn deliver(&self, what: &Revoke) -> Option<Vec<Arc<str>>> {
         let Some(redis) = &self.redis else {
             return Some(Vec::new());
@@ -239,11 +233,11 @@ impl Shared {
     }
 }
 
-async fn deliver_all(shared: Weak<Shared>) {
+async fn deliver_all(store: Weak<Store>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
     let mut given_up = 0;
     loop {
-        let Some(now) = shared.upgrade() else { return };
+        let Some(now) = store.upgrade() else { return };
         let next = now.undelivered.next(now.clock.elapsed());
         let has_aged_out = matches!(&next, Some(next) if next.has_aged_out);
         if !has_aged_out {
@@ -468,12 +462,12 @@ mod tests {
         let key = cache.key(&SessionToken::parse("t").unwrap());
         let queued = cache.invalidate_user("ada").await.unwrap_err();
         assert_eq!(queued.kind(), RevokeErrorKind::Queued);
-        let local = &cache.shared.local;
+        let local = &cache.store().local;
         let seen = local.seen();
         assert!(local.is_unchanged(&key, seen, "ada"));
-        clock.advance(Duration::from_micros(cache.shared.gives_up_after));
+        clock.advance(Duration::from_micros(cache.store().gives_up_after));
         let given_up = async {
-            while cache.shared.undelivered.denies_user("ada") {
+            while cache.store().undelivered.denies_user("ada") {
                 tokio::task::yield_now().await;
             }
         };

@@ -7,7 +7,7 @@ use std::{
 
 use siphasher::sip128::SipHasher24;
 
-use super::key::NearKey;
+use super::local_key::NearKey;
 use crate::{
     namespace::{Authority, Branches, Namespace, RecordKey, Source},
     token::SessionToken,
@@ -35,7 +35,7 @@ impl Space {
     }
 
     #[inline]
-    pub(super) fn near(&self, token: &SessionToken) -> NearKey {
+    pub(crate) fn near(&self, token: &SessionToken) -> NearKey {
         NearKey::new(self.hasher, token)
     }
 

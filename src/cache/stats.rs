@@ -6,11 +6,8 @@
 use std::time::Duration;
 
 use super::meter::{Counter, Latency, Level, Metric, Stopwatch};
-use crate::{
-    outcome::{Denied, Outcome},
-    session::Origin,
-    validator::ValidationError,
-};
+use super::outcome::{Denied, Outcome};
+use crate::{session::Origin, validator::ValidationError};
 
 /// What a cache has done since it was built, and what it holds. All counts start at zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -405,7 +402,7 @@ const VALIDATIONS_BEGUN: Metric = Metric(
     "session_cache_validations_begun_total",
     "Calls of the validator",
 );
-pub(super) const IN_FLIGHT: Metric = Metric(
+pub(crate) const IN_FLIGHT: Metric = Metric(
     "session_cache_validations_in_flight",
     "Tokens that are being validated now",
 );

@@ -3,5 +3,6 @@
 mod background_task;
 mod backoff;
 mod mutex;
+pub(crate) mod singleflight;
 
 pub(crate) use self::{background_task::BackgroundTask, backoff::Backoff, mutex::lock};

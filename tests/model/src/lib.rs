@@ -10,8 +10,8 @@
 //! | here | in the crate |
 //! | --- | --- |
 //! | `redis` | `cache/redis/*.lua`, `cache/accept.rs` |
-//! | `lookup` | `cache.rs`, `cache/redis/lookup.rs` |
-//! | `flight` | `cache/flights.rs`, `resolver.rs` (`fly`), the fill of `cache.rs` |
+//! | `lookup` | `cache/store.rs`, `cache/redis/lookup.rs` |
+//! | `leader` | `sync/singleflight.rs`, `resolver.rs` (`lead`), the fill of `cache/store.rs` |
 //! | `request` | `resolver.rs` (`resolve`) |
 //! | `revoke` | `cache/revoke.rs`, `cache/stripes.rs`, `cache/verdicts.rs` |
 //! | `peer` | the Python service |
@@ -19,7 +19,7 @@
 
 pub mod bounds;
 pub mod configurations;
-mod flight;
+mod leader;
 mod lookup;
 mod peer;
 mod redis;
@@ -101,7 +101,7 @@ impl Model {
         self.requests(state, &mut emit);
         for node in 0..self.bounds.nodes.into() {
             for token in 0..self.bounds.tokens.into() {
-                self.fly(state, node, token, &mut emit);
+                self.lead(state, node, token, &mut emit);
             }
         }
         self.revocations(state, &mut emit);

@@ -139,14 +139,14 @@ impl Model {
             ),
             Ask::HasTicket { ticket, is_fresh } => {
                 let mut next = *state;
-                let ask = self.board(&mut next, node.into(), token.into(), ticket, is_fresh);
+                let ask = self.join(&mut next, node.into(), token.into(), ticket, is_fresh);
                 next.requests[n] = Request::Asks {
                     node,
                     token,
                     floor,
                     ask,
                 };
-                emit.goes(who, node.into(), "boards a flight", next);
+                emit.goes(who, node.into(), "joins a validation", next);
             }
             Ask::Waits { .. } => {}
             Ask::StartsAgain => {

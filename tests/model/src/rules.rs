@@ -85,19 +85,19 @@ rules! {
     /// The cluster's fill looks at the mark once it has closed.
     ClusterRechecksMark,
 
-    // Joining: `cache/flights.rs`, `resolver.rs`.
+    // Joining: `sync/singleflight.rs`, `resolver.rs`.
     ClosesBeforeRecheck,
     /// The second validation takes no joiners.
     StaysClosed,
     /// Late joiners start again after a re-check without an answer.
     LateStartAgain,
-    /// A flight without an answer takes nobody once it validates.
+    /// A leader without an answer takes nobody once it validates.
     UnansweredTakesNone,
-    /// The next flight begins with a lookup of its own.
+    /// The next leader begins with a lookup of its own.
     NextLooksUp,
-    /// A ticket from before a landing does not count for a new flight.
+    /// A ticket from before a completion does not count for a new leader.
     TicketIsFresh,
-    /// A flight whose own lookup hits closes and looks again.
+    /// A leader whose own lookup hits closes and looks again.
     HitLooksAgain,
 
     // This process: `cache/stripes.rs`, `cache/local.rs`, `cache/verdicts.rs`.

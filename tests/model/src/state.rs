@@ -1,4 +1,4 @@
-//! What the model remembers: Redis, the provider, two nodes with their flights, and who waits.
+//! What the model remembers: Redis, the provider, two nodes with their leaders, and who waits.
 //!
 //! Names are those of `src/cache/`. Everything is small and `Copy`-like, since millions of states
 //! are made. Time counts in ticks, and a tick has [`MICROS`] microseconds, so that a stamp can be
@@ -191,7 +191,7 @@ pub enum Lookup {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    Boarding,
+    Open,
     Validating,
     Closed,
 }
@@ -204,10 +204,10 @@ pub enum Outcome {
     Denied,
 }
 
-/// Where the task of a flight is (`Resolver::fly`).
+/// Where the task of a leader is (`Resolver::lead`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Fly {
-    /// The next flight's own lookup has yet to begin.
+pub enum Step {
+    /// The next leader's own lookup has yet to begin.
     Begins,
     OwnLookup(Look),
     Hit(Outcome),
@@ -243,16 +243,16 @@ pub enum Fly {
         /// The cluster's re-check of the mark has found this.
         mark: Option<(Option<Mark>, u8)>,
     },
-    Lands {
+    Completes {
         outcome: Outcome,
         is_checked: bool,
     },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Flight {
+pub struct Leader {
     pub phase: Phase,
-    pub fly: Fly,
+    pub step: Step,
     /// Somebody waits for the next one; with the guard off, the ticket of who came first.
     pub next: Option<Ticket>,
 }
@@ -268,7 +268,7 @@ pub struct Floor {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ask {
-    /// It noted a flight's landing or not, as `landings` tells.
+    /// It noted a leader's completion or not, as `completions` tells.
     Looks {
         look: Look,
         is_fresh: bool,
@@ -367,7 +367,7 @@ pub struct Node {
     pub queue: [Option<Undelivered>; 2],
     pub delivering: Delivering,
     pub nothing_until: u8,
-    pub flights: [Option<Flight>; TOKENS],
+    pub leaders: [Option<Leader>; TOKENS],
     /// Of a cache without Redis.
     pub entries: [Option<Entry>; TOKENS],
     pub known_run: Option<u8>,

@@ -1,4 +1,4 @@
-//! Flights and who joins them: `src/cache/flights.rs` and `Resolver::fly`.
+//! Leaders of validations and who joins them: `src/sync/singleflight.rs` and `Resolver::lead`.
 
 use crate::{
     Emit, Event, Model,
@@ -7,15 +7,15 @@ use crate::{
     redis::{Filled, standing},
     rules::Rule,
     state::{
-        Ask, Command, Entry, Far, Flight, Fly, Looked, Lookup, Mark, Outcome, Phase, Request, Seen,
-        SeenMark, Stamp, State, Ticket, Version,
+        Ask, Command, Entry, Far, Leader, Looked, Lookup, Mark, Outcome, Phase, Request, Seen,
+        SeenMark, Stamp, State, Step, Ticket, Version,
     },
 };
 
-/// A flight that is to store something, its ticket, what had been revoked here before the fill, what
+/// A leader that is to store something, its ticket, what had been revoked here before the fill, what
 /// was validated, whether for the second time, and the mark and its run if it was read apart.
 type Storing = (
-    Flight,
+    Leader,
     Ticket,
     Seen,
     Version,
@@ -24,8 +24,8 @@ type Storing = (
 );
 
 impl Model {
-    /// `SessionCache::board`: how a request that found nothing comes to an answer.
-    pub(crate) fn board(
+    /// `Group::join`: how a request that found nothing comes to an answer.
+    pub(crate) fn join(
         &self,
         state: &mut State,
         node: usize,
@@ -33,27 +33,27 @@ impl Model {
         ticket: Ticket,
         is_fresh: bool,
     ) -> Ask {
-        let place = &mut state.nodes[node].flights[token];
+        let place = &mut state.nodes[node].leaders[token];
         let is_fresh = is_fresh || !self.holds(Rule::TicketIsFresh);
         match place {
-            Some(flight) if flight.phase == Phase::Closed => {
-                flight.next.get_or_insert(ticket);
+            Some(leader) if leader.phase == Phase::Closed => {
+                leader.next.get_or_insert(ticket);
                 Ask::Waits {
                     is_early: true,
                     for_next: true,
                 }
             }
-            Some(flight) => Ask::Waits {
-                is_early: flight.phase == Phase::Boarding,
+            Some(leader) => Ask::Waits {
+                is_early: leader.phase == Phase::Open,
                 for_next: false,
             },
             None => {
-                *place = Some(Flight {
-                    phase: Phase::Boarding,
-                    fly: if is_fresh {
-                        Fly::HasTicket(ticket)
+                *place = Some(Leader {
+                    phase: Phase::Open,
+                    step: if is_fresh {
+                        Step::HasTicket(ticket)
                     } else {
-                        Fly::Begins
+                        Step::Begins
                     },
                     next: None,
                 });
@@ -65,50 +65,50 @@ impl Model {
         }
     }
 
-    pub(crate) fn fly(&self, state: &State, node: usize, token: usize, emit: &mut Emit<'_>) {
-        let Some(flight) = state.nodes[node].flights[token] else {
+    pub(crate) fn lead(&self, state: &State, node: usize, token: usize, emit: &mut Emit<'_>) {
+        let Some(leader) = state.nodes[node].leaders[token] else {
             return;
         };
-        let mut goes = |what, state: &State, phase, fly| {
+        let mut goes = |what, state: &State, phase, step| {
             let mut next = *state;
-            next.nodes[node].flights[token] = Some(Flight {
+            next.nodes[node].leaders[token] = Some(Leader {
                 phase,
-                fly,
-                ..flight
+                step,
+                ..leader
             });
-            emit.goes("flight", node, what, next);
+            emit.goes("leader", node, what, next);
         };
-        let phase = flight.phase;
-        match flight.fly {
-            Fly::Begins => {
+        let phase = leader.phase;
+        match leader.step {
+            Step::Begins => {
                 let progress = self.start_look(state, node, token, true);
                 goes("looks the token up", state, phase, own_lookup(progress));
             }
-            Fly::OwnLookup(look) => {
+            Step::OwnLookup(look) => {
                 self.go_on_looking(state, node, token, look, |what, state, progress| {
                     goes(what, &state, phase, own_lookup(progress));
                 });
             }
             // What is served to those who have joined must be looked up after the last of them did.
-            Fly::Hit(outcome) => {
+            Step::Hit(outcome) => {
                 if !self.holds(Rule::HitLooksAgain) {
-                    goes("serves its hit", state, phase, lands(outcome));
+                    goes("serves its hit", state, phase, completes(outcome));
                 } else {
-                    goes("closes", state, Phase::Closed, Fly::Closing);
+                    goes("closes", state, Phase::Closed, Step::Closing);
                 }
             }
-            Fly::Closing => {
+            Step::Closing => {
                 let progress = self.start_look(state, node, token, true);
                 goes("looks again", state, phase, second_lookup(progress));
             }
-            Fly::LooksAgain(look) => {
+            Step::LooksAgain(look) => {
                 self.go_on_looking(state, node, token, look, |what, state, progress| {
                     goes(what, &state, phase, second_lookup(progress));
                 });
             }
-            Fly::HasTicket(ticket) => {
+            Step::HasTicket(ticket) => {
                 let phase = match phase {
-                    Phase::Boarding
+                    Phase::Open
                         if ticket.is_answered() || !self.holds(Rule::UnansweredTakesNone) =>
                     {
                         Phase::Validating
@@ -116,27 +116,32 @@ impl Model {
                     _ => Phase::Closed,
                 };
                 let again = false;
-                goes("takes off", state, phase, Fly::Validates { ticket, again });
+                goes(
+                    "starts to validate",
+                    state,
+                    phase,
+                    Step::Validates { ticket, again },
+                );
             }
-            Fly::Validates { ticket, again } => {
+            Step::Validates { ticket, again } => {
                 if self.is_refused(state, token) {
                     goes(
                         "is refused by the provider",
                         state,
                         phase,
-                        lands(Outcome::Denied),
+                        completes(Outcome::Denied),
                     );
                 } else {
                     let version = state.provider.versions[token];
-                    let fly = Fly::Validated {
+                    let step = Step::Validated {
                         ticket,
                         version,
                         again,
                     };
-                    goes("is validated", state, phase, fly);
+                    goes("is validated", state, phase, step);
                 }
             }
-            Fly::Validated {
+            Step::Validated {
                 ticket,
                 version,
                 again,
@@ -146,26 +151,26 @@ impl Model {
                 } else {
                     phase
                 };
-                let fly = Fly::Checks {
+                let step = Step::Checks {
                     ticket,
                     version,
                     again,
                 };
-                goes("closes to joiners", state, phase, fly);
+                goes("closes to joiners", state, phase, step);
             }
-            Fly::Checks {
+            Step::Checks {
                 ticket,
                 version,
                 again,
             } => {
                 let here = &state.nodes[node];
-                let fly = if self.holds(Rule::FillAsksVerdicts) && here.verdicts[token] {
-                    lands(Outcome::Denied)
+                let step = if self.holds(Rule::FillAsksVerdicts) && here.verdicts[token] {
+                    completes(Outcome::Denied)
                 } else if self.holds(Rule::FillComparesStripes)
                     && !self.is_unchanged(state, node, token, ticket.seen)
                 {
                     match self.start_look(state, node, token, false) {
-                        Progress::Goes(look) => Fly::Asks {
+                        Progress::Goes(look) => Step::Asks {
                             look,
                             version,
                             again,
@@ -173,7 +178,7 @@ impl Model {
                         Progress::Ends(lookup) => self.overtaken(lookup, version, again),
                     }
                 } else {
-                    Fly::Fills {
+                    Step::Fills {
                         ticket,
                         now: Seen(here.sequence),
                         version,
@@ -181,18 +186,18 @@ impl Model {
                         mark: None,
                     }
                 };
-                goes("compares the stripes", state, phase, fly);
+                goes("compares the stripes", state, phase, step);
             }
-            Fly::Asks {
+            Step::Asks {
                 look,
                 version,
                 again,
             } => {
                 self.go_on_looking(state, node, token, look, |what, state, progress| {
-                    let (phase, fly) = match progress {
+                    let (phase, step) = match progress {
                         Progress::Goes(look) => (
                             phase,
-                            Fly::Asks {
+                            Step::Asks {
                                 look,
                                 version,
                                 again,
@@ -203,10 +208,10 @@ impl Model {
                             self.overtaken(lookup, version, again),
                         ),
                     };
-                    goes(what, &state, phase, fly);
+                    goes(what, &state, phase, step);
                 });
             }
-            Fly::Fills {
+            Step::Fills {
                 ticket,
                 now,
                 version,
@@ -216,16 +221,16 @@ impl Model {
                 state,
                 node,
                 token,
-                (flight, ticket, now, version, again, mark),
+                (leader, ticket, now, version, again, mark),
                 emit,
             ),
-            Fly::Lands {
+            Step::Completes {
                 outcome,
                 is_checked,
             } => {
                 let mut next = *state;
-                let event = self.land(&mut next, node, token, outcome, is_checked);
-                emit.shows("flight", node, "lands", next, event);
+                let event = self.complete(&mut next, node, token, outcome, is_checked);
+                emit.shows("leader", node, "completes", next, event);
             }
         }
     }
@@ -239,38 +244,38 @@ impl Model {
         }
     }
 
-    fn overtaken(&self, lookup: Lookup, version: Version, again: bool) -> Fly {
+    fn overtaken(&self, lookup: Lookup, version: Version, again: bool) -> Step {
         match lookup {
             // Everyone who waits began before that revocation returned.
-            Lookup::Miss(_) if again => lands(Outcome::Served(version)),
-            Lookup::Miss(ticket) => Fly::Validates {
+            Lookup::Miss(_) if again => completes(Outcome::Served(version)),
+            Lookup::Miss(ticket) => Step::Validates {
                 ticket,
                 again: true,
             },
-            Lookup::Hit(_) | Lookup::Revoked => lands(Outcome::Denied),
+            Lookup::Hit(_) | Lookup::Revoked => completes(Outcome::Denied),
         }
     }
 
-    /// The rest of `SessionCache::try_fill`, and `Redis::try_fill`.
+    /// The rest of `Store::try_fill`, and `Redis::try_fill`.
     fn store(
         &self,
         state: &State,
         node: usize,
         token: usize,
-        (flight, ticket, now, version, again, mark): Storing,
+        (leader, ticket, now, version, again, mark): Storing,
         emit: &mut Emit<'_>,
     ) {
-        let mut goes = |what, state: &State, phase, fly| {
+        let mut goes = |what, state: &State, phase, step| {
             let mut next = *state;
-            next.nodes[node].flights[token] = Some(Flight {
+            next.nodes[node].leaders[token] = Some(Leader {
                 phase,
-                fly,
-                ..flight
+                step,
+                ..leader
             });
-            emit.goes("flight", node, what, next);
+            emit.goes("leader", node, what, next);
         };
-        let phase = flight.phase;
-        let served = lands(Outcome::Served(version));
+        let phase = leader.phase;
+        let served = completes(Outcome::Served(version));
         let seen = match ticket.far {
             Far::Absent => {
                 let mut next = *state;
@@ -293,7 +298,7 @@ impl Model {
             Far::Seen(seen) => seen,
         };
         // A second fill without an answer serves nobody who joined after its validation began.
-        let unanswered = Fly::Lands {
+        let unanswered = Step::Completes {
             outcome: Outcome::Served(version),
             is_checked: again,
         };
@@ -320,7 +325,7 @@ impl Model {
                 // It goes to those who wait, and is not stored.
                 return served;
             }
-            Fly::Validates {
+            Step::Validates {
                 ticket: Ticket {
                     seen: now,
                     far: Far::Seen(if self.holds(Rule::AsksAgain) {
@@ -339,10 +344,10 @@ impl Model {
             if mark.is_none() && self.holds(Rule::ClusterRechecksMark) {
                 let (read, mark_run) = (standing(next.redis.data.mark), next.redis.mark_run);
                 let goes_on = seen.mark_run == mark_run || !self.holds(Rule::FillComparesMarkRun);
-                let fly = if !goes_on {
+                let step = if !goes_on {
                     unanswered
                 } else if self.is_same_mark(&seen, read) {
-                    Fly::Fills {
+                    Step::Fills {
                         ticket,
                         now,
                         version,
@@ -358,34 +363,34 @@ impl Model {
                         mark_run,
                     })
                 };
-                let phase = self.phase_of(fly, phase);
-                return goes("reads the mark again", &next, phase, fly);
+                let phase = self.phase_of(step, phase);
+                return goes("reads the mark again", &next, phase, step);
             }
             if let Some((mark, mark_run)) = mark {
                 (seen.mark, seen.mark_run) = (SeenMark::Read(mark), mark_run);
             }
         }
         let ttl = self.bounds.ticks.ttl[node];
-        let (what, fly) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
+        let (what, step) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
             Filled::Stored => ("stores", served),
             Filled::Skipped => ("stores nothing", served),
-            Filled::Refused => ("is refused by a tombstone", lands(Outcome::Denied)),
+            Filled::Refused => ("is refused by a tombstone", completes(Outcome::Denied)),
             Filled::Unanswered => ("comes too late, or to another run", unanswered),
             Filled::Moved(looked) => ("was overtaken", moved(looked)),
         };
-        let phase = self.phase_of(fly, phase);
-        goes(what, &next, phase, fly);
+        let phase = self.phase_of(step, phase);
+        goes(what, &next, phase, step);
     }
 
-    fn phase_of(&self, fly: Fly, phase: Phase) -> Phase {
-        match fly {
-            Fly::Validates { .. } => self.second_phase(phase),
+    fn phase_of(&self, step: Step, phase: Phase) -> Phase {
+        match step {
+            Step::Validates { .. } => self.second_phase(phase),
             _ => phase,
         }
     }
 
-    /// `Flight::land`, and `Landing::arrival` of all who waited.
-    fn land(
+    /// `Leader::land`, and `Landing::arrival` of all who waited.
+    fn complete(
         &self,
         state: &mut State,
         at: usize,
@@ -394,13 +399,13 @@ impl Model {
         is_checked: bool,
     ) -> Event {
         let here = &mut state.nodes[at];
-        let next = here.flights[of].and_then(|flight| flight.next);
-        here.flights[of] = next.map(|ticket| Flight {
-            phase: Phase::Boarding,
-            fly: if self.holds(Rule::NextLooksUp) {
-                Fly::Begins
+        let next = here.leaders[of].and_then(|leader| leader.next);
+        here.leaders[of] = next.map(|ticket| Leader {
+            phase: Phase::Open,
+            step: if self.holds(Rule::NextLooksUp) {
+                Step::Begins
             } else {
-                Fly::HasTicket(ticket)
+                Step::HasTicket(ticket)
             },
             next: None,
         });
@@ -467,27 +472,27 @@ fn worse(a: Event, b: Event) -> Event {
     }
 }
 
-fn lands(outcome: Outcome) -> Fly {
-    Fly::Lands {
+fn completes(outcome: Outcome) -> Step {
+    Step::Completes {
         outcome,
         is_checked: true,
     }
 }
 
-fn own_lookup(progress: Progress) -> Fly {
+fn own_lookup(progress: Progress) -> Step {
     match progress {
-        Progress::Goes(look) => Fly::OwnLookup(look),
-        Progress::Ends(Lookup::Hit(record)) => Fly::Hit(Outcome::Cached(record)),
-        Progress::Ends(Lookup::Revoked) => Fly::Hit(Outcome::Denied),
-        Progress::Ends(Lookup::Miss(ticket)) => Fly::HasTicket(ticket),
+        Progress::Goes(look) => Step::OwnLookup(look),
+        Progress::Ends(Lookup::Hit(record)) => Step::Hit(Outcome::Cached(record)),
+        Progress::Ends(Lookup::Revoked) => Step::Hit(Outcome::Denied),
+        Progress::Ends(Lookup::Miss(ticket)) => Step::HasTicket(ticket),
     }
 }
 
-fn second_lookup(progress: Progress) -> Fly {
+fn second_lookup(progress: Progress) -> Step {
     match progress {
-        Progress::Goes(look) => Fly::LooksAgain(look),
-        Progress::Ends(Lookup::Hit(record)) => lands(Outcome::Cached(record)),
-        Progress::Ends(Lookup::Revoked) => lands(Outcome::Denied),
-        Progress::Ends(Lookup::Miss(ticket)) => Fly::HasTicket(ticket),
+        Progress::Goes(look) => Step::LooksAgain(look),
+        Progress::Ends(Lookup::Hit(record)) => completes(Outcome::Cached(record)),
+        Progress::Ends(Lookup::Revoked) => completes(Outcome::Denied),
+        Progress::Ends(Lookup::Miss(ticket)) => Step::HasTicket(ticket),
     }
 }

@@ -1,0 +1,285 @@
+//! Lookups and fills across the memory of this process and Redis.
+
+use super::{
+    key::{EntryKey, Naming},
+    local::{Check, Local},
+    local_key::NearKey,
+    redis::{Filled, Found, Redis, Replace},
+    revoke::Undelivered,
+    stats::{Answer, Counters, count},
+    stripes::Seen,
+    ticket::{Far, Fill, Lookup, Ticket},
+    validations::ValidationLeader,
+};
+use crate::{
+    clock::Clock,
+    session::{CachedSession, Origin},
+    sync::singleflight::Closed,
+    validator::ValidatedSession,
+};
+
+/// Both tiers, the revocations that wait for Redis, and the counters.
+pub(crate) struct Store {
+    pub(super) local: Local,
+    pub(super) redis: Option<Redis>,
+    pub(super) naming: Naming,
+    pub(super) undelivered: Undelivered,
+    pub(super) clock: Clock,
+    pub(super) is_enabled: bool,
+    /// After so many microseconds no record from before can be usable any more.
+    pub(super) gives_up_after: u64,
+    /// How long a revoked token stays refused, in microseconds.
+    pub(super) verdict_ttl: u64,
+    pub(super) counters: Counters,
+}
+
+impl Store {
+    fn serves_from_memory(&self) -> bool {
+        self.is_enabled && (self.redis.is_none() || self.local.lease().is_some())
+    }
+
+    /// What can be served without waiting, if anything can.
+    #[inline]
+    pub(crate) fn near(&self, key: NearKey) -> Option<CachedSession> {
+        if !self.serves_from_memory() {
+            return None;
+        }
+        self.local.hit(key)
+    }
+
+    /// Whether this process knows that the token was revoked. A hit never hides that it was.
+    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
+        self.local.refuses(key)
+    }
+
+    pub(crate) async fn lookup(&self, key: &EntryKey) -> Lookup {
+        // First of all, so that what is revoked from here on is seen as a change.
+        let seen = self.local.seen();
+        if self.serves_from_memory()
+            && let Some(session) = self.local.hit(key.near)
+        {
+            return Lookup::Hit(session);
+        }
+        if self.refuses(key) {
+            return Lookup::Revoked;
+        }
+        // Nor is a change missed that comes while the read is on its way.
+        let noted = self.local.lease().and_then(|lease| lease.note());
+        let began = self.clock.elapsed();
+        let far = match &self.redis {
+            Some(redis) if self.is_enabled => redis.lookup(key).await,
+            _ => return self.ask(key, Replace::Any).await,
+        };
+        match far {
+            Found::Record(served) => {
+                let user = &served.record.user;
+                // In this order: a denial ends only after the change that replaces it.
+                if self.is_denied(key, Some(user.id()), began) {
+                    return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
+                }
+                if !self.local.is_unchanged(key, seen, user.id()) {
+                    return self.ask(key, Replace::Any).await;
+                }
+                if let Some(noted) = noted {
+                    self.local.keep(key, noted, &served);
+                }
+                Lookup::Hit(CachedSession {
+                    due: served.due(),
+                    user: served.record.user.clone(),
+                    expires_at: served.record.expires_at,
+                    origin: Origin::Redis,
+                })
+            }
+            found => self.missed(key, seen, began, found),
+        }
+    }
+
+    /// A lookup by someone who does not like what is stored, or wants it validated again.
+    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Lookup {
+        let seen = self.local.seen();
+        if self.local.refuses(key) {
+            return Lookup::Revoked;
+        }
+        let Some(redis) = &self.redis else {
+            return Lookup::Miss(self.ticket(key, seen, Far::Absent));
+        };
+        let began = self.clock.elapsed();
+        let found = redis.ask(key, replace).await;
+        match found {
+            // A cache that is off still refuses what another node has revoked, and nothing else.
+            Found::Refused => Lookup::Revoked,
+            _ if !self.is_enabled => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+            found => self.missed(key, seen, began, found),
+        }
+    }
+
+    /// A session whose time in the cache is over, for when the identity provider cannot be asked:
+    /// only if nothing that was revoked since makes it unusable. Takes a closed leader, since a
+    /// caller that joins later might have started after a revocation that this did not see.
+    pub(crate) async fn stale(
+        &self,
+        _leader: &ValidationLeader<Closed>,
+        key: &EntryKey,
+    ) -> Option<CachedSession> {
+        let seen = self.local.seen();
+        if !self.is_enabled || self.local.refuses(key) {
+            return None;
+        }
+        let aged = self.local.aged(key)?;
+        let (id, seen) = match &self.redis {
+            None => (aged.user.id(), aged.seen),
+            Some(redis) => {
+                let cause = aged.after.cause.as_ref()?;
+                let id = aged.user.id();
+                let began = self.clock.elapsed();
+                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id), began) {
+                    return None;
+                }
+                (id, seen)
+            }
+        };
+        let holds = self.local.is_unchanged(key, seen, id);
+        holds.then_some(CachedSession {
+            user: aged.user,
+            expires_at: aged.expires_at,
+            origin: Origin::Local,
+            due: None,
+        })
+    }
+
+    fn missed(&self, key: &EntryKey, seen: Seen, began: u64, found: Found) -> Lookup {
+        let far = match found {
+            Found::Refused => return Lookup::Revoked,
+            Found::Nothing(far) if !self.is_denied(key, None, began) => Far::Seen(far),
+            Found::Nothing(_) | Found::Record(..) | Found::Unanswered => Far::Unanswered,
+        };
+        Lookup::Miss(self.ticket(key, seen, far))
+    }
+
+    /// Whether the identity provider refused the token a moment ago, or this layer did by its own
+    /// rules; to be asked after a lookup.
+    pub(crate) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
+        self.is_enabled
+            && [0, rules]
+                .into_iter()
+                .any(|rules| self.local.was_refused(key, rules))
+    }
+
+    /// The token was refused in a validation that this ticket was taken for: by the identity
+    /// provider, which counts for all layers of the namespace, or by this layer's own rules.
+    pub(crate) fn remember_refusal(&self, ticket: &Ticket, rules: u64) {
+        if self.is_enabled {
+            let Ticket { key, seen, .. } = ticket;
+            self.local.remember_refusal(key, rules, *seen);
+        }
+    }
+
+    /// The same, and what is cached ends with it.
+    pub(crate) async fn evict(&self, ticket: &Ticket) {
+        self.local.evict(&ticket.key);
+        if let (Some(redis), Far::Seen(seen)) = (&self.redis, &ticket.far) {
+            redis.evict(&ticket.key, seen).await;
+        }
+    }
+
+    /// Stores what was validated, unless something was revoked since the ticket was taken. Takes a
+    /// closed leader: a caller that joins after the comparison might have started after a
+    /// revocation that the comparison did not see.
+    pub(crate) async fn fill(
+        &self,
+        _leader: &ValidationLeader<Closed>,
+        ticket: Ticket,
+        session: &ValidatedSession,
+        rules: u64,
+    ) -> Fill {
+        self.count_fill(self.try_fill(ticket, session, rules).await)
+    }
+
+    /// The same for a session that is shared with no other caller.
+    pub(super) async fn fill_by_ticket(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
+        self.count_fill(self.try_fill(ticket, session, 0).await)
+    }
+
+    fn count_fill(&self, fill: Fill) -> Fill {
+        match fill {
+            Fill::Stored => count(&self.counters.stored),
+            Fill::Overtaken(_) => count(&self.counters.overtaken),
+            Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
+        }
+        fill
+    }
+
+    async fn try_fill(&self, ticket: Ticket, session: &ValidatedSession, rules: u64) -> Fill {
+        let Ticket { key, seen, far } = ticket;
+        // What is revoked from here on is seen by the next fill, if this one is overtaken.
+        let now = self.local.seen();
+        match self.local.check(&key, seen, session) {
+            Check::Fine => self.local.forget_refusal(&key, rules),
+            Check::Refused => return Fill::Revoked,
+            Check::Ended => return Fill::Ended,
+            Check::Moved => {
+                return match self.ask(&key, Replace::Any).await {
+                    Lookup::Miss(ticket) => Fill::Overtaken(ticket),
+                    Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
+                };
+            }
+        }
+        if !self.is_enabled {
+            return Fill::Skipped;
+        }
+        let Some(redis) = &self.redis else {
+            self.local.store(&key, seen, session);
+            return Fill::Stored;
+        };
+        match far {
+            Far::Seen(far) => match redis.fill(&key, &far, session).await {
+                Filled::Stored => {
+                    // Of what this node has just learned it need not be told.
+                    self.local.evict(&key);
+                    Fill::Stored
+                }
+                Filled::Skipped => Fill::Skipped,
+                Filled::Refused => Fill::Revoked,
+                Filled::Unanswered => Fill::Unanswered,
+                Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
+            },
+            Far::Unanswered | Far::Absent => Fill::Skipped,
+        }
+    }
+
+    fn ticket(&self, key: &EntryKey, seen: Seen, far: Far) -> Ticket {
+        Ticket {
+            key: key.clone(),
+            seen,
+            far,
+        }
+    }
+
+    /// Whether a revocation that Redis does not have yet makes its records unusable here.
+    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>, began: u64) -> bool {
+        let undelivered = &self.undelivered;
+        undelivered.denies_token(key, began)
+            || user_id.is_some_and(|id| undelivered.denies_user(id))
+    }
+
+    /// What a request is that finds nothing.
+    pub(crate) fn missing(&self) -> Answer {
+        if self.is_enabled {
+            Answer::Miss
+        } else {
+            Answer::Bypass
+        }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.is_enabled
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

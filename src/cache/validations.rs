@@ -1,0 +1,50 @@
+//! What the layers of one cache share while they validate, so that they validate a token once.
+
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{key::EntryKey, meter::Level, outcome::Outcome, refresh::Refreshes, stats::IN_FLIGHT};
+use crate::sync::singleflight::{Group, Leader};
+
+/// Beyond this many tokens in validation at once, requests for others are rejected with 503.
+const MAX_IN_FLIGHT: usize = 16_384;
+
+/// The session that is validated, and the layer whose rules it is validated by: what the validator
+/// of one layer says must not be served by a layer with other rules.
+pub(crate) type ValidationKey = (EntryKey, u64);
+
+/// The leader of a validation, in one of its phases.
+pub(crate) type ValidationLeader<P> = Leader<ValidationKey, Outcome, P>;
+
+pub(crate) struct Validations {
+    pub(crate) in_flight: Group<ValidationKey, Outcome>,
+    pub(crate) refreshes: Refreshes,
+    permits: Semaphore,
+    /// For one call of the validator, with its wait for a permit.
+    pub(crate) timeout: Duration,
+    /// For everything that follows a first lookup that was a miss.
+    pub(crate) miss_timeout: Duration,
+}
+
+impl Validations {
+    pub(super) fn new(max_concurrent: usize, timeout: Duration, miss_timeout: Duration) -> Self {
+        Self {
+            in_flight: Group::new(MAX_IN_FLIGHT, Level::new(IN_FLIGHT)),
+            refreshes: Refreshes::new(),
+            permits: Semaphore::new(max_concurrent),
+            timeout,
+            miss_timeout,
+        }
+    }
+
+    /// Waits for one of the permits to call a validator.
+    pub(crate) async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed, so this is never `None`.
+        self.permits.acquire().await.ok()
+    }
+
+    pub(crate) fn has_permit(&self) -> bool {
+        self.permits.available_permits() > 0
+    }
+}

@@ -1,0 +1,154 @@
+//! One call of the validator: its permit, its timeout, and what the identity provider's answer says
+//! of the calls that follow.
+
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    cache::{SessionCache, Stopwatch, Validated, count},
+    log::VALIDATION,
+    token::SessionToken,
+    validator::{Pause, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
+};
+
+/// A validator, and what is known of its identity provider; clones share both.
+pub(crate) struct ValidatorClient<V> {
+    validator: Arc<V>,
+    health: Arc<ProviderHealth>,
+    pause: Arc<Pause>,
+}
+
+impl<V> Clone for ValidatorClient<V> {
+    fn clone(&self) -> Self {
+        Self {
+            validator: Arc::clone(&self.validator),
+            health: Arc::clone(&self.health),
+            pause: Arc::clone(&self.pause),
+        }
+    }
+}
+
+impl<V> ValidatorClient<V> {
+    pub(super) fn new(validator: V, pause: Pause) -> Self {
+        Self {
+            validator: Arc::new(validator),
+            health: Arc::default(),
+            pause: Arc::new(pause),
+        }
+    }
+
+    pub(super) fn validator(&self) -> &V {
+        &self.validator
+    }
+
+    /// Whether the identity provider has asked not to be called for now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.left().is_some()
+    }
+}
+
+impl<V: SessionValidator> ValidatorClient<V> {
+    pub(super) async fn validate(
+        &self,
+        cache: &SessionCache,
+        token: &SessionToken,
+    ) -> Result<ValidatedSession, ValidationError> {
+        self.pause.check()?;
+        let (validations, counters) = (cache.validations(), cache.store().counters());
+        let (mut since, mut asked_at) = (None, None);
+        let result = tokio::time::timeout(validations.timeout, async {
+            let _permit = validations.acquire_permit().await;
+            since = Some(Stopwatch::start());
+            asked_at = Some(Instant::now());
+            count(&counters.validations);
+            self.validator.validate(token.clone()).await
+        })
+        .await
+        .unwrap_or_else(|_| {
+            let error = ValidationError::unavailable(if asked_at.is_some() {
+                "the validator did not answer within the validation deadline"
+            } else {
+                "as many validations as may run at once took all of the validation deadline"
+            });
+            // A provider that had no time to answer might have refused this token.
+            let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);
+            Err(if had_time { error } else { error.not_asked() })
+        })
+        .and_then(|mut session| {
+            if session.user.id().is_empty() {
+                return Err(ValidationError::unavailable(
+                    "the validator answered with a user that has no id",
+                ));
+            }
+            cache.attribute(&mut session);
+            Ok(session)
+        });
+        let end = Validated::from(&result);
+        counters.validated(end, since);
+        tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
+        if let Err(error) = &result
+            && !error.is_refused()
+        {
+            self.pause.observe(error);
+        }
+        self.health.observe(result.as_ref().err());
+        result
+    }
+}
+
+/// Whether the identity provider answers, so that a change is logged once and not per request.
+#[derive(Default)]
+struct ProviderHealth(AtomicU8);
+
+impl ProviderHealth {
+    const ANSWERS: u8 = 0;
+    const UNAVAILABLE: u8 = 1;
+    const MISCONFIGURED: u8 = 2;
+
+    fn observe(&self, error: Option<&ValidationError>) {
+        let state = match error.map(ValidationError::kind) {
+            None | Some(ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_)) => {
+                Self::ANSWERS
+            }
+            Some(ValidationErrorKind::Unavailable) => Self::UNAVAILABLE,
+            Some(ValidationErrorKind::Misconfigured) => Self::MISCONFIGURED,
+        };
+        if self.0.load(Relaxed) == state || self.0.swap(state, Relaxed) == state {
+            return;
+        }
+        match (state, error) {
+            (Self::MISCONFIGURED, Some(error)) => {
+                tracing::error!(target: VALIDATION, error = %ErrorChain(error), "no session can be validated");
+            }
+            (Self::UNAVAILABLE, Some(error)) => tracing::warn!(
+                target: VALIDATION,
+                error = %ErrorChain(error),
+                "sessions cannot be validated now; cached ones go on being served"
+            ),
+            _ => tracing::info!(target: VALIDATION, "sessions can be validated again"),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+struct ErrorChain<'a>(&'a ValidationError);
+
+impl fmt::Display for ErrorChain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
