@@ -41,9 +41,9 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
-    log::LAYER,
     rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
     session::SessionInfo,
+    telemetry::LAYER,
     user::UserData,
 };
 

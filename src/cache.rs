@@ -22,7 +22,7 @@ mod lease;
 mod life;
 mod local;
 mod local_key;
-mod meter;
+
 mod outcome;
 mod record;
 mod redis;
@@ -33,7 +33,7 @@ mod revoke;
 mod seal;
 mod space;
 mod stamp;
-mod stats;
+
 mod store;
 mod stripes;
 mod ticket;
@@ -45,27 +45,23 @@ use std::{fmt, sync::Arc, time::Duration};
 
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
-#[cfg(test)]
-pub(crate) use self::stats::IN_FLIGHT;
 pub use self::{
     builder::{ConfigError, SessionCacheBuilder},
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
-    stats::{Revocations, Stats},
     ticket::{Fill, Lookup, Ticket},
     tier::LocalCache,
 };
 pub(crate) use self::{
     key::EntryKey,
-    meter::{Level, Stopwatch},
     outcome::{Denied, Outcome, Resolved},
     redis::Replace,
     space::Space,
-    stats::{Answer, Validated, count},
     store::Store,
     validations::{ValidationLeader, Validations},
 };
 use self::{redis::Redis, revocation::Verdict, revoke::Revoke};
+use crate::telemetry::{Answer, Stats};
 use crate::{
     namespace::{Authority, Namespace},
     session::CachedSession,

@@ -181,7 +181,7 @@ mod hex;
 #[cfg(feature = "introspection")]
 mod introspection;
 mod layer;
-mod log;
+
 #[cfg(feature = "testing")]
 mod manual_clock;
 mod namespace;
@@ -194,6 +194,7 @@ mod secret;
 mod service;
 mod session;
 mod sync;
+mod telemetry;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
@@ -216,9 +217,8 @@ pub use body::ResponseBody;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use cache::RedisTls;
 pub use cache::{
-    ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation, Revocations,
-    RevokeError, RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Stats,
-    Ticket,
+    ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation, RevokeError,
+    RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use future::ResponseFuture;
 #[cfg(feature = "introspection")]
@@ -233,6 +233,7 @@ pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
 pub use session::{CachedSession, Origin, SessionInfo};
+pub use telemetry::{Revocations, Stats};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 pub use validator::{

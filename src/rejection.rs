@@ -15,11 +15,11 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 
+use crate::telemetry::LAYER;
 use crate::{
     body::ResponseBody,
     cache::Denied,
     grpc,
-    log::LAYER,
     token::TokenError,
     validator::{ForbiddenReason, ValidationErrorKind},
 };

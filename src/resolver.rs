@@ -16,13 +16,13 @@ use tracing::{Instrument, Span};
 use self::validation::ValidatorClient;
 use crate::{
     cache::{
-        Answer, Denied, EntryKey, Fill, Lookup, Outcome, Replace, Resolved, SessionCache,
-        Stopwatch, Store, Ticket, ValidationLeader, count,
+        Denied, EntryKey, Fill, Lookup, Outcome, Replace, Resolved, SessionCache, Store, Ticket,
+        ValidationLeader,
     },
-    log::{self, LOOKUP, VALIDATION},
     namespace::Namespace,
     session::{CachedSession, Due, Origin},
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
+    telemetry::{self, Answer, LOOKUP, Stopwatch, VALIDATION, count},
     token::SessionToken,
     user::UserData,
     validator::{
@@ -126,7 +126,7 @@ impl<V: SessionValidator> Resolver<V> {
             );
             return unavailable("no Tokio runtime");
         }
-        let (since, span) = (Stopwatch::start(), log::lookup());
+        let (since, span) = (Stopwatch::start(), telemetry::lookup());
         let (answer, outcome) = self.answer(&token, &key).instrument(span.clone()).await;
         self.store().counters().waited(answer, since);
         let answer = answer.name();
@@ -145,7 +145,7 @@ impl<V: SessionValidator> Resolver<V> {
         let completions = self.cache.validations().in_flight.completions();
         match self.look_up(token, key).await {
             Ok(outcome) => {
-                let answer = Answer::of(&outcome);
+                let answer = Answer::from(&outcome);
                 self.store().counters().looked_up(answer);
                 (answer, outcome)
             }
@@ -258,7 +258,7 @@ impl<V: SessionValidator> Resolver<V> {
             return;
         }
         let leader = {
-            let _span = log::refresh().entered();
+            let _span = telemetry::refresh().entered();
             validations.in_flight.try_lead((key.clone(), self.rules))
         };
         if let Some(leader) = leader {

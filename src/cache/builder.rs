@@ -13,14 +13,15 @@ use super::{
     lease::Lease,
     life::Lifetimes,
     local::{Local, Times},
-    redis::{self, Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
+    redis,
+    redis::{Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
     revoke::Undelivered,
     seal::Sealing,
-    stats::Counters,
     store::Store,
     tier::LocalCache,
     validations::Validations,
 };
+use crate::telemetry::Counters;
 use crate::{clock::Clock, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the

@@ -18,11 +18,13 @@ use std::sync::{
 
 use super::{
     key::TokenKey,
-    meter::Stopwatch,
-    stats::ListenerMeter,
     stripes::{Seen, Stripes, TokenStripe, UserStripe},
 };
-use crate::{clock::Clock, sync::lock};
+use crate::{
+    clock::Clock,
+    sync::lock,
+    telemetry::{ListenerMeter, Stopwatch},
+};
 
 pub(super) struct Lease {
     clock: Clock,

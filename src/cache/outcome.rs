@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{session::Origin, user::UserData, validator::ValidationError};
+use crate::{session::Origin, telemetry::Answer, user::UserData, validator::ValidationError};
 
 pub(crate) type Outcome = Result<Resolved, Denied>;
 
@@ -27,5 +27,25 @@ pub(crate) enum Denied {
 impl From<ValidationError> for Denied {
     fn from(error: ValidationError) -> Self {
         Self::Validation(error)
+    }
+}
+
+impl From<Origin> for Answer {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Local => Self::Local,
+            Origin::Redis => Self::Redis,
+            Origin::Validator => Self::Miss,
+        }
+    }
+}
+
+impl From<&Outcome> for Answer {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Ok(resolved) => resolved.origin.into(),
+            Err(Denied::Revoked) => Self::Revoked,
+            Err(Denied::Validation(_)) => Self::Negative,
+        }
     }
 }

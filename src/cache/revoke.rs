@@ -23,15 +23,12 @@ use tokio::runtime::Handle;
 
 use super::{
     key::{EntryKey, TokenKey},
-    meter::Level,
     revocation::Verdict,
-    stats::{Delivery, Kind, UNDELIVERED, count},
     store::Store,
 };
-use crate::{
-    log::REVOCATION,
-    sync::{Backoff, lock},
-};
+use crate::sync::{Backoff, lock};
+use crate::telemetry::REVOCATION;
+use crate::telemetry::{Delivery, Kind, Level, UNDELIVERED, count};
 
 /// Undelivered revocations that are kept.
 const MAX_QUEUED: usize = 10_000;

@@ -6,11 +6,11 @@ use super::{
     local_key::NearKey,
     redis::{Filled, Found, Redis, Replace},
     revoke::Undelivered,
-    stats::{Answer, Counters, count},
     stripes::Seen,
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
+use crate::telemetry::{Answer, Counters, count};
 use crate::{
     clock::Clock,
     session::{CachedSession, Origin},

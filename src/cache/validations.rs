@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{key::EntryKey, meter::Level, outcome::Outcome, refresh::Refreshes, stats::IN_FLIGHT};
+use super::{key::EntryKey, outcome::Outcome, refresh::Refreshes};
 use crate::sync::singleflight::{Group, Leader};
+use crate::telemetry::{IN_FLIGHT, Level};
 
 /// Beyond this many tokens in validation at once, requests for others are rejected with 503.
 const MAX_IN_FLIGHT: usize = 16_384;

@@ -10,7 +10,7 @@ use super::{
     error::IntrospectionError,
 };
 use crate::{
-    log::VALIDATION,
+    telemetry::VALIDATION,
     token::SessionToken,
     user::UserData,
     validator::{ForbiddenReason, ValidatedSession, ValidationError},

@@ -12,9 +12,9 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::telemetry::{Stopwatch, VALIDATION, Validated, count};
 use crate::{
-    cache::{SessionCache, Stopwatch, Validated, count},
-    log::VALIDATION,
+    cache::SessionCache,
     token::SessionToken,
     validator::{Pause, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
 };
@@ -91,7 +91,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             cache.attribute(&mut session);
             Ok(session)
         });
-        let end = Validated::from(&result);
+        let end = end_of(&result);
         counters.validated(end, since);
         tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
         if let Err(error) = &result
@@ -101,6 +101,14 @@ impl<V: SessionValidator> ValidatorClient<V> {
         }
         self.health.observe(result.as_ref().err());
         result
+    }
+}
+
+fn end_of<T>(answer: &Result<T, ValidationError>) -> Validated {
+    match answer {
+        Ok(_) => Validated::Accepted,
+        Err(error) if error.is_refused() => Validated::Refused,
+        Err(_) => Validated::Unavailable,
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tracing::Span;
 
 use super::mutex::lock;
-use crate::cache::Level;
+use crate::telemetry::Level;
 
 /// The calls in progress, by key; clones share them.
 pub(crate) struct Group<K, T>(Arc<Table<K, T>>);
@@ -357,7 +357,7 @@ impl<T: Clone> Waiter<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::IN_FLIGHT;
+    use crate::telemetry::IN_FLIGHT;
 
     fn group() -> Group<&'static str, u32> {
         Group::new(2, Level::new(IN_FLIGHT))

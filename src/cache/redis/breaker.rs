@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
 
-use crate::cache::{meter::Level, stats::REDIS_SKIPPED};
+use crate::telemetry::{Level, REDIS_SKIPPED};
 
 /// So many failures in a row open it: one may be a lost packet.
 const FAILURES: u32 = 3;

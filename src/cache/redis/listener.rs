@@ -37,9 +37,9 @@ use super::{
     servers::Servers,
     trouble::is_unauthenticated,
 };
+use crate::telemetry::{LISTENER, Stopwatch};
 use crate::{
-    cache::{lease::Lease, meter::Stopwatch},
-    log::LISTENER,
+    cache::lease::Lease,
     sync::{BackgroundTask, Backoff},
 };
 

@@ -5,9 +5,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
 };
 
+use crate::telemetry::{REDIS, RedisMeter};
 use crate::{
-    cache::{accept::SLACK, lease::Lease, stamp::Stamp, stats::RedisMeter},
-    log::REDIS,
+    cache::{accept::SLACK, lease::Lease, stamp::Stamp},
     sync::lock,
 };
 

@@ -41,9 +41,9 @@ use super::{
     server::Server,
     trouble::told,
 };
+use crate::telemetry::{Held, REDIS};
 use crate::{
-    cache::{meter::Held, stamp::Stamp},
-    log::REDIS,
+    cache::stamp::Stamp,
     sync::{Backoff, lock},
 };
 

@@ -25,7 +25,8 @@ use super::{
     pool::{Link, Links, Manager},
     scripts::Script,
 };
-use crate::{log::REVOCATION, sync::lock};
+use crate::sync::lock;
+use crate::telemetry::REVOCATION;
 
 pub(super) struct Replicas {
     wanted: Wanted,

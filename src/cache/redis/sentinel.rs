@@ -26,10 +26,8 @@ use tokio::{
 };
 
 use super::{address::at, trouble::told};
-use crate::{
-    log::REDIS,
-    sync::{BackgroundTask, lock},
-};
+use crate::sync::{BackgroundTask, lock};
+use crate::telemetry::REDIS;
 
 /// Between two times that all are asked.
 const PERIOD: Duration = Duration::from_secs(1);

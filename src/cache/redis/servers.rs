@@ -17,7 +17,10 @@ use super::{
     scripts::Script,
     server::{Heard, Server},
 };
-use crate::cache::{lease::Lease, stamp::Stamp, stats::RedisMeter};
+use crate::{
+    cache::{lease::Lease, stamp::Stamp},
+    telemetry::RedisMeter,
+};
 
 /// What a cache is told about where Redis is.
 pub(crate) enum Place {

@@ -18,8 +18,9 @@ use super::{
     servers::{Place, Servers},
     warned::Warned,
 };
+use crate::telemetry::RedisMeter;
 use crate::{
-    cache::{key::EntryKey, life::Lifetimes, seal::Sealing, stats::RedisMeter},
+    cache::{key::EntryKey, life::Lifetimes, seal::Sealing},
     clock::Clock,
 };
 

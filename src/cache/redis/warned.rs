@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::log::REDIS;
+use crate::telemetry::REDIS;
 
 #[derive(Default)]
 pub(super) struct Warned(AtomicU64);

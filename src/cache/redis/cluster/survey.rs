@@ -26,6 +26,7 @@ use super::{
     state::{Cluster, Known},
     view::{Address, Told, View},
 };
+use crate::telemetry::REDIS;
 use crate::{
     cache::{
         redis::{
@@ -36,7 +37,6 @@ use crate::{
         },
         stamp::Stamp,
     },
-    log::REDIS,
     sync::{Backoff, lock},
 };
 

@@ -1,15 +1,15 @@
-//! The `metrics` facade, in the few words that [`super`] needs.
+//! The `metrics` facade, in the few words that [`super::instruments`] needs.
 
 use std::time::Instant;
 
 use metrics::{Label, Unit};
 
-use super::{Labels, Metric};
+pub(super) type Labels<'a> = &'a [(&'static str, &'static str)];
 
 pub(super) struct Counter(metrics::Counter);
 
 impl Counter {
-    pub(super) fn new(Metric(name, meaning): Metric, labels: Labels<'_>) -> Self {
+    pub(super) fn new(name: &'static str, meaning: &'static str, labels: Labels<'_>) -> Self {
         metrics::describe_counter!(name, meaning);
         Self(metrics::counter!(name, constant(labels)))
     }
@@ -22,7 +22,7 @@ impl Counter {
 pub(super) struct Gauge(metrics::Gauge);
 
 impl Gauge {
-    pub(super) fn new(Metric(name, meaning): Metric) -> Self {
+    pub(super) fn new(name: &'static str, meaning: &'static str) -> Self {
         metrics::describe_gauge!(name, meaning);
         Self(metrics::gauge!(name))
     }
@@ -35,7 +35,7 @@ impl Gauge {
 pub(super) struct Histogram(metrics::Histogram);
 
 impl Histogram {
-    pub(super) fn new(Metric(name, meaning): Metric, labels: Labels<'_>) -> Self {
+    pub(super) fn new(name: &'static str, meaning: &'static str, labels: Labels<'_>) -> Self {
         metrics::describe_histogram!(name, Unit::Seconds, meaning);
         Self(metrics::histogram!(name, constant(labels)))
     }

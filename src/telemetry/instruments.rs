@@ -1,27 +1,24 @@
-//! What is counted and measured, each in one call: kept here for [`Stats`](super::Stats), and told
+//! What is counted and measured, each in one call: kept here for [`Stats`](super::stats::Stats), and told
 //! to the `metrics` facade where its feature is on.
 //!
 //! The facade's handles are looked up when a cache is built, so that a request makes an addition
 //! or two, and no labels. All labels are words of this crate: nothing of a request can become one.
-
-#[cfg(feature = "metrics")]
-mod facade;
-#[cfg(not(feature = "metrics"))]
-#[path = "meter/silence.rs"]
-mod facade;
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-pub(crate) use self::facade::Stopwatch;
+#[cfg(not(feature = "metrics"))]
+use super::noop as facade;
+#[cfg(feature = "metrics")]
+use super::recorder as facade;
+use facade::Labels;
+pub(crate) use facade::Stopwatch;
 
 /// A name, and what it means.
 #[derive(Clone, Copy)]
 pub(crate) struct Metric(pub(crate) &'static str, pub(crate) &'static str);
-
-type Labels<'a> = &'a [(&'static str, &'static str)];
 
 /// What only goes up.
 pub(crate) struct Counter {
@@ -33,7 +30,7 @@ impl Counter {
     pub(crate) fn new(metric: Metric, labels: Labels<'_>) -> Self {
         Self {
             count: AtomicU64::new(0),
-            told: facade::Counter::new(metric, labels),
+            told: facade::Counter::new(metric.0, metric.1, labels),
         }
     }
 
@@ -61,7 +58,7 @@ impl Level {
     pub(crate) fn new(metric: Metric) -> Self {
         Self(Arc::new(Height {
             now: AtomicU64::new(0),
-            told: facade::Gauge::new(metric),
+            told: facade::Gauge::new(metric.0, metric.1),
         }))
     }
 
@@ -114,7 +111,7 @@ pub(crate) struct Latency(facade::Histogram);
 
 impl Latency {
     pub(crate) fn new(metric: Metric, labels: Labels<'_>) -> Self {
-        Self(facade::Histogram::new(metric, labels))
+        Self(facade::Histogram::new(metric.0, metric.1, labels))
     }
 
     pub(crate) fn add(&self, since: Stopwatch) {
