@@ -61,7 +61,7 @@ pub(crate) use self::{
     validations::{ValidationLeader, Validations},
 };
 use self::{redis::Redis, revocation::Verdict, revoke::Revoke};
-use crate::telemetry::{Answer, Stats};
+use crate::telemetry::{LookupOutcome, Stats};
 use crate::{
     namespace::{Authority, Namespace},
     session::CachedSession,
@@ -182,10 +182,10 @@ impl SessionCache {
     /// Safe to drop at any time: it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
         let lookup = self.store.lookup(&self.key(token)).await;
-        self.store.counters.looked_up(match &lookup {
+        self.store.record_lookup(match &lookup {
             Lookup::Hit(CachedSession { origin, .. }) => (*origin).into(),
-            Lookup::Miss(_) => self.store.missing(),
-            Lookup::Revoked => Answer::Revoked,
+            Lookup::Miss(_) => self.store.miss_outcome(),
+            Lookup::Revoked => LookupOutcome::Revoked,
         });
         lookup
     }
@@ -277,7 +277,7 @@ impl SessionCache {
         let (entries, verdicts, refusals) = store.local.len();
         let hearing = store.local.lease().map(|lease| lease.hearing());
         let hearing = hearing.unwrap_or_default();
-        let redis = store.redis.as_ref().map(Redis::meter);
+        let redis = store.redis.as_ref().map(Redis::metrics);
         Stats {
             listening: hearing.is_connected,
             lease_age: hearing.age.map(Duration::from_micros),
@@ -289,10 +289,10 @@ impl SessionCache {
             in_flight: validations.in_flight.len(),
             undelivered: store.undelivered.len(),
             redis_skipped: store.redis.as_ref().is_some_and(Redis::is_skipped),
-            redis_connections: redis.map_or(0, |redis| redis.connections.read()),
-            redis_in_use: redis.map_or(0, |redis| redis.in_use.read()),
-            redis_unanswered: redis.map_or(0, |redis| redis.unanswered.read()),
-            ..store.counters.read()
+            redis_connections: redis.map_or(0, |redis| redis.connections.get()),
+            redis_in_use: redis.map_or(0, |redis| redis.commands_in_flight.get()),
+            redis_unanswered: redis.map_or(0, |redis| redis.errors.get()),
+            ..store.metrics.stats()
         }
     }
 

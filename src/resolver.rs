@@ -22,7 +22,7 @@ use crate::{
     namespace::Namespace,
     session::{CachedSession, Due, Origin},
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
-    telemetry::{self, Answer, LOOKUP, Stopwatch, VALIDATION, count},
+    telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
     user::UserData,
     validator::{
@@ -106,12 +106,12 @@ impl<V: SessionValidator> Resolver<V> {
         if let Some(hit) = self.store().near(self.cache.space().near(token))
             && self.client.validator().accepts(&hit.user)
         {
-            self.store().counters().looked_up(hit.origin.into());
+            self.store().record_lookup(hit.origin.into());
             return Near::Answer(Ok(self.serve(hit, token)));
         }
         let key = self.cache.key(token);
         if self.store().refuses(&key) {
-            self.store().counters().looked_up(Answer::Revoked);
+            self.store().record_lookup(LookupOutcome::Revoked);
             return Near::Answer(Err(Denied::Revoked));
         }
         Near::Wait(key)
@@ -126,10 +126,14 @@ impl<V: SessionValidator> Resolver<V> {
             );
             return unavailable("no Tokio runtime");
         }
-        let (since, span) = (Stopwatch::start(), telemetry::lookup());
+        let (timer, span) = (Timer::start(), lookup_span());
         let (answer, outcome) = self.answer(&token, &key).instrument(span.clone()).await;
-        self.store().counters().waited(answer, since);
-        let answer = answer.name();
+        self.store()
+            .metrics()
+            .lookup_duration
+            .with(answer)
+            .record(timer);
+        let answer = answer.as_str();
         span.record("outcome", answer);
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
         // Last of all, so that it holds for joined, shared and stale sessions as well.
@@ -141,24 +145,28 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (Answer, Outcome) {
+    async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (LookupOutcome, Outcome) {
         let completions = self.cache.validations().in_flight.completions();
         match self.look_up(token, key).await {
             Ok(outcome) => {
-                let answer = Answer::from(&outcome);
-                self.store().counters().looked_up(answer);
+                let answer = LookupOutcome::from(&outcome);
+                self.store().record_lookup(answer);
                 (answer, outcome)
             }
             Err(ticket) => {
-                let missing = self.store().missing();
-                self.store().counters().looked_up(missing);
+                let missing = self.store().miss_outcome();
+                self.store().record_lookup(missing);
                 // Boxed, so that a hit need not carry the room for it.
                 let answer = Box::pin(self.miss(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
                     .unwrap_or_else(|_| unavailable("no answer within the request deadline"));
                 let is_stale = outcome.as_ref().is_ok_and(|resolved| resolved.is_stale);
-                (if is_stale { Answer::Stale } else { missing }, outcome)
+                let answer = match is_stale {
+                    true => LookupOutcome::Stale,
+                    false => missing,
+                };
+                (answer, outcome)
             }
         }
     }
@@ -212,7 +220,7 @@ impl<V: SessionValidator> Resolver<V> {
                     waiter
                 }
                 Role::Waiter(waiter) => {
-                    count(&self.store().counters().joined);
+                    self.store().metrics().coalesced.increment();
                     Span::current().record("joined", true);
                     waiter
                 }
@@ -258,12 +266,12 @@ impl<V: SessionValidator> Resolver<V> {
             return;
         }
         let leader = {
-            let _span = telemetry::refresh().entered();
+            let _span = refresh_span().entered();
             validations.in_flight.try_lead((key.clone(), self.rules))
         };
         if let Some(leader) = leader {
             validations.refreshes.start(key.clone(), record);
-            count(&self.store().counters().refreshes);
+            self.store().metrics().refreshes.increment();
             self.spawn_leader(leader, token.clone(), key, LeaderStart::Refresh);
         }
     }
@@ -407,7 +415,7 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Outcome {
         match self.store().stale(leader, key).await {
             Some(hit) if self.client.validator().accepts(&hit.user) => {
-                self.store().counters().looked_up(Answer::Stale);
+                self.store().record_lookup(LookupOutcome::Stale);
                 Ok(Resolved {
                     user: hit.user,
                     expires_at: hit.expires_at,

@@ -21,7 +21,7 @@ use super::{
     tier::LocalCache,
     validations::Validations,
 };
-use crate::telemetry::Counters;
+use crate::telemetry::CacheMetrics;
 use crate::{clock::Clock, secret::SecretKey};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
@@ -731,7 +731,7 @@ impl SessionCacheBuilder {
             is_enabled: self.enabled,
             gives_up_after,
             verdict_ttl,
-            counters: Counters::new(),
+            metrics: CacheMetrics::default(),
         };
         let validations = Validations::new(
             self.max_validations,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock::Clock,
     sync::lock,
-    telemetry::{ListenerMeter, Stopwatch},
+    telemetry::{ListenerMetrics, Timer},
 };
 
 pub(super) struct Lease {
@@ -36,7 +36,7 @@ pub(super) struct Lease {
     /// The runs of the servers that push.
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
-    meter: ListenerMeter,
+    metrics: ListenerMetrics,
 }
 
 /// What had been heard when a read was sent.
@@ -72,7 +72,7 @@ impl Lease {
             stripes: Stripes::new(),
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
-            meter: ListenerMeter::new(),
+            metrics: ListenerMetrics::default(),
         }
     }
 
@@ -128,31 +128,31 @@ impl Lease {
 
     /// Something under a token's name has changed in Redis.
     pub(super) fn hear_token(&self, hex: &[u8]) {
-        self.meter.pushes.add();
+        self.metrics.invalidations.increment();
         self.stripes.revoke_token_named(hex);
     }
 
     pub(super) fn hear_user(&self, mark_name: &str) {
-        self.meter.pushes.add();
+        self.metrics.invalidations.increment();
         self.stripes.revoke_user(mark_name);
     }
 
     /// From here on nothing that was read before is used.
     pub(super) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, SeqCst);
-        self.meter.epochs.add();
+        self.metrics.local_resets.increment();
     }
 
     /// Whatever changed before `proven` has been heard.
     pub(super) fn extend(&self, proven: u64) {
         self.until
             .fetch_max(proven.saturating_add(self.length), SeqCst);
-        self.meter.held.set(true);
+        self.metrics.lease_held.set(true);
     }
 
     /// A heartbeat that was sent then is answered.
-    pub(super) fn beat(&self, since: Stopwatch) {
-        self.meter.lag.add(since);
+    pub(super) fn beat(&self, timer: Timer) {
+        self.metrics.heartbeat.record(timer);
     }
 
     pub(super) fn connected(&self, runs: Vec<Arc<str>>) {
@@ -165,7 +165,7 @@ impl Lease {
     pub(super) fn lose(&self) {
         self.begin_epoch();
         self.until.store(0, SeqCst);
-        self.meter.held.set(false);
+        self.metrics.lease_held.set(false);
         self.is_connected.store(false, SeqCst);
     }
 
@@ -175,8 +175,8 @@ impl Lease {
         Hearing {
             is_connected: self.is_connected.load(SeqCst),
             age: (now < until).then(|| now.saturating_sub(until.saturating_sub(self.length))),
-            pushes: self.meter.pushes.read(),
-            epochs: self.meter.epochs.read(),
+            pushes: self.metrics.invalidations.get(),
+            epochs: self.metrics.local_resets.get(),
         }
     }
 

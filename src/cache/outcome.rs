@@ -3,7 +3,9 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{session::Origin, telemetry::Answer, user::UserData, validator::ValidationError};
+use crate::{
+    session::Origin, telemetry::LookupOutcome, user::UserData, validator::ValidationError,
+};
 
 pub(crate) type Outcome = Result<Resolved, Denied>;
 
@@ -30,7 +32,7 @@ impl From<ValidationError> for Denied {
     }
 }
 
-impl From<Origin> for Answer {
+impl From<Origin> for LookupOutcome {
     fn from(origin: Origin) -> Self {
         match origin {
             Origin::Local => Self::Local,
@@ -40,7 +42,7 @@ impl From<Origin> for Answer {
     }
 }
 
-impl From<&Outcome> for Answer {
+impl From<&Outcome> for LookupOutcome {
     fn from(outcome: &Outcome) -> Self {
         match outcome {
             Ok(resolved) => resolved.origin.into(),

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::sync::{Backoff, lock};
 use crate::telemetry::REVOCATION;
-use crate::telemetry::{Delivery, Kind, Level, UNDELIVERED, count};
+use crate::telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind, RevocationOutcome};
 
 /// Undelivered revocations that are kept.
 const MAX_QUEUED: usize = 10_000;
@@ -106,11 +106,11 @@ pub(super) enum Revoke {
 }
 
 impl Revoke {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> RevocationKind {
         match self {
-            Self::Token(_, Verdict::Forget) => Kind::InvalidateToken,
-            Self::Token(_, Verdict::Refuse) => Kind::RevokeToken,
-            Self::User(_) => Kind::InvalidateUser,
+            Self::Token(_, Verdict::Forget) => RevocationKind::InvalidateToken,
+            Self::Token(_, Verdict::Refuse) => RevocationKind::RevokeToken,
+            Self::User(_) => RevocationKind::InvalidateUser,
         }
     }
 }
@@ -121,7 +121,7 @@ async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeErr
     }
     if let Some(runs) = store.deliver(&what).await {
         store.apply(&what);
-        store.report(what.kind(), Delivery::Delivered);
+        store.report(what.kind(), RevocationOutcome::Applied);
         // It holds by now, so that nobody is served while this waits.
         let replicas = match &store.redis {
             Some(redis) => redis.replicas(&runs).await,
@@ -143,10 +143,10 @@ async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeErr
 
 impl Store {
     pub(super) async fn revoke(self: &Arc<Self>, what: Revoke) -> Result<Revocation, RevokeError> {
-        count(&self.counters.revocations);
+        self.metrics.revocations_started.increment();
         if self.redis.is_none() {
             self.apply(&what);
-            self.report(what.kind(), Delivery::Delivered);
+            self.report(what.kind(), RevocationOutcome::Applied);
             return Ok(Revocation { replicas: None });
         }
         // In a task of its own, so that it comes to its end if the caller goes away.
@@ -195,9 +195,13 @@ impl Store {
         }
     }
 
-    fn report(&self, kind: Kind, end: Delivery) {
-        self.counters.revoked(kind, end);
-        let (kind, outcome) = (kind.name(), end.name());
+    fn report(&self, kind: RevocationKind, outcome: RevocationOutcome) {
+        self.metrics
+            .revocations
+            .with(kind)
+            .with(outcome)
+            .increment();
+        let (kind, outcome) = (kind.as_str(), outcome.as_str());
         tracing::debug!(target: REVOCATION, kind, outcome, "sessions were revoked");
     }
 
@@ -216,8 +220,8 @@ impl Store {
         // After the denial stands: a lookup that sees no change finds it.
         self.apply(&what);
         let end = match kind {
-            RevokeErrorKind::Queued => Delivery::Queued,
-            RevokeErrorKind::NotQueued => Delivery::NotQueued,
+            RevokeErrorKind::Queued => RevocationOutcome::Queued,
+            RevokeErrorKind::NotQueued => RevocationOutcome::QueueFull,
         };
         self.report(what.kind(), end);
         if kind == RevokeErrorKind::NotQueued {
@@ -262,7 +266,7 @@ pub(super) struct Undelivered {
     queue: Mutex<Queue>,
     /// How many wait, so that a lookup need not take the lock while there is nothing to find.
     waiting: AtomicU64,
-    level: Level,
+    gauge: Gauge,
     /// The time of this process, in microseconds, until which nothing is served from Redis.
     nothing_until: AtomicU64,
 }
@@ -287,7 +291,7 @@ impl Default for Undelivered {
         Self {
             queue: Mutex::default(),
             waiting: AtomicU64::default(),
-            level: Level::new(UNDELIVERED),
+            gauge: Gauge::new(REVOCATIONS_QUEUED),
             nothing_until: AtomicU64::default(),
         }
     }
@@ -320,7 +324,7 @@ impl Undelivered {
         }
         queue.waiting.push_back((what, until));
         self.waiting.fetch_add(1, SeqCst);
-        self.level.up();
+        self.gauge.increment();
         RevokeErrorKind::Queued
     }
 
@@ -346,7 +350,7 @@ impl Undelivered {
         let mut queue = self.queue();
         queue.pop();
         self.waiting.fetch_sub(1, SeqCst);
-        self.level.down();
+        self.gauge.decrement();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

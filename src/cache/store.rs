@@ -10,7 +10,7 @@ use super::{
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
-use crate::telemetry::{Answer, Counters, count};
+use crate::telemetry::{CacheMetrics, LookupOutcome};
 use crate::{
     clock::Clock,
     session::{CachedSession, Origin},
@@ -30,7 +30,7 @@ pub(crate) struct Store {
     pub(super) gives_up_after: u64,
     /// How long a revoked token stays refused, in microseconds.
     pub(super) verdict_ttl: u64,
-    pub(super) counters: Counters,
+    pub(super) metrics: CacheMetrics,
 }
 
 impl Store {
@@ -202,8 +202,8 @@ impl Store {
 
     fn count_fill(&self, fill: Fill) -> Fill {
         match fill {
-            Fill::Stored => count(&self.counters.stored),
-            Fill::Overtaken(_) => count(&self.counters.overtaken),
+            Fill::Stored => self.metrics.stored.increment(),
+            Fill::Overtaken(_) => self.metrics.overtaken.increment(),
             Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
         }
         fill
@@ -263,11 +263,11 @@ impl Store {
     }
 
     /// What a request is that finds nothing.
-    pub(crate) fn missing(&self) -> Answer {
+    pub(crate) fn miss_outcome(&self) -> LookupOutcome {
         if self.is_enabled {
-            Answer::Miss
+            LookupOutcome::Miss
         } else {
-            Answer::Bypass
+            LookupOutcome::Bypass
         }
     }
 
@@ -279,7 +279,12 @@ impl Store {
         &self.clock
     }
 
-    pub(crate) fn counters(&self) -> &Counters {
-        &self.counters
+    #[inline]
+    pub(crate) fn record_lookup(&self, outcome: LookupOutcome) {
+        self.metrics.lookups.with(outcome).increment();
+    }
+
+    pub(crate) fn metrics(&self) -> &CacheMetrics {
+        &self.metrics
     }
 }

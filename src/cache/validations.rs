@@ -6,7 +6,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{key::EntryKey, outcome::Outcome, refresh::Refreshes};
 use crate::sync::singleflight::{Group, Leader};
-use crate::telemetry::{IN_FLIGHT, Level};
+use crate::telemetry::{Gauge, VALIDATIONS_IN_FLIGHT};
 
 /// Beyond this many tokens in validation at once, requests for others are rejected with 503.
 const MAX_IN_FLIGHT: usize = 16_384;
@@ -31,7 +31,7 @@ pub(crate) struct Validations {
 impl Validations {
     pub(super) fn new(max_concurrent: usize, timeout: Duration, miss_timeout: Duration) -> Self {
         Self {
-            in_flight: Group::new(MAX_IN_FLIGHT, Level::new(IN_FLIGHT)),
+            in_flight: Group::new(MAX_IN_FLIGHT, Gauge::new(VALIDATIONS_IN_FLIGHT)),
             refreshes: Refreshes::new(),
             permits: Semaphore::new(max_concurrent),
             timeout,

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::telemetry::{Stopwatch, VALIDATION, Validated, count};
+use crate::telemetry::{Timer, VALIDATION, ValidationOutcome};
 use crate::{
     cache::SessionCache,
     token::SessionToken,
@@ -62,13 +62,13 @@ impl<V: SessionValidator> ValidatorClient<V> {
         token: &SessionToken,
     ) -> Result<ValidatedSession, ValidationError> {
         self.pause.check()?;
-        let (validations, counters) = (cache.validations(), cache.store().counters());
-        let (mut since, mut asked_at) = (None, None);
+        let (validations, metrics) = (cache.validations(), cache.store().metrics());
+        let (mut timer, mut asked_at) = (None, None);
         let result = tokio::time::timeout(validations.timeout, async {
             let _permit = validations.acquire_permit().await;
-            since = Some(Stopwatch::start());
+            timer = Some(Timer::start());
             asked_at = Some(Instant::now());
-            count(&counters.validations);
+            metrics.validations_started.increment();
             self.validator.validate(token.clone()).await
         })
         .await
@@ -91,9 +91,12 @@ impl<V: SessionValidator> ValidatorClient<V> {
             cache.attribute(&mut session);
             Ok(session)
         });
-        let end = end_of(&result);
-        counters.validated(end, since);
-        tracing::debug!(target: VALIDATION, outcome = end.name(), "a session was validated");
+        let outcome = outcome(&result);
+        metrics.validations.with(outcome).increment();
+        if let Some(timer) = timer {
+            metrics.validation_duration.with(outcome).record(timer);
+        }
+        tracing::debug!(target: VALIDATION, outcome = outcome.as_str(), "a session was validated");
         if let Err(error) = &result
             && !error.is_refused()
         {
@@ -104,11 +107,11 @@ impl<V: SessionValidator> ValidatorClient<V> {
     }
 }
 
-fn end_of<T>(answer: &Result<T, ValidationError>) -> Validated {
-    match answer {
-        Ok(_) => Validated::Accepted,
-        Err(error) if error.is_refused() => Validated::Refused,
-        Err(_) => Validated::Unavailable,
+fn outcome<T>(result: &Result<T, ValidationError>) -> ValidationOutcome {
+    match result {
+        Ok(_) => ValidationOutcome::Accepted,
+        Err(error) if error.is_refused() => ValidationOutcome::Rejected,
+        Err(_) => ValidationOutcome::Unavailable,
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tracing::Span;
 
 use super::mutex::lock;
-use crate::telemetry::Level;
+use crate::telemetry::Gauge;
 
 /// The calls in progress, by key; clones share them.
 pub(crate) struct Group<K, T>(Arc<Table<K, T>>);
@@ -42,7 +42,7 @@ struct Table<K, T> {
     /// How many keys may have a call in progress.
     limit: usize,
     completions: AtomicU64,
-    gauge: Level,
+    gauge: Gauge,
 }
 
 struct Entry<T> {
@@ -98,7 +98,7 @@ impl<K, T> Clone for Group<K, T> {
 
 impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
     /// A group for up to `limit` keys at once. The gauge counts the keys in progress.
-    pub(crate) fn new(limit: usize, gauge: Level) -> Self {
+    pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
         Self(Arc::new(Table {
             entries: Mutex::default(),
             limit,
@@ -109,7 +109,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
 
     /// The number of keys in progress.
     pub(crate) fn len(&self) -> u64 {
-        self.0.gauge.read()
+        self.0.gauge.get()
     }
 
     /// How many calls have completed; to be read before a lookup.
@@ -180,7 +180,7 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
 
     fn insert(&self, entry: VacantEntry<'_, K, Entry<T>>) -> (Leader<K, T, Open>, Receiver<T>) {
         let (sender, result) = watch::channel(None);
-        self.0.gauge.up();
+        self.0.gauge.increment();
         let leader = self.leader(Some(entry.key().clone()), sender, Span::current());
         entry.insert(Entry::open(result.clone()));
         (leader, result)
@@ -304,7 +304,7 @@ impl<K: Clone + Eq + Hash, T> Call<K, T> {
             .and_then(|entry| entry.successor.take());
         let Some(Successor { sender, span }) = successor else {
             entries.remove(&key);
-            self.table.gauge.down();
+            self.table.gauge.decrement();
             return None;
         };
         entries.insert(key.clone(), Entry::open(sender.subscribe()));
@@ -357,10 +357,10 @@ impl<T: Clone> Waiter<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::IN_FLIGHT;
+    use crate::telemetry::VALIDATIONS_IN_FLIGHT;
 
     fn group() -> Group<&'static str, u32> {
-        Group::new(2, Level::new(IN_FLIGHT))
+        Group::new(2, Gauge::new(VALIDATIONS_IN_FLIGHT))
     }
 
     fn lead(group: &Group<&'static str, u32>) -> Leader<&'static str, u32, Open> {

@@ -1,8 +1,10 @@
-//! What is counted and measured, each in one call: kept here for [`Stats`](super::stats::Stats), and told
-//! to the `metrics` facade where its feature is on.
+//! Counters, gauges and histograms. Counters and gauges keep their value for
+//! [`Stats`](super::stats::Stats). With the feature `metrics` every change also goes to the
+//! `metrics` facade.
 //!
-//! The facade's handles are looked up when a cache is built, so that a request makes an addition
-//! or two, and no labels. All labels are words of this crate: nothing of a request can become one.
+//! The facade's handles are looked up when a cache is built, so that a request costs an addition
+//! or two and builds no labels. All label values are constants of this crate: nothing of a request
+//! can become one.
 
 use std::sync::{
     Arc,
@@ -10,111 +12,223 @@ use std::sync::{
 };
 
 #[cfg(not(feature = "metrics"))]
-use super::noop as facade;
+use super::noop as recorder;
 #[cfg(feature = "metrics")]
-use super::recorder as facade;
-use facade::Labels;
-pub(crate) use facade::Stopwatch;
+use super::recorder;
+use recorder::Labels;
+pub(crate) use recorder::Timer;
 
-/// A name, and what it means.
+/// The name and the help text of a metric.
 #[derive(Clone, Copy)]
-pub(crate) struct Metric(pub(crate) &'static str, pub(crate) &'static str);
+pub(crate) struct Metric {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+}
 
-/// What only goes up.
+/// What can be registered under the name of a metric.
+pub(crate) trait Instrument {
+    fn register(metric: Metric, labels: Labels<'_>) -> Self;
+}
+
+/// Only increases.
 pub(crate) struct Counter {
-    count: AtomicU64,
-    told: facade::Counter,
+    value: AtomicU64,
+    recorder: recorder::Counter,
+}
+
+impl Instrument for Counter {
+    fn register(Metric { name, help }: Metric, labels: Labels<'_>) -> Self {
+        Self {
+            value: AtomicU64::new(0),
+            recorder: recorder::Counter::new(name, help, labels),
+        }
+    }
 }
 
 impl Counter {
-    pub(crate) fn new(metric: Metric, labels: Labels<'_>) -> Self {
-        Self {
-            count: AtomicU64::new(0),
-            told: facade::Counter::new(metric.0, metric.1, labels),
-        }
+    pub(crate) fn increment(&self) {
+        self.value.fetch_add(1, Relaxed);
+        self.recorder.increment();
     }
 
-    pub(crate) fn add(&self) {
-        self.count.fetch_add(1, Relaxed);
-        self.told.add();
-    }
-
-    pub(crate) fn read(&self) -> u64 {
-        self.count.load(Relaxed)
+    pub(crate) fn get(&self) -> u64 {
+        self.value.load(Relaxed)
     }
 }
 
-/// How many there are now. The caches of a process add up under one name, and one that is dropped
-/// takes its part away.
+/// A current number. The caches of a process add up under one name, and one that is dropped takes
+/// its part away.
 #[derive(Clone)]
-pub(crate) struct Level(Arc<Height>);
+pub(crate) struct Gauge(Arc<GaugeInner>);
 
-struct Height {
-    now: AtomicU64,
-    told: facade::Gauge,
+struct GaugeInner {
+    value: AtomicU64,
+    recorder: recorder::Gauge,
 }
 
-impl Level {
-    pub(crate) fn new(metric: Metric) -> Self {
-        Self(Arc::new(Height {
-            now: AtomicU64::new(0),
-            told: facade::Gauge::new(metric.0, metric.1),
+impl Instrument for Gauge {
+    fn register(Metric { name, help }: Metric, labels: Labels<'_>) -> Self {
+        Self(Arc::new(GaugeInner {
+            value: AtomicU64::new(0),
+            recorder: recorder::Gauge::new(name, help, labels),
         }))
     }
+}
 
-    pub(crate) fn up(&self) {
-        self.0.now.fetch_add(1, Relaxed);
-        self.0.told.add(1.0);
+impl Gauge {
+    pub(crate) fn new(metric: Metric) -> Self {
+        Self::register(metric, &[])
     }
 
-    pub(crate) fn down(&self) {
-        self.0.now.fetch_sub(1, Relaxed);
-        self.0.told.add(-1.0);
+    pub(crate) fn increment(&self) {
+        self.0.value.fetch_add(1, Relaxed);
+        self.0.recorder.add(1.0);
     }
 
-    /// Up until the value is dropped.
-    pub(crate) fn hold(&self) -> Held {
-        self.up();
-        Held(self.clone())
+    pub(crate) fn decrement(&self) {
+        self.0.value.fetch_sub(1, Relaxed);
+        self.0.recorder.add(-1.0);
     }
 
-    /// One, or none.
-    pub(crate) fn set(&self, is_up: bool) {
-        let was_up = self.0.now.swap(u64::from(is_up), Relaxed) > 0;
-        if was_up != is_up {
-            self.0.told.add(if is_up { 1.0 } else { -1.0 });
+    /// Increments now, and decrements when the guard is dropped.
+    pub(crate) fn guard(&self) -> GaugeGuard {
+        self.increment();
+        GaugeGuard(self.clone())
+    }
+
+    /// Sets it to 1 or 0.
+    pub(crate) fn set(&self, is_on: bool) {
+        let was_on = self.0.value.swap(u64::from(is_on), Relaxed) > 0;
+        if was_on != is_on {
+            self.0.recorder.add(if is_on { 1.0 } else { -1.0 });
         }
     }
 
-    pub(crate) fn read(&self) -> u64 {
-        self.0.now.load(Relaxed)
+    pub(crate) fn get(&self) -> u64 {
+        self.0.value.load(Relaxed)
     }
 }
 
-impl Drop for Height {
+impl Drop for GaugeInner {
     fn drop(&mut self) {
-        let rest = u32::try_from(*self.now.get_mut()).unwrap_or(u32::MAX);
-        self.told.add(-f64::from(rest));
+        let rest = u32::try_from(*self.value.get_mut()).unwrap_or(u32::MAX);
+        self.recorder.add(-f64::from(rest));
     }
 }
 
-pub(crate) struct Held(Level);
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Drop for Held {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
-        self.0.down();
+        self.0.decrement();
     }
 }
 
-/// How long things took, for the facade alone.
-pub(crate) struct Latency(facade::Histogram);
+/// Durations, for the facade alone.
+pub(crate) struct Histogram(recorder::Histogram);
 
-impl Latency {
-    pub(crate) fn new(metric: Metric, labels: Labels<'_>) -> Self {
-        Self(facade::Histogram::new(metric.0, metric.1, labels))
-    }
-
-    pub(crate) fn add(&self, since: Stopwatch) {
-        self.0.add(since);
+impl Instrument for Histogram {
+    fn register(Metric { name, help }: Metric, labels: Labels<'_>) -> Self {
+        Self(recorder::Histogram::new(name, help, labels))
     }
 }
+
+impl Histogram {
+    /// Records the time since the timer was started.
+    pub(crate) fn record(&self, timer: Timer) {
+        self.0.record(timer);
+    }
+}
+
+/// All values of a label, so that a metric with this label is an array of instruments.
+pub(crate) trait Label: Sized {
+    const NAME: &'static str;
+
+    /// One element for each value.
+    type Each<T>;
+
+    fn each<T>(make: impl FnMut(&'static str) -> T) -> Self::Each<T>;
+
+    fn select<T>(self, each: &Self::Each<T>) -> &T;
+}
+
+/// One instrument for each value of a label. A metric with two labels is a family of families.
+pub(crate) struct Family<L: Label, I>(L::Each<I>);
+
+impl<L: Label, I: Instrument> Instrument for Family<L, I> {
+    fn register(metric: Metric, labels: Labels<'_>) -> Self {
+        Self(L::each(|value| {
+            I::register(metric, &[labels, &[(L::NAME, value)]].concat())
+        }))
+    }
+}
+
+impl<L: Label, I> Family<L, I> {
+    #[inline]
+    pub(crate) fn with(&self, label: L) -> &I {
+        label.select(&self.0)
+    }
+}
+
+/// An enum of the values of a label: `enum Type: "label" { Variant = "value" }`.
+macro_rules! label {
+    (
+        $(#[$doc:meta])*
+        enum $Label:ident: $name:literal { $($Variant:ident = $value:literal),+ $(,)? }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub(crate) enum $Label {
+            $($Variant),+
+        }
+
+        impl $Label {
+            pub(crate) fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$Variant => $value),+
+                }
+            }
+        }
+
+        impl Label for $Label {
+            const NAME: &'static str = $name;
+
+            type Each<T> = [T; [$($value),+].len()];
+
+            fn each<T>(make: impl FnMut(&'static str) -> T) -> Self::Each<T> {
+                [$($value),+].map(make)
+            }
+
+            #[inline]
+            fn select<T>(self, each: &Self::Each<T>) -> &T {
+                &each[self as usize]
+            }
+        }
+    };
+}
+pub(super) use label;
+
+/// A struct of metrics that `Default` registers: `field: Instrument = "name", "help text";`.
+macro_rules! metric_set {
+    (
+        $(#[$doc:meta])*
+        struct $Set:ident { $($field:ident: $Instrument:ty = $name:literal, $help:literal;)+ }
+    ) => {
+        $(#[$doc])*
+        pub(crate) struct $Set {
+            $(#[doc = $help] pub(crate) $field: $Instrument),+
+        }
+
+        impl Default for $Set {
+            fn default() -> Self {
+                Self {
+                    $($field: Instrument::register(
+                        Metric { name: $name, help: $help },
+                        &[],
+                    )),+
+                }
+            }
+        }
+    };
+}
+pub(super) use metric_set;

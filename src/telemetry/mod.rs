@@ -1,7 +1,7 @@
-//! What an operator sees: counts and measurements, and the targets of what is logged.
+//! Metrics, statistics, and the targets of log lines and spans.
 
-mod counters;
 mod instruments;
+mod metrics;
 #[cfg(not(feature = "metrics"))]
 mod noop;
 #[cfg(feature = "metrics")]
@@ -11,10 +11,12 @@ mod targets;
 
 pub use self::stats::{Revocations, Stats};
 pub(crate) use self::{
-    counters::{
-        Answer, Counters, Delivery, IN_FLIGHT, Kind, ListenerMeter, REDIS_SKIPPED, RedisMeter,
-        UNDELIVERED, Validated, count,
+    instruments::{Gauge, GaugeGuard, Timer},
+    metrics::{
+        CacheMetrics, ListenerMetrics, LookupOutcome, REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED,
+        RedisMetrics, RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT, ValidationOutcome,
     },
-    instruments::{Held, Level, Stopwatch},
-    targets::{LAYER, LISTENER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup, refresh},
+    targets::{
+        INVALIDATION, LAYER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup_span, refresh_span,
+    },
 };

@@ -1,6 +1,6 @@
-//! What takes the facade's place without the feature `metrics`: nothing, at no cost.
+//! Stands in for `recorder.rs` without the feature `metrics`. Does nothing, at no cost.
 
-pub(super) type Labels<'a> = &'a [(&'static str, &'static str)];
+pub(crate) type Labels<'a> = &'a [(&'static str, &'static str)];
 
 pub(super) struct Counter;
 
@@ -9,13 +9,13 @@ impl Counter {
         Self
     }
 
-    pub(super) fn add(&self) {}
+    pub(super) fn increment(&self) {}
 }
 
 pub(super) struct Gauge;
 
 impl Gauge {
-    pub(super) fn new(_: &'static str, _: &'static str) -> Self {
+    pub(super) fn new(_: &'static str, _: &'static str, _: Labels<'_>) -> Self {
         Self
     }
 
@@ -29,12 +29,12 @@ impl Histogram {
         Self
     }
 
-    pub(super) fn add(&self, _: Stopwatch) {}
+    pub(super) fn record(&self, _: Timer) {}
 }
 
-pub(crate) struct Stopwatch;
+pub(crate) struct Timer;
 
-impl Stopwatch {
+impl Timer {
     pub(crate) fn start() -> Self {
         Self
     }

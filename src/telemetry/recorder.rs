@@ -1,20 +1,20 @@
-//! The `metrics` facade, in the few words that [`super::instruments`] needs.
+//! Forwards to the `metrics` facade.
 
 use std::time::Instant;
 
 use metrics::{Label, Unit};
 
-pub(super) type Labels<'a> = &'a [(&'static str, &'static str)];
+pub(crate) type Labels<'a> = &'a [(&'static str, &'static str)];
 
 pub(super) struct Counter(metrics::Counter);
 
 impl Counter {
-    pub(super) fn new(name: &'static str, meaning: &'static str, labels: Labels<'_>) -> Self {
-        metrics::describe_counter!(name, meaning);
+    pub(super) fn new(name: &'static str, help: &'static str, labels: Labels<'_>) -> Self {
+        metrics::describe_counter!(name, help);
         Self(metrics::counter!(name, constant(labels)))
     }
 
-    pub(super) fn add(&self) {
+    pub(super) fn increment(&self) {
         self.0.increment(1);
     }
 }
@@ -22,32 +22,32 @@ impl Counter {
 pub(super) struct Gauge(metrics::Gauge);
 
 impl Gauge {
-    pub(super) fn new(name: &'static str, meaning: &'static str) -> Self {
-        metrics::describe_gauge!(name, meaning);
-        Self(metrics::gauge!(name))
+    pub(super) fn new(name: &'static str, help: &'static str, labels: Labels<'_>) -> Self {
+        metrics::describe_gauge!(name, help);
+        Self(metrics::gauge!(name, constant(labels)))
     }
 
-    pub(super) fn add(&self, more: f64) {
-        self.0.increment(more);
+    pub(super) fn add(&self, difference: f64) {
+        self.0.increment(difference);
     }
 }
 
 pub(super) struct Histogram(metrics::Histogram);
 
 impl Histogram {
-    pub(super) fn new(name: &'static str, meaning: &'static str, labels: Labels<'_>) -> Self {
-        metrics::describe_histogram!(name, Unit::Seconds, meaning);
+    pub(super) fn new(name: &'static str, help: &'static str, labels: Labels<'_>) -> Self {
+        metrics::describe_histogram!(name, Unit::Seconds, help);
         Self(metrics::histogram!(name, constant(labels)))
     }
 
-    pub(super) fn add(&self, since: Stopwatch) {
-        self.0.record(since.0.elapsed());
+    pub(super) fn record(&self, timer: Timer) {
+        self.0.record(timer.0.elapsed());
     }
 }
 
-pub(crate) struct Stopwatch(Instant);
+pub(crate) struct Timer(Instant);
 
-impl Stopwatch {
+impl Timer {
     pub(crate) fn start() -> Self {
         Self(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! The targets of what this crate logs, which a filter can name: they stay when a file moves.
+//! Targets of log lines and spans. Filters of users name them, so they are not module paths.
 
 use tracing::{Span, field::Empty};
 
@@ -6,17 +6,17 @@ pub(crate) const LOOKUP: &str = "tower_session_cache::lookup";
 pub(crate) const VALIDATION: &str = "tower_session_cache::validation";
 pub(crate) const REVOCATION: &str = "tower_session_cache::revocation";
 pub(crate) const REDIS: &str = "tower_session_cache::redis";
-pub(crate) const LISTENER: &str = "tower_session_cache::listener";
+pub(crate) const INVALIDATION: &str = "tower_session_cache::listener";
 pub(crate) const LAYER: &str = "tower_session_cache::layer";
 
-/// Of a lookup that has to wait: what is validated for it is inside.
-pub(crate) fn lookup() -> Span {
+/// The span of a lookup that has to wait. The validation that it starts is inside.
+pub(crate) fn lookup_span() -> Span {
     tracing::info_span!(target: LOOKUP, "session_lookup", outcome = Empty, joined = Empty)
 }
 
-/// Of a validation that no request waits for. The request that caused it ends without it, so it
-/// is not the parent.
-pub(crate) fn refresh() -> Span {
+/// The span of a validation that no request waits for. The request that caused it may end earlier,
+/// so it is not the parent.
+pub(crate) fn refresh_span() -> Span {
     let span = tracing::info_span!(target: LOOKUP, parent: None, "session_refresh");
     span.follows_from(Span::current());
     span

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
 };
 
-use crate::telemetry::{Level, REDIS_SKIPPED};
+use crate::telemetry::{Gauge, REDIS_CIRCUIT_OPEN};
 
 /// So many failures in a row open it: one may be a lost packet.
 const FAILURES: u32 = 3;
@@ -25,7 +25,7 @@ pub(super) struct Breaker {
     reads: AtomicU32,
     writes: AtomicU32,
     is_open: AtomicBool,
-    level: Level,
+    gauge: Gauge,
 }
 
 impl Default for Breaker {
@@ -34,7 +34,7 @@ impl Default for Breaker {
             reads: AtomicU32::default(),
             writes: AtomicU32::default(),
             is_open: AtomicBool::default(),
-            level: Level::new(REDIS_SKIPPED),
+            gauge: Gauge::new(REDIS_CIRCUIT_OPEN),
         }
     }
 }
@@ -68,14 +68,14 @@ impl Breaker {
         let failures = failures.fetch_add(1, SeqCst).saturating_add(1);
         let opens = failures >= FAILURES && !self.is_open.swap(true, SeqCst);
         if opens {
-            self.level.set(true);
+            self.gauge.set(true);
         }
         opens
     }
 
     pub(super) fn close(&self) {
         self.succeeded(Effect::Writes);
-        self.level.set(false);
+        self.gauge.set(false);
         self.is_open.store(false, SeqCst);
     }
 }

@@ -37,7 +37,7 @@ use super::{
     servers::Servers,
     trouble::is_unauthenticated,
 };
-use crate::telemetry::{LISTENER, Stopwatch};
+use crate::telemetry::{INVALIDATION, Timer};
 use crate::{
     cache::lease::Lease,
     sync::{BackgroundTask, Backoff},
@@ -136,7 +136,7 @@ async fn listen(job: Arc<Job>, servers: Servers) {
             longest = LONGEST_PAUSE_IF_UNUSABLE;
             if !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(
-                    target: LISTENER,
+                    target: INVALIDATION,
                     trouble,
                     "the local cache is off, and every session is looked up in Redis: it takes a \
                      Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
@@ -200,7 +200,7 @@ impl Job {
         let mut previous = None;
         loop {
             // The lease is that of the slowest, since all have to answer.
-            let (sent, beat) = (self.lease.now(), Stopwatch::start());
+            let (sent, beat) = (self.lease.now(), Timer::start());
             let ping = cmd("PING");
             let pongs = tellers.iter_mut();
             let pongs = pongs.map(|teller| self.ask::<Value>(&mut teller.connection, &ping));

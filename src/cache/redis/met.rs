@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
 };
 
-use crate::telemetry::{REDIS, RedisMeter};
+use crate::telemetry::{REDIS, RedisMetrics};
 use crate::{
     cache::{accept::SLACK, lease::Lease, stamp::Stamp},
     sync::lock,
@@ -26,7 +26,7 @@ pub(super) struct Met {
     /// Counts whatever may have changed about who holds what.
     turn: AtomicU64,
     has_warned_of_eviction: AtomicBool,
-    pub(super) meter: RedisMeter,
+    pub(super) metrics: RedisMetrics,
 }
 
 struct Runs {
@@ -48,7 +48,7 @@ impl Met {
             floor: AtomicI64::new(0),
             turn: AtomicU64::new(0),
             has_warned_of_eviction: AtomicBool::new(false),
-            meter: RedisMeter::default(),
+            metrics: RedisMetrics::default(),
         }
     }
 

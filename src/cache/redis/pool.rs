@@ -41,7 +41,7 @@ use super::{
     server::Server,
     trouble::told,
 };
-use crate::telemetry::{Held, REDIS};
+use crate::telemetry::{GaugeGuard, REDIS};
 use crate::{
     cache::stamp::Stamp,
     sync::{Backoff, lock},
@@ -150,7 +150,7 @@ struct Facts {
     run: Arc<str>,
     /// While sentinels name its server.
     term: Option<Term>,
-    _open: Held,
+    _open: GaugeGuard,
 }
 
 #[derive(Clone)]
@@ -220,8 +220,8 @@ impl Links {
         if breaker.is_open() || Handle::try_current().is_err() {
             return Err(Missed::Unanswered);
         }
-        let meter = &inner.shared.met.meter;
-        let _in_use = meter.in_use.hold();
+        let metrics = &inner.shared.met.metrics;
+        let _in_flight = metrics.commands_in_flight.guard();
         match inner.attempt(terms, command).await {
             Ok(answer) => {
                 breaker.succeeded(terms.effect);
@@ -229,7 +229,7 @@ impl Links {
             }
             Err(Failure::Elsewhere { error, run }) => Err(Missed::Elsewhere { error, run }),
             Err(Failure::Trouble(trouble)) => {
-                meter.unanswered.add();
+                metrics.errors.increment();
                 if breaker.failed(terms.effect) {
                     tracing::warn!(
                         target: REDIS,
@@ -515,7 +515,7 @@ impl Manager {
                 hashes,
                 run,
                 term,
-                _open: self.shared.met.meter.connections.hold(),
+                _open: self.shared.met.metrics.connections.guard(),
             }),
         })
     }

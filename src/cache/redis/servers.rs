@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     cache::{lease::Lease, stamp::Stamp},
-    telemetry::RedisMeter,
+    telemetry::RedisMetrics,
 };
 
 /// What a cache is told about where Redis is.
@@ -103,8 +103,8 @@ impl Servers {
         }
     }
 
-    pub(super) fn meter(&self) -> &RedisMeter {
-        &self.met.meter
+    pub(super) fn metrics(&self) -> &RedisMetrics {
+        &self.met.metrics
     }
 
     pub(super) fn floor(&self) -> Stamp {

@@ -18,7 +18,7 @@ use super::{
     servers::{Place, Servers},
     warned::Warned,
 };
-use crate::telemetry::RedisMeter;
+use crate::telemetry::RedisMetrics;
 use crate::{
     cache::{key::EntryKey, life::Lifetimes, seal::Sealing},
     clock::Clock,
@@ -77,8 +77,8 @@ impl Redis {
         self.links.is_skipped()
     }
 
-    pub(crate) fn meter(&self) -> &RedisMeter {
-        self.links.meter()
+    pub(crate) fn metrics(&self) -> &RedisMetrics {
+        self.links.metrics()
     }
 
     pub(crate) async fn answers(&self) -> bool {
