@@ -2,6 +2,12 @@
 //!
 //! None may panic, whatever the bytes are, and what is written must be read again.
 
+#[cfg(any(feature = "appwrite", feature = "introspection"))]
+use chrono::DateTime;
+#[cfg(feature = "introspection")]
+use chrono::TimeDelta;
+#[cfg(any(feature = "appwrite", feature = "introspection"))]
+use http::StatusCode;
 use http::{HeaderMap, HeaderValue, header};
 
 pub use crate::cache::fuzzing::{mark_and_tombstone, record, sealed};
@@ -37,14 +43,80 @@ pub fn token(bytes: &[u8]) {
     }
 }
 
-/// Bodies of Appwrite, good and bad.
+/// Bodies of Appwrite, good and bad, each with a status from its first two bytes.
 #[cfg(feature = "appwrite")]
 pub fn appwrite(bytes: &[u8]) {
-    crate::appwrite::fuzzing::answer(bytes);
+    use crate::validator::appwrite::{Call, account, first_label, judge, recovered, session};
+
+    let Some((status, body)) = with_status(bytes) else {
+        return;
+    };
+    for call in [
+        Call::Account,
+        Call::Session,
+        Call::Login,
+        Call::Logout,
+        Call::Recovery,
+    ] {
+        let now = DateTime::UNIX_EPOCH;
+        let judged = judge(call, status, &HeaderMap::new(), Ok(body.to_vec()), now);
+        if let Err(error) = judged {
+            // What an operator reads must not be what a stranger wrote.
+            assert!(error.to_string().is_ascii());
+        }
+    }
+    let _ = account(body, Some("u1"), &first_label);
+    let _ = session(Call::Session, body);
+    let _ = recovered(body);
 }
 
-/// Bodies of an introspection endpoint, good and bad.
+/// Bodies of an introspection endpoint, good and bad, each with a status from its first two bytes.
 #[cfg(feature = "introspection")]
 pub fn introspection(bytes: &[u8]) {
-    crate::introspection::fuzzing::answer(bytes);
+    use crate::validator::{
+        http::Answer,
+        introspection::{Settings, judge, session},
+    };
+
+    let Some((status, body)) = with_status(bytes) else {
+        return;
+    };
+    let now = DateTime::UNIX_EPOCH;
+    let answer = Answer {
+        status,
+        headers: HeaderMap::new(),
+        body: Ok(body.to_vec()),
+    };
+    if let Err(error) = judge(answer, now) {
+        // What an operator reads must not be what a stranger wrote.
+        assert!(error.to_string().is_ascii());
+    }
+    let token = SessionToken::parse("t0ken").expect("a token");
+    for (scopes, audience) in [
+        (vec![], None),
+        (vec!["read".to_owned()], Some("api".to_owned())),
+    ] {
+        let settings = Settings {
+            issuer: None,
+            audience,
+            scopes,
+            are_bound_allowed: false,
+            user_id_member: "sub".to_owned(),
+            session_id_claim: "ext.sid".to_owned(),
+            leeway: TimeDelta::zero(),
+            tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
+        };
+        let Ok(session) = session(&settings, &token, body, now) else {
+            continue;
+        };
+        // What is good enough to be cached is good enough to be served, unless it was too long.
+        assert!(body.len() > 8 * 1024 || settings.accept(&session.user));
+    }
+}
+
+#[cfg(any(feature = "appwrite", feature = "introspection"))]
+fn with_status(bytes: &[u8]) -> Option<(StatusCode, &[u8])> {
+    let (status, body) = bytes.split_first_chunk::<2>()?;
+    let status = 100 + u16::from_be_bytes(*status) % 500;
+    Some((StatusCode::from_u16(status).ok()?, body))
 }

@@ -12,13 +12,13 @@
 //! | key | `cache/key.rs` | the token's digest; past this file only the validator sees the token |
 //! | hear | `cache/redis/listener.rs`, `cache/lease.rs` | beside requests: what changes in Redis, which ends what is in memory before it |
 //! | far | `cache/redis/lookup.rs`, `cache/accept.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
-//! | ask | `resolver.rs`, `cache/flights.rs`, `validator.rs` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
+//! | ask | `resolver.rs`, `cache/flights.rs`, `validator/` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
 //! | fill | `resolver.rs`, `cache/redis/fill.rs` | re-check, store, answer; ask once more if a revocation came between |
 //! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
 //! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
 //!
-//! Two validators come along: `appwrite.rs` and `introspection.rs`. What their calls have in common
-//! is in `provider.rs`, the only file that knows reqwest.
+//! Two validators come along: `validator/appwrite/` and `validator/introspection/`. What their calls have in common
+//! is in `validator/http/`, the only place that knows reqwest.
 //!
 //! # A service
 //!
@@ -162,8 +162,6 @@
 //! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "appwrite")]
-mod appwrite;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
@@ -178,16 +176,12 @@ mod future;
 pub mod fuzzing;
 mod grpc;
 mod hex;
-#[cfg(feature = "introspection")]
-mod introspection;
 mod layer;
 
 #[cfg(feature = "testing")]
 mod manual_clock;
 mod namespace;
 mod policy;
-#[cfg(any(feature = "appwrite", feature = "introspection"))]
-mod provider;
 mod rejection;
 mod resolver;
 mod secret;
@@ -203,12 +197,6 @@ mod token;
 mod user;
 mod validator;
 
-#[cfg(feature = "appwrite")]
-#[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
-pub use appwrite::{
-    AppwriteConfigError, AppwriteError, AppwriteErrorKind, AppwriteLogin, AppwriteUser,
-    AppwriteValidator, AppwriteValidatorBuilder,
-};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use axum::ExtractError;
@@ -221,12 +209,6 @@ pub use cache::{
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use future::ResponseFuture;
-#[cfg(feature = "introspection")]
-#[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
-pub use introspection::{
-    Introspection, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
-    IntrospectionValidatorBuilder,
-};
 pub use layer::SessionCacheLayer;
 pub use namespace::{Authority, Namespace};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
@@ -236,6 +218,18 @@ pub use session::{CachedSession, Origin, SessionInfo};
 pub use telemetry::{Revocations, Stats};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
+#[cfg(feature = "appwrite")]
+#[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
+pub use validator::appwrite::{
+    AppwriteConfigError, AppwriteError, AppwriteErrorKind, AppwriteLogin, AppwriteUser,
+    AppwriteValidator, AppwriteValidatorBuilder,
+};
+#[cfg(feature = "introspection")]
+#[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
+pub use validator::introspection::{
+    Introspection, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
+    IntrospectionValidatorBuilder,
+};
 pub use validator::{
     AndThen, ErasedValidator, Filter, ForbiddenReason, LayeredValidator, Map, Or, SessionValidator,
     ValidatedSession, ValidationError, ValidationErrorKind, ValidatorCall, ValidatorFn,

@@ -4,7 +4,6 @@
 //! session, does not pass through it and so cannot get lost.
 
 use std::{
-    error::Error as StdError,
     fmt,
     future::{Future, poll_fn},
     pin::Pin,
@@ -15,16 +14,17 @@ use std::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{SessionValidator, ValidatedSession, ValidationError};
+use super::{
+    adapters::{LayeredValidator, ValidatorCall},
+    error::{BoxError, ValidationError},
+    session::ValidatedSession,
+    traits::SessionValidator,
+};
 use crate::{
     namespace::{Authority, Namespace},
     token::SessionToken,
     user::UserData,
 };
-
-/// The calls of a validator as a [`Service`], which is what
-/// [`SessionValidator::layer`] puts a layer around.
-pub struct ValidatorCall<V>(Arc<V>);
 
 impl<V> Clone for ValidatorCall<V> {
     fn clone(&self) -> Self {
@@ -53,15 +53,6 @@ impl<V: SessionValidator> Service<SessionToken> for ValidatorCall<V> {
     }
 }
 
-/// A validator with a tower layer around its calls; made by [`SessionValidator::layer`].
-///
-/// Each validation calls a clone of the layer's service, when that clone is ready.
-pub struct LayeredValidator<V, S> {
-    validator: Arc<V>,
-    // To be shared by threads, which not every service can be; held for a clone only.
-    service: Mutex<S>,
-}
-
 impl<V: SessionValidator, S> LayeredValidator<V, S> {
     pub(super) fn new<L>(validator: V, layer: L) -> Self
     where
@@ -79,7 +70,7 @@ impl<V, S> SessionValidator for LayeredValidator<V, S>
 where
     V: SessionValidator,
     S: Service<SessionToken, Response = ValidatedSession> + Clone + Send + 'static,
-    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    S::Error: Into<BoxError>,
     S::Future: Send,
 {
     fn namespace(&self) -> Namespace {
@@ -114,7 +105,7 @@ where
 
 /// An error that is a [`ValidationError`], also inside of a box as tower's layers hand it on, stays
 /// what it is.
-fn failed(error: impl Into<Box<dyn StdError + Send + Sync>>) -> ValidationError {
+fn failed(error: impl Into<BoxError>) -> ValidationError {
     match error.into().downcast::<ValidationError>() {
         Ok(error) => *error,
         Err(error) => ValidationError::unavailable(error),

@@ -6,7 +6,11 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind, pause::Pause,
+    adapters::{Branch, Or, Route},
+    error::{ValidationError, ValidationErrorKind},
+    pause::Pause,
+    session::ValidatedSession,
+    traits::SessionValidator,
 };
 use crate::{
     clock::Clock,
@@ -14,26 +18,6 @@ use crate::{
     token::SessionToken,
     user::UserData,
 };
-
-type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;
-
-/// A validator that asks a second one; made by [`SessionValidator::or`] and
-/// [`SessionValidator::or_if`].
-#[derive(Clone)]
-pub struct Or<A, B> {
-    namespace: Namespace,
-    first: Branch<A>,
-    second: Branch<B>,
-    /// Whether a token is the second's; without it the second gets what the first does not know.
-    is_seconds: Option<Arc<Route>>,
-}
-
-#[derive(Clone)]
-struct Branch<V> {
-    name: String,
-    validator: V,
-    pause: Arc<Pause>,
-}
 
 impl<A: SessionValidator, B: SessionValidator> Or<A, B> {
     pub(super) fn new(first: A, name: String, second: B, is_seconds: Option<Arc<Route>>) -> Self {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::ValidationError;
+use super::error::ValidationError;
 use crate::clock::Clock;
 
 /// However long a provider wants to be left alone, it is asked again after a minute.

@@ -64,9 +64,13 @@ fn the_configuration_page_names_every_setting_and_no_other() {
         ("src/cache/builder.rs", "SessionCacheBuilder", 20),
         ("src/cache/tier.rs", "LocalCache", 3),
         ("src/layer.rs", "SessionCacheLayer", 5),
-        ("src/appwrite/config.rs", "AppwriteValidatorBuilder", 3),
         (
-            "src/introspection/config.rs",
+            "src/validator/appwrite/builder.rs",
+            "AppwriteValidatorBuilder",
+            3,
+        ),
+        (
+            "src/validator/introspection/builder.rs",
             "IntrospectionValidatorBuilder",
             9,
         ),

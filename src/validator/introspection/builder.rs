@@ -1,20 +1,49 @@
 //! The settings, checked once, so that a typing error shows at the start and not as a 503.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 
 use super::{
-    Inner, IntrospectionValidator,
-    answer::Introspection,
     auth::{self, IntrospectionAuth},
+    claims::{SUB, Settings, Tier},
     client::Client,
-    session::{SUB, Settings, Tier},
+    config_error::IntrospectionConfigError,
+    response::Introspection,
+    validator::{Inner, IntrospectionValidator},
 };
 use crate::{
     namespace::{Authority, Namespace},
-    provider::{self, EndpointFault, Url},
+    validator::http::{self as provider, EndpointFault, Url},
 };
+
+impl IntrospectionValidator {
+    /// A validator with every other setting at its default: any active token that names a user
+    /// will do.
+    ///
+    /// # Errors
+    ///
+    /// [`IntrospectionConfigError`], whose text says what to write instead.
+    pub fn new(
+        endpoint: impl AsRef<str>,
+        auth: IntrospectionAuth,
+    ) -> Result<Self, IntrospectionConfigError> {
+        Self::builder(endpoint, auth).build()
+    }
+
+    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
+    /// [`build`](IntrospectionValidatorBuilder::build).
+    ///
+    /// The endpoint is the one that the server's metadata call `introspection_endpoint`
+    /// ([RFC 8414](https://www.rfc-editor.org/rfc/rfc8414)), for example under
+    /// `/.well-known/openid-configuration`.
+    pub fn builder(
+        endpoint: impl AsRef<str>,
+        auth: IntrospectionAuth,
+    ) -> IntrospectionValidatorBuilder {
+        IntrospectionValidatorBuilder::new(endpoint.as_ref(), auth)
+    }
+}
 
 /// Builds an [`IntrospectionValidator`]; made by [`IntrospectionValidator::builder`].
 ///
@@ -259,10 +288,12 @@ impl IntrospectionValidatorBuilder {
             let who = [&*place, &client, authority.as_str()];
             Namespace::derived("introspection", who.into_iter().chain(claims))
         });
+        let client =
+            Client::new(endpoint, auth.prepare()?, connect_timeout, timeout).map_err(E::Client)?;
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
             authority,
-            client: Client::new(endpoint, auth, connect_timeout, timeout)?,
+            client,
             settings: Settings {
                 issuer,
                 audience,
@@ -322,87 +353,4 @@ fn parse_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigError> {
 fn is_scope(scope: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
     !scope.is_empty() && scope.bytes().all(is_allowed)
-}
-
-/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum IntrospectionConfigError {
-    /// The endpoint is not an absolute URL.
-    EndpointNotUrl,
-    /// The endpoint is neither `https` nor `http`.
-    EndpointScheme,
-    /// The endpoint is `http` on another host, and this was not
-    /// [allowed](IntrospectionValidatorBuilder::allow_http).
-    EndpointPlain,
-    /// The endpoint contains a user name or a password.
-    EndpointCredentials,
-    /// The endpoint contains a `#`.
-    EndpointFragment,
-    /// The client's id or secret is empty, or the bearer token is empty or no visible ASCII.
-    InvalidCredentials,
-    /// The issuer, the audience or the name of the user's member is empty.
-    EmptySetting,
-    /// A scope is empty or contains what no scope does.
-    InvalidScope,
-    /// A timeout is zero.
-    ZeroTimeout,
-    /// The HTTP client could not be made; the source says why.
-    Client(Box<dyn StdError + Send + Sync>),
-}
-
-impl fmt::Display for IntrospectionConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::EndpointNotUrl => {
-                "the introspection endpoint is not a URL; write it in full, as the server's \
-                 metadata call introspection_endpoint"
-            }
-            Self::EndpointScheme => {
-                "the introspection endpoint must begin with https:// (or http://, see allow_http)"
-            }
-            Self::EndpointPlain => {
-                "the introspection endpoint begins with http://, which shows tokens and the \
-                 client's secret to the network; write https://, or call allow_http if nobody \
-                 else can read that network"
-            }
-            Self::EndpointCredentials => {
-                "the introspection endpoint contains a user name or a password; hand them to \
-                 IntrospectionAuth::basic instead"
-            }
-            Self::EndpointFragment => {
-                "the introspection endpoint contains a `#`; write it without that and what follows"
-            }
-            Self::InvalidCredentials => {
-                "the client's id or secret for the introspection endpoint is empty, or its bearer \
-                 token is empty or has a space or a character outside ASCII in it; check where \
-                 they are read from, or use IntrospectionAuth::none if the endpoint wants none"
-            }
-            Self::EmptySetting => {
-                "the issuer, the audience or the user's member is set to an empty text, which no \
-                 token has; leave the setting out for the default"
-            }
-            Self::InvalidScope => {
-                "a required scope is empty or contains a space, a quotation mark, a backslash or a \
-                 character outside ASCII; require several scopes one by one"
-            }
-            Self::ZeroTimeout => {
-                "a timeout of zero lets no introspection succeed; set a longer one, or none for \
-                 the default"
-            }
-            Self::Client(_) => {
-                "the HTTP client for introspection could not be made; check that the system has CA \
-                 certificates and that its proxy settings are URLs"
-            }
-        })
-    }
-}
-
-impl StdError for IntrospectionConfigError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Client(source) => Some(&**source),
-            _ => None,
-        }
-    }
 }

@@ -6,9 +6,10 @@ use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use super::{
-    AppwriteValidator, answer,
-    client::Call,
     error::{AppwriteError, AppwriteErrorKind},
+    operation::Call,
+    response,
+    validator::AppwriteValidator,
 };
 use crate::token::SessionToken;
 
@@ -44,7 +45,7 @@ impl AppwriteValidator {
         let arguments = json!({ "email": email, "password": password });
         let client = &self.0.client;
         let answer = client.call(Call::Login, None, Some(&arguments)).await?;
-        let session = answer::session(Call::Login, &answer.body)?;
+        let session = response::session(Call::Login, &answer.body)?;
         let token = cookie(
             &answer.headers,
             &format!("a_session_{}", client.project_id()),
@@ -57,8 +58,8 @@ impl AppwriteValidator {
                      removes the Set-Cookie header",
             )
         })?;
-        if let Some(named) = answer::named_in(&token) {
-            answer::same_user(Call::Login, &session.user_id, &named)?;
+        if let Some(named) = response::named_in(&token) {
+            response::same_user(Call::Login, &session.user_id, &named)?;
         }
         Ok(AppwriteLogin {
             token,
@@ -118,7 +119,7 @@ impl AppwriteValidator {
         let arguments = json!({ "userId": user_id, "secret": secret, "password": password });
         let client = &self.0.client;
         let answer = client.call(Call::Recovery, None, Some(&arguments)).await?;
-        answer::recovered(&answer.body)
+        response::recovered(&answer.body)
     }
 }
 

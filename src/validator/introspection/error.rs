@@ -4,15 +4,15 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
-use crate::{
-    provider::{BoxError, CallFailure},
-    validator::ValidationError,
+use crate::validator::{
+    error::{BoxError, ValidationError},
+    http::CallFailure,
 };
 
 /// Nobody knows whether the token is good. It contains neither the token nor a secret of ours nor
 /// the server's own `error_description`, which may quote either.
 #[derive(Debug)]
-pub(super) struct IntrospectionError {
+pub(crate) struct IntrospectionError {
     advice: &'static str,
     is_ours_to_mend: bool,
     status: Option<StatusCode>,

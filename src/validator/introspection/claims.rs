@@ -6,14 +6,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
 use super::{
-    answer::{Introspection, audiences, scopes},
     error::IntrospectionError,
+    response::{Introspection, audiences, scopes},
 };
 use crate::{
     telemetry::VALIDATION,
     token::SessionToken,
     user::UserData,
-    validator::{ForbiddenReason, ValidatedSession, ValidationError},
+    validator::{
+        error::{ForbiddenReason, ValidationError},
+        session::ValidatedSession,
+    },
 };
 
 /// A record holds 64 KiB at most, and names and an address besides.
@@ -35,17 +38,17 @@ const NBF: &str = "nbf";
 /// An id that a user may choose, unless the provider has verified it.
 const EMAIL: &str = "email";
 
-pub(super) type Tier = dyn Fn(&Introspection) -> String + Send + Sync;
+pub(crate) type Tier = dyn Fn(&Introspection) -> String + Send + Sync;
 
-pub(super) struct Settings {
-    pub(super) issuer: Option<String>,
-    pub(super) audience: Option<String>,
-    pub(super) scopes: Vec<String>,
-    pub(super) are_bound_allowed: bool,
-    pub(super) user_id_member: String,
-    pub(super) session_id_claim: String,
-    pub(super) leeway: TimeDelta,
-    pub(super) tier: Box<Tier>,
+pub(crate) struct Settings {
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) are_bound_allowed: bool,
+    pub(crate) user_id_member: String,
+    pub(crate) session_id_claim: String,
+    pub(crate) leeway: TimeDelta,
+    pub(crate) tier: Box<Tier>,
 }
 
 /// What an active token lacks.
@@ -82,7 +85,7 @@ impl Settings {
         Ok(())
     }
 
-    pub(super) fn accept(&self, user: &UserData) -> bool {
+    pub(crate) fn accept(&self, user: &UserData) -> bool {
         let kept = user.attributes();
         // An id of another kind may be another user's.
         let id_of = kept.get(USER_ID_MEMBER).map_or(Some(SUB), Value::as_str);
@@ -110,7 +113,7 @@ impl Settings {
 }
 
 /// The session of an active token.
-pub(super) fn session(
+pub(crate) fn session(
     settings: &Settings,
     token: &SessionToken,
     body: &[u8],
@@ -242,7 +245,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validator::ValidationErrorKind;
+    use crate::validator::error::ValidationErrorKind;
 
     fn settings(scopes: &[&str]) -> Settings {
         Settings {

@@ -4,10 +4,10 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
-use super::client::Call;
-use crate::{
-    provider::{BoxError, CallFailure},
-    validator::{ForbiddenReason, ValidationError},
+use super::operation::Call;
+use crate::validator::{
+    error::{BoxError, ForbiddenReason, ValidationError},
+    http::CallFailure,
 };
 
 /// A call to Appwrite that did not do what it should.

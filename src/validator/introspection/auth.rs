@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::config::IntrospectionConfigError;
+use super::config_error::IntrospectionConfigError;
 use crate::{hex::hex, token::SessionToken};
 
 /// How this service proves to the introspection endpoint that it may ask ([RFC 7662, section 2.1]).

@@ -7,14 +7,16 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use zeroize::Zeroizing;
 
 use super::{
-    answer,
-    auth::{IntrospectionAuth, Prepared, encoded},
-    config::IntrospectionConfigError,
+    auth::{Prepared, encoded},
     error::IntrospectionError,
+    response,
 };
 use crate::{
-    provider::{self, Url},
     token::SessionToken,
+    validator::{
+        error::BoxError,
+        http::{self as provider, Url},
+    },
 };
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -30,19 +32,17 @@ pub(super) struct Client {
 impl Client {
     pub(super) fn new(
         endpoint: Url,
-        auth: IntrospectionAuth,
+        Prepared { header, body }: Prepared,
         connect_timeout: Duration,
         timeout: Duration,
-    ) -> Result<Self, IntrospectionConfigError> {
-        let Prepared { header, body } = auth.prepare()?;
+    ) -> Result<Self, BoxError> {
         let mut headers =
             HeaderMap::from_iter([(header::ACCEPT, JSON), (header::CONTENT_TYPE, FORM)]);
         if let Some(credential) = header {
             headers.insert(header::AUTHORIZATION, credential);
         }
-        let http = provider::Client::new(&endpoint, &headers, connect_timeout, timeout);
         Ok(Self {
-            http: http.map_err(IntrospectionConfigError::Client)?,
+            http: provider::Client::new(&endpoint, &headers, connect_timeout, timeout)?,
             endpoint,
             credentials: body,
         })
@@ -59,7 +59,7 @@ impl Client {
         let call = self
             .http
             .call(Method::POST, url, HeaderMap::new(), Some(form.into_bytes()));
-        answer::judge(call.await?, Utc::now())
+        response::judge(call.await?, Utc::now())
     }
 }
 

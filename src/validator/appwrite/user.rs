@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-pub(super) type Tier = dyn Fn(&AppwriteUser) -> String + Send + Sync;
+pub(crate) type Tier = dyn Fn(&AppwriteUser) -> String + Send + Sync;
 
-/// The part of an Appwrite user that [`tier`](super::AppwriteValidatorBuilder::tier) chooses by.
+/// The part of an Appwrite user that [`tier`](crate::AppwriteValidatorBuilder::tier) chooses by.
 #[derive(Debug)]
 pub struct AppwriteUser {
     pub(super) id: String,
@@ -36,7 +36,7 @@ impl AppwriteUser {
 }
 
 /// The first label, `free` without one.
-pub(super) fn first_label(user: &AppwriteUser) -> String {
+pub(crate) fn first_label(user: &AppwriteUser) -> String {
     user.labels
         .iter()
         .find(|label| !label.is_empty())

@@ -1,50 +1,25 @@
-//! Asks Appwrite whose a session is, without letting two requests meet in one client.
-//!
-//! Appwrite's own SDK keeps the session in a client that its clones share, so two requests in
-//! flight can swap identities. [`AppwriteValidator`] hands each call exactly one credential, the
-//! token it was asked about, and forwards nothing of the client's own request.
-//!
-//! No single call tells both the user and the end of the session, so a validation makes two at
-//! once, `GET /account` and `GET /account/sessions/current`, and puts them together like this:
-//!
-//! 1. Two good answers that name the same user are a session. A name in the token, if it has one,
-//!    must agree; anything else is *unavailable*, never a session.
-//! 2. Each call alone proves the state of the session, so one refusal decides, whatever the other
-//!    call met. *Forbidden* (blocked, a second factor missing) goes before *invalid*.
-//! 3. Otherwise the failure counts: *misconfigured* before *unavailable*.
-//!
-//! An answer is a refusal only by the `type` in Appwrite's own error body. A 401 from a proxy in
-//! front of Appwrite logs nobody out.
+//! The validator: two calls, put together.
 
 use std::{fmt, sync::Arc};
 
 use futures_util::future;
 
-use self::{
-    answer::{Account, SessionAnswer},
-    client::{Call, Client},
+use super::{
+    client::Client,
+    error::AppwriteError,
+    operation::Call,
+    response::{self, Account, SessionAnswer},
+    user::Tier,
 };
 use crate::{
     namespace::{Authority, Namespace},
     token::{SessionToken, TokenSource},
     user::UserData,
-    validator::{ForbiddenReason, SessionValidator, ValidatedSession, ValidationError},
-};
-
-mod answer;
-mod client;
-mod config;
-mod error;
-#[cfg(fuzzing)]
-pub(crate) mod fuzzing;
-mod session;
-mod user;
-
-pub use self::{
-    config::{AppwriteConfigError, AppwriteValidatorBuilder},
-    error::{AppwriteError, AppwriteErrorKind},
-    session::AppwriteLogin,
-    user::AppwriteUser,
+    validator::{
+        error::{ForbiddenReason, ValidationError},
+        session::ValidatedSession,
+        traits::SessionValidator,
+    },
 };
 
 /// The attribute of a user whose session is anonymous.
@@ -63,12 +38,12 @@ const ANONYMOUS: &str = "anonymous";
 ///    read the network between the two can take over sessions.
 /// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
 ///    [`UserData`], a date that cannot be read becomes `None`; for the tier see
-///    [`tier`](AppwriteValidatorBuilder::tier).
+///    [`tier`](crate::AppwriteValidatorBuilder::tier).
 /// 6. Anonymous sessions, which Appwrite gives to any client that asks, are sessions like others. Their
 ///    users have the attribute `anonymous`. To keep them out, see
-///    [`forbid_anonymous`](AppwriteValidatorBuilder::forbid_anonymous).
+///    [`forbid_anonymous`](crate::AppwriteValidatorBuilder::forbid_anonymous).
 /// 7. Records in Redis are shared with the validators of the same endpoint and project, and with a
-///    Python service: see [`namespace`](AppwriteValidatorBuilder::namespace).
+///    Python service: see [`namespace`](crate::AppwriteValidatorBuilder::namespace).
 ///
 /// ```
 /// use tower_session_cache::AppwriteValidator;
@@ -79,40 +54,17 @@ const ANONYMOUS: &str = "anonymous";
 /// # Ok::<(), tower_session_cache::AppwriteConfigError>(())
 /// ```
 #[derive(Clone)]
-pub struct AppwriteValidator(Arc<Inner>);
+pub struct AppwriteValidator(pub(super) Arc<Inner>);
 
-struct Inner {
-    namespace: Namespace,
-    authority: Authority,
-    client: Client,
-    tier: Box<user::Tier>,
-    forbids_anonymous: bool,
+pub(super) struct Inner {
+    pub(super) namespace: Namespace,
+    pub(super) authority: Authority,
+    pub(super) client: Client,
+    pub(super) tier: Box<Tier>,
+    pub(super) forbids_anonymous: bool,
 }
 
 impl AppwriteValidator {
-    /// A validator with every setting at its default.
-    ///
-    /// The endpoint is the base of Appwrite's API and ends in `/v1`.
-    ///
-    /// # Errors
-    ///
-    /// [`AppwriteConfigError`], whose text says what to write instead.
-    pub fn new(
-        endpoint: impl AsRef<str>,
-        project_id: impl Into<String>,
-    ) -> Result<Self, AppwriteConfigError> {
-        Self::builder(endpoint, project_id).build()
-    }
-
-    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
-    /// [`build`](AppwriteValidatorBuilder::build).
-    pub fn builder(
-        endpoint: impl AsRef<str>,
-        project_id: impl Into<String>,
-    ) -> AppwriteValidatorBuilder {
-        AppwriteValidatorBuilder::new(endpoint.as_ref(), project_id.into())
-    }
-
     /// Where clients of this project put the session; see [`TokenSource::appwrite`].
     ///
     /// Two of the places are cookies: read there about CSRF before you use it for browsers.
@@ -129,9 +81,9 @@ impl AppwriteValidator {
 
     async fn account(&self, token: &SessionToken) -> Result<Account, AppwriteError> {
         let answer = self.0.client.call(Call::Account, Some(token), None).await?;
-        answer::account(
+        response::account(
             &answer.body,
-            answer::named_in(token).as_deref(),
+            response::named_in(token).as_deref(),
             &self.0.tier,
         )
     }
@@ -160,7 +112,7 @@ impl AppwriteValidator {
 
     async fn session(&self, token: &SessionToken) -> Result<SessionAnswer, AppwriteError> {
         let answer = self.0.client.call(Call::Session, Some(token), None).await?;
-        answer::session(Call::Session, &answer.body)
+        response::session(Call::Session, &answer.body)
     }
 }
 
@@ -177,7 +129,7 @@ impl SessionValidator for AppwriteValidator {
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         match future::join(self.account(&token), self.session(&token)).await {
             (Ok(account), Ok(session)) => {
-                answer::same_user(Call::Session, &session.user_id, account.user.id())?;
+                response::same_user(Call::Session, &session.user_id, account.user.id())?;
                 self.session_of(account, session)
             }
             (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
@@ -195,7 +147,7 @@ impl SessionValidator for AppwriteValidator {
 
     /// Appwrite decodes base64 leniently; it issues tokens with padding and without other bytes.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
-        answer::canonical(token)
+        response::canonical(token)
     }
 }
 

@@ -5,12 +5,11 @@ use http::HeaderValue;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::*;
-use crate::appwrite::user::first_label;
+use super::{super::user::first_label, *};
 
-const USER: &str = include_str!("../../../tests/fixtures/appwrite/user.json");
-const SESSION: &str = include_str!("../../../tests/fixtures/appwrite/session.json");
-const RECOVERY: &str = include_str!("../../../tests/fixtures/appwrite/recovery.json");
+const USER: &str = include_str!("../../../../tests/fixtures/appwrite/user.json");
+const SESSION: &str = include_str!("../../../../tests/fixtures/appwrite/session.json");
+const RECOVERY: &str = include_str!("../../../../tests/fixtures/appwrite/recovery.json");
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(784_111_747, 0).unwrap()

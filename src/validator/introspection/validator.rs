@@ -1,51 +1,18 @@
-//! Asks an OAuth 2.0 authorization server whose a token is: token introspection, [RFC 7662].
-//!
-//! One `POST` per validation, which every large server understands the same way. What the answer
-//! means:
-//!
-//! 1. `active` decides. It must be a boolean in a JSON object; anything else is *unavailable*. An
-//!    active token that has expired (`exp`), or is not yet valid (`nbf`), is *invalid* all the
-//!    same.
-//! 2. An issuer or an audience that was asked for and does not agree makes a token *invalid*, and so
-//!    does a key that it is bound to. A scope that is missing is *forbidden*, as
-//!    `insufficient_scope` is 403 in [RFC 6750].
-//! 3. No other answer refuses anybody: a server that does not accept *us*, or does not
-//!    introspect, is *misconfigured*, and one that fails is *unavailable*.
-//!
-//! What a token was allowed to do stays with the cached user, and is compared again on every hit:
-//! the cache may hold what a validator with other settings, or another service, has put there.
-//!
-//! [RFC 7662]: https://www.rfc-editor.org/rfc/rfc7662
-//! [RFC 6750]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1
+//! The validator: one call, and the rules about what it returns.
 
 use std::{fmt, sync::Arc};
 
 use chrono::Utc;
 
-use self::{
+use super::{
+    claims::{Settings, session},
     client::Client,
-    session::{Settings, session},
 };
 use crate::{
     namespace::{Authority, Namespace},
     token::SessionToken,
     user::UserData,
-    validator::{SessionValidator, ValidatedSession, ValidationError},
-};
-
-mod answer;
-mod auth;
-mod client;
-mod config;
-mod error;
-#[cfg(fuzzing)]
-pub(crate) mod fuzzing;
-mod session;
-
-pub use self::{
-    answer::Introspection,
-    auth::IntrospectionAuth,
-    config::{IntrospectionConfigError, IntrospectionValidatorBuilder},
+    validator::{error::ValidationError, session::ValidatedSession, traits::SessionValidator},
 };
 
 /// Validates opaque OAuth 2.0 access tokens by asking the server that issued them (Keycloak, Ory
@@ -60,13 +27,13 @@ pub use self::{
 /// 2. All other members, `scope`, `aud`, `iss` and `sub` among them, become
 ///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON. Left
 ///    out are null and what repeats the token.
-/// 3. [Issuer](IntrospectionValidatorBuilder::issuer),
-///    [audience](IntrospectionValidatorBuilder::audience) and
-///    [scopes](IntrospectionValidatorBuilder::require_scope) are not checked unless they are set.
+/// 3. [Issuer](crate::IntrospectionValidatorBuilder::issuer),
+///    [audience](crate::IntrospectionValidatorBuilder::audience) and
+///    [scopes](crate::IntrospectionValidatorBuilder::require_scope) are not checked unless they are set.
 ///    **Set the audience** where the server issues tokens for more services than this one, or
 ///    each of these services can act as the user here. What is set is compared on every hit, too.
 /// 4. A token that is bound to a key (`cnf`) is refused, unless
-///    [allowed](IntrospectionValidatorBuilder::allow_bound_tokens): nothing here asks for a proof.
+///    [allowed](crate::IntrospectionValidatorBuilder::allow_bound_tokens): nothing here asks for a proof.
 /// 5. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
 ///    Redirects are not followed, and an answer of more than 256 KiB is not read further.
@@ -100,44 +67,16 @@ pub use self::{
 ///
 /// Ory Hydra introspects on its admin port, which asks for nothing:
 /// `http://hydra:4445/admin/oauth2/introspect`
-/// with [`IntrospectionAuth::none`] and [`allow_http`](IntrospectionValidatorBuilder::allow_http).
+/// with [`IntrospectionAuth::none`](crate::IntrospectionAuth::none) and [`allow_http`](crate::IntrospectionValidatorBuilder::allow_http).
 /// Zitadel has it at `/oauth/v2/introspect`, for an API application with basic authentication.
 #[derive(Clone)]
-pub struct IntrospectionValidator(Arc<Inner>);
+pub struct IntrospectionValidator(pub(super) Arc<Inner>);
 
-struct Inner {
-    namespace: Namespace,
-    authority: Authority,
-    client: Client,
-    settings: Settings,
-}
-
-impl IntrospectionValidator {
-    /// A validator with every other setting at its default: any active token that names a user
-    /// will do.
-    ///
-    /// # Errors
-    ///
-    /// [`IntrospectionConfigError`], whose text says what to write instead.
-    pub fn new(
-        endpoint: impl AsRef<str>,
-        auth: IntrospectionAuth,
-    ) -> Result<Self, IntrospectionConfigError> {
-        Self::builder(endpoint, auth).build()
-    }
-
-    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
-    /// [`build`](IntrospectionValidatorBuilder::build).
-    ///
-    /// The endpoint is the one that the server's metadata call `introspection_endpoint`
-    /// ([RFC 8414](https://www.rfc-editor.org/rfc/rfc8414)), for example under
-    /// `/.well-known/openid-configuration`.
-    pub fn builder(
-        endpoint: impl AsRef<str>,
-        auth: IntrospectionAuth,
-    ) -> IntrospectionValidatorBuilder {
-        IntrospectionValidatorBuilder::new(endpoint.as_ref(), auth)
-    }
+pub(super) struct Inner {
+    pub(super) namespace: Namespace,
+    pub(super) authority: Authority,
+    pub(super) client: Client,
+    pub(super) settings: Settings,
 }
 
 impl SessionValidator for IntrospectionValidator {

@@ -3,9 +3,9 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::*;
-use crate::{
-    provider::CallFailure,
-    validator::{ValidationError, ValidationErrorKind},
+use crate::validator::{
+    error::{ValidationError, ValidationErrorKind},
+    http::CallFailure,
 };
 
 const UNAVAILABLE: ValidationErrorKind = ValidationErrorKind::Unavailable;

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::error::IntrospectionError;
-use crate::provider::{Answer, rate_limit_reset, retry_after};
+use crate::validator::http::{Answer, rate_limit_reset, retry_after};
 
 /// The latest and the earliest second that a record can hold, the ends of the years 9999 and 1.
 const LAST: i64 = 253_402_300_799;
@@ -19,7 +19,7 @@ const FIRST: i64 = -62_135_596_800;
 /// status logs anyone out.
 ///
 /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
-pub(super) fn judge(answer: Answer, now: DateTime<Utc>) -> Result<Vec<u8>, IntrospectionError> {
+pub(crate) fn judge(answer: Answer, now: DateTime<Utc>) -> Result<Vec<u8>, IntrospectionError> {
     let Answer {
         status,
         headers,
@@ -100,7 +100,7 @@ fn code(body: &[u8]) -> Option<String> {
 }
 
 /// What the server says of an active token; what
-/// [`tier`](super::IntrospectionValidatorBuilder::tier) chooses by.
+/// [`tier`](crate::IntrospectionValidatorBuilder::tier) chooses by.
 ///
 /// `Debug` shows nothing of it, since it may name a person.
 pub struct Introspection(pub(super) Map<String, Value>);

@@ -1,16 +1,44 @@
 //! The settings, checked once, so that a typing error shows at the start and not as a 503.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
+
+use http::HeaderValue;
 
 use super::{
-    AppwriteValidator, Inner,
     client::Client,
+    config_error::AppwriteConfigError,
     user::{self, AppwriteUser, Tier},
+    validator::{AppwriteValidator, Inner},
 };
 use crate::{
     namespace::{Authority, Namespace},
-    provider::{self, EndpointFault, Url},
+    validator::http::{self as provider, EndpointFault, Url},
 };
+
+impl AppwriteValidator {
+    /// A validator with every setting at its default.
+    ///
+    /// The endpoint is the base of Appwrite's API and ends in `/v1`.
+    ///
+    /// # Errors
+    ///
+    /// [`AppwriteConfigError`], whose text says what to write instead.
+    pub fn new(
+        endpoint: impl AsRef<str>,
+        project_id: impl Into<String>,
+    ) -> Result<Self, AppwriteConfigError> {
+        Self::builder(endpoint, project_id).build()
+    }
+
+    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
+    /// [`build`](AppwriteValidatorBuilder::build).
+    pub fn builder(
+        endpoint: impl AsRef<str>,
+        project_id: impl Into<String>,
+    ) -> AppwriteValidatorBuilder {
+        AppwriteValidatorBuilder::new(endpoint.as_ref(), project_id.into())
+    }
+}
 
 /// Builds an [`AppwriteValidator`]; made by [`AppwriteValidator::builder`].
 ///
@@ -130,18 +158,23 @@ impl AppwriteValidatorBuilder {
             timeout,
         } = self;
         let endpoint = parse_endpoint(&endpoint)?;
-        if project_id.is_empty() || !project_id.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(AppwriteConfigError::InvalidProjectId);
-        }
+        let is_project =
+            !project_id.is_empty() && project_id.bytes().all(|byte| byte.is_ascii_graphic());
+        let project = HeaderValue::from_str(&project_id)
+            .ok()
+            .filter(|_| is_project)
+            .ok_or(AppwriteConfigError::InvalidProjectId)?;
         if connect_timeout.is_zero() || timeout.is_zero() {
             return Err(AppwriteConfigError::ZeroTimeout);
         }
         let authority =
             authority.unwrap_or_else(|| Authority::appwrite(endpoint.as_str(), &project_id));
+        let client = Client::new(&endpoint, project_id, project, connect_timeout, timeout)
+            .map_err(AppwriteConfigError::Client)?;
         Ok(AppwriteValidator(Arc::new(Inner {
             namespace: namespace.unwrap_or_else(|| Namespace::appwrite(authority.clone())),
             authority,
-            client: Client::new(&endpoint, project_id, connect_timeout, timeout)?,
+            client,
             tier,
             forbids_anonymous,
         })))
@@ -173,74 +206,4 @@ fn parse_endpoint(endpoint: &str) -> Result<Url, AppwriteConfigError> {
         return Err(AppwriteConfigError::EndpointPath);
     }
     Ok(url)
-}
-
-/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum AppwriteConfigError {
-    /// The endpoint is not an absolute URL.
-    EndpointNotUrl,
-    /// The endpoint is neither `https` nor `http`.
-    EndpointScheme,
-    /// The endpoint contains a user name or a password.
-    EndpointCredentials,
-    /// The endpoint contains a query or a fragment.
-    EndpointQuery,
-    /// The endpoint's path does not end in `/v1`.
-    EndpointPath,
-    /// The project id is empty or has something else than visible ASCII in it.
-    InvalidProjectId,
-    /// A timeout is zero.
-    ZeroTimeout,
-    /// The HTTP client could not be made; the source says why.
-    Client(Box<dyn StdError + Send + Sync>),
-}
-
-impl fmt::Display for AppwriteConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::EndpointNotUrl => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) is not a URL; write it in full, like \
-                 https://appwrite.example.com/v1"
-            }
-            Self::EndpointScheme => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) must begin with https:// or http://"
-            }
-            Self::EndpointCredentials => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a user name or a password; \
-                 remove everything before the host, since Appwrite is told sessions only"
-            }
-            Self::EndpointQuery => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a `?` or a `#`; write it \
-                 without these and what follows them"
-            }
-            Self::EndpointPath => {
-                "the path of the Appwrite endpoint (APPWRITE_ENDPOINT) must end in /v1, like \
-                 https://appwrite.example.com/v1"
-            }
-            Self::InvalidProjectId => {
-                "the Appwrite project id (APPWRITE_PROJECT_ID) is empty or has a space or a \
-                 character outside ASCII in it; copy it from the project's settings in Appwrite's \
-                 console"
-            }
-            Self::ZeroTimeout => {
-                "a timeout of zero lets no call to Appwrite succeed; set a longer one, or none \
-                 for the default"
-            }
-            Self::Client(_) => {
-                "the HTTP client for Appwrite could not be made; check that the system has CA \
-                 certificates and that its proxy settings are URLs"
-            }
-        })
-    }
-}
-
-impl StdError for AppwriteConfigError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Client(source) => Some(&**source),
-            _ => None,
-        }
-    }
 }

@@ -1,8 +1,13 @@
-//! Changes, refusals and rules around a validator, which keep what the validator has to say.
+//! Changes and refusals of sessions, which keep what the validator has to say.
 
 use std::future::Future;
 
-use super::{ForbiddenReason, SessionValidator, ValidatedSession, ValidationError};
+use super::{
+    adapters::{AndThen, Map},
+    error::ValidationError,
+    session::ValidatedSession,
+    traits::SessionValidator,
+};
 use crate::{
     namespace::{Authority, Branches, Namespace},
     token::SessionToken,
@@ -34,14 +39,6 @@ impl Origin {
         session.branches = self.branches;
         session
     }
-}
-
-/// A validator whose sessions are changed; made by [`SessionValidator::map`].
-#[derive(Clone, Debug)]
-pub struct Map<V, F> {
-    namespace: Namespace,
-    validator: V,
-    change: F,
 }
 
 impl<V: SessionValidator, F> Map<V, F> {
@@ -82,14 +79,6 @@ where
     }
 }
 
-/// A validator whose sessions are changed or refused; made by [`SessionValidator::and_then`].
-#[derive(Clone, Debug)]
-pub struct AndThen<V, F> {
-    namespace: Namespace,
-    validator: V,
-    next: F,
-}
-
 impl<V: SessionValidator, F> AndThen<V, F> {
     pub(super) fn new(validator: V, name: &str, next: F) -> Self {
         Self {
@@ -124,52 +113,6 @@ where
 
     fn accepts(&self, user: &UserData) -> bool {
         self.validator.accepts(user)
-    }
-
-    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
-        self.validator.canonical(token)
-    }
-}
-
-/// A validator with one more rule; made by [`SessionValidator::filter`].
-#[derive(Clone, Debug)]
-pub struct Filter<V, F> {
-    validator: V,
-    accepts: F,
-}
-
-impl<V, F> Filter<V, F> {
-    pub(super) fn new(validator: V, accepts: F) -> Self {
-        Self { validator, accepts }
-    }
-}
-
-impl<V, F> SessionValidator for Filter<V, F>
-where
-    V: SessionValidator,
-    F: Fn(&UserData) -> bool + Send + Sync + 'static,
-{
-    fn namespace(&self) -> Namespace {
-        self.validator.namespace()
-    }
-
-    fn authority(&self) -> Authority {
-        self.validator.authority()
-    }
-
-    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
-        let session = self.validator.validate(token).await?;
-        // As the closure sees a cached one.
-        let user = session.user_of(self.namespace(), self.authority());
-        if (self.accepts)(&user) {
-            Ok(session)
-        } else {
-            Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule())
-        }
-    }
-
-    fn accepts(&self, user: &UserData) -> bool {
-        self.validator.accepts(user) && (self.accepts)(user)
     }
 
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {

@@ -1,19 +1,22 @@
 //! The calls themselves: one credential each, and no header but our own.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use chrono::Utc;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
 
 use super::{
-    answer,
-    config::AppwriteConfigError,
     error::{AppwriteError, AppwriteErrorKind},
+    operation::Call,
+    response,
 };
 use crate::{
-    provider::{self, Url},
     token::SessionToken,
+    validator::{
+        error::BoxError,
+        http::{self as provider, Url},
+    },
 };
 
 const PROJECT: HeaderName = HeaderName::from_static("x-appwrite-project");
@@ -24,49 +27,6 @@ const FORMAT: HeaderName = HeaderName::from_static("x-appwrite-response-format")
 const FORMAT_VERSION: HeaderValue = HeaderValue::from_static("1.8.0");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    Account,
-    Session,
-    Login,
-    Logout,
-    Recovery,
-}
-
-impl Call {
-    pub(super) fn success(self) -> StatusCode {
-        match self {
-            Self::Account | Self::Session | Self::Recovery => StatusCode::OK,
-            Self::Login => StatusCode::CREATED,
-            Self::Logout => StatusCode::NO_CONTENT,
-        }
-    }
-
-    fn method(self) -> Method {
-        match self {
-            Self::Account | Self::Session => Method::GET,
-            Self::Login => Method::POST,
-            Self::Logout => Method::DELETE,
-            Self::Recovery => Method::PUT,
-        }
-    }
-
-    fn path(self) -> &'static str {
-        match self {
-            Self::Account => "/account",
-            Self::Session | Self::Logout => "/account/sessions/current",
-            Self::Login => "/account/sessions/email",
-            Self::Recovery => "/account/recovery",
-        }
-    }
-}
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.method(), self.path())
-    }
-}
 
 /// An answer with the status that the call succeeds with.
 pub(super) struct Answer {
@@ -85,16 +45,13 @@ impl Client {
     pub(super) fn new(
         endpoint: &Url,
         project_id: String,
+        project: HeaderValue,
         connect_timeout: Duration,
         timeout: Duration,
-    ) -> Result<Self, AppwriteConfigError> {
-        let project = HeaderValue::from_str(&project_id)
-            .map_err(|_| AppwriteConfigError::InvalidProjectId)?;
+    ) -> Result<Self, BoxError> {
         let headers = HeaderMap::from_iter([(PROJECT, project), (FORMAT, FORMAT_VERSION)]);
-
-        let http = provider::Client::new(endpoint, &headers, connect_timeout, timeout);
         Ok(Self {
-            http: http.map_err(AppwriteConfigError::Client)?,
+            http: provider::Client::new(endpoint, &headers, connect_timeout, timeout)?,
             endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
             project_id,
         })
@@ -133,7 +90,7 @@ impl Client {
         let body = answer
             .body
             .map_err(|failure| AppwriteError::unanswered(call, failure).with_status(answer.status));
-        let body = answer::judge(call, answer.status, &answer.headers, body, Utc::now())?;
+        let body = response::judge(call, answer.status, &answer.headers, body, Utc::now())?;
         Ok(Answer {
             headers: answer.headers,
             body,

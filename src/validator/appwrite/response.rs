@@ -10,15 +10,17 @@ use http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::{
-    client::Call,
     error::{AppwriteError, AppwriteErrorKind},
+    operation::Call,
     user::{AppwriteUser, Tier},
 };
 use crate::{
-    provider::{rate_limit_reset, retry_after},
     token::SessionToken,
     user::UserData,
-    validator::ForbiddenReason,
+    validator::{
+        error::ForbiddenReason,
+        http::{rate_limit_reset, retry_after},
+    },
 };
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -31,7 +33,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// Sorts an answer by its status and, where that does not settle it, by the `type` of its body.
 ///
 /// Only Appwrite's own JSON can refuse: a proxy's 401 must not log anyone out.
-pub(super) fn judge(
+pub(crate) fn judge(
     call: Call,
     status: StatusCode,
     headers: &HeaderMap,
@@ -155,7 +157,7 @@ fn meaning(
 }
 
 /// Reads a user, of whom only what is needed is parsed: other members vary between versions.
-pub(super) fn account(
+pub(crate) fn account(
     body: &[u8],
     named_in_token: Option<&str>,
     tier: &Tier,
@@ -207,12 +209,12 @@ pub(super) fn account(
 
 /// A user, and whether they can be reached: an anonymous user becomes another one by an address.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     pub(super) user: UserData,
     pub(super) is_reachable: bool,
 }
 
-pub(super) struct SessionAnswer {
+pub(crate) struct SessionAnswer {
     pub(super) user_id: String,
     pub(super) expires_at: DateTime<Utc>,
     pub(super) id: Option<String>,
@@ -222,7 +224,7 @@ pub(super) struct SessionAnswer {
 }
 
 /// Reads a session, the current one or the one that a login made.
-pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, AppwriteError> {
+pub(crate) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, AppwriteError> {
     let session = object(call, body)?;
     let user_id = text(&session, "userId").to_owned();
     let is_other = session.get("current").and_then(Value::as_bool) == Some(false);
@@ -241,7 +243,7 @@ pub(super) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, Appwrite
 }
 
 /// Whose recovery it was.
-pub(super) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
+pub(crate) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
     let token = object(Call::Recovery, body)?;
     match text(&token, "userId") {
         "" => Err(not_appwrites(Call::Recovery)),

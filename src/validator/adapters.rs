@@ -1,0 +1,78 @@
+//! Types that the provided methods of [`SessionValidator`](crate::SessionValidator) return.
+//!
+//! The trait names these types, and they implement the trait. They are declared here and implemented
+//! in `or`, `map`, `filter` and `layered`, so that `traits` imports only this file.
+
+use std::sync::{Arc, Mutex};
+
+use super::pause::Pause;
+use crate::{namespace::Namespace, token::SessionToken};
+
+/// A validator that asks a second one; made by [`SessionValidator::or`] and
+/// [`SessionValidator::or_if`].
+///
+/// [`SessionValidator::or`]: crate::SessionValidator::or
+/// [`SessionValidator::or_if`]: crate::SessionValidator::or_if
+#[derive(Clone)]
+pub struct Or<A, B> {
+    pub(super) namespace: Namespace,
+    pub(super) first: Branch<A>,
+    pub(super) second: Branch<B>,
+    /// Whether a token is the second's; without it the second gets what the first does not know.
+    pub(super) is_seconds: Option<Arc<Route>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Branch<V> {
+    pub(super) name: String,
+    pub(super) validator: V,
+    pub(super) pause: Arc<Pause>,
+}
+
+pub(super) type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;
+
+/// A validator whose sessions are changed; made by [`SessionValidator::map`].
+///
+/// [`SessionValidator::map`]: crate::SessionValidator::map
+#[derive(Clone, Debug)]
+pub struct Map<V, F> {
+    pub(super) namespace: Namespace,
+    pub(super) validator: V,
+    pub(super) change: F,
+}
+
+/// A validator whose sessions are changed or refused; made by [`SessionValidator::and_then`].
+///
+/// [`SessionValidator::and_then`]: crate::SessionValidator::and_then
+#[derive(Clone, Debug)]
+pub struct AndThen<V, F> {
+    pub(super) namespace: Namespace,
+    pub(super) validator: V,
+    pub(super) next: F,
+}
+
+/// A validator with one more rule; made by [`SessionValidator::filter`].
+///
+/// [`SessionValidator::filter`]: crate::SessionValidator::filter
+#[derive(Clone, Debug)]
+pub struct Filter<V, F> {
+    pub(super) validator: V,
+    pub(super) accepts: F,
+}
+
+/// A validator with a tower layer around its calls; made by [`SessionValidator::layer`].
+///
+/// Each validation calls a clone of the layer's service, when that clone is ready.
+///
+/// [`SessionValidator::layer`]: crate::SessionValidator::layer
+pub struct LayeredValidator<V, S> {
+    pub(super) validator: Arc<V>,
+    // To be shared by threads, which not every service can be; held for a clone only.
+    pub(super) service: Mutex<S>,
+}
+
+/// The calls of a validator as a [`Service`](tower_service::Service), which is what
+/// [`SessionValidator::layer`] puts a layer around.
+///
+/// [`SessionValidator::layer`]: crate::SessionValidator::layer
+pub struct ValidatorCall<V>(pub(super) Arc<V>);

@@ -1,0 +1,48 @@
+//! The operations of Appwrite's API that are used here.
+
+use std::fmt;
+
+use http::{Method, StatusCode};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Account,
+    Session,
+    Login,
+    Logout,
+    Recovery,
+}
+
+impl Call {
+    pub(super) fn success(self) -> StatusCode {
+        match self {
+            Self::Account | Self::Session | Self::Recovery => StatusCode::OK,
+            Self::Login => StatusCode::CREATED,
+            Self::Logout => StatusCode::NO_CONTENT,
+        }
+    }
+
+    pub(super) fn method(self) -> Method {
+        match self {
+            Self::Account | Self::Session => Method::GET,
+            Self::Login => Method::POST,
+            Self::Logout => Method::DELETE,
+            Self::Recovery => Method::PUT,
+        }
+    }
+
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Account => "/account",
+            Self::Session | Self::Logout => "/account/sessions/current",
+            Self::Login => "/account/sessions/email",
+            Self::Recovery => "/account/recovery",
+        }
+    }
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method(), self.path())
+    }
+}

@@ -1,0 +1,74 @@
+//! A validator made of a closure.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use super::{error::ValidationError, session::ValidatedSession, traits::SessionValidator};
+use crate::{
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
+
+/// Makes a validator of an async closure; mostly for tests and small services.
+///
+/// The name is its [namespace](Namespace::named) and its authority: closures of one name share
+/// cached sessions. It has no rules but the closure, so it
+/// [accepts](SessionValidator::accepts) what was cached under its name; add rules by
+/// [`filter`](SessionValidator::filter).
+///
+/// ```
+/// use tower_session_cache::{UserData, ValidatedSession, validator_fn};
+///
+/// let anyone = validator_fn("anyone", |_token| async {
+///     Ok(ValidatedSession::new(UserData::new("ada")))
+/// });
+/// # let _ = anyone;
+/// ```
+pub fn validator_fn<F, Fut>(name: impl AsRef<str>, f: F) -> ValidatorFn<F>
+where
+    F: Fn(SessionToken) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<ValidatedSession, ValidationError>> + Send,
+{
+    ValidatorFn {
+        name: name.as_ref().into(),
+        f,
+    }
+}
+
+/// A [`SessionValidator`] made of a closure by [`validator_fn`].
+#[derive(Clone)]
+pub struct ValidatorFn<F> {
+    name: Arc<str>,
+    f: F,
+}
+
+impl<F> fmt::Debug for ValidatorFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ValidatorFn").field(&self.name).finish()
+    }
+}
+
+impl<F, Fut> SessionValidator for ValidatorFn<F>
+where
+    F: Fn(SessionToken) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<ValidatedSession, ValidationError>> + Send,
+{
+    fn namespace(&self) -> Namespace {
+        Namespace::named(&*self.name)
+    }
+
+    fn authority(&self) -> Authority {
+        Authority::new(&*self.name)
+    }
+
+    fn validate(
+        &self,
+        token: SessionToken,
+    ) -> impl Future<Output = Result<ValidatedSession, ValidationError>> + Send {
+        (self.f)(token)
+    }
+
+    fn accepts(&self, _: &UserData) -> bool {
+        true
+    }
+}

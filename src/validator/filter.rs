@@ -1,0 +1,52 @@
+//! One more rule of this service's own, which holds for cached sessions as well.
+
+use super::{
+    adapters::Filter,
+    error::{ForbiddenReason, ValidationError},
+    session::ValidatedSession,
+    traits::SessionValidator,
+};
+use crate::{
+    namespace::{Authority, Namespace},
+    token::SessionToken,
+    user::UserData,
+};
+
+impl<V, F> Filter<V, F> {
+    pub(super) fn new(validator: V, accepts: F) -> Self {
+        Self { validator, accepts }
+    }
+}
+
+impl<V, F> SessionValidator for Filter<V, F>
+where
+    V: SessionValidator,
+    F: Fn(&UserData) -> bool + Send + Sync + 'static,
+{
+    fn namespace(&self) -> Namespace {
+        self.validator.namespace()
+    }
+
+    fn authority(&self) -> Authority {
+        self.validator.authority()
+    }
+
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let session = self.validator.validate(token).await?;
+        // As the closure sees a cached one.
+        let user = session.user_of(self.namespace(), self.authority());
+        if (self.accepts)(&user) {
+            Ok(session)
+        } else {
+            Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule())
+        }
+    }
+
+    fn accepts(&self, user: &UserData) -> bool {
+        self.validator.accepts(user) && (self.accepts)(user)
+    }
+
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        self.validator.canonical(token)
+    }
+}

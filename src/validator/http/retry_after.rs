@@ -1,0 +1,37 @@
+//! How long a response asks its client to wait.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use http::{HeaderMap, header};
+
+/// `Retry-After`, as seconds or as a date ([RFC 9110, section 10.2.3]).
+///
+/// [RFC 9110, section 10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let seconds = value.parse::<i64>().ok().or_else(|| {
+        let date = DateTime::parse_from_rfc2822(value).ok()?;
+        Some(date.timestamp().saturating_sub(now.timestamp()))
+    });
+    seconds.map(clamped)
+}
+
+/// `X-RateLimit-Reset`, which no standard defines: seconds since 1970 as Appwrite and many others
+/// write them, or seconds from now where the number is too small for that.
+pub(crate) fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    const LONGEST_WAIT: i64 = 31 * 24 * 60 * 60;
+
+    let value = headers.get("x-ratelimit-reset")?.to_str().ok()?;
+    let reset = value.trim().parse::<i64>().ok()?;
+    Some(clamped(if reset <= LONGEST_WAIT {
+        reset
+    } else {
+        reset.saturating_sub(now.timestamp())
+    }))
+}
+
+/// A limit that lasts an hour may be lifted earlier, and a wrong clock must not stop us for days.
+fn clamped(seconds: i64) -> Duration {
+    Duration::from_secs(seconds.clamp(1, 60).unsigned_abs())
+}
