@@ -203,7 +203,7 @@ async fn validator() -> f64 {
 
 /// The layer, asked with tokens that it does not know.
 async fn storm(builder: SessionCacheBuilder, round: usize) -> f64 {
-    let cache = builder.max_validations(AT_ONCE).build().unwrap();
+    let cache = builder.max_concurrent_validations(AT_ONCE).build().unwrap();
     let service =
         SessionCacheLayer::new(cache.clone(), validator_fn("bench", validate)).layer(Inner);
     let took = until_answered(|n| {
@@ -225,8 +225,8 @@ fn storms() {
         let builder = || {
             let deadline = Duration::from_secs(60);
             SessionCache::builder()
-                .validation_deadline(deadline)
-                .request_deadline(deadline * 4)
+                .validation_timeout(deadline)
+                .request_timeout(deadline * 4)
         };
         let mut times: [Vec<f64>; 3] = Default::default();
         for round in 0..ROUNDS {

@@ -58,7 +58,7 @@ use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
     AppwriteError, AppwriteErrorKind, AppwriteValidator, ErasedValidator, IntrospectionAuth,
-    IntrospectionConfigError, IntrospectionValidator, LocalCache, RedisTls, RejectionBody,
+    IntrospectionConfigError, IntrospectionValidator, LocalCacheConfig, RedisTls, RejectionBody,
     RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer,
     SessionInfo, SessionToken, TokenSource, UserData,
 };
@@ -574,7 +574,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     }
     let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
     if local > 0 {
-        cache = cache.local_cache(LocalCache::new(local));
+        cache = cache.local_cache(LocalCacheConfig::new(local));
     }
     let cache = cache.build()?;
     let (provider, demo) = provider().await?;

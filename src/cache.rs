@@ -50,7 +50,7 @@ pub use self::{
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
     ticket::{Fill, Lookup, Ticket},
-    tier::LocalCache,
+    tier::LocalCacheConfig,
 };
 pub(crate) use self::{
     key::EntryKey,
@@ -227,7 +227,7 @@ impl SessionCache {
     /// Refuses a token from now on, even if the identity provider would still accept it: logout.
     ///
     /// It stays refused until the longest session has ended
-    /// ([`longest_session`](SessionCacheBuilder::longest_session)). Without Redis at most as many
+    /// ([`max_session_lifetime`](SessionCacheBuilder::max_session_lifetime)). Without Redis at most as many
     /// are remembered as the cache has [`capacity`](SessionCacheBuilder::capacity), the latest;
     /// for older ones the identity provider decides again.
     ///

@@ -205,7 +205,7 @@ pub use body::ResponseBody;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use cache::RedisTls;
 pub use cache::{
-    ConfigError, Fill, Health, LocalCache, Lookup, RedisHealth, Revocation, RevokeError,
+    ConfigError, Fill, Health, LocalCacheConfig, Lookup, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use future::ResponseFuture;

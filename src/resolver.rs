@@ -160,7 +160,7 @@ impl<V: SessionValidator> Resolver<V> {
                 let answer = Box::pin(self.miss(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
-                    .unwrap_or_else(|_| unavailable("no answer within the request deadline"));
+                    .unwrap_or_else(|_| unavailable("no answer within `request_timeout`"));
                 let is_stale = outcome.as_ref().is_ok_and(|resolved| resolved.is_stale);
                 let answer = match is_stale {
                     true => LookupOutcome::Stale,

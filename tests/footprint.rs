@@ -21,8 +21,8 @@ use allocation_counter::{AllocationInfo, measure};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, service_fn};
 use tower_session_cache::{
-    CachedSession, Fill, LocalCache, Lookup, Origin, SessionCache, SessionCacheLayer, SessionToken,
-    TokenSource, UserData, ValidatedSession, validator_fn,
+    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, SessionCache, SessionCacheLayer,
+    SessionToken, TokenSource, UserData, ValidatedSession, validator_fn,
 };
 
 /// Fifty thousand, or a million in full.
@@ -117,7 +117,7 @@ fn before_redis(
 ) -> BeforeRedis {
     let (mut texts, mut cache) = (0, None);
     let AllocationInfo { bytes_current, .. } = measure(|| {
-        let local = LocalCache::new(count).lease(Duration::from_secs(60));
+        let local = LocalCacheConfig::new(count).lease(Duration::from_secs(60));
         let builder = SessionCache::builder()
             .redis(redis.url())
             .unwrap()
@@ -289,9 +289,9 @@ fn a_request_that_waits_takes_at_most_8_kilobytes() {
     let minute = Duration::from_secs(60);
     let builder = SessionCache::builder().redis(server.url()).unwrap();
     let cache = builder
-        .max_validations(WAITING)
-        .validation_deadline(minute)
-        .request_deadline(minute * 5)
+        .max_concurrent_validations(WAITING)
+        .validation_timeout(minute)
+        .request_timeout(minute * 5)
         .redis_deadline(minute)
         .build()
         .unwrap();

@@ -152,10 +152,10 @@ impl World {
                 .unwrap()
                 // Short lives and little room, so that every bound is met.
                 .ttl(Duration::from_secs(5))
-                .validation_deadline(Duration::from_secs(1))
+                .validation_timeout(Duration::from_secs(1))
                 .negative_ttl(Duration::from_secs(1))
                 .capacity(SESSIONS / 2)
-                .max_validations(64)
+                .max_concurrent_validations(64)
                 .build()
                 .unwrap();
             (

@@ -18,7 +18,7 @@ use super::{
     revoke::Undelivered,
     seal::Sealing,
     store::Store,
-    tier::LocalCache,
+    tier::LocalCacheConfig,
     validations::Validations,
 };
 use crate::telemetry::CacheMetrics;
@@ -47,9 +47,9 @@ pub struct SessionCacheBuilder {
     enabled: bool,
     ttl: Duration,
     capacity: usize,
-    longest_session: Duration,
-    validation_deadline: Duration,
-    max_validations: usize,
+    max_session_lifetime: Duration,
+    validation_timeout: Duration,
+    max_concurrent_validations: usize,
     negative_ttl: Option<Duration>,
     redis: Option<RedisUrl>,
     sentinels: Option<(Vec<RedisUrl>, String)>,
@@ -61,10 +61,10 @@ pub struct SessionCacheBuilder {
     redis_deadline: Duration,
     redis_connect_deadline: Duration,
     redis_checkout_deadline: Option<Duration>,
-    request_deadline: Option<Duration>,
+    request_timeout: Option<Duration>,
     refresh_ahead: u8,
-    local_cache: Option<LocalCache>,
-    stale_on_error: Duration,
+    local_cache: Option<LocalCacheConfig>,
+    stale_if_error: Duration,
     key_prefix: String,
     pepper: Option<SecretKey>,
     previous_pepper: Option<SecretKey>,
@@ -105,9 +105,9 @@ impl SessionCacheBuilder {
             enabled: true,
             ttl: Duration::from_secs(300),
             capacity: DEFAULT_CAPACITY.get(),
-            longest_session: Duration::from_secs(30 * 24 * 3600),
-            validation_deadline: Duration::from_secs(5),
-            max_validations: 256,
+            max_session_lifetime: Duration::from_secs(30 * 24 * 3600),
+            validation_timeout: Duration::from_secs(5),
+            max_concurrent_validations: 256,
             negative_ttl: None,
             redis: None,
             sentinels: None,
@@ -119,10 +119,10 @@ impl SessionCacheBuilder {
             redis_deadline: Duration::from_millis(250),
             redis_connect_deadline: Duration::from_secs(1),
             redis_checkout_deadline: None,
-            request_deadline: None,
+            request_timeout: None,
             refresh_ahead: 80,
             local_cache: None,
-            stale_on_error: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             key_prefix: String::new(),
             pepper: None,
             previous_pepper: None,
@@ -142,7 +142,7 @@ impl SessionCacheBuilder {
         } = *config;
         self.enabled(enabled)
             .ttl(Duration::from_secs(ttl_seconds))
-            .longest_session(Duration::from_secs(duration_remember_me))
+            .max_session_lifetime(Duration::from_secs(duration_remember_me))
             .redis_db(redis_db)
     }
 
@@ -305,9 +305,9 @@ impl SessionCacheBuilder {
     /// defaults that is 10.75 seconds.
     ///
     /// Less is refused: to keep within a budget of your own, lower
-    /// [`validation_deadline`](Self::validation_deadline) as well.
-    pub fn request_deadline(mut self, deadline: Duration) -> Self {
-        self.request_deadline = Some(deadline);
+    /// [`validation_timeout`](Self::validation_timeout) as well.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.request_timeout = Some(timeout);
         self
     }
 
@@ -316,7 +316,7 @@ impl SessionCacheBuilder {
     /// 100 turns it off, and 0 is refused.
     ///
     /// It happens once for each record and process, when a request meets the session after that
-    /// time, and never when all [`max_validations`](Self::max_validations) are taken. A refusal
+    /// time, and never when all [`max_concurrent_validations`](Self::max_concurrent_validations) are taken. A refusal
     /// ends the session at once; a failure leaves it to its TTL.
     pub fn refresh_ahead(mut self, percent: u8) -> Self {
         self.refresh_ahead = percent;
@@ -327,7 +327,7 @@ impl SessionCacheBuilder {
     /// Defaults to none; without Redis it changes nothing, since there all sessions are.
     ///
     /// A revocation is then noticed on other nodes within milliseconds, and in the worst case
-    /// after the [`lease`](LocalCache::lease): what this crate promises for the moment at which a
+    /// after the [`lease`](LocalCacheConfig::lease): what this crate promises for the moment at which a
     /// revocation returns holds one lease later, on the node that revoked at once. While Redis
     /// does not answer, or another one answers than before, nothing is served from memory. Nor is
     /// it before Redis 6, or where its user may not send `HELLO 3`, `CLIENT TRACKING`, `INFO`,
@@ -336,7 +336,7 @@ impl SessionCacheBuilder {
     ///
     /// Not promised: that a hypervisor which pauses this machine stops its clock's lease, too. On
     /// Linux the lease goes on while the machine is suspended.
-    pub fn local_cache(mut self, local: LocalCache) -> Self {
+    pub fn local_cache(mut self, local: LocalCacheConfig) -> Self {
         self.local_cache = Some(local);
         self
     }
@@ -351,8 +351,8 @@ impl SessionCacheBuilder {
     ///
     /// Unsafe while the Python service logs users out by itself: its plain `DEL` looks like the
     /// end of the session's cache time.
-    pub fn stale_on_error(mut self, stale: Duration) -> Self {
-        self.stale_on_error = stale;
+    pub fn stale_if_error(mut self, stale: Duration) -> Self {
+        self.stale_if_error = stale;
         self
     }
 
@@ -427,21 +427,21 @@ impl SessionCacheBuilder {
 
     /// The longest life of a session at the identity provider: so long a revoked token stays
     /// refused. Defaults to 30 days; must not be shorter than the TTL.
-    pub fn longest_session(mut self, longest: Duration) -> Self {
-        self.longest_session = longest;
+    pub fn max_session_lifetime(mut self, longest: Duration) -> Self {
+        self.max_session_lifetime = longest;
         self
     }
 
     /// How long one call of the validator may take, waiting for its turn included. Defaults to
     /// 5 seconds; must not be 0.
-    pub fn validation_deadline(mut self, deadline: Duration) -> Self {
-        self.validation_deadline = deadline;
+    pub fn validation_timeout(mut self, timeout: Duration) -> Self {
+        self.validation_timeout = timeout;
         self
     }
 
     /// How many validations may run at once. Defaults to 256; must not be 0.
-    pub fn max_validations(mut self, validations: usize) -> Self {
-        self.max_validations = validations;
+    pub fn max_concurrent_validations(mut self, validations: usize) -> Self {
+        self.max_concurrent_validations = validations;
         self
     }
 
@@ -469,29 +469,29 @@ impl SessionCacheBuilder {
                 "ttl_seconds must be at least 1; to cache nothing, set enabled = false",
             ));
         }
-        if self.validation_deadline.is_zero() {
+        if self.validation_timeout.is_zero() {
             return Err(ConfigError(
-                "the validation deadline must be longer than zero, for example 5 seconds",
+                "the validation timeout must be longer than zero, for example 5 seconds",
             ));
         }
         if self.oldest_record() > TOMBSTONE_TTL {
             return Err(ConfigError(
-                "ttl_seconds, the validation deadline and 5 seconds of slack must not exceed one \
+                "ttl_seconds, the validation timeout and 5 seconds of slack must not exceed one \
                  hour together, since a revocation is remembered that long; set ttl_seconds to \
                  3590 or less",
             ));
         }
-        if self.oldest_record().saturating_add(self.stale_on_error) > TOMBSTONE_TTL
-            || self.longest_session < self.ttl + SLACK + self.stale_on_error
+        if self.oldest_record().saturating_add(self.stale_if_error) > TOMBSTONE_TTL
+            || self.max_session_lifetime < self.ttl + SLACK + self.stale_if_error
         {
             return Err(ConfigError(
                 "what is served stale must not outlive the memory of its revocation: ttl_seconds, \
-                 stale_on_error, the validation deadline and 5 seconds of slack must not exceed \
-                 one hour together, nor the first two duration_remember_me; set stale_on_error to \
+                 stale_if_error, the validation timeout and 5 seconds of slack must not exceed \
+                 one hour together, nor the first two duration_remember_me; set stale_if_error to \
                  30 minutes or less",
             ));
         }
-        if !self.stale_on_error.is_zero() && self.has_redis() && self.local_cache.is_none() {
+        if !self.stale_if_error.is_zero() && self.has_redis() && self.local_cache.is_none() {
             return Err(ConfigError(
                 "what is served stale comes from the memory of this process; beside Redis set \
                  local_cache, too",
@@ -519,21 +519,21 @@ impl SessionCacheBuilder {
                  cache, leave out local_cache",
             ));
         }
-        if self.longest_session < self.ttl.saturating_add(SLACK) {
+        if self.max_session_lifetime < self.ttl.saturating_add(SLACK) {
             return Err(ConfigError(
                 "duration_remember_me is in seconds and must not be shorter than ttl_seconds + 5; \
                  set it to the longest session of the identity provider, for example 2592000",
             ));
         }
-        if self.longest_session > Duration::from_secs(10 * 366 * 24 * 3600) {
+        if self.max_session_lifetime > Duration::from_secs(10 * 366 * 24 * 3600) {
             return Err(ConfigError(
                 "duration_remember_me is in seconds and must not exceed ten years; 30 days are \
                  2592000",
             ));
         }
-        if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_validations) {
+        if !(1..=tokio::sync::Semaphore::MAX_PERMITS).contains(&self.max_concurrent_validations) {
             return Err(ConfigError(
-                "max_validations must be at least 1, for example 256",
+                "max_concurrent_validations must be at least 1, for example 256",
             ));
         }
         if self.effective_negative_ttl() > self.ttl {
@@ -575,12 +575,12 @@ impl SessionCacheBuilder {
             ));
         }
         if self
-            .request_deadline
+            .request_timeout
             .is_some_and(|budget| budget < self.longest_way())
         {
             return Err(ConfigError(
-                "request_deadline has no room for a lookup and twice a validation and a fill; set \
-                 it to three times redis_deadline and twice validation_deadline, or lower these",
+                "request_timeout has no room for a lookup and twice a validation and a fill; set \
+                 it to three times redis_deadline and twice validation_timeout, or lower these",
             ));
         }
         let without = |current: &Option<SecretKey>, previous: &Option<SecretKey>| {
@@ -602,8 +602,8 @@ impl SessionCacheBuilder {
             },
             ttl: self.ttl,
             lifetimes: self.lifetimes(),
-            validation_deadline: self.validation_deadline,
-            longest_session: self.longest_session,
+            validation_timeout: self.validation_timeout,
+            max_session_lifetime: self.max_session_lifetime,
             tombstone_ttl: TOMBSTONE_TTL,
             capacity: self.capacity,
         };
@@ -706,8 +706,8 @@ impl SessionCacheBuilder {
             .map_or(Duration::MAX, |local| local.max_age);
         let times = Times {
             max_age: micros(max_age),
-            stale: micros(self.stale_on_error),
-            verdict_ttl: micros(self.longest_session),
+            stale: micros(self.stale_if_error),
+            verdict_ttl: micros(self.max_session_lifetime),
             negative_ttl: micros(self.effective_negative_ttl()),
         };
         let clock = self.clock.clone();
@@ -716,9 +716,9 @@ impl SessionCacheBuilder {
 
     fn finish(self, local: Local, redis: Option<Redis>) -> SessionCache {
         let gives_up_after = micros(self.oldest_record());
-        let verdict_ttl = micros(self.longest_session);
-        let miss_deadline = self
-            .request_deadline
+        let verdict_ttl = micros(self.max_session_lifetime);
+        let miss_timeout = self
+            .request_timeout
             .unwrap_or_else(|| self.longest_way())
             .saturating_sub(self.redis_deadline);
         let naming = Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
@@ -734,9 +734,9 @@ impl SessionCacheBuilder {
             metrics: CacheMetrics::default(),
         };
         let validations = Validations::new(
-            self.max_validations,
-            self.validation_deadline,
-            miss_deadline,
+            self.max_concurrent_validations,
+            self.validation_timeout,
+            miss_timeout,
         );
         SessionCache::new(store, validations)
     }
@@ -752,7 +752,7 @@ impl SessionCacheBuilder {
 
     /// What a request waits for when nothing but a revocation comes between.
     fn longest_way(&self) -> Duration {
-        let validation_and_fill = self.validation_deadline.saturating_add(self.redis_deadline);
+        let validation_and_fill = self.validation_timeout.saturating_add(self.redis_deadline);
         self.redis_deadline
             .saturating_add(validation_and_fill.saturating_mul(2))
     }
@@ -760,7 +760,7 @@ impl SessionCacheBuilder {
     /// How old a record may be that is still usable.
     fn oldest_record(&self) -> Duration {
         self.ttl
-            .saturating_add(self.validation_deadline)
+            .saturating_add(self.validation_timeout)
             .saturating_add(SLACK)
     }
 }

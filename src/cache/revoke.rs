@@ -37,7 +37,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A revocation that holds: no request that begins from now on is served from a cache with what
-/// it revoked, on any node; on one with a [local cache](super::LocalCache) of its own, no request
+/// it revoked, on any node; on one with a [local cache](super::LocalCacheConfig) of its own, no request
 /// that begins a lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -70,7 +70,7 @@ pub struct RevokeError {
 pub enum RevokeErrorKind {
     /// Redis does not answer. It is delivered to it as soon as possible; a revoked token for as
     /// long as the verdict holds, the rest until no record from before can be usable any more
-    /// (cache TTL, validation deadline and 5 seconds).
+    /// (cache TTL, validation timeout and 5 seconds).
     Queued,
     /// Redis does not answer, and too many revocations wait for it already. Repeat it later.
     NotQueued,

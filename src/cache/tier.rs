@@ -10,25 +10,25 @@ use std::time::Duration;
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_session_cache::{LocalCache, SessionCache};
+/// use tower_session_cache::{LocalCacheConfig, SessionCache};
 ///
 /// let cache = SessionCache::builder()
 ///     .redis("redis://127.0.0.1:6379/2")?
-///     .local_cache(LocalCache::new(100_000).lease(Duration::from_millis(500)))
+///     .local_cache(LocalCacheConfig::new(100_000).lease(Duration::from_millis(500)))
 ///     .build()?;
 /// # let _ = cache;
 /// # Ok::<(), tower_session_cache::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct LocalCache {
+pub struct LocalCacheConfig {
     pub(super) capacity: usize,
     pub(super) lease: Duration,
     pub(super) max_age: Duration,
     pub(super) hears_records: bool,
 }
 
-impl LocalCache {
+impl LocalCacheConfig {
     /// For so many sessions; each takes up to 400 bytes and the user's own texts, and up to 600
     /// while others come in floods. When it is full, one that is seldom used makes room.
     pub fn new(capacity: usize) -> Self {

@@ -74,9 +74,9 @@ impl<V: SessionValidator> ValidatorClient<V> {
         .await
         .unwrap_or_else(|_| {
             let error = ValidationError::unavailable(if asked_at.is_some() {
-                "the validator did not answer within the validation deadline"
+                "the validator did not answer within the validation timeout"
             } else {
-                "as many validations as may run at once took all of the validation deadline"
+                "as many validations as may run at once took all of the validation timeout"
             });
             // A provider that had no time to answer might have refused this token.
             let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);

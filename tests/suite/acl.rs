@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bb8_redis::redis::cmd;
 use tower_session_cache::{
-    LocalCache, Origin, RedisHealth, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisHealth, SessionCache, SessionCacheBuilder, SessionCacheLayer,
 };
 
 use crate::support::{
@@ -60,7 +60,7 @@ impl Guarded {
 /// All that a node does; or what of it does not work.
 async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'static str> {
     let log = record();
-    let local = LocalCache::new(100).lease(Duration::from_secs(20));
+    let local = LocalCacheConfig::new(100).lease(Duration::from_secs(20));
     let builder = if with_local {
         builder.local_cache(local)
     } else {

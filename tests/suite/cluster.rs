@@ -12,7 +12,7 @@ use std::{
 
 use bb8_redis::redis::{Value, cmd};
 use tower_session_cache::{
-    LocalCache, Origin, RedisHealth, RedisTls, RevokeErrorKind, SecretKey, SessionCache,
+    LocalCacheConfig, Origin, RedisHealth, RedisTls, RevokeErrorKind, SecretKey, SessionCache,
     SessionCacheBuilder, SessionCacheLayer,
 };
 
@@ -48,7 +48,7 @@ fn builder(urls: Vec<String>) -> SessionCacheBuilder {
         .unwrap()
         .redis_deadline(Duration::from_secs(20))
         .redis_connect_deadline(Duration::from_secs(20))
-        .validation_deadline(LONG)
+        .validation_timeout(LONG)
         .refresh_ahead(100)
 }
 
@@ -674,7 +674,7 @@ async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
 }
 
 fn local_node(cluster: &Cluster, lease: Duration) -> Node {
-    node_of(builder(cluster.urls()).local_cache(LocalCache::new(1_000).lease(lease)))
+    node_of(builder(cluster.urls()).local_cache(LocalCacheConfig::new(1_000).lease(lease)))
 }
 
 async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
@@ -914,7 +914,8 @@ async fn all_nodes_are_reached_over_tls_with_the_rights_on_the_page_and_each_is_
     let (cache, _, layer) = node_of(encrypted());
     all_cached(&layer).await;
     assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
-    let (local, _, in_memory) = node_of(encrypted().local_cache(LocalCache::new(100).lease(LONG)));
+    let (local, _, in_memory) =
+        node_of(encrypted().local_cache(LocalCacheConfig::new(100).lease(LONG)));
     assert_eq!(origin(&in_memory, "ada-1").await, Origin::Validator);
     until("a lease", || local.stats().lease_age.is_some()).await;
     until_local(&in_memory, "ada-1").await;

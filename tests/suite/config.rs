@@ -44,14 +44,17 @@ fn senseless_values_are_refused_with_what_to_write_instead() {
     let seconds = Duration::from_secs;
     assert!(refused(|b| b.ttl(Duration::ZERO)).contains("ttl_seconds must be at least 1"));
     assert!(refused(|b| b.ttl(seconds(3_591))).contains("3590 or less"));
-    assert!(refused(|b| b.longest_session(seconds(304))).contains("duration_remember_me"));
-    assert!(refused(|b| b.longest_session(Duration::MAX)).contains("ten years"));
+    assert!(refused(|b| b.max_session_lifetime(seconds(304))).contains("duration_remember_me"));
+    assert!(refused(|b| b.max_session_lifetime(Duration::MAX)).contains("ten years"));
     assert!(refused(|b| b.capacity(0)).contains("capacity"));
     assert!(refused(|b| b.capacity(usize::MAX)).contains("capacity"));
-    assert!(refused(|b| b.max_validations(0)).contains("at least 1"));
-    assert!(refused(|b| b.max_validations(usize::MAX)).contains("max_validations"));
-    assert!(refused(|b| b.validation_deadline(Duration::ZERO)).contains("deadline"));
-    assert!(refused(|b| b.validation_deadline(Duration::MAX)).contains("one hour"));
+    assert!(refused(|b| b.max_concurrent_validations(0)).contains("at least 1"));
+    assert!(
+        refused(|b| b.max_concurrent_validations(usize::MAX))
+            .contains("max_concurrent_validations")
+    );
+    assert!(refused(|b| b.validation_timeout(Duration::ZERO)).contains("validation timeout"));
+    assert!(refused(|b| b.validation_timeout(Duration::MAX)).contains("one hour"));
     assert!(refused(|b| b.redis_connect_deadline(Duration::ZERO)).contains("connecting"));
     let checkout = Duration::from_millis(251);
     assert!(refused(|b| b.redis_checkout_deadline(checkout)).contains("redis_checkout_deadline"));
@@ -68,11 +71,11 @@ fn senseless_values_are_refused_with_what_to_write_instead() {
 
 #[test]
 fn waits_that_exceed_the_requests_own_are_refused() {
-    let budget = |b: SessionCacheBuilder, millis| b.request_deadline(Duration::from_millis(millis));
-    assert!(refused(|b| budget(b, 10_749)).contains("request_deadline"));
+    let budget = |b: SessionCacheBuilder, millis| b.request_timeout(Duration::from_millis(millis));
+    assert!(refused(|b| budget(b, 10_749)).contains("request_timeout"));
     assert!(budget(SessionCache::builder(), 10_750).build().is_ok());
     let second = Duration::from_secs(1);
-    let quick = || SessionCache::builder().validation_deadline(second);
+    let quick = || SessionCache::builder().validation_timeout(second);
     assert!(budget(quick(), 2_750).build().is_ok());
     assert!(
         budget(quick().redis_deadline(second), 2_750)

@@ -62,7 +62,7 @@ fn the_configuration_page_names_every_setting_and_no_other() {
     let page = source("src/docs/configuration.md");
     for (path, name, at_least) in [
         ("src/cache/builder.rs", "SessionCacheBuilder", 20),
-        ("src/cache/tier.rs", "LocalCache", 3),
+        ("src/cache/tier.rs", "LocalCacheConfig", 3),
         ("src/layer.rs", "SessionCacheLayer", 5),
         (
             "src/validator/appwrite/builder.rs",
@@ -77,7 +77,7 @@ fn the_configuration_page_names_every_setting_and_no_other() {
     ] {
         let mut setters = setters(path, name);
         assert!(setters.len() >= at_least, "{name}: {setters:?}");
-        if name == "LocalCache" {
+        if name == "LocalCacheConfig" {
             setters.insert("new".to_owned());
         }
         assert_eq!(listed(&page, name), setters, "{name}");

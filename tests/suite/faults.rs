@@ -424,7 +424,7 @@ async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
         .redis(redis.url())
         .unwrap()
         .redis_deadline(Duration::from_secs(5))
-        .validation_deadline(Duration::from_millis(300))
+        .validation_timeout(Duration::from_millis(300))
         .build()
         .unwrap();
     let validator = AppwriteValidator::new(appwrite.endpoint(), appwrite.project_id()).unwrap();
@@ -518,8 +518,8 @@ async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() 
     let probe = Probe::new();
     let second = Duration::from_secs(1);
     let builder = SessionCache::builder()
-        .validation_deadline(second)
-        .max_validations(1);
+        .validation_timeout(second)
+        .max_concurrent_validations(1);
     let cache = builder.build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     probe.hold();
@@ -547,8 +547,8 @@ async fn no_request_waits_longer_than_the_request_deadline() {
         Ok(session("ada"))
     });
     let builder = SessionCache::builder()
-        .validation_deadline(Duration::from_secs(1))
-        .request_deadline(Duration::from_millis(2_750));
+        .validation_timeout(Duration::from_secs(1))
+        .request_timeout(Duration::from_millis(2_750));
     let cache = builder.build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), slow);
     let request = || {

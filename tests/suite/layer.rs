@@ -548,7 +548,7 @@ async fn a_validator_that_panics_is_an_error_and_no_hang() {
 async fn a_validator_that_hangs_costs_its_deadline_and_no_more() {
     let hangs = validator_fn("hangs", |_| std::future::pending());
     let cache = SessionCache::builder()
-        .validation_deadline(Duration::from_millis(700))
+        .validation_timeout(Duration::from_millis(700))
         .build()
         .unwrap();
     let layer = SessionCacheLayer::new(cache, hangs);
@@ -561,7 +561,10 @@ async fn a_validator_that_hangs_costs_its_deadline_and_no_more() {
 #[tokio::test]
 async fn no_more_validations_run_at_once_than_allowed() {
     let probe = Probe::new();
-    let cache = SessionCache::builder().max_validations(2).build().unwrap();
+    let cache = SessionCache::builder()
+        .max_concurrent_validations(2)
+        .build()
+        .unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     probe.hold();
     let answers: Vec<_> = (0..10)

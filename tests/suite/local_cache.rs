@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use tower_session_cache::{
-    Authority, LocalCache, Namespace, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer,
-    SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+    Authority, LocalCacheConfig, Namespace, Origin, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
     testing::ManualClock,
 };
 
@@ -26,8 +26,8 @@ type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
 /// Longer than any test takes: what is noticed within it was pushed.
 const LONG: Duration = Duration::from_secs(60);
 
-fn local() -> LocalCache {
-    LocalCache::new(1_000).lease(LONG)
+fn local() -> LocalCacheConfig {
+    LocalCacheConfig::new(1_000).lease(LONG)
 }
 
 /// Deadlines that only a dead server exceeds.
@@ -46,7 +46,7 @@ fn node_of(builder: SessionCacheBuilder) -> Node {
     (cache, probe, layer)
 }
 
-fn node(url: &str, local: LocalCache) -> Node {
+fn node(url: &str, local: LocalCacheConfig) -> Node {
     node_of(builder(url).local_cache(local))
 }
 
@@ -288,7 +288,7 @@ async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
     let redis = Redis::start();
     let short = Duration::from_millis(100);
     let builder = builder(&redis.url()).redis_deadline(short);
-    let local = LocalCache::new(10).lease(Duration::from_millis(200));
+    let local = LocalCacheConfig::new(10).lease(Duration::from_millis(200));
     let (cache, _, layer) = node_of(builder.local_cache(local));
     for _ in 0..2 {
         until_local(&layer, "t").await;
@@ -424,7 +424,7 @@ async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let clock = ManualClock::new();
-    let local = LocalCache::new(10).lease(LEASE);
+    let local = LocalCacheConfig::new(10).lease(LEASE);
     let builder = builder(&proxy.url()).local_cache(local);
     let (_, _, layer) = node_of(builder.clock(clock.clone()));
     until_local(&layer, "t").await;
@@ -656,8 +656,8 @@ async fn what_this_node_learns_anew_takes_the_place_of_its_entry() {
     assert_eq!(tiers.calls(), calls, "and is not asked for again");
 }
 
-fn short() -> LocalCache {
-    LocalCache::new(10).lease(Duration::from_millis(300))
+fn short() -> LocalCacheConfig {
+    LocalCacheConfig::new(10).lease(Duration::from_millis(300))
 }
 
 async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::log::Recording) {
@@ -686,7 +686,7 @@ async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::lo
 async fn a_replica_gives_no_lease() {
     let redis = Redis::start();
     let primary = Redis::start();
-    let local = LocalCache::new(10).lease(Duration::from_millis(300));
+    let local = LocalCacheConfig::new(10).lease(Duration::from_millis(300));
     let (cache, _, layer) = node(&redis.url(), local);
     until_local(&layer, "t").await;
     let mut replicate = cmd("REPLICAOF");
@@ -734,7 +734,7 @@ async fn an_entry_outlives_neither_its_session_nor_its_record_nor_the_longest_ag
 #[tokio::test]
 async fn the_number_of_entries_is_bounded() {
     let redis = Redis::start();
-    let local = LocalCache::new(100).lease(LONG);
+    let local = LocalCacheConfig::new(100).lease(LONG);
     let (cache, _, layer) = node(&redis.url(), local);
     until_local(&layer, "t").await;
     let mut most = 0;
@@ -773,7 +773,7 @@ fn a_cache_that_changes_its_runtime_listens_again() {
     let redis = Redis::start();
     let (_, _, layer) = node(
         &redis.url(),
-        LocalCache::new(10).lease(Duration::from_millis(200)),
+        LocalCacheConfig::new(10).lease(Duration::from_millis(200)),
     );
     for _ in 0..2 {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -787,23 +787,23 @@ fn a_cache_that_changes_its_runtime_listens_again() {
 
 #[test]
 fn settings_that_make_no_sense_are_named() {
-    let build = |local: LocalCache| {
+    let build = |local: LocalCacheConfig| {
         let builder = builder("redis://127.0.0.1:1").local_cache(local);
         builder.build().unwrap_err().to_string()
     };
-    assert!(build(LocalCache::new(0)).contains("leave out local_cache"));
+    assert!(build(LocalCacheConfig::new(0)).contains("leave out local_cache"));
     for lease in [
         Duration::ZERO,
         Duration::from_millis(99),
         Duration::from_secs(61),
     ] {
-        assert!(build(LocalCache::new(1).lease(lease)).contains("lease"));
+        assert!(build(LocalCacheConfig::new(1).lease(lease)).contains("lease"));
     }
-    let no_age = LocalCache::new(1).max_age(Duration::ZERO);
+    let no_age = LocalCacheConfig::new(1).max_age(Duration::ZERO);
     assert!(build(no_age).contains("age"));
     // Without Redis it changes nothing.
     let _ = SessionCache::builder()
-        .local_cache(LocalCache::new(0))
+        .local_cache(LocalCacheConfig::new(0))
         .build()
         .unwrap();
 }

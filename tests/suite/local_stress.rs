@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheLayer, UserData, ValidatedSession,
+    LocalCacheConfig, Origin, SessionCache, SessionCacheLayer, UserData, ValidatedSession,
 };
 
 use crate::support::{
@@ -51,7 +51,7 @@ async fn the_other_node_hears_of_it_within_a_lease() {
         let builder = SessionCache::builder().redis(redis.url()).unwrap();
         let builder = builder.redis_deadline(Duration::from_secs(20));
         match local {
-            true => builder.local_cache(LocalCache::new(100).lease(LEASE)),
+            true => builder.local_cache(LocalCacheConfig::new(100).lease(LEASE)),
             false => builder,
         }
         .build()

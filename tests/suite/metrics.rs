@@ -14,7 +14,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheLayer, Stats, UserData, ValidatedSession,
+    LocalCacheConfig, Origin, SessionCache, SessionCacheLayer, Stats, UserData, ValidatedSession,
     ValidationError, testing::ManualClock,
 };
 
@@ -85,7 +85,7 @@ fn dashboard_and_page_name_what_there_is_and_nothing_else() {
         SessionCache::builder()
             .redis("redis://127.0.0.1:1")
             .unwrap()
-            .local_cache(LocalCache::new(1))
+            .local_cache(LocalCacheConfig::new(1))
             .build()
             .unwrap()
     });
@@ -134,10 +134,10 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
         .redis(redis.url())
         .unwrap()
         .redis_deadline(patient)
-        .local_cache(LocalCache::new(100).lease(Duration::from_secs(60)));
+        .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(60)));
     let alone = SessionCache::builder()
         .ttl(Duration::from_secs(30))
-        .stale_on_error(Duration::from_secs(60))
+        .stale_if_error(Duration::from_secs(60))
         .clock(clock.clone());
     let off = SessionCache::builder().enabled(false);
     let caches = with_local_recorder(&recorder, || {

@@ -620,7 +620,7 @@ async fn pause_is_no_outage() {
         let clock = ManualClock::new();
         let builder = SessionCache::builder().ttl(Duration::from_secs(30));
         let builder = builder
-            .stale_on_error(Duration::from_secs(60))
+            .stale_if_error(Duration::from_secs(60))
             .clock(clock.clone());
         let probe = Probe::new();
         let validator = if with_branches {
@@ -895,9 +895,9 @@ async fn wait_for_a_permit_is_no_outage() {
     let clock = ManualClock::new();
     let builder = SessionCache::builder().ttl(Duration::from_secs(30));
     let builder = builder
-        .stale_on_error(Duration::from_secs(60))
+        .stale_if_error(Duration::from_secs(60))
         .clock(clock.clone());
-    let builder = builder.max_validations(1);
+    let builder = builder.max_concurrent_validations(1);
     let provider = TestValidator::new().with_session("blocked-since", UserData::new("ada"));
     let layer = SessionCacheLayer::new(builder.build().unwrap(), provider.clone());
     ask(&layer, "blocked-since").await.unwrap();

@@ -123,7 +123,7 @@ async fn it_can_be_turned_off_and_gives_way_to_those_who_wait() {
     let builder = || SessionCache::builder().clock(clock.clone());
     let (off, probe, layer) = node(builder().refresh_ahead(100));
     tier(&layer, "t").await.unwrap();
-    let (busy, busy_probe, busy_layer) = node(builder().max_validations(1));
+    let (busy, busy_probe, busy_layer) = node(builder().max_concurrent_validations(1));
     tier(&busy_layer, "t").await.unwrap();
     busy_probe.hold();
     let waiting = tokio::spawn({

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bb8_redis::redis::cmd;
 use tower_session_cache::{
-    LocalCache, Origin, RedisTls, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisTls, SessionCache, SessionCacheBuilder, SessionCacheLayer,
 };
 
 use crate::support::{
@@ -54,7 +54,7 @@ async fn until_from_redis(layer: &Layer, token: &str) {
 #[tokio::test]
 async fn a_failover_is_followed_and_begins_an_epoch() {
     let mut set = Set::start();
-    let local = LocalCache::new(100).lease(Duration::from_secs(5));
+    let local = LocalCacheConfig::new(100).lease(Duration::from_secs(5));
     let (near, near_layer) = node(builder(set.urls()).local_cache(local));
     let (cache, layer) = node(builder(set.urls()).wait_for_replicas(2, Duration::from_secs(20)));
     until_from_redis(&layer, "t").await;
@@ -90,7 +90,7 @@ async fn a_failover_is_followed_and_begins_an_epoch() {
 async fn an_old_primary_that_still_answers_is_left() {
     let (old, new) = (Redis::start(), Redis::start());
     let fakes = fakes([Says::Primary(1, old.port()); 3]).await;
-    let local = LocalCache::new(100).lease(Duration::from_secs(20));
+    let local = LocalCacheConfig::new(100).lease(Duration::from_secs(20));
     let (near, near_layer) = node(builder(urls(&fakes)).local_cache(local));
     let (cache, layer) = node(builder(urls(&fakes)));
     until_from_redis(&layer, "t").await;
@@ -179,7 +179,7 @@ async fn when_none_knows_the_primary_one_line_says_what_to_check() {
         let fakes = fakes([says; 3]).await;
         let log = record();
         let builder = builder(urls(&fakes)).redis_connect_deadline(Duration::from_secs(1));
-        let (cache, layer) = node(builder.local_cache(LocalCache::new(100)));
+        let (cache, layer) = node(builder.local_cache(LocalCacheConfig::new(100)));
         soon("Redis to be left alone", async {
             while !cache.stats().redis_skipped {
                 ask(&layer, "t").await.unwrap();
@@ -228,7 +228,7 @@ async fn sentinels_and_primary_have_passwords_of_their_own_and_tls() {
                     .root_certificates(authority.pem())
                     .client_certificate(client.certificate, client.key),
             )
-            .local_cache(LocalCache::new(100).lease(Duration::from_secs(20))),
+            .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20))),
     );
     until_from_redis(&layer, "t").await;
     until("a lease", || cache.stats().lease_age.is_some()).await;

@@ -18,9 +18,9 @@ use http_body_util::Empty;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
-    AppwriteValidator, ErasedValidator, IntrospectionAuth, IntrospectionValidator, LocalCache,
-    Origin, Rejection, SecretKey, SessionCache, SessionCacheLayer, SessionInfo, UserData,
-    testing::ManualClock,
+    AppwriteValidator, ErasedValidator, IntrospectionAuth, IntrospectionValidator,
+    LocalCacheConfig, Origin, Rejection, SecretKey, SessionCache, SessionCacheLayer, SessionInfo,
+    UserData, testing::ManualClock,
 };
 
 use self::api::SessionValidator;
@@ -305,10 +305,11 @@ impl Case {
                     .key_prefix(format!("{seed}:"));
             }
             if has_redis && has_local {
-                builder = builder.local_cache(LocalCache::new(100).lease(Duration::from_secs(60)));
+                builder =
+                    builder.local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(60)));
             }
             if !has_redis || has_local {
-                builder = builder.stale_on_error(Duration::from_secs(600));
+                builder = builder.stale_if_error(Duration::from_secs(600));
             }
             builder.build().unwrap()
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bb8_redis::redis::cmd;
-use tower_session_cache::{LocalCache, Origin, SessionCache, SessionCacheLayer};
+use tower_session_cache::{LocalCacheConfig, Origin, SessionCache, SessionCacheLayer};
 
 use crate::support::{client::ask, peer::session_key, probe::Probe, redis::Redis, soon, until};
 
@@ -23,7 +23,7 @@ async fn it_is_used_for_lookups_and_the_listener() {
             .unwrap()
             .redis_deadline(Duration::from_secs(20))
             .redis_connect_deadline(Duration::from_secs(20))
-            .local_cache(LocalCache::new(100).lease(Duration::from_secs(20)))
+            .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20)))
             .build()
             .unwrap();
         let layer = SessionCacheLayer::new(cache.clone(), Probe::new());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tower_session_cache::{
-    LocalCache, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo,
+    LocalCacheConfig, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo,
     ValidationError, testing::ManualClock,
 };
 
@@ -44,7 +44,7 @@ async fn is_stale(layer: &SessionCacheLayer<Probe>, text: &str) -> bool {
 async fn without_redis_an_old_session_bridges_an_outage_for_a_while() {
     let clock = ManualClock::new();
     let builder = SessionCache::builder().ttl(Duration::from_secs(30));
-    let (cache, probe, layer) = layer_of(builder.stale_on_error(STALE).clock(clock.clone()));
+    let (cache, probe, layer) = layer_of(builder.stale_if_error(STALE).clock(clock.clone()));
     for text in ["t", "out", "reset"] {
         let user = if text == "reset" { "bob" } else { "ada" };
         probe.answer(move |_| Ok(session(user)));
@@ -77,7 +77,7 @@ async fn nothing_is_served_stale_unless_asked_for_or_beyond_the_sessions_end() {
     let clock = ManualClock::new();
     for (stale, ends_after) in [(Duration::ZERO, 1_000), (STALE, 30)] {
         let builder = SessionCache::builder().ttl(Duration::from_secs(30));
-        let (_, probe, layer) = layer_of(builder.stale_on_error(stale).clock(clock.clone()));
+        let (_, probe, layer) = layer_of(builder.stale_if_error(stale).clock(clock.clone()));
         let ends = clock.now() + chrono::TimeDelta::seconds(ends_after);
         probe.answer(move |_| Ok(session("ada").with_expires_at(ends)));
         ask(&layer, "t").await.unwrap();
@@ -95,8 +95,8 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
         .redis_deadline(Duration::from_secs(20))
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)
-        .local_cache(LocalCache::new(10).lease(Duration::from_secs(60)))
-        .stale_on_error(STALE);
+        .local_cache(LocalCacheConfig::new(10).lease(Duration::from_secs(60)))
+        .stale_if_error(STALE);
     let (cache, probe, layer) = layer_of(builder);
     soon("a local hit", async {
         while info(&layer, "t").await.unwrap().origin() != Origin::Local {
@@ -177,8 +177,8 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
         .unwrap()
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)
-        .local_cache(LocalCache::new(10).lease(LEASE))
-        .stale_on_error(STALE)
+        .local_cache(LocalCacheConfig::new(10).lease(LEASE))
+        .stale_if_error(STALE)
         .clock(clock.clone());
     let (_, probe, layer) = layer_of(builder);
     soon("a local hit", async {
@@ -219,11 +219,11 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
 #[test]
 fn what_is_served_stale_does_not_outlive_the_memory_of_its_revocation() {
     let minutes = |n: u64| Duration::from_secs(60 * n);
-    let stale = |stale| SessionCache::builder().stale_on_error(stale);
+    let stale = |stale| SessionCache::builder().stale_if_error(stale);
     assert!(stale(minutes(54)).build().is_ok());
     let error = stale(minutes(55)).build().unwrap_err().to_string();
-    assert!(error.contains("stale_on_error"), "{error}");
-    let short = stale(minutes(10)).longest_session(minutes(15));
+    assert!(error.contains("stale_if_error"), "{error}");
+    let short = stale(minutes(10)).max_session_lifetime(minutes(15));
     assert!(
         short
             .build()

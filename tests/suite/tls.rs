@@ -11,7 +11,8 @@ use std::{
 use bb8_redis::redis::cmd;
 use tokio::{io::AsyncReadExt, net::TcpListener};
 use tower_session_cache::{
-    LocalCache, Origin, RedisHealth, RedisTls, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisHealth, RedisTls, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer,
 };
 
 use crate::support::{
@@ -33,7 +34,7 @@ fn node(url: String, tls: RedisTls, is_patient: bool) -> (SessionCache, SessionC
         .redis_connect_deadline(Duration::from_secs(20))
         // So long each lookup waits where there is never a connection.
         .redis_checkout_deadline(if is_patient { SLOWLY } else { SOON })
-        .local_cache(LocalCache::new(100).lease(Duration::from_secs(20)))
+        .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20)))
         .build()
         .unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());

@@ -14,7 +14,7 @@ use bb8_redis::redis::{Client, Cmd, cmd};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::RwLock;
 use tower_session_cache::{
-    Authority, LocalCache, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken,
+    Authority, LocalCacheConfig, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken,
     SessionValidator, Stats, UserData, ValidatedSession, ValidationError,
 };
 
@@ -279,7 +279,7 @@ impl World {
                 // It would go on behind a request's back, and across a flush.
                 .refresh_ahead(100);
             if let Some(lease) = settings.lease {
-                let local = LocalCache::new(1_000).lease(lease);
+                let local = LocalCacheConfig::new(1_000).lease(lease);
                 builder = builder.local_cache(match n % 2 {
                     0 => local,
                     _ => local.revocations_only(),

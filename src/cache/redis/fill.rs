@@ -189,6 +189,6 @@ impl Redis {
 
     /// A process that slept for longer between lookup and fill knows too little to fill.
     fn longest_fill(&self) -> i64 {
-        micros(self.limits.validation_deadline).saturating_add(SLACK)
+        micros(self.limits.validation_timeout).saturating_add(SLACK)
     }
 }

@@ -21,7 +21,9 @@ impl Redis {
             Verdict::Forget => ("forget", self.limits.tombstone_ttl),
             Verdict::Refuse => (
                 "refuse",
-                self.limits.longest_session.max(self.limits.tombstone_ttl),
+                self.limits
+                    .max_session_lifetime
+                    .max(self.limits.tombstone_ttl),
             ),
         };
         let (state, count) = &self.nonces;
@@ -56,7 +58,7 @@ impl Redis {
     pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unanswered> {
         // Never shorter than the records that it must outlive.
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
-        let ttl = decimal(self.limits.longest_session.max(records));
+        let ttl = decimal(self.limits.max_session_lifetime.max(records));
         let slack = SLACK.to_string();
         let call = self.links.call(Effect::Writes);
         let mut runs = Vec::new();

@@ -42,8 +42,8 @@ pub(crate) struct Limits {
     pub(crate) deadlines: Deadlines,
     pub(crate) ttl: Duration,
     pub(crate) lifetimes: Lifetimes,
-    pub(crate) validation_deadline: Duration,
-    pub(crate) longest_session: Duration,
+    pub(crate) validation_timeout: Duration,
+    pub(crate) max_session_lifetime: Duration,
     pub(crate) tombstone_ttl: Duration,
     pub(crate) capacity: usize,
 }

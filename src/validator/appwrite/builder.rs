@@ -135,7 +135,7 @@ impl AppwriteValidatorBuilder {
     /// answer. Defaults to 4 s; zero is an error.
     ///
     /// The two calls of a validation run at once, so that this is its time as well. Keep it below
-    /// the cache's own deadline, which cannot say what was waited for.
+    /// the cache's `validation_timeout`, which cannot say what was waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

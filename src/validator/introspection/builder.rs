@@ -229,7 +229,7 @@ impl IntrospectionValidatorBuilder {
     /// Sets how long a call may take altogether, from the connection to the last byte of the
     /// answer. Defaults to 4 s; zero is an error.
     ///
-    /// Keep it below the cache's own deadline, which cannot say what was waited for.
+    /// Keep it below the cache's `validation_timeout`, which cannot say what was waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self

@@ -50,7 +50,7 @@ pub struct Ticks {
     /// How much the clock of each node is behind.
     pub node_slow: [u8; 2],
     pub tomb_ttl: u8,
-    pub longest_session: u8,
+    pub max_session_lifetime: u8,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +97,7 @@ impl Ticks {
         peer_takes: 0,
         node_slow: [0, 0],
         tomb_ttl: 20,
-        longest_session: 20,
+        max_session_lifetime: 20,
     };
 
     /// After so long this node serves nothing from before a revocation, whatever went wrong.

@@ -29,7 +29,7 @@ const CLOCKS: Ticks = Ticks {
     peer_takes: 1,
     node_slow: [0, 0],
     tomb_ttl: 20,
-    longest_session: 20,
+    max_session_lifetime: 20,
 };
 
 /// Short enough for everything to end.
@@ -43,7 +43,7 @@ const ENDINGS: Ticks = Ticks {
     peer_takes: 1,
     node_slow: [0, 1],
     tomb_ttl: 5,
-    longest_session: 6,
+    max_session_lifetime: 6,
 };
 
 /// Redis answers, and keeps what it has.

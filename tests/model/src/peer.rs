@@ -148,7 +148,7 @@ impl Model {
                 for at in self.stamps(state) {
                     let mut next = next;
                     let mark = Stamp(at.0 + PEERS_MICROS * (n as u16 + 1));
-                    let end = state.time + self.bounds.ticks.longest_session;
+                    let end = state.time + self.bounds.ticks.max_session_lifetime;
                     next.redis.data.mark = Some(Key(mark, end));
                     self.promise(&mut next, versions);
                     next.revocations[n] = Revoking::Done;

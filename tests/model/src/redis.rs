@@ -173,7 +173,7 @@ impl Model {
                 let refuses = refuses || (kept && self.holds(Rule::KeepsVerdict));
                 let mut end = state.time
                     + match what {
-                        Revoke::Token(_, true) => ticks.longest_session,
+                        Revoke::Token(_, true) => ticks.max_session_lifetime,
                         _ if self.holds(Rule::TombOutlivesFills) => ticks.tomb_ttl,
                         _ => 1,
                     };
@@ -206,7 +206,7 @@ impl Model {
                     .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
                 let mark = standing.map_or(now, |mark| now.max(Stamp(mark.0 + 1)));
                 let ttl = if self.holds(Rule::MarkOutlivesRecords) {
-                    ticks.longest_session
+                    ticks.max_session_lifetime
                 } else {
                     1
                 };

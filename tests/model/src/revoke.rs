@@ -31,7 +31,7 @@ impl Model {
 
     /// Even a provider that forgives a logout knows when the session has ended.
     pub(crate) fn is_refused(&self, state: &State, token: usize) -> bool {
-        state.provider.dead[token] || state.time >= self.bounds.ticks.longest_session
+        state.provider.dead[token] || state.time >= self.bounds.ticks.max_session_lifetime
     }
 
     /// What the provider says from now on; a version that stays zero is untouched.
@@ -239,7 +239,7 @@ impl Model {
         let ticks = &self.bounds.ticks;
         let records_end = state.time + ticks.bound(node);
         let until = match what {
-            Revoke::Token(_, true) => state.time + ticks.longest_session,
+            Revoke::Token(_, true) => state.time + ticks.max_session_lifetime,
             _ => records_end,
         };
         let node = &mut state.nodes[node];

@@ -1,5 +1,5 @@
 //! What is not promised, as exactly as the promise: each limit can be met, and none lasts longer
-//! than TTL, validation deadline and slack.
+//! than TTL, validation timeout and slack.
 
 use session_cache_model::{
     Model, System,

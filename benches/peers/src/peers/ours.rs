@@ -7,7 +7,7 @@ use std::{
 
 use axum::{Extension, Router, routing::get};
 use tower_session_cache::{
-    CachedSession, Fill, LocalCache, Lookup, Origin, SessionCache, SessionCacheBuilder,
+    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, SessionCache, SessionCacheBuilder,
     SessionCacheLayer, SessionToken, UserData, ValidatedSession, ValidationError, validator_fn,
 };
 
@@ -18,7 +18,7 @@ pub async fn local() -> Result<Served, Box<dyn Error>> {
 }
 
 pub async fn tier(redis: &str) -> Result<Served, Box<dyn Error>> {
-    let local = LocalCache::new(100_000);
+    let local = LocalCacheConfig::new(100_000);
     let builder = builder()
         .redis(redis)?
         .key_prefix("tier:")
