@@ -74,7 +74,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         .await
         .unwrap_or_else(|_| {
             let error = ValidationError::unavailable(if asked_at.is_some() {
-                "the validator did not answer within the validation timeout"
+                "the validator did not answer within `validation_timeout`"
             } else {
                 "as many validations as may run at once took all of the validation timeout"
             });
