@@ -279,19 +279,19 @@ impl SessionCache {
         let hearing = hearing.unwrap_or_default();
         let redis = store.redis.as_ref().map(Redis::metrics);
         Stats {
-            listening: hearing.is_connected,
+            listener_connected: hearing.is_connected,
             lease_age: hearing.age.map(Duration::from_micros),
-            pushes: hearing.pushes,
-            epochs: hearing.epochs,
-            entries: entries as u64,
-            verdicts: verdicts as u64,
-            refusals: refusals as u64,
-            in_flight: validations.in_flight.len(),
-            undelivered: store.undelivered.len(),
-            redis_skipped: store.redis.as_ref().is_some_and(Redis::is_skipped),
+            invalidations: hearing.pushes,
+            local_resets: hearing.epochs,
+            local_entries: entries as u64,
+            revoked_token_entries: verdicts as u64,
+            negative_entries: refusals as u64,
+            validations_in_flight: validations.in_flight.len(),
+            queued_revocations: store.undelivered.len(),
+            redis_circuit_open: store.redis.as_ref().is_some_and(Redis::is_skipped),
             redis_connections: redis.map_or(0, |redis| redis.connections.get()),
-            redis_in_use: redis.map_or(0, |redis| redis.commands_in_flight.get()),
-            redis_unanswered: redis.map_or(0, |redis| redis.errors.get()),
+            redis_commands_in_flight: redis.map_or(0, |redis| redis.commands_in_flight.get()),
+            redis_errors: redis.map_or(0, |redis| redis.errors.get()),
             ..store.metrics.stats()
         }
     }

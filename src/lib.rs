@@ -215,7 +215,7 @@ pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
 pub use session::{CachedSession, Origin, SessionInfo};
-pub use telemetry::{Revocations, Stats};
+pub use telemetry::{RevocationCounts, Stats};
 pub use token::{SessionToken, TokenError, TokenSource};
 pub use user::{UserData, UserDataBuilder};
 #[cfg(feature = "appwrite")]

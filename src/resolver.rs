@@ -221,7 +221,7 @@ impl<V: SessionValidator> Resolver<V> {
                 }
                 Role::Waiter(waiter) => {
                     self.store().metrics().coalesced.increment();
-                    Span::current().record("joined", true);
+                    Span::current().record("coalesced", true);
                     waiter
                 }
                 Role::Rejected => {

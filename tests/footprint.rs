@@ -87,7 +87,7 @@ fn a_session_takes_at_most_400_bytes_and_its_texts() {
             }
             cache = Some(full);
         });
-        let entries = usize::try_from(cache.as_ref().unwrap().stats().entries).unwrap();
+        let entries = usize::try_from(cache.as_ref().unwrap().stats().local_entries).unwrap();
         assert!(entries <= count.get() && entries > count.get() / 10 * 9);
         let texts = texts / (count.get() * rounds) * entries;
         let each = (usize::try_from(bytes_current).unwrap() - texts) / entries;
@@ -140,7 +140,7 @@ fn before_redis(
         cache = Some(built);
     });
     let cache = cache.unwrap();
-    let entries = usize::try_from(cache.stats().entries).unwrap();
+    let entries = usize::try_from(cache.stats().local_entries).unwrap();
     assert!(entries <= count && entries > count / 2, "{entries}");
     BeforeRedis {
         cache,

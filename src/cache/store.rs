@@ -10,7 +10,7 @@ use super::{
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
-use crate::telemetry::{CacheMetrics, LookupOutcome};
+use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
     clock::Clock,
     session::{CachedSession, Origin},
@@ -201,9 +201,10 @@ impl Store {
     }
 
     fn count_fill(&self, fill: Fill) -> Fill {
+        let fills = &self.metrics.fills;
         match fill {
-            Fill::Stored => self.metrics.stored.increment(),
-            Fill::Overtaken(_) => self.metrics.overtaken.increment(),
+            Fill::Stored => fills.with(FillOutcome::Stored).increment(),
+            Fill::Overtaken(_) => fills.with(FillOutcome::Conflict).increment(),
             Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
         }
         fill

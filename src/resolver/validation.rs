@@ -76,7 +76,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             let error = ValidationError::unavailable(if asked_at.is_some() {
                 "the validator did not answer within `validation_timeout`"
             } else {
-                "as many validations as may run at once took all of the validation timeout"
+                "timed out waiting for one of the `max_concurrent_validations` permits"
             });
             // A provider that had no time to answer might have refused this token.
             let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);

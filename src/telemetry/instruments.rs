@@ -195,8 +195,8 @@ macro_rules! label {
 
             type Each<T> = [T; [$($value),+].len()];
 
-            fn each<T>(make: impl FnMut(&'static str) -> T) -> Self::Each<T> {
-                [$($value),+].map(make)
+            fn each<T>(mut make: impl FnMut(&'static str) -> T) -> Self::Each<T> {
+                [$(Self::$Variant),+].map(|label| make(label.as_str()))
             }
 
             #[inline]

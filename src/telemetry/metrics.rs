@@ -7,7 +7,7 @@ use super::{
     instruments::{
         Counter, Family, Gauge, Histogram, Instrument, Label, Metric, label, metric_set,
     },
-    stats::{Revocations, Stats},
+    stats::{RevocationCounts, Stats},
 };
 
 label! {
@@ -27,8 +27,16 @@ label! {
     /// How a validation ended.
     enum ValidationOutcome: "outcome" {
         Accepted = "accepted",
-        Rejected = "refused",
+        Rejected = "rejected",
         Unavailable = "unavailable",
+    }
+}
+
+label! {
+    /// What became of a validated session.
+    enum FillOutcome: "outcome" {
+        Stored = "stored",
+        Conflict = "conflict",
     }
 }
 
@@ -44,9 +52,9 @@ label! {
 label! {
     /// What became of it.
     enum RevocationOutcome: "outcome" {
-        Applied = "delivered",
+        Applied = "applied",
         Queued = "queued",
-        QueueFull = "not_queued",
+        QueueFull = "queue_full",
     }
 }
 
@@ -55,24 +63,22 @@ metric_set! {
     struct CacheMetrics {
         lookups: Family<LookupOutcome, Counter> = "session_cache_lookups_total",
             "Requests by where their answer came from; stale ones were misses first";
-        lookup_duration: Family<LookupOutcome, Histogram> = "session_cache_lookup_seconds",
+        lookup_duration: Family<LookupOutcome, Histogram> = "session_cache_lookup_duration_seconds",
             "How long requests waited that had to wait";
-        validations_started: Counter = "session_cache_validations_begun_total",
+        validations_started: Counter = "session_cache_validations_started_total",
             "Calls of the validator";
         validations: Family<ValidationOutcome, Counter> = "session_cache_validations_total",
             "Validations by what came of them";
         validation_duration: Family<ValidationOutcome, Histogram> =
-            "session_cache_validation_seconds",
+            "session_cache_validation_duration_seconds",
             "How long the validator took";
-        coalesced: Counter = "session_cache_joined_total",
+        coalesced: Counter = "session_cache_coalesced_requests_total",
             "Requests that waited for a validation which another one had begun";
         refreshes: Counter = "session_cache_refreshes_total",
             "Sessions in use that were validated again ahead of their end in the cache";
-        stored: Counter = "session_cache_stored_total",
-            "Validations whose answer was stored";
-        overtaken: Counter = "session_cache_overtaken_total",
-            "Validations that a revocation overtook";
-        revocations_started: Counter = "session_cache_revocations_begun_total",
+        fills: Family<FillOutcome, Counter> = "session_cache_fills_total",
+            "Validated sessions that were stored, and those that a revocation overtook";
+        revocations_started: Counter = "session_cache_revocations_started_total",
             "Calls of invalidate_token, revoke_token and invalidate_user";
         revocations: Family<RevocationKind, Family<RevocationOutcome, Counter>> =
             "session_cache_revocations_total",
@@ -85,9 +91,9 @@ metric_set! {
     struct RedisMetrics {
         connections: Gauge = "session_cache_redis_connections",
             "Open connections to Redis, without the listener's";
-        commands_in_flight: Gauge = "session_cache_redis_in_use",
+        commands_in_flight: Gauge = "session_cache_redis_commands_in_flight",
             "Commands that wait for Redis now";
-        errors: Counter = "session_cache_redis_unanswered_total",
+        errors: Counter = "session_cache_redis_errors_total",
             "Commands that Redis did not answer in time, or not as it should";
     }
 }
@@ -97,11 +103,11 @@ metric_set! {
     struct ListenerMetrics {
         lease_held: Gauge = "session_cache_lease_held",
             "Whether sessions may be served from the local cache now";
-        heartbeat: Histogram = "session_cache_listener_lag_seconds",
+        heartbeat: Histogram = "session_cache_invalidation_heartbeat_seconds",
             "How long the listener's heartbeats took, behind all pushes before them";
-        invalidations: Counter = "session_cache_listener_pushes_total",
+        invalidations: Counter = "session_cache_invalidations_total",
             "Changes that Redis has told of";
-        local_resets: Counter = "session_cache_listener_epochs_total",
+        local_resets: Counter = "session_cache_local_resets_total",
             "How many times the local cache has begun anew";
     }
 }
@@ -112,12 +118,12 @@ pub(crate) const VALIDATIONS_IN_FLIGHT: Metric = Metric {
 };
 
 pub(crate) const REVOCATIONS_QUEUED: Metric = Metric {
-    name: "session_cache_revocations_undelivered",
+    name: "session_cache_revocations_queued",
     help: "Revocations that hold here and wait for Redis",
 };
 
 pub(crate) const REDIS_CIRCUIT_OPEN: Metric = Metric {
-    name: "session_cache_redis_skipped",
+    name: "session_cache_redis_circuit_open",
     help: "Whether Redis is left alone now, since it did not answer",
 };
 
@@ -128,33 +134,33 @@ impl CacheMetrics {
         let validations = |outcome| self.validations.with(outcome).get();
         let revocations = |kind| {
             let outcomes = self.revocations.with(kind);
-            Revocations {
-                delivered: outcomes.with(RevocationOutcome::Applied).get(),
+            RevocationCounts {
+                applied: outcomes.with(RevocationOutcome::Applied).get(),
                 queued: outcomes.with(RevocationOutcome::Queued).get(),
-                not_queued: outcomes.with(RevocationOutcome::QueueFull).get(),
+                queue_full: outcomes.with(RevocationOutcome::QueueFull).get(),
             }
         };
         let local_hits = lookups(LookupOutcome::Local);
         Stats {
             hits: local_hits.saturating_add(lookups(LookupOutcome::Redis)),
             local_hits,
-            stale: lookups(LookupOutcome::Stale),
+            stale_hits: lookups(LookupOutcome::Stale),
             misses: lookups(LookupOutcome::Miss),
-            negative: lookups(LookupOutcome::Negative),
-            revoked: lookups(LookupOutcome::Revoked),
+            negative_hits: lookups(LookupOutcome::Negative),
+            revoked_hits: lookups(LookupOutcome::Revoked),
             bypassed: lookups(LookupOutcome::Bypass),
             validations: self.validations_started.get(),
             refreshes: self.refreshes.get(),
-            joined: self.coalesced.get(),
-            accepted: validations(ValidationOutcome::Accepted),
-            refused: validations(ValidationOutcome::Rejected),
-            unavailable: validations(ValidationOutcome::Unavailable),
-            stored: self.stored.get(),
-            overtaken: self.overtaken.get(),
+            coalesced: self.coalesced.get(),
+            validations_accepted: validations(ValidationOutcome::Accepted),
+            validations_rejected: validations(ValidationOutcome::Rejected),
+            validations_unavailable: validations(ValidationOutcome::Unavailable),
+            fills: self.fills.with(FillOutcome::Stored).get(),
+            fill_conflicts: self.fills.with(FillOutcome::Conflict).get(),
             revocations: self.revocations_started.get(),
-            invalidated_tokens: revocations(RevocationKind::InvalidateToken),
-            revoked_tokens: revocations(RevocationKind::RevokeToken),
-            invalidated_users: revocations(RevocationKind::InvalidateUser),
+            token_invalidations: revocations(RevocationKind::InvalidateToken),
+            token_revocations: revocations(RevocationKind::RevokeToken),
+            user_invalidations: revocations(RevocationKind::InvalidateUser),
             ..Stats::default()
         }
     }

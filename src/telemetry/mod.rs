@@ -9,12 +9,13 @@ mod recorder;
 mod stats;
 mod targets;
 
-pub use self::stats::{Revocations, Stats};
+pub use self::stats::{RevocationCounts, Stats};
 pub(crate) use self::{
     instruments::{Gauge, GaugeGuard, Timer},
     metrics::{
-        CacheMetrics, ListenerMetrics, LookupOutcome, REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED,
-        RedisMetrics, RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT, ValidationOutcome,
+        CacheMetrics, FillOutcome, ListenerMetrics, LookupOutcome, REDIS_CIRCUIT_OPEN,
+        REVOCATIONS_QUEUED, RedisMetrics, RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT,
+        ValidationOutcome,
     },
     targets::{
         INVALIDATION, LAYER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup_span, refresh_span,

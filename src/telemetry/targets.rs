@@ -6,12 +6,12 @@ pub(crate) const LOOKUP: &str = "tower_session_cache::lookup";
 pub(crate) const VALIDATION: &str = "tower_session_cache::validation";
 pub(crate) const REVOCATION: &str = "tower_session_cache::revocation";
 pub(crate) const REDIS: &str = "tower_session_cache::redis";
-pub(crate) const INVALIDATION: &str = "tower_session_cache::listener";
+pub(crate) const INVALIDATION: &str = "tower_session_cache::invalidation";
 pub(crate) const LAYER: &str = "tower_session_cache::layer";
 
 /// The span of a lookup that has to wait. The validation that it starts is inside.
 pub(crate) fn lookup_span() -> Span {
-    tracing::info_span!(target: LOOKUP, "session_lookup", outcome = Empty, joined = Empty)
+    tracing::info_span!(target: LOOKUP, "session_lookup", outcome = Empty, coalesced = Empty)
 }
 
 /// The span of a validation that no request waits for. The request that caused it may end earlier,

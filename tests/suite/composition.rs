@@ -177,7 +177,7 @@ async fn a_timeout_outside_counts_the_validation_and_one_inside_does_not() {
     // The validation went on without the request, and the next one finds its answer.
     tokio::time::advance(Duration::from_secs(1)).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(cache.stats().stored, 1);
+    assert_eq!(cache.stats().fills, 1);
     assert_eq!(status(&outside, "/", Some("good")).await, 200);
     assert_eq!(status(&outside, "/slow", Some("good")).await, 504);
     assert_eq!(provider.calls(), 1);

@@ -119,8 +119,11 @@ impl Scene {
     /// It has ended by itself: the cache is in use, and nothing is left.
     async fn over(&self, when: &str, changes: usize) {
         self.until_in_use(&format!("after-{when}")).await;
-        until("the flights to land", || self.cache.stats().in_flight == 0).await;
-        assert!(!self.cache.stats().redis_skipped);
+        until("the flights to land", || {
+            self.cache.stats().validations_in_flight == 0
+        })
+        .await;
+        assert!(!self.cache.stats().redis_circuit_open);
         assert_eq!(self.changes(), (changes, changes), "{}", self.log.text());
         assert!(!self.log.text().contains("panicked"));
         // Connections that were given up end when their server or its proxy lets them go.
@@ -152,7 +155,7 @@ impl Scene {
     async fn until_skipped(&self) {
         let mut n = 0;
         soon("Redis to be left alone", async {
-            while !self.cache.stats().redis_skipped {
+            while !self.cache.stats().redis_circuit_open {
                 n += 1;
                 // A new one each time, whose lookup may well succeed.
                 ask(&self.layer, &format!("dora-{n}")).await.unwrap();
@@ -204,7 +207,7 @@ async fn frozen_and_thawed() {
     let scene = Scene::new(&[]).await;
     scene.redis.pause();
     scene.requests("frozen").await;
-    assert!(scene.cache.stats().redis_skipped);
+    assert!(scene.cache.stats().redis_circuit_open);
     scene.redis.resume();
     scene.over("frozen", 1).await;
 }
@@ -215,7 +218,7 @@ async fn silent_and_back() {
     let scene = Scene::new(&[]).await;
     scene.proxy.fault(Fault::Swallow);
     scene.requests("silent").await;
-    assert!(scene.cache.stats().redis_skipped);
+    assert!(scene.cache.stats().redis_circuit_open);
     scene.proxy.fault(Fault::None);
     scene.over("silent", 1).await;
 }
@@ -228,7 +231,7 @@ async fn silent_in_the_middle_of_connecting() {
     scene.redis.restart();
     scene.proxy.fault(Fault::SwallowAfterGreeting);
     scene.requests("connecting").await;
-    assert!(scene.cache.stats().redis_skipped);
+    assert!(scene.cache.stats().redis_circuit_open);
     // As many connections as there may be are on their way, and will never be there.
     scene.connections_under_way().await;
     scene.proxy.fault(Fault::None);
@@ -255,7 +258,7 @@ async fn cut_in_the_middle_of_every_reply() {
     let scene = Scene::new(&[]).await;
     scene.proxy.fault(Fault::Cut);
     scene.requests("cut").await;
-    assert!(scene.cache.stats().redis_skipped);
+    assert!(scene.cache.stats().redis_circuit_open);
     scene.proxy.fault(Fault::None);
     scene.over("cut", 1).await;
 }
@@ -317,7 +320,7 @@ async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
             .await;
         assert_eq!(queued.unwrap_err().kind(), RevokeErrorKind::Queued);
         scene.two_probes().await;
-        assert!(scene.cache.stats().redis_skipped, "no flapping");
+        assert!(scene.cache.stats().redis_circuit_open, "no flapping");
         match error {
             "OOM" => scene.config("maxmemory", "0"),
             "MISCONF" => {
@@ -327,7 +330,10 @@ async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
             _ => scene.redis.run::<()>(cmd("REPLICAOF").arg("NO").arg("ONE")),
         }
         scene.over(error, round + 1).await;
-        until("the deliveries", || scene.cache.stats().undelivered == 0).await;
+        until("the deliveries", || {
+            scene.cache.stats().queued_revocations == 0
+        })
+        .await;
     }
 }
 
@@ -383,7 +389,7 @@ async fn a_server_without_room_for_another_client() {
     }
     assert!(others.len() >= 6, "{}", others.len());
     scene.requests("maxclients").await;
-    assert!(scene.cache.stats().redis_skipped);
+    assert!(scene.cache.stats().redis_circuit_open);
     drop(others);
     scene.over("maxclients", 1).await;
 }
@@ -475,7 +481,10 @@ async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
         assert_eq!(told, outages, "{fault:?}: {text}");
         assert_eq!(count("sessions can be validated again"), outages);
     }
-    until("the flights to land", || cache.stats().in_flight == 0).await;
+    until("the flights to land", || {
+        cache.stats().validations_in_flight == 0
+    })
+    .await;
     // Who is refused is refused, before and after.
     assert_eq!(ask(&layer, "no-such-session").await.unwrap_err(), 401);
 }
@@ -497,7 +506,7 @@ async fn a_frozen_redis_costs_a_few_requests_their_deadline_and_the_others_nothi
             took.push(start.elapsed());
         }
         if n >= 3 {
-            assert!(scene.cache.stats().redis_skipped);
+            assert!(scene.cache.stats().redis_circuit_open);
         }
     }
     let waited = frozen.iter().filter(|took| **took >= deadline).count();
@@ -530,8 +539,11 @@ async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() 
             tokio::spawn(async move { ask(&layer, &format!("token-{}", n % 10)).await })
         })
         .collect();
-    until("all to wait", || cache.stats().joined == 40).await;
-    assert_eq!((probe.calls(), cache.stats().in_flight), (1, 10));
+    until("all to wait", || cache.stats().coalesced == 40).await;
+    assert_eq!(
+        (probe.calls(), cache.stats().validations_in_flight),
+        (1, 10)
+    );
     for request in requests {
         assert_eq!(request.await.unwrap().unwrap_err(), 503);
     }

@@ -367,14 +367,14 @@ async fn three_hundred_requests_for_a_cold_token_cost_one_validation() {
         })
         .collect();
     until("all to wait", || cache.stats().misses == 300).await;
-    assert_eq!(cache.stats().in_flight, 1);
+    assert_eq!(cache.stats().validations_in_flight, 1);
     probe.let_go();
     for answer in answers {
         assert_eq!(soon("an answer", answer).await.unwrap(), 200);
     }
     assert_eq!(probe.calls(), 1);
     let stats = cache.stats();
-    assert_eq!((stats.joined, stats.in_flight), (299, 0));
+    assert_eq!((stats.coalesced, stats.validations_in_flight), (299, 0));
 }
 
 #[tokio::test]
@@ -392,7 +392,7 @@ async fn a_caller_that_goes_away_harms_nobody() {
         let layer = layer.clone();
         async move { ask(&layer, with_token("t")).await.status() }
     });
-    until("the second to join", || cache.stats().joined == 1).await;
+    until("the second to join", || cache.stats().coalesced == 1).await;
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     probe.let_go();
@@ -405,7 +405,7 @@ async fn a_caller_that_goes_away_harms_nobody() {
     only.abort();
     assert!(only.await.unwrap_err().is_cancelled());
     probe.let_go();
-    until("the second fill", || cache.stats().stored == 2).await;
+    until("the second fill", || cache.stats().fills == 2).await;
     assert_eq!(probe.calls(), 2);
 }
 
@@ -449,7 +449,7 @@ async fn a_refused_token_is_refused_for_a_while_without_asking() {
         let answer = ask(&layer, with_token(&format!("bad-{}", n % 5))).await;
         assert_eq!(rejected(&answer), RejectionKind::Invalid);
     }
-    assert_eq!((probe.calls(), cache.stats().refusals), (5, 5));
+    assert_eq!((probe.calls(), cache.stats().negative_entries), (5, 5));
     clock.advance(Duration::from_secs(5));
     assert_eq!(ask(&layer, with_token("bad-0")).await.status(), 401);
     assert_eq!(probe.calls(), 6);
@@ -490,7 +490,7 @@ async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
     let calls = probe.calls();
     assert_eq!(ask(&layer, with_token("good")).await.status(), 200);
     assert_eq!(probe.calls(), calls);
-    assert!(cache.stats().refusals <= 10_000);
+    assert!(cache.stats().negative_entries <= 10_000);
 
     let off = SessionCache::builder()
         .negative_ttl(Duration::ZERO)
@@ -499,7 +499,10 @@ async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
     let layer = SessionCacheLayer::new(off.clone(), probe.clone());
     for more in 1..=3 {
         ask(&layer, with_token("bad")).await;
-        assert_eq!((probe.calls(), off.stats().refusals), (calls + more, 0));
+        assert_eq!(
+            (probe.calls(), off.stats().negative_entries),
+            (calls + more, 0)
+        );
     }
 }
 
@@ -539,7 +542,7 @@ async fn a_validator_that_panics_is_an_error_and_no_hang() {
     let cache = cache();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     assert_eq!(ask(&layer, with_token("t")).await.status(), 503);
-    assert_eq!(cache.stats().in_flight, 0);
+    assert_eq!(cache.stats().validations_in_flight, 0);
     probe.answer(|_| Ok(session("ada")));
     assert_eq!(ask(&layer, with_token("t")).await.status(), 200);
 }
@@ -573,7 +576,7 @@ async fn no_more_validations_run_at_once_than_allowed() {
             tokio::spawn(async move { ask(&layer, with_token(&format!("t-{n}"))).await.status() })
         })
         .collect();
-    until("all flights", || cache.stats().in_flight == 10).await;
+    until("all flights", || cache.stats().validations_in_flight == 10).await;
     probe.wait_for_calls(2).await;
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -604,7 +607,7 @@ async fn flights_are_bounded_in_number() {
         assert!(poll_once(&mut answer).is_pending());
         waiting.push(answer);
     }
-    assert_eq!(cache.stats().in_flight, 16_384);
+    assert_eq!(cache.stats().validations_in_flight, 16_384);
     let answer = service
         .ready()
         .await
@@ -613,7 +616,10 @@ async fn flights_are_bounded_in_number() {
     assert_eq!(answer.await.unwrap().status(), 503);
     drop(waiting);
     probe.let_go();
-    until("the flights to land", || cache.stats().in_flight == 0).await;
+    until("the flights to land", || {
+        cache.stats().validations_in_flight == 0
+    })
+    .await;
     let answer = service
         .ready()
         .await
@@ -757,7 +763,7 @@ async fn a_cache_that_is_turned_off_validates_every_request_and_still_revokes() 
         .unwrap();
     let answer = ask(&layer, with_token("t")).await;
     assert_eq!(rejected(&answer), RejectionKind::Revoked);
-    assert_eq!((probe.calls(), cache.stats().entries), (3, 0));
+    assert_eq!((probe.calls(), cache.stats().local_entries), (3, 0));
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn a_local_hit_sends_no_command() {
     assert_eq!(stats.local_hits, before.local_hits + 300);
     assert_eq!((stats.hits, stats.misses), (before.hits + 300, 1));
     assert_eq!(probe.calls(), 1);
-    assert!(stats.listening && stats.lease_age.is_some_and(|age| age < LONG));
+    assert!(stats.listener_connected && stats.lease_age.is_some_and(|age| age < LONG));
 }
 
 #[tokio::test]
@@ -104,7 +104,10 @@ async fn without_the_setting_nobody_listens() {
     }
     assert!(redis.listeners().is_empty());
     let stats = cache.stats();
-    assert_eq!((stats.entries, stats.local_hits, stats.epochs), (0, 0, 0));
+    assert_eq!(
+        (stats.local_entries, stats.local_hits, stats.local_resets),
+        (0, 0, 0)
+    );
 }
 
 /// Names of tokens and users as every setting makes them.
@@ -196,7 +199,8 @@ async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
         }
         redis.resume();
         soon("its delivery", async {
-            while cache.stats().undelivered > 0 || origin(&layer, "t").await != Origin::Local {
+            while cache.stats().queued_revocations > 0 || origin(&layer, "t").await != Origin::Local
+            {
                 assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
                 tokio::task::yield_now().await;
             }
@@ -256,13 +260,13 @@ async fn of_revocations_only_nothing_is_kept_that_the_peer_can_delete() {
     let proxy = Proxy::start(redis.port()).await;
     let (cache, _, layer) = node(&proxy.url(), local().revocations_only());
     until_local(&layer, "ours").await;
-    let pushes = cache.stats().pushes;
+    let pushes = cache.stats().invalidations;
     Peer(&redis).store("theirs", "ada");
     for _ in 0..20 {
         assert_eq!(origin(&layer, "theirs").await, Origin::Redis);
     }
     assert_eq!(origin(&layer, "ours").await, Origin::Local);
-    assert_eq!(cache.stats().pushes, pushes, "of no record");
+    assert_eq!(cache.stats().invalidations, pushes, "of no record");
 }
 
 #[tokio::test]
@@ -310,12 +314,15 @@ async fn what_was_missed_between_two_connections_is_not_served() {
     for round in 0..3 {
         probe.answer(of_tier("old"));
         until_local(&layer, "t").await;
-        let epochs = cache.stats().epochs;
+        let epochs = cache.stats().local_resets;
         proxy.refuse(true);
         for listener in redis.listeners() {
             redis.end_client(listener);
         }
-        until("the end of the connection", || !cache.stats().listening).await;
+        until("the end of the connection", || {
+            !cache.stats().listener_connected
+        })
+        .await;
         assert_eq!(origin(&layer, "t").await, Origin::Redis);
         probe.answer(of_tier("new"));
         Peer(&redis).invalidate_user("ada");
@@ -326,7 +333,7 @@ async fn what_was_missed_between_two_connections_is_not_served() {
             Ok("new"),
             "round {round}"
         );
-        assert!(cache.stats().epochs >= epochs + 2);
+        assert!(cache.stats().local_resets >= epochs + 2);
         redis.run::<()>(&cmd("FLUSHALL"));
         until_served_by(&layer, "t", Origin::Validator).await;
     }
@@ -369,9 +376,9 @@ async fn what_changes_while_its_read_is_on_its_way_is_not_kept() {
     let proxy = Proxy::start(redis.port()).await;
     let (cache, _, layer) = node(&proxy.url(), local());
     let lookup = in_flight(&redis, &proxy, &layer).await;
-    let pushes = cache.stats().pushes;
+    let pushes = cache.stats().invalidations;
     Peer(&redis).logout("t");
-    until("the push", || cache.stats().pushes > pushes).await;
+    until("the push", || cache.stats().invalidations > pushes).await;
     proxy.hold_lookups(false);
     assert_eq!(lookup.await.unwrap(), Origin::Redis, "it began before");
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
@@ -387,7 +394,10 @@ async fn nor_is_what_changes_unheard_meanwhile() {
     for listener in redis.listeners() {
         redis.end_client(listener);
     }
-    until("the end of the connection", || !cache.stats().listening).await;
+    until("the end of the connection", || {
+        !cache.stats().listener_connected
+    })
+    .await;
     Peer(&redis).logout("t");
     proxy.refuse(false);
     until("a lease", || cache.stats().lease_age.is_some()).await;
@@ -477,16 +487,16 @@ async fn a_flush_empties_the_local_cache_as_well() {
     let (cache, probe, layer) = node(&redis.url(), local());
     for command in ["FLUSHALL", "FLUSHDB"] {
         until_local(&layer, "t").await;
-        let (epochs, calls) = (cache.stats().epochs, probe.calls());
+        let (epochs, calls) = (cache.stats().local_resets, probe.calls());
         let mut flush = cmd("SELECT");
         flush.arg(2);
         redis.run::<()>(&flush);
         redis.run::<()>(&cmd(command));
         until_served_by(&layer, "t", Origin::Validator).await;
         assert_eq!(probe.calls(), calls + 1);
-        assert_eq!(cache.stats().epochs, epochs + 1);
+        assert_eq!(cache.stats().local_resets, epochs + 1);
         assert!(
-            cache.stats().listening,
+            cache.stats().listener_connected,
             "the connection is as good as before"
         );
     }
@@ -506,11 +516,14 @@ async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() 
     assert_eq!(redis.get(&session_key("t")), None);
     // Whatever would have been pushed comes before this.
     Peer(&redis).store("u", "bob");
-    until("the push", || cache.stats().pushes > before.pushes).await;
+    until("the push", || {
+        cache.stats().invalidations > before.invalidations
+    })
+    .await;
     let after = cache.stats();
     assert_eq!(
-        (after.pushes, after.epochs),
-        (before.pushes + 1, before.epochs)
+        (after.invalidations, after.local_resets),
+        (before.invalidations + 1, before.local_resets)
     );
     assert_eq!(tier(&layer, "t").await.as_deref(), Ok("old"));
 
@@ -537,7 +550,7 @@ async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() 
     redis.run::<()>(&cmd("FLUSHDB"));
     assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("new"));
     until("the push of the flush", || {
-        cache.stats().epochs > before.epochs
+        cache.stats().local_resets > before.local_resets
     })
     .await;
 }
@@ -551,7 +564,10 @@ async fn a_restart_begins_a_new_epoch() {
         probe.answer(of_tier("old"));
         until_local(&layer, "t").await;
         redis.kill();
-        until("the end of the connection", || !cache.stats().listening).await;
+        until("the end of the connection", || {
+            !cache.stats().listener_connected
+        })
+        .await;
         probe.answer(of_tier("new"));
         assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
         redis.restart();
@@ -692,7 +708,10 @@ async fn a_replica_gives_no_lease() {
     let mut replicate = cmd("REPLICAOF");
     redis.run::<()>(replicate.arg("127.0.0.1").arg(primary.port()));
     // Not merely the lease, which a machine that is slow may let end as well.
-    until("the listener to notice", || !cache.stats().listening).await;
+    until("the listener to notice", || {
+        !cache.stats().listener_connected
+    })
+    .await;
     for _ in 0..20 {
         assert_ne!(ask(&layer, "t").await.unwrap().1, Origin::Local);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -743,7 +762,7 @@ async fn the_number_of_entries_is_bounded() {
         for _ in 0..3 {
             ask(&layer, &text).await.unwrap();
         }
-        most = most.max(cache.stats().entries);
+        most = most.max(cache.stats().local_entries);
     }
     assert!((50..=100).contains(&most), "{most}");
 }

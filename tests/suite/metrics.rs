@@ -188,7 +188,7 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
         let layer = layer_of_all.clone();
         tokio::spawn(async move { ask(&layer, text).await.unwrap().1 })
     });
-    until("the second to join", || near_and_far.stats().joined == 1).await;
+    until("the second to join", || near_and_far.stats().coalesced == 1).await;
     let text = recorder.handle().render();
     assert_eq!(read(&text)["session_cache_validations_in_flight"], 1.0);
     probe.let_go();
@@ -200,11 +200,11 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
     let cache = near_and_far.clone();
     let revoking = tokio::spawn(async move { cache.revoke_token(&token("secret-q")).await });
     until("a command on its way", || {
-        near_and_far.stats().redis_in_use == 1
+        near_and_far.stats().redis_commands_in_flight == 1
     })
     .await;
     let told = read(&recorder.handle().render());
-    assert_eq!(told["session_cache_redis_in_use"], 1.0);
+    assert_eq!(told["session_cache_redis_commands_in_flight"], 1.0);
     redis.resume();
     let _ = soon("the revocation", revoking).await.unwrap().unwrap();
 
@@ -216,22 +216,26 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
             s.hits - s.local_hits
         }),
         ("lookups_total{outcome=\"miss\"}", |s| s.misses),
-        ("lookups_total{outcome=\"negative\"}", |s| s.negative),
-        ("lookups_total{outcome=\"revoked\"}", |s| s.revoked),
-        ("lookups_total{outcome=\"stale\"}", |s| s.stale),
+        ("lookups_total{outcome=\"negative\"}", |s| s.negative_hits),
+        ("lookups_total{outcome=\"revoked\"}", |s| s.revoked_hits),
+        ("lookups_total{outcome=\"stale\"}", |s| s.stale_hits),
         ("lookups_total{outcome=\"bypass\"}", |s| s.bypassed),
-        ("validations_begun_total", |s| s.validations),
-        ("validations_total{outcome=\"accepted\"}", |s| s.accepted),
-        ("validations_total{outcome=\"refused\"}", |s| s.refused),
-        ("validations_total{outcome=\"unavailable\"}", |s| {
-            s.unavailable
+        ("validations_started_total", |s| s.validations),
+        ("validations_total{outcome=\"accepted\"}", |s| {
+            s.validations_accepted
         }),
-        ("joined_total", |s| s.joined),
-        ("stored_total", |s| s.stored),
-        ("revocations_begun_total", |s| s.revocations),
+        ("validations_total{outcome=\"rejected\"}", |s| {
+            s.validations_rejected
+        }),
+        ("validations_total{outcome=\"unavailable\"}", |s| {
+            s.validations_unavailable
+        }),
+        ("coalesced_requests_total", |s| s.coalesced),
+        ("fills_total{outcome=\"stored\"}", |s| s.fills),
+        ("revocations_started_total", |s| s.revocations),
         ("redis_connections", |s| s.redis_connections),
-        ("listener_epochs_total", |s| s.epochs),
-        ("listener_pushes_total", |s| s.pushes),
+        ("local_resets_total", |s| s.local_resets),
+        ("invalidations_total", |s| s.invalidations),
         ("lease_held", |s| u64::from(s.lease_age.is_some())),
     ];
     let text = recorder.handle().render();
@@ -243,20 +247,20 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
     }
     for kind in ["invalidate_token", "revoke_token", "invalidate_user"] {
         let name =
-            format!("session_cache_revocations_total{{kind=\"{kind}\",outcome=\"delivered\"}}");
+            format!("session_cache_revocations_total{{kind=\"{kind}\",outcome=\"applied\"}}");
         let expected = if kind == "revoke_token" { 2.0 } else { 1.0 };
         assert_eq!(told[&name], expected, "{text}");
     }
     // Histograms where a request had to wait, and none where it had not.
     let waited = |outcome: &str| {
-        let name = format!("session_cache_lookup_seconds_count{{outcome=\"{outcome}\"}}");
+        let name = format!("session_cache_lookup_duration_seconds_count{{outcome=\"{outcome}\"}}");
         told.get(&name).copied().unwrap_or_default()
     };
     assert_eq!(waited("local"), 0.0);
     assert_eq!(waited("bypass"), 1.0);
     assert_eq!(waited("stale"), 1.0);
     assert_eq!(waited("miss") + waited("stale"), sum(|s| s.misses) as f64);
-    assert!(told["session_cache_listener_lag_seconds_count"] >= 2.0);
+    assert!(told["session_cache_invalidation_heartbeat_seconds_count"] >= 2.0);
     for private in ["secret", "ada", "example.com", "user-"] {
         assert!(!text.contains(private), "{private} in {text}");
     }
@@ -278,23 +282,23 @@ async fn a_redis_that_is_left_alone_shows_and_so_does_what_waits_for_it() {
     let cache = with_local_recorder(&recorder, || builder.build().unwrap());
     let told = |name: &str| read(&recorder.handle().render())[&format!("session_cache_{name}")];
     let _ = cache.invalidate_token(&token("t")).await.unwrap();
-    assert_eq!(told("redis_skipped"), 0.0);
+    assert_eq!(told("redis_circuit_open"), 0.0);
     redis.pause();
     soon("it to be left alone", async {
-        while !cache.stats().redis_skipped {
+        while !cache.stats().redis_circuit_open {
             let _ = cache.invalidate_token(&token("t")).await;
         }
     })
     .await;
-    assert_eq!(told("redis_skipped"), 1.0);
+    assert_eq!(told("redis_circuit_open"), 1.0);
     let stats = cache.stats();
-    assert!(stats.undelivered > 0 && stats.redis_unanswered >= 3);
-    assert_eq!(told("revocations_undelivered"), stats.undelivered as f64);
+    assert!(stats.queued_revocations > 0 && stats.redis_errors >= 3);
+    assert_eq!(told("revocations_queued"), stats.queued_revocations as f64);
     redis.resume();
-    until("the delivery", || cache.stats().undelivered == 0).await;
-    assert_eq!(told("revocations_undelivered"), 0.0);
-    until("it to be used again", || !cache.stats().redis_skipped).await;
-    assert_eq!(told("redis_skipped"), 0.0);
+    until("the delivery", || cache.stats().queued_revocations == 0).await;
+    assert_eq!(told("revocations_queued"), 0.0);
+    until("it to be used again", || !cache.stats().redis_circuit_open).await;
+    assert_eq!(told("redis_circuit_open"), 0.0);
 }
 
 #[tokio::test]
@@ -331,7 +335,7 @@ async fn the_example_serves_them_to_prometheus() {
     );
     assert_eq!(told["session_cache_lookups_total{outcome=\"local\"}"], 1.0);
     assert!(
-        text.contains("session_cache_lookup_seconds_bucket"),
+        text.contains("session_cache_lookup_duration_seconds_bucket"),
         "{text}"
     );
     assert!(!text.contains(token) && !text.contains("demo"), "{text}");

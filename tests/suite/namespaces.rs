@@ -307,7 +307,7 @@ async fn layers_that_are_clones_share_a_validation() {
     probe.wait_for_calls(1).await;
     let optional = layer.optional();
     let other = tokio::spawn(async move { ask(&optional, "t").await });
-    until("the other to join", || cache.stats().joined == 1).await;
+    until("the other to join", || cache.stats().coalesced == 1).await;
     probe.let_go();
     assert!(one.await.unwrap().is_ok() && other.await.unwrap().is_ok());
     assert_eq!(probe.calls(), 1);

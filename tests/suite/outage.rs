@@ -95,7 +95,7 @@ async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later(
     redis.pause();
     let error = cache.revoke_token(&token("t")).await.unwrap_err();
     assert_eq!(error.kind(), RevokeErrorKind::Queued);
-    assert_eq!(cache.stats().undelivered, 1);
+    assert_eq!(cache.stats().queued_revocations, 1);
     let calls = probe.calls();
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
     redis.resume();
@@ -103,7 +103,7 @@ async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later(
     assert_eq!(probe.calls(), calls, "refused without asking");
 
     soon("its delivery", async {
-        while cache.stats().undelivered > 0 {
+        while cache.stats().queued_revocations > 0 {
             assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
             tokio::task::yield_now().await;
         }
@@ -133,7 +133,7 @@ async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
             loop {
                 let (user, origin) = ask(&layer, "t").await.unwrap();
                 assert_eq!(user.tier(), "new", "by user: {by_user}");
-                if origin == Origin::Redis && cache.stats().undelivered == 0 {
+                if origin == Origin::Redis && cache.stats().queued_revocations == 0 {
                     break;
                 }
                 tokio::task::yield_now().await;
@@ -197,7 +197,7 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
             redis.kill();
         }
         let mut asked = 0;
-        while !cache.stats().redis_skipped {
+        while !cache.stats().redis_circuit_open {
             assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
             asked += 1;
         }
@@ -221,7 +221,7 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
         }
         until_served_from_redis(&layer).await;
         soon("the logout's delivery", async {
-            while cache.stats().undelivered > 0 {
+            while cache.stats().queued_revocations > 0 {
                 tokio::task::yield_now().await;
             }
         })
@@ -251,7 +251,7 @@ async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not
     redis.restart();
     probe.let_go();
     early.await.unwrap().unwrap();
-    assert_eq!(cache.stats().stored, 0);
+    assert_eq!(cache.stats().fills, 0);
     assert_eq!(tier(&layer, "in-flight").await.as_deref(), Ok("new"));
 }
 

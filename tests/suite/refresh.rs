@@ -60,7 +60,10 @@ fn age(redis: &Redis, text: &str) {
 }
 
 async fn until_landed(cache: &SessionCache) {
-    until("the validation to end", || cache.stats().in_flight == 0).await;
+    until("the validation to end", || {
+        cache.stats().validations_in_flight == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -113,7 +116,7 @@ async fn a_refusal_ends_the_session_at_once() {
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
     until_landed(&cache).await;
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
-    assert_eq!(cache.stats().entries, 0);
+    assert_eq!(cache.stats().local_entries, 0);
     assert_eq!(probe.calls(), 2, "the refusal is remembered");
 }
 
@@ -246,7 +249,7 @@ async fn a_revocation_that_overtakes_it_has_the_provider_asked_again() {
             let layer = layer.clone();
             async move { tier(&layer, "t").await }
         });
-        until("the late one to join", || cache.stats().joined == 1).await;
+        until("the late one to join", || cache.stats().coalesced == 1).await;
         probe.let_go();
         assert_eq!(late.await.unwrap().as_deref(), Ok("new"));
         until_landed(&cache).await;

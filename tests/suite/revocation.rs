@@ -89,13 +89,16 @@ async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
             let layer = layer.clone();
             async move { tier(&layer, "t").await }
         });
-        until("the late one to join", || cache.stats().joined == 1).await;
+        until("the late one to join", || cache.stats().coalesced == 1).await;
         probe.let_go();
         assert_eq!(late.await.unwrap().as_deref(), Ok("new"), "{how:?}");
         assert_eq!(early.await.unwrap().as_deref(), Ok("new"));
         assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
         let stats = cache.stats();
-        assert_eq!((probe.calls(), stats.overtaken, stats.stored), (2, 1, 1));
+        assert_eq!(
+            (probe.calls(), stats.fill_conflicts, stats.fills),
+            (2, 1, 1)
+        );
     }
 }
 
@@ -118,7 +121,7 @@ async fn a_validation_that_a_logout_overtakes_lets_nobody_in() {
     );
     probe.let_go();
     assert_eq!(early.await.unwrap(), Err(StatusCode::UNAUTHORIZED));
-    assert_eq!(cache.stats().stored, 0);
+    assert_eq!(cache.stats().fills, 0);
 }
 
 #[tokio::test]
@@ -284,7 +287,7 @@ async fn no_race_serves_what_was_revoked() {
         }
         let stats = cache.stats();
         assert!(
-            stats.hits > 0 && stats.joined > 0,
+            stats.hits > 0 && stats.coalesced > 0,
             "round {round} raced nothing: {stats:?}"
         );
     }

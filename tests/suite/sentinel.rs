@@ -63,7 +63,7 @@ async fn a_failover_is_followed_and_begins_an_epoch() {
     assert!(set.primary().get(&session_key("t")).is_some());
     let revocation = cache.revoke_token(&token("gone")).await.unwrap();
     assert_eq!(revocation.replicas(), Some(2));
-    let (log, epochs) = (record(), near.stats().epochs);
+    let (log, epochs) = (record(), near.stats().local_resets);
 
     set.fail_over();
     let tomb = set.primary().get(&tomb_key("gone"));
@@ -75,7 +75,7 @@ async fn a_failover_is_followed_and_begins_an_epoch() {
         while ask(&near_layer, "t").await.unwrap().1 != Origin::Local {}
     })
     .await;
-    assert!(near.stats().epochs > epochs);
+    assert!(near.stats().local_resets > epochs);
     assert_eq!(ask(&near_layer, "gone").await.unwrap_err(), 401);
     let text = log.text();
     assert_eq!(text.matches("another Redis answers than before").count(), 2);
@@ -149,7 +149,7 @@ async fn of_sentinels_that_disagree_the_newest_counts_and_a_minority_that_is_beh
     old.run::<()>(&cmd("FLUSHALL"));
     let log = record();
     soon("Redis to be left alone", async {
-        while !cache.stats().redis_skipped {
+        while !cache.stats().redis_circuit_open {
             // Again, for they may have been asked a moment before they fell silent.
             for client in new.other_clients() {
                 new.end_client(client);
@@ -181,7 +181,7 @@ async fn when_none_knows_the_primary_one_line_says_what_to_check() {
         let builder = builder(urls(&fakes)).redis_connect_deadline(Duration::from_secs(1));
         let (cache, layer) = node(builder.local_cache(LocalCacheConfig::new(100)));
         soon("Redis to be left alone", async {
-            while !cache.stats().redis_skipped {
+            while !cache.stats().redis_circuit_open {
                 ask(&layer, "t").await.unwrap();
             }
         })

@@ -150,9 +150,9 @@ impl Load {
         };
         let after = cache.stats();
         // Without Redis the provider alone decides, and this one forgives.
-        let was_out_of_reach = before.redis_skipped
-            || after.redis_skipped
-            || before.redis_unanswered < after.redis_unanswered;
+        let was_out_of_reach = before.redis_circuit_open
+            || after.redis_circuit_open
+            || before.redis_errors < after.redis_errors;
         if origin == Origin::Validator && was_out_of_reach {
             self.counts.out_of_reach.fetch_add(1, SeqCst);
         } else {

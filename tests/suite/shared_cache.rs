@@ -549,7 +549,7 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
                 Ok("new")
             );
         }
-        assert_eq!((probe.calls(), cache.stats().overtaken), (2, 1));
+        assert_eq!((probe.calls(), cache.stats().fill_conflicts), (2, 1));
         assert_eq!(
             ask(&layer, &text).await.unwrap().1,
             Origin::Redis,
@@ -573,11 +573,11 @@ async fn a_validation_that_a_logout_on_another_node_overtakes_lets_nobody_in() {
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401, "at once");
     probe.let_go();
     assert_eq!(soon("an answer", early).await.unwrap().unwrap_err(), 401);
-    assert_eq!((probe.calls(), cache.stats().stored), (1, 0));
+    assert_eq!((probe.calls(), cache.stats().fills), (1, 0));
 }
 
 async fn until_joined(cache: &SessionCache) {
-    until("a second request to join", || cache.stats().joined == 1).await;
+    until("a second request to join", || cache.stats().coalesced == 1).await;
 }
 
 #[tokio::test]
@@ -613,7 +613,7 @@ async fn a_session_too_large_for_a_record_is_served_and_not_stored() {
         assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
         assert_eq!(probe.calls(), calls);
     }
-    assert_eq!(cache.stats().stored, 0);
+    assert_eq!(cache.stats().fills, 0);
     assert_eq!(redis.run::<usize>(&cmd("DBSIZE")), 0);
 }
 
@@ -696,7 +696,7 @@ async fn an_error_reply_is_no_answer() {
             "denied here at once"
         );
         config(off);
-        until("its delivery", || cache.stats().undelivered == 0).await;
+        until("its delivery", || cache.stats().queued_revocations == 0).await;
         assert!(redis.get(&tomb_key("t")).is_some());
         assert_eq!(origin(&layer, "t").await, Some(Origin::Validator));
         assert_eq!(origin(&layer, "t").await, Some(Origin::Redis));
@@ -744,7 +744,10 @@ async fn a_revocation_whose_caller_goes_away_is_carried_out() {
     );
     drop(revocation);
     until("the tombstone", || redis.get(&tomb_key("t")).is_some()).await;
-    until("this node to refuse", || cache.stats().verdicts == 1).await;
+    until("this node to refuse", || {
+        cache.stats().revoked_token_entries == 1
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -108,7 +108,7 @@ async fn a_validation_is_inside_of_the_first_span_and_those_who_join_say_so() {
     let first = request("first");
     probe.wait_for_calls(1).await;
     let second = request("second");
-    until("it to join", || cache.stats().joined == 1).await;
+    until("it to join", || cache.stats().coalesced == 1).await;
     // The first goes away, and the validation stays where it was.
     first.abort();
     probe.let_go();
@@ -122,7 +122,7 @@ async fn a_validation_is_inside_of_the_first_span_and_those_who_join_say_so() {
     let ended = lines(&text, "a session was looked up");
     assert_eq!(ended.len(), 1, "{ended:?}");
     assert!(
-        ended[0].contains("request{name=\"second\"}:session_lookup{joined=true"),
+        ended[0].contains("request{name=\"second\"}:session_lookup{coalesced=true"),
         "{ended:?}"
     );
 }
@@ -157,7 +157,7 @@ async fn a_revocation_says_what_became_of_it() {
     let said = lines(&text, "tower_session_cache::revocation");
     assert_eq!(said.len(), 2, "{text}");
     assert!(
-        said[0].contains("kind=\"revoke_token\" outcome=\"delivered\""),
+        said[0].contains("kind=\"revoke_token\" outcome=\"applied\""),
         "{said:?}"
     );
     assert!(!text.contains("user-ada"), "{text}");

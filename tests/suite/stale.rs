@@ -56,7 +56,7 @@ async fn without_redis_an_old_session_bridges_an_outage_for_a_while() {
     for _ in 0..3 {
         assert!(is_stale(&layer, "t").await);
     }
-    assert_eq!(cache.stats().stale, 3);
+    assert_eq!(cache.stats().stale_hits, 3);
     // Only for want of a better answer.
     assert_eq!(ask(&layer, "unknown").await.unwrap_err(), 503);
     let _ = cache.revoke_token(&token("out")).await.unwrap();
@@ -158,9 +158,9 @@ async fn without_an_answer_of_redis_nothing_is_served_stale() {
 async fn a_flush_may_have_taken_a_revocation_along() {
     let redis = Redis::start();
     let (cache, _, layer) = aged(&redis).await;
-    let epochs = cache.stats().epochs;
+    let epochs = cache.stats().local_resets;
     redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
-    until("the push", || cache.stats().epochs > epochs).await;
+    until("the push", || cache.stats().local_resets > epochs).await;
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
 }
 

@@ -678,20 +678,23 @@ pub async fn run(settings: Settings, requests: usize) {
         late.iter().max().copied().unwrap_or_default(),
         from_redis.load(SeqCst),
         sum(|stats| stats.validations),
-        sum(|stats| stats.joined),
-        sum(|stats| stats.overtaken),
+        sum(|stats| stats.coalesced),
+        sum(|stats| stats.fill_conflicts),
         revocations.load(SeqCst),
         queued.load(SeqCst),
-        sum(|stats| stats.epochs),
+        sum(|stats| stats.local_resets),
         kills.load(SeqCst),
         moves.load(SeqCst),
         lost.load(SeqCst),
     );
     assert_eq!(from_memory.load(SeqCst) > 0, lease.is_some());
     assert!(
-        from_redis.load(SeqCst) > 0 && sum(|stats| stats.joined) > 0,
+        from_redis.load(SeqCst) > 0 && sum(|stats| stats.coalesced) > 0,
         "nothing raced"
     );
-    assert!(sum(|stats| stats.overtaken) > 0, "nothing was overtaken");
+    assert!(
+        sum(|stats| stats.fill_conflicts) > 0,
+        "nothing was overtaken"
+    );
     assert_eq!(queued.load(SeqCst) > 0, with_chaos);
 }

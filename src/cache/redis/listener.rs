@@ -137,7 +137,7 @@ async fn listen(job: Arc<Job>, servers: Servers) {
             if !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(
                     target: INVALIDATION,
-                    trouble,
+                    error = trouble,
                     "the local cache is off, and every session is looked up in Redis: it takes a \
                      Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
                      and SET to this user, and nothing in between that withholds its pushes"

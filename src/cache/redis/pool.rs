@@ -233,7 +233,7 @@ impl Links {
                 if breaker.failed(terms.effect) {
                     tracing::warn!(
                         target: REDIS,
-                        trouble,
+                        error = trouble,
                         server = %inner.manager.server,
                         "Redis does not answer as it should, so every session is validated; check \
                          that it runs and takes writes, and host, port, user and password in the \

@@ -154,7 +154,7 @@ pub(crate) fn session(
     let verified = answer.0.get("email_verified").and_then(Value::as_bool);
     if !settings.is_id_verified(verified == Some(true)) {
         let why = "its user's id is an e-mail address that is not verified";
-        tracing::debug!(target: VALIDATION, why, "an active token is refused");
+        tracing::debug!(target: VALIDATION, reason = why, "an active token is refused");
         return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
     }
     let session_id = answer.path(&settings.session_id_claim).map(str::to_owned);
@@ -180,7 +180,7 @@ pub(crate) fn session(
 
 /// A refusal that the server knows nothing of, so our log is the only place that can tell.
 fn refused(why: &'static str) -> ValidationError {
-    tracing::debug!(target: VALIDATION, why, "an active token is refused");
+    tracing::debug!(target: VALIDATION, reason = why, "an active token is refused");
     ValidationError::invalid()
 }
 

@@ -121,7 +121,7 @@ impl Cluster {
         if matches!(self.known.send_replace(Known::Lost), Known::Nothing) {
             tracing::warn!(
                 target: REDIS,
-                trouble,
+                error = trouble,
                 "no node of the Redis cluster tells where its slots are, so every session is \
                  validated; check that it runs, that its state is ok, and hosts, ports, user and \
                  password in the URLs that `SessionCacheBuilder::redis_cluster` was given \
