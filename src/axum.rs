@@ -41,7 +41,8 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
-    rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
+    rejection::{Rejection, RejectionBody, RejectionKind},
+    response::Refusal,
     session::SessionInfo,
     telemetry::LAYER,
     user::UserData,

@@ -20,7 +20,7 @@ use crate::{
     body::ResponseBody,
     cache::{Outcome, Resolved},
     policy::Policy,
-    rejection::Refusal,
+    response::Refusal,
     session::SessionInfo,
     token::SessionToken,
 };

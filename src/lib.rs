@@ -184,6 +184,7 @@ mod namespace;
 mod policy;
 mod rejection;
 mod resolver;
+mod response;
 mod secret;
 mod service;
 mod session;

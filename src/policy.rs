@@ -6,7 +6,8 @@ use http::{HeaderMap, Request};
 
 use crate::{
     grpc,
-    rejection::{Refusal, Rejection, RejectionBody, RejectionKind},
+    rejection::{Rejection, RejectionBody, RejectionKind},
+    response::Refusal,
     session::SessionInfo,
     token::{SessionToken, TokenSource},
     user::UserData,

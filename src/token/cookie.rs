@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use http::HeaderValue;
 use percent_encoding::percent_decode;
 
-use super::{SessionToken, TokenError};
+use super::session_token::{SessionToken, TokenError};
 
 /// Looks through every `Cookie` header, since HTTP/2 may split the cookies over several.
 pub(super) fn find<'a>(

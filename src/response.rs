@@ -1,0 +1,69 @@
+//! The response to a rejected request, in the form of HTTP or of gRPC.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+
+use crate::{
+    body::ResponseBody,
+    grpc,
+    rejection::{Rejection, RejectionBody},
+    telemetry::LAYER,
+};
+
+/// A rejection with its body: all that the response takes, whatever the inner body's type.
+pub(crate) struct Refusal {
+    pub(crate) rejection: Rejection,
+    pub(crate) body: RejectionBody,
+    /// The content type of the answer to a gRPC request.
+    pub(crate) grpc: Option<HeaderValue>,
+}
+
+impl Refusal {
+    pub(crate) fn into_response<B>(self) -> Response<ResponseBody<B>> {
+        let Self {
+            rejection,
+            body,
+            grpc,
+        } = self;
+        tracing::debug!(
+            target: LAYER,
+            status = rejection.status().as_u16(),
+            reason = rejection.reason(),
+            "refused"
+        );
+        let mut response = match grpc {
+            Some(content_type) => {
+                let mut response = Response::new(ResponseBody::refusal(Bytes::new()));
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, content_type);
+                grpc::refuse(&rejection, headers);
+                response
+            }
+            None => {
+                let mut response = Response::new(ResponseBody::refusal(body.bytes));
+                *response.status_mut() = rejection.status();
+                if let Some(content_type) = body.content_type {
+                    let headers = response.headers_mut();
+                    headers.insert(header::CONTENT_TYPE, content_type);
+                }
+                response
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(challenge) = rejection.challenge() {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static(challenge),
+            );
+        }
+        if let Some(after) = rejection.retry_after() {
+            // Rounded up: a client that comes too early is refused again.
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(rejection);
+        response
+    }
+}

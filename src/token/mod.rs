@@ -1,0 +1,11 @@
+//! Session tokens: what they are, and where a request carries them.
+
+mod cookie;
+mod headers;
+mod session_token;
+mod source;
+
+pub use self::{
+    session_token::{SessionToken, TokenError},
+    source::TokenSource,
+};

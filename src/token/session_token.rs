@@ -1,0 +1,129 @@
+//! The token itself, and how it is kept from being seen.
+
+use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use http::HeaderValue;
+
+/// An opaque session token: one or more bytes of visible ASCII.
+///
+/// It prints as `SessionToken(…)`, has no `Display`, no `Serialize` and no comparison (which
+/// would leak timing). [`expose_secret`](Self::expose_secret) is the only way to its text, so
+/// that a search for that name finds every use.
+///
+/// One that was read from a request may share the memory of its headers. A clone does not: clone
+/// it to keep it for longer than the request. Clones of a clone share theirs.
+///
+/// ```
+/// use tower_session_cache::SessionToken;
+///
+/// let token = SessionToken::parse("s3cr3t")?;
+/// assert_eq!(token.expose_secret(), "s3cr3t");
+/// assert_eq!(format!("{token:?}"), "SessionToken(…)");
+/// assert!(SessionToken::parse("two words").is_err());
+/// # Ok::<(), tower_session_cache::TokenError>(())
+/// ```
+#[derive(Clone)]
+pub struct SessionToken(pub(crate) Text);
+
+pub(crate) enum Text {
+    Own(Arc<[u8]>),
+    /// A part of a header's value, so that a hit copies nothing.
+    Part(HeaderValue, Range<usize>),
+}
+
+impl SessionToken {
+    /// Takes a token of any length.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError::Empty`], or [`TokenError::InvalidByte`] for anything outside `!` to `~`.
+    pub fn parse(token: impl Into<Bytes>) -> Result<Self, TokenError> {
+        Self::copy(&token.into())
+    }
+
+    pub(crate) fn copy(token: &[u8]) -> Result<Self, TokenError> {
+        check(token, u8::is_ascii_graphic)?;
+        Ok(Self(Text::Own(token.into())))
+    }
+
+    /// The token itself. Whoever sees it is the user: do not log it.
+    #[must_use]
+    pub fn expose_secret(&self) -> &str {
+        // Checked when it was made, so the fallback is never taken.
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl Text {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            // Within the value since it was made, so the fallback is never taken.
+            Self::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Clone for Text {
+    fn clone(&self) -> Self {
+        Self::Own(match self {
+            Self::Own(bytes) => Arc::clone(bytes),
+            Self::Part(..) => self.as_bytes().into(),
+        })
+    }
+}
+
+pub(crate) fn check(token: &[u8], is_fine: impl Fn(&u8) -> bool) -> Result<(), TokenError> {
+    if token.is_empty() {
+        return Err(TokenError::Empty);
+    }
+    // All of them, since without an early end the compiler checks many at once.
+    if token.iter().fold(true, |all, byte| all & is_fine(byte)) {
+        return Ok(());
+    }
+    if token.contains(&b',') && !is_fine(&b',') {
+        return Err(TokenError::List);
+    }
+    Err(TokenError::InvalidByte)
+}
+
+impl fmt::Debug for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionToken(…)")
+    }
+}
+
+/// Why a request's credential is malformed. No variant carries any of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// The header or cookie is there, but the token in it is empty.
+    Empty,
+    /// The token contains a byte outside visible ASCII.
+    InvalidByte,
+    /// The token is longer than the source allows.
+    TooLong,
+    /// The header was sent more than once, or the cookie with different values.
+    Repeated,
+    /// One header holds a list of credentials.
+    List,
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "the session token is empty",
+            Self::InvalidByte => "the session token contains a byte outside visible ASCII",
+            Self::TooLong => "the session token is too long",
+            Self::Repeated => "the credential was sent more than once",
+            Self::List => "one header holds a list of credentials",
+        })
+    }
+}
+
+impl StdError for TokenError {}
