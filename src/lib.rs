@@ -166,8 +166,6 @@
 mod axum;
 mod body;
 mod cache;
-mod clock;
-#[cfg(any(feature = "appwrite", feature = "introspection", feature = "tls"))]
 mod crypto;
 pub mod docs;
 mod future;
@@ -175,17 +173,13 @@ mod future;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
-mod hex;
 mod layer;
 
-#[cfg(feature = "testing")]
-mod manual_clock;
 mod namespace;
 mod policy;
 mod rejection;
 mod resolver;
 mod response;
-mod secret;
 mod service;
 mod session;
 mod sync;
@@ -209,11 +203,11 @@ pub use cache::{
     ConfigError, Fill, Health, LocalCacheConfig, Lookup, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
+pub use crypto::{SecretKey, SecretKeyError};
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;
 pub use namespace::{Authority, Namespace};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
-pub use secret::{SecretKey, SecretKeyError};
 pub use service::SessionCacheService;
 pub use session::{CachedSession, Origin, SessionInfo};
 pub use telemetry::{RevocationCounts, Stats};

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::hex::hex;
+use crate::crypto::hex;
 
 /// Separates the parts of a namespace's text, so no part may contain it.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');

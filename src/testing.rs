@@ -27,7 +27,7 @@
 mod validator;
 
 pub use self::validator::TestValidator;
-pub use crate::manual_clock::ManualClock;
+pub use crate::time::ManualClock;
 use crate::{cache::SessionCache, layer::SessionCacheLayer, validator::ValidatedSession};
 
 /// A layer that knows one session, with a cache of its own in the process.

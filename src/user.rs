@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     namespace::{Authority, Source},
-    time,
+    time::isoformat,
 };
 
 /// The authenticated user, found in a request's extensions behind the layer.
@@ -252,8 +252,8 @@ impl Serialize for UserData {
         user.serialize_field("name", self.name())?;
         user.serialize_field("email_verified", &self.email_verified())?;
         user.serialize_field("tier", self.tier())?;
-        user.serialize_field("created_at", &self.created_at().map(time::isoformat))?;
-        user.serialize_field("updated_at", &self.updated_at().map(time::isoformat))?;
+        user.serialize_field("created_at", &self.created_at().map(isoformat))?;
+        user.serialize_field("updated_at", &self.updated_at().map(isoformat))?;
         user.end()
     }
 }

@@ -18,7 +18,7 @@ use super::{
     revocation::{Beside, Tomb},
     stamp::Stamp,
 };
-use crate::clock::wall_micros;
+use crate::time::wall_micros;
 
 /// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
 pub(super) const SLACK: i64 = 5_000_000;

@@ -22,7 +22,7 @@ use super::{
     validations::Validations,
 };
 use crate::telemetry::CacheMetrics;
-use crate::{clock::Clock, secret::SecretKey};
+use crate::{crypto::SecretKey, time::Clock};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
@@ -448,7 +448,7 @@ impl SessionCacheBuilder {
     /// Replaces the clock that decides about expiry.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
-    pub fn clock(mut self, clock: crate::testing::ManualClock) -> Self {
+    pub fn clock(mut self, clock: crate::time::ManualClock) -> Self {
         self.clock = Clock::Manual(clock);
         self
     }
@@ -669,7 +669,7 @@ impl SessionCacheBuilder {
     /// The same servers, with the certificates that are to be used there.
     #[cfg(feature = "tls")]
     fn encrypted<S: AsMut<[ConnectionInfo]>>(&self, mut servers: S) -> Result<S, ConfigError> {
-        crate::crypto::install();
+        crate::crypto::install_tls_provider();
         let Some(tls) = &self.redis_tls else {
             return Ok(servers);
         };

@@ -8,8 +8,8 @@ use super::{
     stamp::Stamp,
 };
 use crate::{
+    crypto::SecretKey,
     namespace::{Authority, Namespace},
-    secret::SecretKey,
 };
 
 /// A record of anybody; one that is read can be written, and read again as the same.

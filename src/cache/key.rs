@@ -18,9 +18,8 @@ use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use zeroize::Zeroizing;
 
 use crate::{
-    hex::hex,
+    crypto::{SecretKey, hex, keyed},
     namespace::Namespace,
-    secret::{SecretKey, keyed},
     token::SessionToken,
 };
 

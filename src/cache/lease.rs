@@ -21,9 +21,9 @@ use super::{
     stripes::{Seen, Stripes, TokenStripe, UserStripe},
 };
 use crate::{
-    clock::Clock,
     sync::lock,
     telemetry::{ListenerMetrics, Timer},
+    time::Clock,
 };
 
 pub(super) struct Lease {

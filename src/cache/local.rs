@@ -30,9 +30,9 @@ use super::{
     verdicts::Verdicts,
 };
 use crate::{
-    clock::{Clock, wall_micros},
     session::{CachedSession, Due, Origin},
     sync::lock,
+    time::{Clock, wall_micros},
     user::UserData,
     validator::ValidatedSession,
 };

@@ -12,7 +12,7 @@ use super::{
     key::EntryKey,
     stripes::{Seen, Stripes},
 };
-use crate::clock::Clock;
+use crate::time::Clock;
 
 pub(super) struct Refusals {
     /// By the token and the layer whose rules refused it, 0 for the identity provider.

@@ -453,7 +453,7 @@ mod tests {
     /// Who looked a record up before, and has slept since, finds the denial gone.
     #[tokio::test]
     async fn what_is_given_up_counts_as_revoked_before_its_denial_ends() {
-        let clock = crate::testing::ManualClock::new();
+        let clock = crate::time::ManualClock::new();
         let cache = SessionCache::builder()
             .redis("redis://127.0.0.1:1")
             .unwrap()

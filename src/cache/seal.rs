@@ -12,10 +12,7 @@ use chacha20poly1305::{
 };
 
 use super::stamp::Stamp;
-use crate::{
-    hex::hex,
-    secret::{SecretKey, keyed},
-};
+use crate::crypto::{SecretKey, hex, keyed};
 
 const MARKER: &str = "sealed1:";
 const NONCE: usize = 24;

@@ -12,9 +12,9 @@ use super::{
 };
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
-    clock::Clock,
     session::{CachedSession, Origin},
     sync::singleflight::Closed,
+    time::Clock,
     validator::ValidatedSession,
 };
 

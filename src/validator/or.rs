@@ -13,8 +13,8 @@ use super::{
     traits::SessionValidator,
 };
 use crate::{
-    clock::Clock,
     namespace::{Authority, Namespace},
+    time::Clock,
     token::SessionToken,
     user::UserData,
 };

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::error::ValidationError;
-use crate::clock::Clock;
+use crate::time::Clock;
 
 /// However long a provider wants to be left alone, it is asked again after a minute.
 const LONGEST: Duration = Duration::from_secs(60);

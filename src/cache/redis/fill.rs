@@ -14,11 +14,12 @@ use crate::{
     cache::{
         accept::SLACK,
         key::EntryKey,
-        record::{self, MAX_RECORD},
+        record,
+        record::MAX_RECORD,
         revocation::{Beside, Tomb},
         stamp::Stamp,
     },
-    clock::wall_micros,
+    time::wall_micros,
     validator::ValidatedSession,
 };
 

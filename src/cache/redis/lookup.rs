@@ -20,16 +20,18 @@ use super::{
 };
 use crate::{
     cache::{
-        accept::{self, Moment},
+        accept,
+        accept::Moment,
         admission::{Keep, Served},
         key::EntryKey,
         record::{Cause, MAX_RECORD, Parsed, Record},
         revocation::Beside,
-        seal::{self, Opened},
+        seal,
+        seal::Opened,
         stamp::Stamp,
     },
-    clock::wall_micros,
     session::Due,
+    time::wall_micros,
 };
 
 impl Redis {

@@ -21,7 +21,7 @@ use super::{
 use crate::telemetry::RedisMetrics;
 use crate::{
     cache::{key::EntryKey, life::Lifetimes, seal::Sealing},
-    clock::Clock,
+    time::Clock,
 };
 
 pub(crate) struct Redis {

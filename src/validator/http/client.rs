@@ -10,7 +10,7 @@ use http::{HeaderMap, Method, StatusCode};
 use reqwest::{Response, Url, redirect::Policy};
 
 use super::endpoint::is_loopback;
-use crate::{crypto, validator::error::BoxError};
+use crate::{crypto::install_tls_provider, validator::error::BoxError};
 
 const USER_AGENT: &str = concat!("tower-session-cache/", env!("CARGO_PKG_VERSION"));
 
@@ -46,7 +46,7 @@ impl Client {
         connect_timeout: Duration,
         timeout: Duration,
     ) -> Result<Self, BoxError> {
-        crypto::install();
+        install_tls_provider();
         let builder = || {
             let builder = reqwest::Client::builder()
                 .user_agent(USER_AGENT)

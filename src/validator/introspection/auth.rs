@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::config_error::IntrospectionConfigError;
-use crate::{hex::hex, token::SessionToken};
+use crate::{crypto::hex, token::SessionToken};
 
 /// How this service proves to the introspection endpoint that it may ask ([RFC 7662, section 2.1]).
 ///

@@ -11,7 +11,7 @@ pub(crate) enum Clock {
         start: u64,
     },
     #[cfg(feature = "testing")]
-    Manual(crate::manual_clock::ManualClock),
+    Manual(super::manual_clock::ManualClock),
 }
 
 impl Clock {
