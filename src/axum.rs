@@ -41,11 +41,10 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
+    model::{SessionInfo, UserData},
     rejection::{Rejection, RejectionBody, RejectionKind},
     response::Refusal,
-    session::SessionInfo,
     telemetry::LAYER,
-    user::UserData,
 };
 
 /// When Redis is asked again after a revocation that was queued, at the latest.

@@ -63,8 +63,7 @@ pub(crate) use self::{
 use self::{redis::Redis, revocation::Verdict, revoke::Revoke};
 use crate::telemetry::{LookupOutcome, Stats};
 use crate::{
-    namespace::{Authority, Namespace},
-    session::CachedSession,
+    model::{Authority, CachedSession, Namespace},
     token::SessionToken,
     validator::{SessionValidator, ValidatedSession},
 };

@@ -19,9 +19,9 @@ use tower_service::Service;
 use crate::{
     body::ResponseBody,
     cache::{Outcome, Resolved},
+    model::SessionInfo,
     policy::Policy,
     response::Refusal,
-    session::SessionInfo,
     token::SessionToken,
 };
 

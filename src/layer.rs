@@ -7,7 +7,7 @@ use tower_layer::Layer;
 
 use crate::{
     cache::SessionCache,
-    namespace::Namespace,
+    model::Namespace,
     policy::Policy,
     rejection::{Rejection, RejectionBody},
     resolver::Resolver,

@@ -175,13 +175,12 @@ pub mod fuzzing;
 mod grpc;
 mod layer;
 
-mod namespace;
+mod model;
 mod policy;
 mod rejection;
 mod resolver;
 mod response;
 mod service;
-mod session;
 mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -189,7 +188,6 @@ mod telemetry;
 pub mod testing;
 mod time;
 mod token;
-mod user;
 mod validator;
 
 #[cfg(feature = "axum")]
@@ -206,13 +204,13 @@ pub use cache::{
 pub use crypto::{SecretKey, SecretKeyError};
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;
-pub use namespace::{Authority, Namespace};
+pub use model::{Authority, Namespace};
+pub use model::{CachedSession, Origin, SessionInfo};
+pub use model::{UserData, UserDataBuilder};
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use service::SessionCacheService;
-pub use session::{CachedSession, Origin, SessionInfo};
 pub use telemetry::{RevocationCounts, Stats};
 pub use token::{SessionToken, TokenError, TokenSource};
-pub use user::{UserData, UserDataBuilder};
 #[cfg(feature = "appwrite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
 pub use validator::appwrite::{

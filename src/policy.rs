@@ -6,11 +6,10 @@ use http::{HeaderMap, Request};
 
 use crate::{
     grpc,
+    model::{SessionInfo, UserData},
     rejection::{Rejection, RejectionBody, RejectionKind},
     response::Refusal,
-    session::SessionInfo,
     token::{SessionToken, TokenSource},
-    user::UserData,
 };
 
 type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;

@@ -19,12 +19,10 @@ use crate::{
         Denied, EntryKey, Fill, Lookup, Outcome, Replace, Resolved, SessionCache, Store, Ticket,
         ValidationLeader,
     },
-    namespace::Namespace,
-    session::{CachedSession, Due, Origin},
+    model::{CachedSession, Due, Namespace, Origin, UserData},
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
-    user::UserData,
     validator::{
         ForbiddenReason, Pause, SessionValidator, ValidatedSession, ValidationError,
         ValidationErrorKind,

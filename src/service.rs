@@ -12,9 +12,9 @@ use tower_service::Service;
 use crate::{
     body::ResponseBody,
     future::{ResponseFuture, Waiting, admit},
+    model::UserData,
     policy::Policy,
     resolver::{Near, Resolver},
-    user::UserData,
     validator::SessionValidator,
 };
 

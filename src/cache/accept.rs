@@ -84,7 +84,7 @@ fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
 mod tests {
     use super::*;
     use crate::cache::revocation::Mark;
-    use crate::user::UserData;
+    use crate::model::UserData;
 
     const NOW: Stamp = Stamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;

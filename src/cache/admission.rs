@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{record::Record, stripes::UserStripe};
-use crate::session::Due;
+use crate::model::Due;
 
 /// A record that may be served, and for how long.
 pub(super) struct Served {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     crypto::SecretKey,
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace},
 };
 
 /// A record of anybody; one that is read can be written, and read again as the same.

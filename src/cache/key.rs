@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     crypto::{SecretKey, hex, keyed},
-    namespace::Namespace,
+    model::Namespace,
     token::SessionToken,
 };
 

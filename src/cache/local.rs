@@ -30,10 +30,9 @@ use super::{
     verdicts::Verdicts,
 };
 use crate::{
-    session::{CachedSession, Due, Origin},
+    model::{CachedSession, Due, Origin, UserData},
     sync::lock,
     time::{Clock, wall_micros},
-    user::UserData,
     validator::ValidatedSession,
 };
 

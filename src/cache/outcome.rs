@@ -4,7 +4,9 @@
 use chrono::{DateTime, Utc};
 
 use crate::{
-    session::Origin, telemetry::LookupOutcome, user::UserData, validator::ValidationError,
+    model::{Origin, UserData},
+    telemetry::LookupOutcome,
+    validator::ValidationError,
 };
 
 pub(crate) type Outcome = Result<Resolved, Denied>;

@@ -19,9 +19,8 @@ use serde_json::{Map, Value};
 
 use super::{space::Space, stamp::Stamp};
 use crate::{
-    namespace::Branches,
+    model::{Branches, Draft, UserData},
     time::{isoformat, parse_isoformat},
-    user::{Draft, UserData},
 };
 
 /// Longer values under a session key are no records of ours or the peer's.
@@ -301,7 +300,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::key::Naming,
-        namespace::{Authority, Namespace, RecordKey},
+        model::{Authority, Namespace, RecordKey},
     };
 
     /// As `json.dumps` of the peer writes it.

@@ -5,7 +5,7 @@
 use quick_cache::sync::Cache;
 
 use super::key::EntryKey;
-use crate::session::Due;
+use crate::model::Due;
 
 /// The records that are remembered. One that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;

@@ -9,7 +9,7 @@ use siphasher::sip128::SipHasher24;
 
 use super::local_key::NearKey;
 use crate::{
-    namespace::{Authority, Branches, Namespace, RecordKey, Source},
+    model::{Authority, Branches, Namespace, RecordKey, Source},
     token::SessionToken,
 };
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
-    session::{CachedSession, Origin},
+    model::{CachedSession, Origin},
     sync::singleflight::Closed,
     time::Clock,
     validator::ValidatedSession,

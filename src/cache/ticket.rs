@@ -1,7 +1,7 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
 use super::{key::EntryKey, redis, stripes};
-use crate::session::CachedSession;
+use crate::model::CachedSession;
 
 /// What a lookup found.
 #[derive(Clone, Debug)]

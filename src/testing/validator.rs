@@ -8,9 +8,8 @@ use std::{
 };
 
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
     validator::{SessionValidator, ValidatedSession, ValidationError},
 };
 

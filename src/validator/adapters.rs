@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::pause::Pause;
-use crate::{namespace::Namespace, token::SessionToken};
+use crate::{model::Namespace, token::SessionToken};
 
 /// A validator that asks a second one; made by [`SessionValidator::or`] and
 /// [`SessionValidator::or_if`].

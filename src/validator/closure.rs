@@ -4,9 +4,8 @@ use std::{fmt, future::Future, sync::Arc};
 
 use super::{error::ValidationError, session::ValidatedSession, traits::SessionValidator};
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 /// Makes a validator of an async closure; mostly for tests and small services.

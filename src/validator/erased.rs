@@ -4,9 +4,8 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use super::{error::ValidationError, session::ValidatedSession, traits::SessionValidator};
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 /// Any validator behind one type, for a choice that is made at run time.

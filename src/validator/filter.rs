@@ -7,9 +7,8 @@ use super::{
     traits::SessionValidator,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 impl<V, F> Filter<V, F> {

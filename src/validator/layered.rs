@@ -21,9 +21,8 @@ use super::{
     traits::SessionValidator,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 impl<V> Clone for ValidatorCall<V> {

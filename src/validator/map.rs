@@ -9,9 +9,8 @@ use super::{
     traits::SessionValidator,
 };
 use crate::{
-    namespace::{Authority, Branches, Namespace},
+    model::{Authority, Branches, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 /// The namespace of a validator whose sessions a closure of this name has changed.

@@ -13,10 +13,9 @@ use super::{
     traits::SessionValidator,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     time::Clock,
     token::SessionToken,
-    user::UserData,
 };
 
 impl<A: SessionValidator, B: SessionValidator> Or<A, B> {

@@ -4,10 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::{
-    namespace::{Authority, Branches, Namespace, Source},
-    user::UserData,
-};
+use crate::model::{Authority, Branches, Namespace, Source, UserData};
 
 /// What the identity provider says a good token stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,9 +11,8 @@ use super::{
     session::ValidatedSession,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
 };
 
 /// Asks the identity provider what a session token stands for.

@@ -30,7 +30,7 @@ use crate::{
         seal::Opened,
         stamp::Stamp,
     },
-    session::Due,
+    model::Due,
     time::wall_micros,
 };
 

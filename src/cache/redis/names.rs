@@ -1,6 +1,6 @@
 //! The names of our keys in Redis, and what a name says when Redis pushes it.
 
-use crate::{cache::key::EntryKey, namespace::RecordKey};
+use crate::{cache::key::EntryKey, model::RecordKey};
 
 const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::SessionCache,
-        namespace::{Authority, Namespace},
+        model::{Authority, Namespace},
         token::SessionToken,
     };
 

@@ -11,8 +11,11 @@ use super::{
     validator::{AppwriteValidator, Inner},
 };
 use crate::{
-    namespace::{Authority, Namespace},
-    validator::http::{self as provider, EndpointFault, Url},
+    model::{Authority, Namespace},
+    validator::{
+        http as provider,
+        http::{EndpointFault, Url},
+    },
 };
 
 impl AppwriteValidator {

@@ -15,8 +15,8 @@ use super::{
     user::{AppwriteUser, Tier},
 };
 use crate::{
+    model::UserData,
     token::SessionToken,
-    user::UserData,
     validator::{
         error::ForbiddenReason,
         http::{rate_limit_reset, retry_after},

@@ -12,9 +12,8 @@ use super::{
     user::Tier,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::{SessionToken, TokenSource},
-    user::UserData,
     validator::{
         error::{ForbiddenReason, ValidationError},
         session::ValidatedSession,

@@ -13,8 +13,11 @@ use super::{
     validator::{Inner, IntrospectionValidator},
 };
 use crate::{
-    namespace::{Authority, Namespace},
-    validator::http::{self as provider, EndpointFault, Url},
+    model::{Authority, Namespace},
+    validator::{
+        http as provider,
+        http::{EndpointFault, Url},
+    },
 };
 
 impl IntrospectionValidator {

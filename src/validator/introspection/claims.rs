@@ -10,9 +10,9 @@ use super::{
     response::{Introspection, audiences, scopes},
 };
 use crate::{
+    model::UserData,
     telemetry::VALIDATION,
     token::SessionToken,
-    user::UserData,
     validator::{
         error::{ForbiddenReason, ValidationError},
         session::ValidatedSession,

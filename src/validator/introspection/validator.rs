@@ -9,9 +9,8 @@ use super::{
     client::Client,
 };
 use crate::{
-    namespace::{Authority, Namespace},
+    model::{Authority, Namespace, UserData},
     token::SessionToken,
-    user::UserData,
     validator::{error::ValidationError, session::ValidatedSession, traits::SessionValidator},
 };
 

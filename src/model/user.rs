@@ -9,10 +9,8 @@ use chrono::{DateTime, Utc};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use serde_json::{Map, Value};
 
-use crate::{
-    namespace::{Authority, Source},
-    time::isoformat,
-};
+use super::namespace::{Authority, Source};
+use crate::time::isoformat;
 
 /// The authenticated user, found in a request's extensions behind the layer.
 ///

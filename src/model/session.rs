@@ -2,11 +2,11 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{
+use super::{
     namespace::{Authority, Namespace},
-    token::SessionToken,
     user::UserData,
 };
+use crate::token::SessionToken;
 
 /// The session of a request, found in its extensions beside [`UserData`](crate::UserData).
 ///
