@@ -11,28 +11,17 @@
 //! With a [local cache](SessionCacheBuilder::local_cache) before Redis the same holds on other
 //! nodes within milliseconds, and at the latest one lease after the revocation returned.
 
-mod accept;
 mod admission;
 mod builder;
 mod config;
-#[cfg(fuzzing)]
-pub(crate) mod fuzzing;
-mod key;
 mod lease;
-mod life;
 mod local;
-mod local_key;
 
 mod outcome;
-mod record;
 mod redis;
 mod refresh;
 mod refusals;
-mod revocation;
 mod revoke;
-mod seal;
-mod space;
-mod stamp;
 
 mod store;
 mod stripes;
@@ -53,14 +42,14 @@ pub use self::{
     tier::LocalCacheConfig,
 };
 pub(crate) use self::{
-    key::EntryKey,
     outcome::{Denied, Outcome, Resolved},
     redis::Replace,
-    space::Space,
     store::Store,
     validations::{ValidationLeader, Validations},
 };
-use self::{redis::Redis, revocation::Verdict, revoke::Revoke};
+use self::{redis::Redis, revoke::Revoke};
+use crate::protocol::Verdict;
+use crate::protocol::{EntryKey, Space};
 use crate::telemetry::{LookupOutcome, Stats};
 use crate::{
     model::{Authority, CachedSession, Namespace},

@@ -10,8 +10,14 @@ use chrono::TimeDelta;
 use http::StatusCode;
 use http::{HeaderMap, HeaderValue, header};
 
-pub use crate::cache::fuzzing::{mark_and_tombstone, record, sealed};
-use crate::token::{SessionToken, TokenSource};
+use crate::{
+    crypto::SecretKey,
+    model::{Authority, Namespace},
+    protocol::{
+        Mark, Naming, Opened, Parsed, Record, Sealing, Stamp, Tomb, encode_prefix, encode_suffix,
+    },
+    token::{SessionToken, TokenSource},
+};
 
 /// Token extraction from headers, one a line.
 pub fn token(bytes: &[u8]) {
@@ -40,6 +46,42 @@ pub fn token(bytes: &[u8]) {
     if let Some(text) = taken {
         assert!((1..=256).contains(&text.len()));
         assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+}
+
+/// A record of anybody; one that is read can be written, and read again as the same.
+pub fn record(bytes: &[u8]) {
+    // The namespace that reads both kinds of records.
+    let space = Naming::new(None, None).space(Namespace::appwrite(Authority::new("a")));
+    let Parsed::Record(record) = Record::parse(bytes, &space) else {
+        return;
+    };
+    let fence = Stamp(5_000_000);
+    let written = encode_prefix(&record.user, record.expires_at, fence, Stamp(0), None)
+        + &encode_suffix("", "r");
+    let Parsed::Record(again) = Record::parse(written.as_bytes(), &space) else {
+        panic!("what we wrote is read");
+    };
+    assert_eq!(again.user, record.user);
+    assert_eq!(again.expires_at, record.expires_at);
+}
+
+/// A mark or a tombstone of anybody.
+pub fn mark_and_tombstone(bytes: &[u8]) {
+    let _ = Mark::parse(bytes).is_readable();
+    let tomb = Tomb::parse(bytes);
+    let _ = (tomb.is_readable(), tomb.refuses());
+    if let Some(stamp) = Stamp::parse(bytes) {
+        assert_eq!(Stamp::parse(stamp.to_string().as_bytes()), Some(stamp));
+    }
+}
+
+/// A sealed record of anybody who does not have the key.
+pub fn sealed(bytes: &[u8]) {
+    let secret = SecretKey::from_bytes([7; 32]).expect("long enough");
+    let sealing = Sealing::new(&secret, None);
+    for value in [bytes.to_vec(), [b"sealed1:", bytes].concat()] {
+        assert!(!matches!(sealing.open("k", &value), Opened::Record { .. }));
     }
 }
 

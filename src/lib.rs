@@ -177,6 +177,7 @@ mod layer;
 
 mod model;
 mod policy;
+mod protocol;
 mod rejection;
 mod resolver;
 mod response;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{record::Record, stripes::UserStripe};
+use super::stripes::UserStripe;
 use crate::model::Due;
+use crate::protocol::Record;
 
 /// A record that may be served, and for how long.
 pub(super) struct Served {

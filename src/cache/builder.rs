@@ -8,19 +8,16 @@ use bb8_redis::redis::ConnectionInfo;
 use super::redis::NodeFault;
 use super::{
     SessionCache, SessionCacheConfig,
-    accept::SLACK as SLACK_MICROS,
-    key::Naming,
     lease::Lease,
-    life::Lifetimes,
     local::{Local, Times},
     redis,
     redis::{Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
     revoke::Undelivered,
-    seal::Sealing,
     store::Store,
     tier::LocalCacheConfig,
     validations::Validations,
 };
+use crate::protocol::{Lifetimes, Naming, SLACK as SLACK_MICROS, Sealing};
 use crate::telemetry::CacheMetrics;
 use crate::{crypto::SecretKey, time::Clock};
 

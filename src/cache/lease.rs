@@ -16,10 +16,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use super::{
-    key::TokenKey,
-    stripes::{Seen, Stripes, TokenStripe, UserStripe},
-};
+use super::stripes::{Seen, Stripes, TokenStripe, UserStripe};
+use crate::protocol::TokenKey;
 use crate::{
     sync::lock,
     telemetry::{ListenerMetrics, Timer},

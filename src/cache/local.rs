@@ -20,15 +20,12 @@ use quick_cache::{
 
 use super::{
     admission::Served,
-    key::EntryKey,
     lease::{Lease, Noted},
-    life::Lifetimes,
-    local_key::{Hashed, NearKey},
-    record::Cause,
     refusals::Refusals,
     stripes::{Seen, Stripes, TokenStripe, UserStripe},
     verdicts::Verdicts,
 };
+use crate::protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey};
 use crate::{
     model::{CachedSession, Due, Origin, UserData},
     sync::lock,

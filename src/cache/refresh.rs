@@ -4,8 +4,8 @@
 
 use quick_cache::sync::Cache;
 
-use super::key::EntryKey;
 use crate::model::Due;
+use crate::protocol::EntryKey;
 
 /// The records that are remembered. One that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;

@@ -8,10 +8,8 @@
 
 use quick_cache::sync::Cache;
 
-use super::{
-    key::EntryKey,
-    stripes::{Seen, Stripes},
-};
+use super::stripes::{Seen, Stripes};
+use crate::protocol::EntryKey;
 use crate::time::Clock;
 
 pub(super) struct Refusals {

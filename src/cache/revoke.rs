@@ -21,11 +21,8 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use super::{
-    key::{EntryKey, TokenKey},
-    revocation::Verdict,
-    store::Store,
-};
+use super::store::Store;
+use crate::protocol::{EntryKey, TokenKey, Verdict};
 use crate::sync::{Backoff, lock};
 use crate::telemetry::REVOCATION;
 use crate::telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind, RevocationOutcome};

@@ -1,15 +1,14 @@
 //! Lookups and fills across the memory of this process and Redis.
 
 use super::{
-    key::{EntryKey, Naming},
     local::{Check, Local},
-    local_key::NearKey,
     redis::{Filled, Found, Redis, Replace},
     revoke::Undelivered,
     stripes::Seen,
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
+use crate::protocol::{EntryKey, Naming, NearKey};
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
     model::{CachedSession, Origin},

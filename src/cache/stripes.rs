@@ -12,7 +12,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use super::key::{self, TokenKey};
+use crate::protocol::{TokenKey, stripe_of_hex};
 
 /// 16,384 stripes of 8 bytes a kind: one in 16,384 sessions suffers from a stranger's logout.
 const STRIPES: usize = 1 << 14;
@@ -72,7 +72,7 @@ impl Stripes {
 
     /// The same for who knows the token's name in Redis; what is no such name is nobody's.
     pub(super) fn revoke_token_named(&self, hex: &[u8]) {
-        if let Some(stripe) = key::stripe_named(hex, STRIPES) {
+        if let Some(stripe) = stripe_of_hex(hex, STRIPES) {
             self.bump(&self.tokens[stripe]);
         }
     }

@@ -1,7 +1,8 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use super::{key::EntryKey, redis, stripes};
+use super::{redis, stripes};
 use crate::model::CachedSession;
+use crate::protocol::EntryKey;
 
 /// What a lookup found.
 #[derive(Clone, Debug)]

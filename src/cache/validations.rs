@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{key::EntryKey, outcome::Outcome, refresh::Refreshes};
+use super::{outcome::Outcome, refresh::Refreshes};
+use crate::protocol::EntryKey;
 use crate::sync::singleflight::{Group, Leader};
 use crate::telemetry::{Gauge, VALIDATIONS_IN_FLIGHT};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::key::TokenKey;
+use crate::protocol::TokenKey;
 
 /// Bounded, oldest out first: all verdicts last equally long, so the oldest ends first, too.
 pub(super) struct Verdicts {

@@ -18,7 +18,7 @@ use super::{
     servers::Call,
     store::{Redis, read},
 };
-use crate::cache::{revocation::Beside, stamp::Stamp};
+use crate::protocol::{Beside, Stamp};
 
 type Text = (Option<Vec<u8>>, Arc<str>);
 

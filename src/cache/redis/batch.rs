@@ -25,7 +25,7 @@ use super::{
     reply::Looked,
     run::Run,
 };
-use crate::{cache::revocation::Beside, sync::lock};
+use crate::{protocol::Beside, sync::lock};
 
 const COMMAND: &str = "MGET";
 

@@ -11,14 +11,7 @@ use super::{
     store::{Redis, micros, read},
 };
 use crate::{
-    cache::{
-        accept::SLACK,
-        key::EntryKey,
-        record,
-        record::MAX_RECORD,
-        revocation::{Beside, Tomb},
-        stamp::Stamp,
-    },
+    protocol::{Beside, EntryKey, MAX_RECORD, SLACK, Stamp, Tomb, encode_prefix, encode_suffix},
     time::wall_micros,
     validator::ValidatedSession,
 };
@@ -56,7 +49,7 @@ impl Redis {
             _ => "?".to_owned(),
         };
         let mut run = seen.run.clone();
-        let mut record = record::up_to_mark(
+        let mut record = encode_prefix(
             &session.user,
             session.expires_at,
             seen.fence,
@@ -82,7 +75,7 @@ impl Redis {
             }
         }
         if is_complete {
-            record += &record::rest(&mark, &run.text());
+            record += &encode_suffix(&mark, &run.text());
         }
         let mut value = record.into_bytes();
         if let Some(sealing) = &self.sealing {

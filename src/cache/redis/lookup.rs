@@ -19,18 +19,12 @@ use super::{
     store::{Redis, micros, read},
 };
 use crate::{
-    cache::{
-        accept,
-        accept::Moment,
-        admission::{Keep, Served},
-        key::EntryKey,
-        record::{Cause, MAX_RECORD, Parsed, Record},
-        revocation::Beside,
-        seal,
-        seal::Opened,
-        stamp::Stamp,
-    },
+    cache::admission::{Keep, Served},
     model::Due,
+    protocol::{
+        Beside, Cause, EntryKey, MAX_RECORD, Moment, Opened, Parsed, Record, Stamp, has_ended,
+        is_acceptable, is_sealed, is_unrevoked,
+    },
     time::wall_micros,
 };
 
@@ -103,7 +97,7 @@ impl Redis {
         // Redis was not asked for the time, so the node's clock tells the age.
         let moment = self.moment(Stamp(self.clock.wall()), &standing.run);
         let accepted = record.cause.is_some()
-            && accept::accepts(&record, &standing.beside, &moment, self.max_age());
+            && is_acceptable(&record, &standing.beside, &moment, self.max_age());
         if !accepted {
             return Ok(None);
         }
@@ -145,14 +139,14 @@ impl Redis {
             Some(_) => Stamp(self.clock.wall()),
         };
         let moment = self.moment(now, &seen.run);
-        if replace.is_none() && accept::accepts(&record, &seen.beside, &moment, self.max_age()) {
+        if replace.is_none() && is_acceptable(&record, &seen.beside, &moment, self.max_age()) {
             if record.cause.is_some() {
                 self.memory.learn(key, &mark_name);
             }
             let served = self.served(key, Arc::new(record), &mark_name, &moment, &seen.run);
             return Ok(Found::Record(served));
         }
-        if accept::has_ended(record.expires_at, moment.wall)
+        if has_ended(record.expires_at, moment.wall)
             && let Some(value) = &seen.value
         {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
@@ -206,7 +200,7 @@ impl Redis {
     /// mark.
     fn decode(&self, key: &EntryKey, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
         let Some(sealing) = &self.sealing else {
-            if seal::is_sealed(value) {
+            if is_sealed(value) {
                 self.warned.sealed();
                 return None;
             }
@@ -266,8 +260,7 @@ impl Redis {
         let looked = self
             .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
-        looked
-            .is_ok_and(|(looked, _)| accept::still_holds(cause, &looked.beside, &looked.run.text()))
+        looked.is_ok_and(|(looked, _)| is_unrevoked(cause, &looked.beside, &looked.run.text()))
     }
 
     /// What the lookup script says; the mark is that of the user in the record unless it is named.

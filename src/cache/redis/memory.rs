@@ -10,7 +10,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::names::{Keys, Names};
-use crate::cache::{key::EntryKey, record::Record};
+use crate::protocol::{EntryKey, Record};
 
 /// So many records are remembered as they were read, a few hundred bytes each.
 const MAX_READ: usize = 16_384;

@@ -7,7 +7,8 @@ use std::sync::{
 
 use crate::telemetry::{REDIS, RedisMetrics};
 use crate::{
-    cache::{accept::SLACK, lease::Lease, stamp::Stamp},
+    cache::lease::Lease,
+    protocol::{SLACK, Stamp},
     sync::lock,
 };
 

@@ -1,6 +1,6 @@
 //! The names of our keys in Redis, and what a name says when Redis pushes it.
 
-use crate::{cache::key::EntryKey, model::RecordKey};
+use crate::{model::RecordKey, protocol::EntryKey};
 
 const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";

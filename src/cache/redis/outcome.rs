@@ -1,10 +1,9 @@
 //! What lookups and fills in Redis come to.
 
 use super::{reply::Looked, run::Run};
-use crate::cache::{
-    admission::Served,
-    revocation::{Beside, Mark, Tomb},
-    stamp::Stamp,
+use crate::{
+    cache::admission::Served,
+    protocol::{Beside, Mark, Stamp, Tomb},
 };
 
 /// What a lookup found in Redis.

@@ -43,7 +43,7 @@ use super::{
 };
 use crate::telemetry::{GaugeGuard, REDIS};
 use crate::{
-    cache::stamp::Stamp,
+    protocol::Stamp,
     sync::{Backoff, lock},
 };
 

@@ -1,7 +1,7 @@
 //! What Redis says of a token, in one shape for every way to ask.
 
 use super::run::Run;
-use crate::cache::revocation::Beside;
+use crate::protocol::Beside;
 
 /// The reply of the lookup script, or what was read in its place.
 pub(super) struct Looked {

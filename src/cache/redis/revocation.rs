@@ -9,7 +9,7 @@ use std::{
 use bb8_redis::redis::cmd;
 
 use super::{breaker::Effect, pool::Unanswered, scripts::Script, store::Redis};
-use crate::cache::{accept::SLACK, key::EntryKey, revocation::Verdict};
+use crate::protocol::{EntryKey, SLACK, Verdict};
 
 impl Redis {
     pub(crate) async fn revoke_token(

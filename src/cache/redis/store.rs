@@ -20,7 +20,7 @@ use super::{
 };
 use crate::telemetry::RedisMetrics;
 use crate::{
-    cache::{key::EntryKey, life::Lifetimes, seal::Sealing},
+    protocol::{EntryKey, Lifetimes, Sealing},
     time::Clock,
 };
 

@@ -28,15 +28,13 @@ use super::{
 };
 use crate::telemetry::REDIS;
 use crate::{
-    cache::{
-        redis::{
-            breaker::Effect,
-            pool::{Link, Links, Terms},
-            server::silence,
-            trouble::told,
-        },
-        stamp::Stamp,
+    cache::redis::{
+        breaker::Effect,
+        pool::{Link, Links, Terms},
+        server::silence,
+        trouble::told,
     },
+    protocol::Stamp,
     sync::{Backoff, lock},
 };
 

@@ -10,7 +10,7 @@ use super::key::TokenKey;
 const PARTS: u64 = 10;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Lifetimes {
+pub(crate) struct Lifetimes {
     ttl: u64,
     /// The share of a life after which a session in use is validated again; 100 for never.
     refresh_percent: u64,
@@ -18,7 +18,7 @@ pub(super) struct Lifetimes {
 
 impl Lifetimes {
     /// The TTL in microseconds.
-    pub(super) fn new(ttl: u64, refresh_percent: u8) -> Self {
+    pub(crate) fn new(ttl: u64, refresh_percent: u8) -> Self {
         Self {
             ttl,
             refresh_percent: refresh_percent.into(),
@@ -27,7 +27,7 @@ impl Lifetimes {
 
     /// For so many microseconds is a session served that was looked up at `since` and ends by
     /// itself after `left`.
-    pub(super) fn life(&self, token: &TokenKey, since: i64, left: Option<i64>) -> u64 {
+    pub(crate) fn life(&self, token: &TokenKey, since: i64, left: Option<i64>) -> u64 {
         // Sixteen bits of it, as a fraction.
         let part = token.spread(since.unsigned_abs()) >> 48;
         let shorter = (self.ttl / PARTS).saturating_mul(part) >> 16;
@@ -38,7 +38,7 @@ impl Lifetimes {
     }
 
     /// After so much of a life it is time to ask again.
-    pub(super) fn refresh_after(&self, life: u64) -> Option<u64> {
+    pub(crate) fn refresh_after(&self, life: u64) -> Option<u64> {
         (self.refresh_percent < 100).then(|| (life / 100).saturating_mul(self.refresh_percent))
     }
 }

@@ -16,28 +16,33 @@ use chrono::{DateTime, Utc};
 use super::{
     record::{Cause, Record},
     revocation::{Beside, Tomb},
-    stamp::Stamp,
+    timestamp::Stamp,
 };
 use crate::time::wall_micros;
 
 /// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
-pub(super) const SLACK: i64 = 5_000_000;
+pub(crate) const SLACK: i64 = 5_000_000;
 
 /// When a record is looked at.
 #[derive(Clone, Debug)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     /// By the clock of Redis, or by the node's where Redis was not asked.
-    pub(super) time: Stamp,
+    pub(crate) time: Stamp,
     /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
-    pub(super) wall: i64,
+    pub(crate) wall: i64,
     /// The run of the server that answered.
-    pub(super) run: Arc<str>,
+    pub(crate) run: Arc<str>,
     /// The peer's records from before it may be missing a mark that Redis has lost.
-    pub(super) floor: Stamp,
+    pub(crate) floor: Stamp,
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
-pub(super) fn accepts(record: &Record, beside: &Beside, moment: &Moment, max_age: i64) -> bool {
+pub(crate) fn is_acceptable(
+    record: &Record,
+    beside: &Beside,
+    moment: &Moment,
+    max_age: i64,
+) -> bool {
     if has_ended(record.expires_at, moment.wall) || beside.tomb.as_ref().is_some_and(Tomb::refuses)
     {
         return false;
@@ -56,12 +61,12 @@ pub(super) fn accepts(record: &Record, beside: &Beside, moment: &Moment, max_age
     }
 }
 
-pub(super) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
+pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
     expires_at.is_some_and(|at| wall_micros(at) <= wall)
 }
 
 /// Whether nothing was revoked since, however old the session is.
-pub(super) fn still_holds(cause: &Cause, beside: &Beside, run: &str) -> bool {
+pub(crate) fn is_unrevoked(cause: &Cause, beside: &Beside, run: &str) -> bool {
     !beside.tomb.as_ref().is_some_and(Tomb::refuses) && is_unchanged(cause, beside, run)
 }
 
@@ -83,8 +88,8 @@ fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::revocation::Mark;
     use crate::model::UserData;
+    use crate::protocol::revocation::Mark;
 
     const NOW: Stamp = Stamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;
@@ -125,7 +130,7 @@ mod tests {
     }
 
     fn served(record: &Record, beside: &Beside) -> bool {
-        accepts(record, beside, &moment(), TTL)
+        is_acceptable(record, beside, &moment(), TTL)
     }
 
     #[test]
@@ -192,14 +197,14 @@ mod tests {
             run: "r2".into(),
             ..moment()
         };
-        assert!(!accepts(&ours(NOW, None, None), &none, &other, TTL));
+        assert!(!is_acceptable(&ours(NOW, None, None), &none, &other, TTL));
         let floor = Moment {
             floor: NOW.minus(10),
             ..moment()
         };
         let theirs = |at| record(at, None);
-        assert!(!accepts(&theirs(NOW.minus(10)), &none, &floor, TTL));
-        assert!(accepts(&theirs(NOW.minus(9)), &none, &floor, TTL));
+        assert!(!is_acceptable(&theirs(NOW.minus(10)), &none, &floor, TTL));
+        assert!(is_acceptable(&theirs(NOW.minus(9)), &none, &floor, TTL));
     }
 
     #[test]

@@ -11,14 +11,14 @@ use chacha20poly1305::{
     aead::{Aead, Generate, KeyInit, Payload},
 };
 
-use super::stamp::Stamp;
+use super::timestamp::Stamp;
 use crate::crypto::{SecretKey, hex, keyed};
 
 const MARKER: &str = "sealed1:";
 const NONCE: usize = 24;
 
 /// The keys: one to seal with, and one that may still be met.
-pub(super) struct Sealing {
+pub(crate) struct Sealing {
     current: Sealer,
     previous: Option<Sealer>,
 }
@@ -31,7 +31,7 @@ struct Sealer {
 }
 
 /// What a value under a session key turned out to be.
-pub(super) enum Opened {
+pub(crate) enum Opened {
     /// The record, and the name of its user's mark.
     Record {
         json: Vec<u8>,
@@ -44,7 +44,7 @@ pub(super) enum Opened {
 }
 
 impl Sealing {
-    pub(super) fn new(current: &SecretKey, previous: Option<&SecretKey>) -> Self {
+    pub(crate) fn new(current: &SecretKey, previous: Option<&SecretKey>) -> Self {
         Self {
             current: Sealer::new(current),
             previous: previous.map(Sealer::new),
@@ -52,17 +52,17 @@ impl Sealing {
     }
 
     /// Under which name the mark of a user stands now.
-    pub(super) fn user(&self, id: &str) -> String {
+    pub(crate) fn user(&self, id: &str) -> String {
         self.current.user(id)
     }
 
     /// Under which name it stood before the key was changed.
-    pub(super) fn previous_user(&self, id: &str) -> Option<String> {
+    pub(crate) fn previous_user(&self, id: &str) -> Option<String> {
         self.previous.as_ref().map(|sealer| sealer.user(id))
     }
 
     /// Nothing when the system has no randomness.
-    pub(super) fn seal(
+    pub(crate) fn seal(
         &self,
         key: &str,
         user_id: &str,
@@ -84,7 +84,7 @@ impl Sealing {
         Some([head.as_bytes(), &nonce[..], &sealed].concat())
     }
 
-    pub(super) fn open(&self, key: &str, value: &[u8]) -> Opened {
+    pub(crate) fn open(&self, key: &str, value: &[u8]) -> Opened {
         if !is_sealed(value) {
             return Opened::NotSealed;
         }
@@ -126,7 +126,7 @@ impl Sealer {
     }
 }
 
-pub(super) fn is_sealed(value: &[u8]) -> bool {
+pub(crate) fn is_sealed(value: &[u8]) -> bool {
     value.starts_with(MARKER.as_bytes())
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct Stamp(pub(crate) i64);
 
 impl Stamp {
     /// The reply of `TIME`: seconds since the epoch, and the microseconds of the current one.
-    pub(super) fn from_redis_time((seconds, micros): (i64, i64)) -> Self {
+    pub(crate) fn from_redis_time((seconds, micros): (i64, i64)) -> Self {
         Self(seconds.saturating_mul(1_000_000).saturating_add(micros))
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(hasher: SipHasher24, namespace: Namespace, cache: u64) -> Self {
+    pub(crate) fn new(hasher: SipHasher24, namespace: Namespace, cache: u64) -> Self {
         Self {
             hasher,
             namespace,
@@ -54,7 +54,7 @@ impl Space {
     }
 
     /// The source of a record that was read from Redis, the same for all records like it.
-    pub(super) fn source(
+    pub(crate) fn source(
         &self,
         authority: &str,
         branches: &Branches,
@@ -100,7 +100,7 @@ impl Space {
     }
 
     /// The source of the Python service's records; nothing where they are not accepted.
-    pub(super) fn foreign(&self) -> Option<Arc<Source>> {
+    pub(crate) fn foreign(&self) -> Option<Arc<Source>> {
         match self.namespace.record_key() {
             RecordKey::Python(authority) => {
                 Some(self.source(authority.as_str(), &Branches::default(), false))

@@ -17,14 +17,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{space::Space, stamp::Stamp};
+use super::{space::Space, timestamp::Stamp};
 use crate::{
     model::{Branches, Draft, UserData},
     time::{isoformat, parse_isoformat},
 };
 
 /// Longer values under a session key are no records of ours or the peer's.
-pub(super) const MAX_RECORD: usize = 64 * 1024;
+pub(crate) const MAX_RECORD: usize = 64 * 1024;
 
 /// Raised whenever a node that knows only older versions would misread a record.
 const VERSION: u32 = 2;
@@ -33,31 +33,31 @@ const VERSION: u32 = 2;
 const UNVERSIONED: [&str; 4] = ["fence", "seen_tomb", "seen_mark", "run"];
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Record {
-    pub(super) user: UserData,
-    pub(super) expires_at: Option<DateTime<Utc>>,
-    pub(super) cached_at: Stamp,
+pub(crate) struct Record {
+    pub(crate) user: UserData,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) cached_at: Stamp,
     /// Only in records of this crate.
-    pub(super) cause: Option<Cause>,
+    pub(crate) cause: Option<Cause>,
 }
 
 /// What had been revoked when the validation behind a record began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cause {
+pub(crate) struct Cause {
     /// The time of the lookup that came before the validation.
-    pub(super) fence: Stamp,
+    pub(crate) fence: Stamp,
     /// The token's tombstone.
-    pub(super) seen_tomb: Option<String>,
+    pub(crate) seen_tomb: Option<String>,
     /// The user's mark.
-    pub(super) seen_mark: Option<String>,
+    pub(crate) seen_mark: Option<String>,
     /// The run of the server that stored it. Another one, be it after a restart or a failover, may
     /// have lost what was revoked since.
-    pub(super) run: String,
+    pub(crate) run: String,
 }
 
 /// What a value under a session key turned out to be.
 #[derive(Debug, PartialEq)]
-pub(super) enum Parsed {
+pub(crate) enum Parsed {
     Record(Record),
     /// A record of another namespace or another version.
     NotOurs,
@@ -139,7 +139,7 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>
 
 impl Record {
     /// Reads what stands under a session key, as a validator of this namespace may.
-    pub(super) fn parse(json: &[u8], space: &Space) -> Parsed {
+    pub(crate) fn parse(json: &[u8], space: &Space) -> Parsed {
         if json.len() > MAX_RECORD {
             return Parsed::Unreadable;
         }
@@ -156,7 +156,7 @@ impl Record {
     }
 
     /// The time of the lookup before its validation; of the peer's records that of storing.
-    pub(super) fn since(&self) -> Stamp {
+    pub(crate) fn since(&self) -> Stamp {
         self.cause
             .as_ref()
             .map_or(self.cached_at, |cause| cause.fence)
@@ -224,7 +224,7 @@ fn date(text: Option<Text<'_>>) -> Option<Option<DateTime<Utc>>> {
 
 /// Writes a record up to its mark, which only Redis knows at the time of storing. The script
 /// completes it by the mark's text or `null`, and by the run.
-pub(super) fn up_to_mark(
+pub(crate) fn encode_prefix(
     user: &UserData,
     expires_at: Option<DateTime<Utc>>,
     fence: Stamp,
@@ -273,7 +273,7 @@ pub(super) fn up_to_mark(
 }
 
 /// The rest of a record, where it is not the script that completes it; no mark is `""`.
-pub(super) fn rest(mark: &str, run: &str) -> String {
+pub(crate) fn encode_suffix(mark: &str, run: &str) -> String {
     let mark = if mark.is_empty() {
         "null".to_owned()
     } else {
@@ -299,8 +299,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        cache::key::Naming,
         model::{Authority, Namespace, RecordKey},
+        protocol::key::Naming,
     };
 
     /// As `json.dumps` of the peer writes it.
@@ -351,7 +351,7 @@ mod tests {
         let branches = Branches::default().inside(&Namespace::named("or"), "oauth");
         let source = space(namespace.clone()).native("issuer", &branches);
         let user = user.in_session(source, session_id);
-        up_to_mark(
+        encode_prefix(
             &user,
             None,
             Stamp(5_000_000),
@@ -367,7 +367,7 @@ mod tests {
             .attribute("tier", "x")
             .attribute("a", 1);
         let namespace = Namespace::named("orders");
-        let json = of_namespace(user.build(), &namespace, Some("s1")) + &rest("4.0", "r1");
+        let json = of_namespace(user.build(), &namespace, Some("s1")) + &encode_suffix("4.0", "r1");
         assert_eq!(
             json,
             concat!(
@@ -394,7 +394,7 @@ mod tests {
             Namespace::appwrite(Authority::appwrite("https://a.example.com/v1", "q")),
         ];
         for (n, of) in namespaces.iter().enumerate() {
-            let json = of_namespace(UserData::new("u1"), of, None) + &rest("", "r1");
+            let json = of_namespace(UserData::new("u1"), of, None) + &encode_suffix("", "r1");
             for (m, by) in namespaces.iter().enumerate() {
                 assert_eq!(read(&json, by.clone()).is_some(), n == m, "{of} by {by}");
             }
@@ -415,7 +415,7 @@ mod tests {
     /// Nodes from before there were versions wrote a provider's claims beside their own members.
     #[test]
     fn claims_that_an_older_node_wrote_forge_nothing() {
-        let now = of_namespace(UserData::new("u1"), &appwrite(), None) + &rest("", "r1");
+        let now = of_namespace(UserData::new("u1"), &appwrite(), None) + &encode_suffix("", "r1");
         assert!(read(&now, appwrite()).is_some());
         let claim: Value = serde_json::from_str(&now).unwrap();
         let claim = &claim["session_cache"];
@@ -471,7 +471,7 @@ mod tests {
             with("team", "x".into()).unwrap().user.attributes()["team"],
             "x"
         );
-        let ours = of_namespace(UserData::new("u1"), &appwrite(), None) + &rest("", "r1");
+        let ours = of_namespace(UserData::new("u1"), &appwrite(), None) + &encode_suffix("", "r1");
         for member in [
             "namespace",
             "authority",
@@ -513,8 +513,8 @@ mod tests {
             let source = space.native(&authority, &branches);
             let user = user.in_session(Arc::clone(&source), session_id.as_deref());
             let fence = Stamp(fence);
-            let mut json = up_to_mark(&user, time(expires), fence, fence.minus(5_000_000), None);
-            json += &rest(mark.as_deref().unwrap_or_default(), "r1");
+            let mut json = encode_prefix(&user, time(expires), fence, fence.minus(5_000_000), None);
+            json += &encode_suffix(mark.as_deref().unwrap_or_default(), "r1");
             let Parsed::Record(record) = Record::parse(json.as_bytes(), &space) else {
                 panic!("{json}");
             };

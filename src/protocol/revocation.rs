@@ -1,16 +1,16 @@
 //! What Redis says of revocations: the tombstone of a token and the mark of a user.
 
-use super::stamp::Stamp;
+use super::timestamp::Stamp;
 
 /// What stands beside a record in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Beside {
-    pub(super) tomb: Option<Tomb>,
-    pub(super) mark: Option<Mark>,
+pub(crate) struct Beside {
+    pub(crate) tomb: Option<Tomb>,
+    pub(crate) mark: Option<Mark>,
 }
 
 impl Beside {
-    pub(super) fn parse(tomb: Option<&[u8]>, mark: Option<&[u8]>) -> Self {
+    pub(crate) fn parse(tomb: Option<&[u8]>, mark: Option<&[u8]>) -> Self {
         Self {
             tomb: tomb.map(Tomb::parse),
             mark: mark.map(Mark::parse),
@@ -20,14 +20,14 @@ impl Beside {
 
 /// A tombstone: `<time>:<verdict>:<nonce>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tomb {
-    pub(super) text: String,
-    pub(super) time: Option<Stamp>,
+pub(crate) struct Tomb {
+    pub(crate) text: String,
+    pub(crate) time: Option<Stamp>,
     refuses: bool,
 }
 
 impl Tomb {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let mut parts = text.splitn(3, ':');
         let time = parts.next().and_then(|time| Stamp::parse(time.as_bytes()));
@@ -40,42 +40,42 @@ impl Tomb {
         }
     }
 
-    pub(super) fn refuses(&self) -> bool {
+    pub(crate) fn refuses(&self) -> bool {
         self.refuses
     }
 
-    pub(super) fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.time.is_some()
     }
 }
 
 /// A user's mark, as text since only its bytes are compared with what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Mark {
-    pub(super) text: String,
-    pub(super) time: Option<Stamp>,
+pub(crate) struct Mark {
+    pub(crate) text: String,
+    pub(crate) time: Option<Stamp>,
 }
 
 impl Mark {
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         Self {
             text: String::from_utf8_lossy(bytes).into_owned(),
             time: Stamp::parse(bytes),
         }
     }
 
-    pub(super) fn is_readable(&self) -> bool {
+    pub(crate) fn is_readable(&self) -> bool {
         self.time.is_some()
     }
 
-    pub(super) fn is_before(&self, time: Stamp) -> bool {
+    pub(crate) fn is_before(&self, time: Stamp) -> bool {
         self.time.is_some_and(|at| at < time)
     }
 }
 
 /// What a revocation of a token says about later answers of the identity provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// They count.
     Forget,
     /// They do not.

@@ -26,7 +26,7 @@ use crate::{
 use super::{local_key::NearKey, space::Space};
 
 /// How sessions are named.
-pub(super) struct Naming {
+pub(crate) struct Naming {
     /// For this process alone, and for as long as it runs.
     near: SipHasher24,
     /// Identifies the cache in this process.
@@ -49,7 +49,7 @@ enum Shared {
 type Pepper = Zeroizing<[u8; 32]>;
 
 impl Naming {
-    pub(super) fn new(pepper: Option<&SecretKey>, previous: Option<&SecretKey>) -> Self {
+    pub(crate) fn new(pepper: Option<&SecretKey>, previous: Option<&SecretKey>) -> Self {
         let random = RandomState::new();
         Self {
             near: SipHasher24::new_with_keys(random.hash_one(1), random.hash_one(2)),
@@ -65,7 +65,7 @@ impl Naming {
     }
 
     /// Each namespace hashes tokens under a separate key, so that a hit need not hash the namespace.
-    pub(super) fn space(&self, namespace: Namespace) -> Arc<Space> {
+    pub(crate) fn space(&self, namespace: Namespace) -> Arc<Space> {
         let mut hasher = self.near;
         hasher.write(namespace.as_str().as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
@@ -73,7 +73,7 @@ impl Naming {
         Arc::new(Space::new(hasher, namespace, self.cache))
     }
 
-    pub(super) fn entry(&self, token: &SessionToken, space: &Arc<Space>) -> EntryKey {
+    pub(crate) fn entry(&self, token: &SessionToken, space: &Arc<Space>) -> EntryKey {
         let (digest, previous) = match &self.shared {
             Shared::Plain => (TokenKey::plain(token), None),
             Shared::Peppered { pepper, previous } => (
@@ -94,13 +94,13 @@ impl Naming {
 
 /// The digest of a token. Revocations speak of this: they hold in every namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct TokenKey {
+pub(crate) struct TokenKey {
     digest: [u8; 32],
     is_peppered: bool,
 }
 
 impl TokenKey {
-    pub(super) fn plain(token: &SessionToken) -> Self {
+    pub(crate) fn plain(token: &SessionToken) -> Self {
         Self {
             digest: Sha256::digest(token.as_bytes()).into(),
             is_peppered: false,
@@ -116,26 +116,26 @@ impl TokenKey {
 
     /// As it stands in Redis. Without a pepper the first half, as the Python service names its
     /// sessions: 128 bits, which nobody can search for a second token of the same name.
-    pub(super) fn hex(&self) -> String {
+    pub(crate) fn hex(&self) -> String {
         hex(&self.digest[..if self.is_peppered { 32 } else { 16 }])
     }
 
     /// A number that differs between tokens, and for one token between salts.
-    pub(super) fn spread(&self, salt: u64) -> u64 {
+    pub(crate) fn spread(&self, salt: u64) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.digest;
         // An odd constant near the golden ratio carries every bit to the top.
         (u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     /// Which of `count` stripes the token belongs to.
-    pub(super) fn stripe(&self, count: usize) -> usize {
+    pub(crate) fn stripe(&self, count: usize) -> usize {
         let [a, b, c, d, ..] = self.digest;
         u32::from_le_bytes([a, b, c, d]) as usize % count
     }
 }
 
 /// The stripe of the token that has this name in Redis; nothing for what is no name of a token.
-pub(super) fn stripe_named(name: &[u8], count: usize) -> Option<usize> {
+pub(crate) fn stripe_of_hex(name: &[u8], count: usize) -> Option<usize> {
     let four = |digit: u8| char::from(digit).to_digit(16);
     let mut bytes = [0; 4];
     for (byte, pair) in bytes.iter_mut().zip(name.get(..8)?.chunks(2)) {
@@ -162,20 +162,20 @@ impl fmt::Debug for TokenKey {
 #[derive(Clone, Debug)]
 pub(crate) struct EntryKey {
     /// As this process names it.
-    pub(super) near: NearKey,
-    pub(super) token: TokenKey,
+    pub(crate) near: NearKey,
+    pub(crate) token: TokenKey,
     /// Boxed, since it is rare.
     previous: Option<Box<TokenKey>>,
     space: Arc<Space>,
 }
 
 impl EntryKey {
-    pub(super) fn space(&self) -> &Space {
+    pub(crate) fn space(&self) -> &Space {
         &self.space
     }
 
     /// The name that the entry had before the pepper was changed.
-    pub(super) fn previous(&self) -> Option<Self> {
+    pub(crate) fn previous(&self) -> Option<Self> {
         Some(Self {
             near: self.near,
             token: **self.previous.as_ref()?,
@@ -238,7 +238,7 @@ mod tests {
                 let key = naming
                     .entry(&token, &naming.space(Namespace::unnamed()))
                     .token;
-                let named = stripe_named(key.hex().as_bytes(), 16_384);
+                let named = stripe_of_hex(key.hex().as_bytes(), 16_384);
                 assert_eq!(named, Some(key.stripe(16_384)));
             }
         }
@@ -250,7 +250,7 @@ mod tests {
             "+1234567",
             "\u{1f680}1234",
         ] {
-            assert_eq!(stripe_named(no_name.as_bytes(), 16_384), None, "{no_name}");
+            assert_eq!(stripe_of_hex(no_name.as_bytes(), 16_384), None, "{no_name}");
         }
     }
 }
