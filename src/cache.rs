@@ -11,10 +11,8 @@
 //! With a [local cache](SessionCacheBuilder::local_cache) before Redis the same holds on other
 //! nodes within milliseconds, and at the latest one lease after the revocation returned.
 
-mod admission;
 mod builder;
 mod config;
-mod lease;
 mod local;
 
 mod outcome;
@@ -24,7 +22,6 @@ mod refusals;
 mod revoke;
 
 mod store;
-mod stripes;
 mod ticket;
 mod tier;
 mod validations;

@@ -166,6 +166,7 @@
 mod axum;
 mod body;
 mod cache;
+mod coherence;
 mod crypto;
 pub mod docs;
 mod future;

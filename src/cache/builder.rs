@@ -8,7 +8,6 @@ use bb8_redis::redis::ConnectionInfo;
 use super::redis::NodeFault;
 use super::{
     SessionCache, SessionCacheConfig,
-    lease::Lease,
     local::{Local, Times},
     redis,
     redis::{Deadlines, Limits, Place, Redis, Sentinels, Server, Tier, UrlFault, Wanted},
@@ -17,6 +16,7 @@ use super::{
     tier::LocalCacheConfig,
     validations::Validations,
 };
+use crate::coherence::Lease;
 use crate::protocol::{Lifetimes, Naming, SLACK as SLACK_MICROS, Sealing};
 use crate::telemetry::CacheMetrics;
 use crate::{crypto::SecretKey, time::Clock};

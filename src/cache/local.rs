@@ -18,13 +18,8 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{
-    admission::Served,
-    lease::{Lease, Noted},
-    refusals::Refusals,
-    stripes::{Seen, Stripes, TokenStripe, UserStripe},
-    verdicts::Verdicts,
-};
+use super::{refusals::Refusals, verdicts::Verdicts};
+use crate::coherence::{Lease, Noted, Seen, Served, Stripes, TokenStripe, UserStripe};
 use crate::protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey};
 use crate::{
     model::{CachedSession, Due, Origin, UserData},

@@ -8,7 +8,7 @@
 
 use quick_cache::sync::Cache;
 
-use super::stripes::{Seen, Stripes};
+use crate::coherence::{Seen, Stripes};
 use crate::protocol::EntryKey;
 use crate::time::Clock;
 

@@ -4,10 +4,10 @@ use super::{
     local::{Check, Local},
     redis::{Filled, Found, Redis, Replace},
     revoke::Undelivered,
-    stripes::Seen,
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
+use crate::coherence::Seen;
 use crate::protocol::{EntryKey, Naming, NearKey};
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{

@@ -1,6 +1,7 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use super::{redis, stripes};
+use super::redis;
+use crate::coherence::generations as stripes;
 use crate::model::CachedSession;
 use crate::protocol::EntryKey;
 

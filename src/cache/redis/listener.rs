@@ -39,7 +39,7 @@ use super::{
 };
 use crate::telemetry::{INVALIDATION, Timer};
 use crate::{
-    cache::lease::Lease,
+    coherence::Lease,
     sync::{BackgroundTask, Backoff},
 };
 

@@ -19,7 +19,7 @@ use super::{
     store::{Redis, micros, read},
 };
 use crate::{
-    cache::admission::{Keep, Served},
+    coherence::{Keep, Served},
     model::Due,
     protocol::{
         Beside, Cause, EntryKey, MAX_RECORD, Moment, Opened, Parsed, Record, Stamp, has_ended,

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::telemetry::{REDIS, RedisMetrics};
 use crate::{
-    cache::lease::Lease,
+    coherence::Lease,
     protocol::{SLACK, Stamp},
     sync::lock,
 };

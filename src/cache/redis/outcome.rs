@@ -2,7 +2,7 @@
 
 use super::{reply::Looked, run::Run};
 use crate::{
-    cache::admission::Served,
+    coherence::Served,
     protocol::{Beside, Mark, Stamp, Tomb},
 };
 

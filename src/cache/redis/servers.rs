@@ -17,7 +17,7 @@ use super::{
     scripts::Script,
     server::{Heard, Server},
 };
-use crate::{cache::lease::Lease, protocol::Stamp, telemetry::RedisMetrics};
+use crate::{coherence::Lease, protocol::Stamp, telemetry::RedisMetrics};
 
 /// What a cache is told about where Redis is.
 pub(crate) enum Place {

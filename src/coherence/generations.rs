@@ -19,24 +19,24 @@ const STRIPES: usize = 1 << 14;
 
 /// What had been revoked when a lookup began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen(u64);
+pub(crate) struct Seen(u64);
 
 /// Where a token's revocations are counted; kept with an entry, so that a hit need not know the
 /// token's digest.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokenStripe(u32);
+pub(crate) struct TokenStripe(u32);
 
 impl TokenStripe {
-    pub(super) fn of(token: &TokenKey) -> Self {
+    pub(crate) fn of(token: &TokenKey) -> Self {
         Self(token.stripe(STRIPES) as u32)
     }
 }
 
 /// Where a user's are; kept likewise.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct UserStripe(u32);
+pub(crate) struct UserStripe(u32);
 
-pub(super) struct Stripes {
+pub(crate) struct Stripes {
     sequence: AtomicU64,
     tokens: Box<[AtomicU64]>,
     users: Box<[AtomicU64]>,
@@ -45,7 +45,7 @@ pub(super) struct Stripes {
 }
 
 impl Stripes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let stripes = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
         Self {
             sequence: AtomicU64::new(0),
@@ -57,39 +57,39 @@ impl Stripes {
     }
 
     /// To be called before anything is looked up or validated.
-    pub(super) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         Seen(self.sequence.load(SeqCst))
     }
 
-    pub(super) fn user(&self, id: &str) -> UserStripe {
+    pub(crate) fn user(&self, id: &str) -> UserStripe {
         // Keyed, so that nobody picks ids that share a stripe with a victim's.
         UserStripe((self.hasher.hash_one(id) % STRIPES as u64) as u32)
     }
 
-    pub(super) fn revoke_token(&self, token: &TokenKey) {
+    pub(crate) fn revoke_token(&self, token: &TokenKey) {
         self.bump(self.token(TokenStripe::of(token)));
     }
 
     /// The same for who knows the token's name in Redis; what is no such name is nobody's.
-    pub(super) fn revoke_token_named(&self, hex: &[u8]) {
+    pub(crate) fn revoke_token_named(&self, hex: &[u8]) {
         if let Some(stripe) = stripe_of_hex(hex, STRIPES) {
             self.bump(&self.tokens[stripe]);
         }
     }
 
-    pub(super) fn revoke_user(&self, id: &str) {
+    pub(crate) fn revoke_user(&self, id: &str) {
         self.bump(&self.users[self.user(id).0 as usize]);
         self.bump(&self.any_user);
     }
 
     /// The same for who knows only the token: whether it, or any user at all, was revoked.
-    pub(super) fn unchanged_for_anyone(&self, seen: Seen, token: &TokenKey) -> bool {
+    pub(crate) fn unchanged_for_anyone(&self, seen: Seen, token: &TokenKey) -> bool {
         self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
     }
 
     /// Whether neither token nor user was revoked since `seen`.
-    pub(super) fn unchanged(&self, seen: Seen, token: TokenStripe, user: UserStripe) -> bool {
+    pub(crate) fn unchanged(&self, seen: Seen, token: TokenStripe, user: UserStripe) -> bool {
         // No stripe is ever above the sequence, so where that has not moved, none of them has, and
         // it is told without looking at two cold places.
         self.seen() == seen

@@ -16,7 +16,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use super::stripes::{Seen, Stripes, TokenStripe, UserStripe};
+use super::generations::{Seen, Stripes, TokenStripe, UserStripe};
 use crate::protocol::TokenKey;
 use crate::{
     sync::lock,
@@ -24,7 +24,7 @@ use crate::{
     time::Clock,
 };
 
-pub(super) struct Lease {
+pub(crate) struct Lease {
     clock: Clock,
     /// In microseconds, as all times here.
     length: u64,
@@ -39,29 +39,29 @@ pub(super) struct Lease {
 
 /// What had been heard when a read was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Noted {
+pub(crate) struct Noted {
     epoch: u64,
-    pub(super) seen: Seen,
+    pub(crate) seen: Seen,
 }
 
 impl Noted {
     /// Where there is nothing to hear but what this process revokes itself.
-    pub(super) fn own(seen: Seen) -> Self {
+    pub(crate) fn own(seen: Seen) -> Self {
         Self { epoch: 0, seen }
     }
 }
 
 /// What an operator may want to know.
 #[derive(Default)]
-pub(super) struct Hearing {
-    pub(super) is_connected: bool,
-    pub(super) age: Option<u64>,
-    pub(super) pushes: u64,
-    pub(super) epochs: u64,
+pub(crate) struct Hearing {
+    pub(crate) is_connected: bool,
+    pub(crate) age: Option<u64>,
+    pub(crate) pushes: u64,
+    pub(crate) epochs: u64,
 }
 
 impl Lease {
-    pub(super) fn new(length: u64, clock: Clock) -> Self {
+    pub(crate) fn new(length: u64, clock: Clock) -> Self {
         Self {
             clock,
             length,
@@ -74,22 +74,22 @@ impl Lease {
         }
     }
 
-    pub(super) fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.length
     }
 
-    pub(super) fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         self.clock.elapsed()
     }
 
     /// To be asked before [`Self::is_unchanged`]: what the lease proves to be counted is counted
     /// by the time it is seen.
-    pub(super) fn is_alive(&self, now: u64) -> bool {
+    pub(crate) fn is_alive(&self, now: u64) -> bool {
         now < self.until.load(SeqCst)
     }
 
     /// To be called before a read is sent; without a lease its answer is not to be kept.
-    pub(super) fn note(&self) -> Option<Noted> {
+    pub(crate) fn note(&self) -> Option<Noted> {
         self.is_alive(self.now()).then(|| Noted {
             epoch: self.epoch.load(SeqCst),
             seen: self.stripes.seen(),
@@ -97,77 +97,77 @@ impl Lease {
     }
 
     /// Whether the answer to a read came from a server that pushes.
-    pub(super) fn hears(&self, run: &str) -> bool {
+    pub(crate) fn hears(&self, run: &str) -> bool {
         self.runs().iter().any(|heard| **heard == *run)
     }
 
-    pub(super) fn user(&self, mark_name: &str) -> UserStripe {
+    pub(crate) fn user(&self, mark_name: &str) -> UserStripe {
         self.stripes.user(mark_name)
     }
 
     /// Whether no connection was lost and no server flushed since.
-    pub(super) fn is_of_now(&self, noted: Noted) -> bool {
+    pub(crate) fn is_of_now(&self, noted: Noted) -> bool {
         self.epoch.load(SeqCst) == noted.epoch
     }
 
     /// Whether nothing was heard of token and user since, either.
-    pub(super) fn is_unchanged(&self, noted: Noted, token: TokenStripe, user: UserStripe) -> bool {
+    pub(crate) fn is_unchanged(&self, noted: Noted, token: TokenStripe, user: UserStripe) -> bool {
         self.is_of_now(noted) && self.stripes.unchanged(noted.seen, token, user)
     }
 
     /// This process has revoked it itself.
-    pub(super) fn revoke_token(&self, token: &TokenKey) {
+    pub(crate) fn revoke_token(&self, token: &TokenKey) {
         self.stripes.revoke_token(token);
     }
 
-    pub(super) fn revoke_user(&self, mark_name: &str) {
+    pub(crate) fn revoke_user(&self, mark_name: &str) {
         self.stripes.revoke_user(mark_name);
     }
 
     /// Something under a token's name has changed in Redis.
-    pub(super) fn hear_token(&self, hex: &[u8]) {
+    pub(crate) fn hear_token(&self, hex: &[u8]) {
         self.metrics.invalidations.increment();
         self.stripes.revoke_token_named(hex);
     }
 
-    pub(super) fn hear_user(&self, mark_name: &str) {
+    pub(crate) fn hear_user(&self, mark_name: &str) {
         self.metrics.invalidations.increment();
         self.stripes.revoke_user(mark_name);
     }
 
     /// From here on nothing that was read before is used.
-    pub(super) fn begin_epoch(&self) {
+    pub(crate) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, SeqCst);
         self.metrics.local_resets.increment();
     }
 
     /// Whatever changed before `proven` has been heard.
-    pub(super) fn extend(&self, proven: u64) {
+    pub(crate) fn extend(&self, proven: u64) {
         self.until
             .fetch_max(proven.saturating_add(self.length), SeqCst);
         self.metrics.lease_held.set(true);
     }
 
     /// A heartbeat that was sent then is answered.
-    pub(super) fn beat(&self, timer: Timer) {
+    pub(crate) fn beat(&self, timer: Timer) {
         self.metrics.heartbeat.record(timer);
     }
 
-    pub(super) fn connected(&self, runs: Vec<Arc<str>>) {
+    pub(crate) fn connected(&self, runs: Vec<Arc<str>>) {
         *self.runs() = runs;
         self.begin_epoch();
         self.is_connected.store(true, SeqCst);
     }
 
     /// The connection has ended, or is not to be believed any more.
-    pub(super) fn lose(&self) {
+    pub(crate) fn lose(&self) {
         self.begin_epoch();
         self.until.store(0, SeqCst);
         self.metrics.lease_held.set(false);
         self.is_connected.store(false, SeqCst);
     }
 
-    pub(super) fn hearing(&self) -> Hearing {
+    pub(crate) fn hearing(&self) -> Hearing {
         let until = self.until.load(SeqCst);
         let now = self.clock.elapsed();
         Hearing {

@@ -2,32 +2,32 @@
 
 use std::sync::Arc;
 
-use super::stripes::UserStripe;
+use super::generations::UserStripe;
 use crate::model::Due;
 use crate::protocol::Record;
 
 /// A record that may be served, and for how long.
-pub(super) struct Served {
-    pub(super) record: Arc<Record>,
+pub(crate) struct Served {
+    pub(crate) record: Arc<Record>,
     /// So many microseconds are left of its life.
-    pub(super) left: u64,
+    pub(crate) left: u64,
     /// And so many until it is time to validate it again, if ever.
-    pub(super) refresh_in: Option<u64>,
-    pub(super) of: Due,
-    pub(super) keep: Option<Keep>,
+    pub(crate) refresh_in: Option<u64>,
+    pub(crate) of: Due,
+    pub(crate) keep: Option<Keep>,
 }
 
 impl Served {
-    pub(super) fn due(&self) -> Option<Due> {
+    pub(crate) fn due(&self) -> Option<Due> {
         (self.refresh_in == Some(0)).then_some(self.of)
     }
 }
 
 /// How it may be kept in memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Keep {
+pub(crate) struct Keep {
     /// The stripe in which the pushes of its user's mark are counted.
-    pub(super) user: UserStripe,
-    /// Whether its mark stands under the name that [`Redis::vouches`](super::redis::Redis::vouches) looks under.
-    pub(super) can_be_vouched_for: bool,
+    pub(crate) user: UserStripe,
+    /// Whether its mark stands under the name that [`Redis::vouches`](crate::cache::redis::Redis::vouches) looks under.
+    pub(crate) can_be_vouched_for: bool,
 }
