@@ -2,8 +2,6 @@
 
 use std::{error::Error as StdError, fmt};
 
-use crate::validator::error::BoxError;
-
 /// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -28,7 +26,7 @@ pub enum IntrospectionConfigError {
     /// A timeout is zero.
     ZeroTimeout,
     /// The HTTP client could not be made; the source says why.
-    Client(BoxError),
+    Client(Box<dyn StdError + Send + Sync>),
 }
 
 impl fmt::Display for IntrospectionConfigError {
