@@ -315,7 +315,7 @@ impl Problem {
 impl From<AppwriteError> for Problem {
     fn from(error: AppwriteError) -> Self {
         match error.kind() {
-            AppwriteErrorKind::Refused => Self {
+            AppwriteErrorKind::Unauthorized => Self {
                 status: StatusCode::UNAUTHORIZED,
                 detail: "wrong credentials",
                 retry_after: None,

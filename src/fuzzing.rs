@@ -88,27 +88,29 @@ pub fn sealed(bytes: &[u8]) {
 /// Bodies of Appwrite, good and bad, each with a status from its first two bytes.
 #[cfg(feature = "appwrite")]
 pub fn appwrite(bytes: &[u8]) {
-    use crate::validator::appwrite::{Call, account, first_label, judge, recovered, session};
+    use crate::validator::appwrite::{
+        Operation, account, classify, first_label, recovered, session,
+    };
 
     let Some((status, body)) = with_status(bytes) else {
         return;
     };
-    for call in [
-        Call::Account,
-        Call::Session,
-        Call::Login,
-        Call::Logout,
-        Call::Recovery,
+    for operation in [
+        Operation::Account,
+        Operation::Session,
+        Operation::Login,
+        Operation::Logout,
+        Operation::Recovery,
     ] {
         let now = DateTime::UNIX_EPOCH;
-        let judged = judge(call, status, &HeaderMap::new(), Ok(body.to_vec()), now);
-        if let Err(error) = judged {
+        let classified = classify(operation, status, &HeaderMap::new(), Ok(body.to_vec()), now);
+        if let Err(error) = classified {
             // What an operator reads must not be what a stranger wrote.
             assert!(error.to_string().is_ascii());
         }
     }
     let _ = account(body, Some("u1"), &first_label);
-    let _ = session(Call::Session, body);
+    let _ = session(Operation::Session, body);
     let _ = recovered(body);
 }
 
@@ -116,20 +118,20 @@ pub fn appwrite(bytes: &[u8]) {
 #[cfg(feature = "introspection")]
 pub fn introspection(bytes: &[u8]) {
     use crate::validator::{
-        http::Answer,
-        introspection::{Settings, judge, session},
+        http::HttpResponse,
+        introspection::{Settings, classify, session},
     };
 
     let Some((status, body)) = with_status(bytes) else {
         return;
     };
     let now = DateTime::UNIX_EPOCH;
-    let answer = Answer {
+    let response = HttpResponse {
         status,
         headers: HeaderMap::new(),
         body: Ok(body.to_vec()),
     };
-    if let Err(error) = judge(answer, now) {
+    if let Err(error) = classify(response, now) {
         // What an operator reads must not be what a stranger wrote.
         assert!(error.to_string().is_ascii());
     }
@@ -142,17 +144,17 @@ pub fn introspection(bytes: &[u8]) {
             issuer: None,
             audience,
             scopes,
-            are_bound_allowed: false,
-            user_id_member: "sub".to_owned(),
+            allows_bound_tokens: false,
+            user_id_claim: "sub".to_owned(),
             session_id_claim: "ext.sid".to_owned(),
             leeway: TimeDelta::zero(),
-            tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
+            tier: Box::new(|token| token.str_claim("plan").unwrap_or("free").to_owned()),
         };
         let Ok(session) = session(&settings, &token, body, now) else {
             continue;
         };
         // What is good enough to be cached is good enough to be served, unless it was too long.
-        assert!(body.len() > 8 * 1024 || settings.accept(&session.user));
+        assert!(body.len() > 8 * 1024 || settings.accepts(&session.user));
     }
 }
 

@@ -222,7 +222,7 @@ pub use validator::appwrite::{
 #[cfg(feature = "introspection")]
 #[cfg_attr(docsrs, doc(cfg(feature = "introspection")))]
 pub use validator::introspection::{
-    Introspection, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
+    IntrospectionAuth, IntrospectionConfigError, IntrospectionResponse, IntrospectionValidator,
     IntrospectionValidatorBuilder,
 };
 pub use validator::{

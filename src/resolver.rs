@@ -25,7 +25,7 @@ use crate::{
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
     validator::{
-        ForbiddenReason, Pause, SessionValidator, ValidatedSession, ValidationError,
+        Cooldown, ForbiddenReason, SessionValidator, ValidatedSession, ValidationError,
         ValidationErrorKind,
     },
 };
@@ -58,10 +58,10 @@ impl<V> Resolver<V> {
     where
         V: SessionValidator,
     {
-        let pause = Pause::new(cache.store().clock().clone());
+        let cooldown = Cooldown::new(cache.store().clock().clone());
         Self {
             cache: cache.for_validator(&validator),
-            client: ValidatorClient::new(validator, pause),
+            client: ValidatorClient::new(validator, cooldown),
             rules: NEXT_RULES.fetch_add(1, Relaxed),
         }
     }
@@ -256,7 +256,7 @@ impl<V: SessionValidator> Resolver<V> {
     /// the token is being validated already, or no permit is free.
     fn refresh(&self, token: &SessionToken, record: Due) {
         // Before the token's digest is made, which a hit does without.
-        if self.client.is_paused() {
+        if self.client.is_cooling_down() {
             return;
         }
         let validations = self.cache.validations();
@@ -340,7 +340,7 @@ impl<V: SessionValidator> Resolver<V> {
             }
             // It is no outage if this node did not ask: the provider might have refused this token.
             Err(error)
-                if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_asked() =>
+                if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_called() =>
             {
                 (Box::pin(self.stale(&leader, key, error)).await, true)
             }

@@ -16,14 +16,16 @@ use crate::telemetry::{Timer, VALIDATION, ValidationOutcome};
 use crate::{
     cache::SessionCache,
     token::SessionToken,
-    validator::{Pause, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind},
+    validator::{
+        Cooldown, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
+    },
 };
 
 /// A validator, and what is known of its identity provider; clones share both.
 pub(crate) struct ValidatorClient<V> {
     validator: Arc<V>,
     health: Arc<ProviderHealth>,
-    pause: Arc<Pause>,
+    cooldown: Arc<Cooldown>,
 }
 
 impl<V> Clone for ValidatorClient<V> {
@@ -31,17 +33,17 @@ impl<V> Clone for ValidatorClient<V> {
         Self {
             validator: Arc::clone(&self.validator),
             health: Arc::clone(&self.health),
-            pause: Arc::clone(&self.pause),
+            cooldown: Arc::clone(&self.cooldown),
         }
     }
 }
 
 impl<V> ValidatorClient<V> {
-    pub(super) fn new(validator: V, pause: Pause) -> Self {
+    pub(super) fn new(validator: V, cooldown: Cooldown) -> Self {
         Self {
             validator: Arc::new(validator),
             health: Arc::default(),
-            pause: Arc::new(pause),
+            cooldown: Arc::new(cooldown),
         }
     }
 
@@ -50,8 +52,8 @@ impl<V> ValidatorClient<V> {
     }
 
     /// Whether the identity provider has asked not to be called for now.
-    pub(super) fn is_paused(&self) -> bool {
-        self.pause.left().is_some()
+    pub(super) fn is_cooling_down(&self) -> bool {
+        self.cooldown.remaining().is_some()
     }
 }
 
@@ -61,7 +63,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         cache: &SessionCache,
         token: &SessionToken,
     ) -> Result<ValidatedSession, ValidationError> {
-        self.pause.check()?;
+        self.cooldown.check()?;
         let (validations, metrics) = (cache.validations(), cache.store().metrics());
         let (mut timer, mut asked_at) = (None, None);
         let result = tokio::time::timeout(validations.timeout, async {
@@ -80,7 +82,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             });
             // A provider that had no time to answer might have refused this token.
             let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);
-            Err(if had_time { error } else { error.not_asked() })
+            Err(if had_time { error } else { error.not_called() })
         })
         .and_then(|mut session| {
             if session.user.id().is_empty() {
@@ -100,7 +102,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         if let Err(error) = &result
             && !error.is_refused()
         {
-            self.pause.observe(error);
+            self.cooldown.observe(error);
         }
         self.health.observe(result.as_ref().err());
         result

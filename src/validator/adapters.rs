@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::pause::Pause;
+use super::cooldown::Cooldown;
 use crate::{model::Namespace, token::SessionToken};
 
 /// A validator that asks a second one; made by [`SessionValidator::or`] and
@@ -18,15 +18,16 @@ pub struct Or<A, B> {
     pub(super) namespace: Namespace,
     pub(super) first: Branch<A>,
     pub(super) second: Branch<B>,
-    /// Whether a token is the second's; without it the second gets what the first does not know.
-    pub(super) is_seconds: Option<Arc<Route>>,
+    /// Picks the tokens of the second branch. Without it, the second branch gets the tokens that the
+    /// first one rejects as invalid.
+    pub(super) routes_to_second: Option<Arc<Route>>,
 }
 
 #[derive(Clone)]
 pub(super) struct Branch<V> {
     pub(super) name: String,
     pub(super) validator: V,
-    pub(super) pause: Arc<Pause>,
+    pub(super) cooldown: Arc<Cooldown>,
 }
 
 pub(super) type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;
@@ -67,7 +68,7 @@ pub struct Filter<V, F> {
 /// [`SessionValidator::layer`]: crate::SessionValidator::layer
 pub struct LayeredValidator<V, S> {
     pub(super) validator: Arc<V>,
-    // To be shared by threads, which not every service can be; held for a clone only.
+    // Makes the validator `Sync` even if the service is not. Locked only to clone the service.
     pub(super) service: Mutex<S>,
 }
 

@@ -17,17 +17,18 @@ pub struct ValidationError {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// Who has said no, or has not answered.
+/// Where an error comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     /// The identity provider.
     Provider,
-    /// A provider that is only a branch of the validator, and whose pause the branch keeps.
+    /// The provider of one branch of the validator. The branch keeps its cooldown.
     Branch,
     /// A rule of the validator's own.
     OwnRule,
-    /// This node, which did not ask: the provider had asked for a pause, or too many others waited.
-    NotAsked,
+    /// This node, which did not call the provider, or not for long enough: during a cooldown, or
+    /// because too many validations were waiting.
+    NotCalled,
 }
 
 /// The cases a caller of a validator must tell apart.
@@ -52,9 +53,9 @@ pub enum ForbiddenReason {
     /// An administrator has blocked the user.
     Blocked,
     /// The sign-in is not complete: a second factor is missing.
-    MoreFactors,
+    MfaRequired,
     /// The password must be set anew first.
-    PasswordReset,
+    PasswordResetRequired,
     /// The token was not issued for this use; with the challenge `error="insufficient_scope"`.
     InsufficientScope,
     /// Another reason of the identity provider.
@@ -67,8 +68,8 @@ impl ForbiddenReason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Blocked => "user_blocked",
-            Self::MoreFactors => "more_factors_required",
-            Self::PasswordReset => "password_reset_required",
+            Self::MfaRequired => "more_factors_required",
+            Self::PasswordResetRequired => "password_reset_required",
             Self::InsufficientScope => "insufficient_scope",
             Self::Other => "forbidden",
         }
@@ -134,32 +135,32 @@ impl ValidationError {
         self.cause == Cause::OwnRule
     }
 
-    /// The provider was not asked, since it had asked for a pause.
-    pub(crate) fn paused(left: Duration) -> Self {
-        let paused = "the identity provider asked to be left alone for a while";
+    /// The provider was not called because of its `Retry-After`.
+    pub(crate) fn cooling_down(remaining: Duration) -> Self {
+        let cooling_down = "the identity provider asked to be left alone for a while";
         Self {
-            cause: Cause::NotAsked,
-            ..Self::unavailable(paused).with_retry_after(left)
+            cause: Cause::NotCalled,
+            ..Self::unavailable(cooling_down).with_retry_after(remaining)
         }
     }
 
-    /// Says that this node has not asked the provider.
-    pub(crate) fn not_asked(mut self) -> Self {
-        self.cause = Cause::NotAsked;
+    /// Marks an error as one of this node, which has not called the provider.
+    pub(crate) fn not_called(mut self) -> Self {
+        self.cause = Cause::NotCalled;
         self
     }
 
-    pub(crate) fn is_not_asked(&self) -> bool {
-        self.cause == Cause::NotAsked
+    pub(crate) fn is_not_called(&self) -> bool {
+        self.cause == Cause::NotCalled
     }
 
-    /// The pause that the provider of the whole validator asks for.
-    pub(crate) fn pause(&self) -> Option<Duration> {
+    /// The `Retry-After` of the provider, unless it is that of a branch.
+    pub(crate) fn provider_retry_after(&self) -> Option<Duration> {
         self.retry_after.filter(|_| self.cause == Cause::Provider)
     }
 
-    /// The same error, of a branch that keeps its own pause.
-    pub(crate) fn of_branch(mut self) -> Self {
+    /// Marks an error of the provider as one of a branch, which keeps its own cooldown.
+    pub(crate) fn in_branch(mut self) -> Self {
         if self.cause == Cause::Provider {
             self.cause = Cause::Branch;
         }

@@ -32,8 +32,8 @@ where
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let session = self.validator.validate(token).await?;
-        // As the closure sees a cached one.
-        let user = session.user_of(self.namespace(), self.authority());
+        // The closure must see the same user as on a cache hit.
+        let user = session.cached_user(self.namespace(), self.authority());
         if (self.accepts)(&user) {
             Ok(session)
         } else {

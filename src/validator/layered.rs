@@ -87,9 +87,11 @@ where
         let service = self.service.lock();
         let mut service = service.unwrap_or_else(PoisonError::into_inner).clone();
         async move {
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(failed)?;
-            let answer = service.call(token);
-            answer.await.map_err(failed)
+            poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .map_err(into_validation_error)?;
+            let response = service.call(token);
+            response.await.map_err(into_validation_error)
         }
     }
 
@@ -104,7 +106,7 @@ where
 
 /// An error that is a [`ValidationError`], also inside of a box as tower's layers hand it on, stays
 /// what it is.
-fn failed(error: impl Into<BoxError>) -> ValidationError {
+fn into_validation_error(error: impl Into<BoxError>) -> ValidationError {
     match error.into().downcast::<ValidationError>() {
         Ok(error) => *error,
         Err(error) => ValidationError::unavailable(error),

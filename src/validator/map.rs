@@ -14,18 +14,18 @@ use crate::{
 };
 
 /// The namespace of a validator whose sessions a closure of this name has changed.
-fn changed(validator: &impl SessionValidator, kind: &str, name: &str) -> Namespace {
+fn derived_namespace(validator: &impl SessionValidator, kind: &str, name: &str) -> Namespace {
     Namespace::derived(kind, [validator.namespace().as_str(), name])
 }
 
-/// Who issued a session and which branch accepted it, which a closure may drop with the session that
-/// it was given.
-struct Origin {
+/// Who issued a session and which branch accepted it. A closure that returns a new session must not
+/// lose either.
+struct Attribution {
     authority: Option<Authority>,
     branches: Branches,
 }
 
-impl Origin {
+impl Attribution {
     fn of(session: &ValidatedSession) -> Self {
         Self {
             authority: session.authority.clone(),
@@ -43,7 +43,7 @@ impl Origin {
 impl<V: SessionValidator, F> Map<V, F> {
     pub(super) fn new(validator: V, name: &str, change: F) -> Self {
         Self {
-            namespace: changed(&validator, "map", name),
+            namespace: derived_namespace(&validator, "map", name),
             validator,
             change,
         }
@@ -65,8 +65,8 @@ where
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let session = self.validator.validate(token).await?;
-        let origin = Origin::of(&session);
-        Ok(origin.restore((self.change)(session)))
+        let attribution = Attribution::of(&session);
+        Ok(attribution.restore((self.change)(session)))
     }
 
     fn accepts(&self, user: &UserData) -> bool {
@@ -81,7 +81,7 @@ where
 impl<V: SessionValidator, F> AndThen<V, F> {
     pub(super) fn new(validator: V, name: &str, next: F) -> Self {
         Self {
-            namespace: changed(&validator, "and_then", name),
+            namespace: derived_namespace(&validator, "and_then", name),
             validator,
             next,
         }
@@ -104,10 +104,10 @@ where
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let session = self.validator.validate(token).await?;
-        let origin = Origin::of(&session);
+        let attribution = Attribution::of(&session);
         (self.next)(session)
             .await
-            .map(|session| origin.restore(session))
+            .map(|session| attribution.restore(session))
     }
 
     fn accepts(&self, user: &UserData) -> bool {

@@ -9,6 +9,7 @@ mod adapters;
 #[cfg(feature = "appwrite")]
 pub(crate) mod appwrite;
 mod closure;
+mod cooldown;
 mod erased;
 mod error;
 mod filter;
@@ -19,7 +20,6 @@ pub(crate) mod introspection;
 mod layered;
 mod map;
 mod or;
-mod pause;
 mod session;
 mod traits;
 
@@ -32,4 +32,4 @@ pub use self::{
     traits::SessionValidator,
 };
 
-pub(crate) use self::pause::Pause;
+pub(crate) use self::cooldown::Cooldown;

@@ -7,8 +7,8 @@ use std::{fmt, sync::Arc};
 
 use super::{
     adapters::{Branch, Or, Route},
+    cooldown::Cooldown,
     error::{ValidationError, ValidationErrorKind},
-    pause::Pause,
     session::ValidatedSession,
     traits::SessionValidator,
 };
@@ -19,20 +19,32 @@ use crate::{
 };
 
 impl<A: SessionValidator, B: SessionValidator> Or<A, B> {
-    pub(super) fn new(first: A, name: String, second: B, is_seconds: Option<Arc<Route>>) -> Self {
+    pub(super) fn new(
+        first: A,
+        name: String,
+        second: B,
+        routes_to_second: Option<Arc<Route>>,
+    ) -> Self {
         // The empty name is the first one's.
         let name = if name.is_empty() {
             "second".to_owned()
         } else {
             name
         };
-        let kind = if is_seconds.is_some() { "or_if" } else { "or" };
-        let (one, two) = (first.namespace(), second.namespace());
+        let kind = if routes_to_second.is_some() {
+            "or_if"
+        } else {
+            "or"
+        };
+        let (first_namespace, second_namespace) = (first.namespace(), second.namespace());
         Self {
-            namespace: Namespace::derived(kind, [one.as_str(), &name, two.as_str()]),
+            namespace: Namespace::derived(
+                kind,
+                [first_namespace.as_str(), &name, second_namespace.as_str()],
+            ),
             first: Branch::new(String::new(), first),
             second: Branch::new(name, second),
-            is_seconds,
+            routes_to_second,
         }
     }
 }
@@ -42,25 +54,25 @@ impl<V: SessionValidator> Branch<V> {
         Self {
             name,
             validator,
-            pause: Arc::new(Pause::new(Clock::system())),
+            cooldown: Arc::new(Cooldown::new(Clock::system())),
         }
     }
 
     async fn validate(
         &self,
-        or: &Namespace,
+        namespace: &Namespace,
         token: SessionToken,
     ) -> Result<ValidatedSession, ValidationError> {
-        self.pause.check()?;
+        self.cooldown.check()?;
         let mut session = self.validator.validate(token).await.map_err(|error| {
             if !error.is_refused() {
-                self.pause.observe(&error);
+                self.cooldown.observe(&error);
             }
-            error.of_branch()
+            error.in_branch()
         })?;
         let authority = session.authority;
         session.authority = Some(authority.unwrap_or_else(|| self.validator.authority()));
-        session.branches = session.branches.inside(or, &self.name);
+        session.branches = session.branches.inside(namespace, &self.name);
         Ok(session)
     }
 }
@@ -76,26 +88,29 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
     }
 
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
-        let or = &self.namespace;
-        if let Some(is_seconds) = &self.is_seconds {
-            return if is_seconds(&token) {
-                self.second.validate(or, token).await
+        let namespace = &self.namespace;
+        if let Some(routes_to_second) = &self.routes_to_second {
+            return if routes_to_second(&token) {
+                self.second.validate(namespace, token).await
             } else {
-                self.first.validate(or, token).await
+                self.first.validate(namespace, token).await
             };
         }
-        let refused = match self.first.validate(or, token.clone()).await {
+        let rejected = match self.first.validate(namespace, token.clone()).await {
             Err(error) if error.kind() == ValidationErrorKind::Invalid => error,
-            answer => return answer,
+            result => return result,
         };
-        self.second.validate(or, token).await.map_err(|error| {
-            // Without that rule the first might have let it in.
-            if refused.is_own_rule() && error.is_refused() {
-                error.by_own_rule()
-            } else {
-                error
-            }
-        })
+        self.second
+            .validate(namespace, token)
+            .await
+            .map_err(|error| {
+                // Without its own rule, the first branch might have accepted the token.
+                if rejected.is_own_rule() && error.is_refused() {
+                    error.by_own_rule()
+                } else {
+                    error
+                }
+            })
     }
 
     /// Each branch is asked about its own sessions. One of neither is not accepted.
@@ -110,9 +125,9 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
         }
     }
 
-    /// Only where it is known whose token it is.
+    /// Only if the closure tells which branch the token belongs to.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
-        if self.is_seconds.as_ref()?(token) {
+        if self.routes_to_second.as_ref()?(token) {
             self.second.validator.canonical(token)
         } else {
             self.first.validator.canonical(token)

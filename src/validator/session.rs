@@ -56,8 +56,8 @@ impl ValidatedSession {
         self
     }
 
-    /// The user as a cached session of this validator has it.
-    pub(super) fn user_of(&self, namespace: Namespace, authority: Authority) -> UserData {
+    /// The user as a cache hit of this validator would return it.
+    pub(super) fn cached_user(&self, namespace: Namespace, authority: Authority) -> UserData {
         let source = Source {
             namespace,
             authority: self.authority.clone().unwrap_or(authority),

@@ -147,12 +147,12 @@ async fn the_state_of_the_session_is_told() {
 
     user(|user| user.password_reset = true);
     let kind = world.failure().await.kind();
-    assert_eq!(kind, forbidden(ForbiddenReason::PasswordReset));
+    assert_eq!(kind, forbidden(ForbiddenReason::PasswordResetRequired));
     user(|user| user.password_reset = false);
 
     world.appwrite.require_more_factors(&world.token, true);
     let kind = world.failure().await.kind();
-    assert_eq!(kind, forbidden(ForbiddenReason::MoreFactors));
+    assert_eq!(kind, forbidden(ForbiddenReason::MfaRequired));
     world.appwrite.require_more_factors(&world.token, false);
 
     assert!(world.validate().await.is_ok());
@@ -194,8 +194,8 @@ async fn a_project_that_does_not_exist_is_our_fault() {
 #[tokio::test]
 async fn each_answer_has_its_meaning() {
     let blocked = forbidden(ForbiddenReason::Blocked);
-    let reset = forbidden(ForbiddenReason::PasswordReset);
-    let factors = forbidden(ForbiddenReason::MoreFactors);
+    let reset = forbidden(ForbiddenReason::PasswordResetRequired);
+    let factors = forbidden(ForbiddenReason::MfaRequired);
     let table = [
         (typed(401, "general_unauthorized_scope"), INVALID),
         (typed(401, "user_jwt_invalid"), INVALID),
@@ -613,7 +613,7 @@ async fn a_login_without_a_cookie_takes_the_secret() {
             .login(EMAIL, PASSWORD)
             .await
             .expect_err("no token");
-        assert_eq!(error.kind(), AppwriteErrorKind::UnexpectedAnswer);
+        assert_eq!(error.kind(), AppwriteErrorKind::UnexpectedResponse);
         world.assert_discreet(&error);
     }
 }
@@ -632,11 +632,11 @@ async fn a_login_can_be_refused() {
     };
     assert_eq!(
         kind(EMAIL, "wrong password").await,
-        AppwriteErrorKind::Refused
+        AppwriteErrorKind::Unauthorized
     );
     assert_eq!(
         kind("bob@example.com", PASSWORD).await,
-        AppwriteErrorKind::Refused
+        AppwriteErrorKind::Unauthorized
     );
     assert_eq!(
         kind("not an address", PASSWORD).await,
@@ -654,11 +654,11 @@ async fn a_login_can_be_refused() {
         ),
         (
             typed(429, "general_rate_limit_exceeded"),
-            AppwriteErrorKind::Throttled,
+            AppwriteErrorKind::RateLimited,
         ),
         (Fault::Status(500), AppwriteErrorKind::ServerError),
-        (Fault::Html(401), AppwriteErrorKind::UnexpectedAnswer),
-        (Fault::Html(201), AppwriteErrorKind::UnexpectedAnswer),
+        (Fault::Html(401), AppwriteErrorKind::UnexpectedResponse),
+        (Fault::Html(201), AppwriteErrorKind::UnexpectedResponse),
         (Fault::Cut, AppwriteErrorKind::Transport),
         (Fault::HalfBody, AppwriteErrorKind::Transport),
         (Fault::Oversized, AppwriteErrorKind::BodyTooLarge),
@@ -683,9 +683,9 @@ async fn a_logout_that_fails_is_told() {
         world.validator.logout(&token).await.expect("it is gone");
     }
     let table = [
-        (Fault::Html(401), AppwriteErrorKind::UnexpectedAnswer),
-        (Fault::Html(200), AppwriteErrorKind::UnexpectedAnswer),
-        (Fault::Html(404), AppwriteErrorKind::UnexpectedAnswer),
+        (Fault::Html(401), AppwriteErrorKind::UnexpectedResponse),
+        (Fault::Html(200), AppwriteErrorKind::UnexpectedResponse),
+        (Fault::Html(404), AppwriteErrorKind::UnexpectedResponse),
         (
             typed(404, "general_route_not_found"),
             AppwriteErrorKind::Misconfigured,
@@ -709,7 +709,7 @@ async fn a_logout_that_fails_is_told() {
     };
     world.appwrite.fault(Endpoint::Logout, fault);
     let error = world.validator.logout(&token).await.expect_err("throttled");
-    assert_eq!(error.kind(), AppwriteErrorKind::Throttled);
+    assert_eq!(error.kind(), AppwriteErrorKind::RateLimited);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(5)));
 }
 
@@ -726,7 +726,7 @@ async fn a_recovery_sets_the_password_once() {
     };
     let secret = world.appwrite.recovery_secret(ID);
 
-    let refused = Err(AppwriteErrorKind::Refused);
+    let refused = Err(AppwriteErrorKind::Unauthorized);
     assert_eq!(recover("wrong", new).await, refused);
     assert_eq!(
         recover(&secret, "short").await,
@@ -741,13 +741,13 @@ async fn a_recovery_sets_the_password_once() {
         .login(EMAIL, PASSWORD)
         .await
         .expect_err("the old password");
-    assert_eq!(error.kind(), AppwriteErrorKind::Refused);
+    assert_eq!(error.kind(), AppwriteErrorKind::Unauthorized);
     assert!(world.validator.login(EMAIL, new).await.is_ok());
 
     world
         .appwrite
         .fault(Endpoint::Recovery, raw(200, &json!({})));
-    let unexpected = Err(AppwriteErrorKind::UnexpectedAnswer);
+    let unexpected = Err(AppwriteErrorKind::UnexpectedResponse);
     assert_eq!(recover(&secret, new).await, unexpected);
 }
 

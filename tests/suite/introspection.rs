@@ -354,10 +354,10 @@ async fn a_token_without_a_user_is_nobodys() {
         world.server.issue(TOKEN, jdoe_with("sub", sub.clone()));
         let error = world.validate().await.unwrap_err();
         assert_eq!(error.kind(), MISCONFIGURED, "{sub}");
-        assert!(advice(&error).contains("user_id_member"), "{error:?}");
+        assert!(advice(&error).contains("user_id_claim"), "{error:?}");
     }
 
-    let named = World::with(|builder| builder.user_id_member("user_id")).await;
+    let named = World::with(|builder| builder.user_id_claim("user_id")).await;
     let user = named.user_of(jdoe_with("user_id", 42)).await;
     assert_eq!(user.id(), "42");
     let user = named.user_of(jdoe_with("user_id", "u-42")).await;
@@ -366,7 +366,7 @@ async fn a_token_without_a_user_is_nobodys() {
 
     // One that takes the id from elsewhere does not know whose that is.
     assert!(named.validator.accepts(&user) && !world.validator.accepts(&user));
-    let other = validator(&named.server, |builder| builder.user_id_member("username"));
+    let other = validator(&named.server, |builder| builder.user_id_claim("username"));
     assert!(!other.accepts(&user));
     let foreign = UserData::builder("u")
         .attribute("user_id_member", 7)
@@ -378,8 +378,8 @@ async fn a_token_without_a_user_is_nobodys() {
 async fn a_function_chooses_the_tier() {
     let world = World::with(|builder| {
         builder.tier(|token| {
-            let plan = token.text("plan").unwrap_or("none");
-            let roles = token.members()["realm_access"]["roles"].as_array();
+            let plan = token.str_claim("plan").unwrap_or("none");
+            let roles = token.claims()["realm_access"]["roles"].as_array();
             let scopes: Vec<&str> = token.scopes().collect();
             format!("{plan} {} {}", roles.map_or(0, Vec::len), scopes.join("+"))
         })
@@ -673,9 +673,9 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
         (|builder| builder.issuer("https://other.example.com/"), 401),
         (|builder| builder.audience("another-api"), 401),
         (|builder| builder.require_scope("admin"), 403),
-        (|builder| builder.user_id_member("uid"), 503),
+        (|builder| builder.user_id_claim("uid"), 503),
         (
-            |builder| builder.user_id_member("uid").namespace("jdoe"),
+            |builder| builder.user_id_claim("uid").namespace("jdoe"),
             503,
         ),
     ];
@@ -903,7 +903,7 @@ fn settings_that_cannot_work_are_told_at_once() {
     let bad: [(Set, IsRight); 9] = [
         (|b| b.issuer(""), |e| matches!(e, E::EmptySetting)),
         (|b| b.audience(""), |e| matches!(e, E::EmptySetting)),
-        (|b| b.user_id_member(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.user_id_claim(""), |e| matches!(e, E::EmptySetting)),
         (|b| b.require_scope(""), |e| matches!(e, E::InvalidScope)),
         (|b| b.require_scope("a b"), |e| matches!(e, E::InvalidScope)),
         (

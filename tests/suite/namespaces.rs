@@ -685,7 +685,7 @@ async fn email_as_user_id_has_to_be_verified() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let by_email = || {
         client(&tenants, "A")
-            .user_id_member("email")
+            .user_id_claim("email")
             .build()
             .unwrap()
     };

@@ -176,7 +176,7 @@ impl Kind {
                     builder = builder.require_scope("admin");
                 }
                 if *by_email {
-                    builder = builder.user_id_member("email");
+                    builder = builder.user_id_claim("email");
                 }
                 ErasedValidator::new(builder.build().unwrap())
             }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     error::{AppwriteError, AppwriteErrorKind},
-    operation::Call,
+    operation::Operation,
     response,
     validator::AppwriteValidator,
 };
@@ -33,7 +33,7 @@ impl AppwriteValidator {
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::Refused`] when address or password is wrong (not telling which),
+    /// [`AppwriteErrorKind::Unauthorized`] when address or password is wrong (not telling which),
     /// [`AppwriteErrorKind::InvalidArgument`] when one is malformed,
     /// [`AppwriteErrorKind::Forbidden`] when the user is blocked, and the kinds of a failed call.
     ///
@@ -44,22 +44,24 @@ impl AppwriteValidator {
     pub async fn login(&self, email: &str, password: &str) -> Result<AppwriteLogin, AppwriteError> {
         let arguments = json!({ "email": email, "password": password });
         let client = &self.0.client;
-        let answer = client.call(Call::Login, None, Some(&arguments)).await?;
-        let session = response::session(Call::Login, &answer.body)?;
+        let response = client
+            .call(Operation::Login, None, Some(&arguments))
+            .await?;
+        let session = response::session(Operation::Login, &response.body)?;
         let token = cookie(
-            &answer.headers,
+            &response.headers,
             &format!("a_session_{}", client.project_id()),
         )
         .or_else(|| SessionToken::parse(session.secret).ok())
         .ok_or_else(|| {
             AppwriteError::unexpected(
-                Call::Login,
+                Operation::Login,
                 "no session in the answer; check that no proxy before APPWRITE_ENDPOINT \
                      removes the Set-Cookie header",
             )
         })?;
-        if let Some(named) = response::named_in(&token) {
-            response::same_user(Call::Login, &session.user_id, &named)?;
+        if let Some(named) = response::user_id_hint(&token) {
+            response::same_user(Operation::Login, &session.user_id, &named)?;
         }
         Ok(AppwriteLogin {
             token,
@@ -77,7 +79,7 @@ impl AppwriteValidator {
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::Throttled`] beyond that limit, [`AppwriteErrorKind::Forbidden`] for a
+    /// [`AppwriteErrorKind::RateLimited`] beyond that limit, [`AppwriteErrorKind::Forbidden`] for a
     /// blocked user, whose session remains and is refused as long as the block lasts, and the
     /// kinds of a failed call.
     ///
@@ -86,15 +88,20 @@ impl AppwriteValidator {
     /// A logout that is dropped, or ends in a timeout, may or may not have ended the session.
     /// Repeating it is safe.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), AppwriteError> {
-        match self.0.client.call(Call::Logout, Some(token), None).await {
+        match self
+            .0
+            .client
+            .call(Operation::Logout, Some(token), None)
+            .await
+        {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == AppwriteErrorKind::Refused => Ok(()),
+            Err(error) if error.kind() == AppwriteErrorKind::Unauthorized => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Sets a new password with the user id and the secret from a recovery e-mail; the answer is
-    /// the id of the user, as Appwrite tells it.
+    /// Sets a new password with the user id and the secret from a recovery e-mail. Returns the id of
+    /// the user from Appwrite's response.
     ///
     /// Whether Appwrite ends the user's sessions then depends on its version and the project's
     /// settings. Invalidate the user in the cache *after* this returns, whatever it returns but a
@@ -102,7 +109,7 @@ impl AppwriteValidator {
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::Refused`] when the secret is wrong, too old or was used,
+    /// [`AppwriteErrorKind::Unauthorized`] when the secret is wrong, too old or was used,
     /// [`AppwriteErrorKind::InvalidArgument`] when the password is not acceptable, and the kinds of
     /// a failed call.
     ///
@@ -118,12 +125,14 @@ impl AppwriteValidator {
     ) -> Result<String, AppwriteError> {
         let arguments = json!({ "userId": user_id, "secret": secret, "password": password });
         let client = &self.0.client;
-        let answer = client.call(Call::Recovery, None, Some(&arguments)).await?;
-        response::recovered(&answer.body)
+        let response = client
+            .call(Operation::Recovery, None, Some(&arguments))
+            .await?;
+        response::recovered(&response.body)
     }
 }
 
-/// The value of a cookie that an answer sets, the last one of that name as in a browser.
+/// The value of a cookie that a response sets, the last one of that name as in a browser.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<SessionToken> {
     headers
         .get_all(header::SET_COOKIE)

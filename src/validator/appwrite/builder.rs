@@ -5,17 +5,14 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::HeaderValue;
 
 use super::{
-    client::Client,
+    client::AppwriteClient,
     config_error::AppwriteConfigError,
     user::{self, AppwriteUser, Tier},
     validator::{AppwriteValidator, Inner},
 };
 use crate::{
     model::{Authority, Namespace},
-    validator::{
-        http as provider,
-        http::{EndpointFault, Url},
-    },
+    validator::http::{EndpointError, Url, parse_endpoint},
 };
 
 impl AppwriteValidator {
@@ -87,7 +84,7 @@ impl AppwriteValidatorBuilder {
 
     /// Sets how a user's tier is chosen. Defaults to the first label, `free` without one.
     ///
-    /// It is asked once per validation, and its answer is cached with the user. Choose by
+    /// It is asked once per validation, and its result is cached with the user. Choose by
     /// [`labels`](AppwriteUser::labels): users can write their own
     /// [`prefs`](AppwriteUser::prefs), so a tier taken from those lets them promote themselves.
     ///
@@ -135,10 +132,10 @@ impl AppwriteValidatorBuilder {
     }
 
     /// Sets how long a call may take altogether, from the connection to the last byte of the
-    /// answer. Defaults to 4 s; zero is an error.
+    /// response. Defaults to 4 s; zero is an error.
     ///
     /// The two calls of a validation run at once, so that this is its time as well. Keep it below
-    /// the cache's `validation_timeout`, which cannot say what was waited for.
+    /// the cache's own deadline, which cannot say what was waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -160,7 +157,7 @@ impl AppwriteValidatorBuilder {
             connect_timeout,
             timeout,
         } = self;
-        let endpoint = parse_endpoint(&endpoint)?;
+        let endpoint = api_endpoint(&endpoint)?;
         let is_project =
             !project_id.is_empty() && project_id.bytes().all(|byte| byte.is_ascii_graphic());
         let project = HeaderValue::from_str(&project_id)
@@ -172,7 +169,7 @@ impl AppwriteValidatorBuilder {
         }
         let authority =
             authority.unwrap_or_else(|| Authority::appwrite(endpoint.as_str(), &project_id));
-        let client = Client::new(&endpoint, project_id, project, connect_timeout, timeout)
+        let client = AppwriteClient::new(&endpoint, project_id, project, connect_timeout, timeout)
             .map_err(AppwriteConfigError::Client)?;
         Ok(AppwriteValidator(Arc::new(Inner {
             namespace: namespace.unwrap_or_else(|| Namespace::appwrite(authority.clone())),
@@ -195,11 +192,11 @@ impl fmt::Debug for AppwriteValidatorBuilder {
     }
 }
 
-fn parse_endpoint(endpoint: &str) -> Result<Url, AppwriteConfigError> {
-    let url = provider::parse_endpoint(endpoint).map_err(|fault| match fault {
-        EndpointFault::NotUrl => AppwriteConfigError::EndpointNotUrl,
-        EndpointFault::Scheme => AppwriteConfigError::EndpointScheme,
-        EndpointFault::Credentials => AppwriteConfigError::EndpointCredentials,
+fn api_endpoint(endpoint: &str) -> Result<Url, AppwriteConfigError> {
+    let url = parse_endpoint(endpoint).map_err(|error| match error {
+        EndpointError::NotUrl => AppwriteConfigError::EndpointNotUrl,
+        EndpointError::Scheme => AppwriteConfigError::EndpointScheme,
+        EndpointError::Credentials => AppwriteConfigError::EndpointCredentials,
     })?;
     if url.query().is_some() || url.fragment().is_some() {
         return Err(AppwriteConfigError::EndpointQuery);

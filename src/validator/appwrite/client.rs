@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::{
     error::{AppwriteError, AppwriteErrorKind},
-    operation::Call,
-    response,
+    operation::Operation,
+    response::classify,
 };
 use crate::{
     token::SessionToken,
     validator::{
         error::BoxError,
-        http::{self as provider, Url},
+        http::{HttpClient, Url},
     },
 };
 
@@ -23,25 +23,25 @@ const PROJECT: HeaderName = HeaderName::from_static("x-appwrite-project");
 const SESSION: HeaderName = HeaderName::from_static("x-appwrite-session");
 const FORMAT: HeaderName = HeaderName::from_static("x-appwrite-response-format");
 
-/// Pins the shape of the answers, whatever version the server has.
+/// Pins the shape of the responses, whatever version the server has.
 const FORMAT_VERSION: HeaderValue = HeaderValue::from_static("1.8.0");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// An answer with the status that the call succeeds with.
-pub(super) struct Answer {
+/// A response with the status by which the operation succeeds.
+pub(super) struct SuccessResponse {
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
 }
 
-pub(super) struct Client {
-    http: provider::Client,
+pub(super) struct AppwriteClient {
+    http: HttpClient,
     /// Without a slash at its end.
     endpoint: String,
     project_id: String,
 }
 
-impl Client {
+impl AppwriteClient {
     pub(super) fn new(
         endpoint: &Url,
         project_id: String,
@@ -51,7 +51,7 @@ impl Client {
     ) -> Result<Self, BoxError> {
         let headers = HeaderMap::from_iter([(PROJECT, project), (FORMAT, FORMAT_VERSION)]);
         Ok(Self {
-            http: provider::Client::new(endpoint, &headers, connect_timeout, timeout)?,
+            http: HttpClient::new(endpoint, &headers, connect_timeout, timeout)?,
             endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
             project_id,
         })
@@ -67,16 +67,16 @@ impl Client {
 
     pub(super) async fn call(
         &self,
-        call: Call,
+        operation: Operation,
         token: Option<&SessionToken>,
         arguments: Option<&Value>,
-    ) -> Result<Answer, AppwriteError> {
-        let url = format!("{}{}", self.endpoint, call.path());
+    ) -> Result<SuccessResponse, AppwriteError> {
+        let url = format!("{}{}", self.endpoint, operation.path());
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.expose_secret()).map_err(|_| {
                 let advice = "the token does not fit into a header";
-                AppwriteError::new(AppwriteErrorKind::Refused, call, advice)
+                AppwriteError::new(AppwriteErrorKind::Unauthorized, operation, advice)
             })?;
             value.set_sensitive(true);
             headers.insert(SESSION, value);
@@ -85,14 +85,23 @@ impl Client {
             headers.insert(header::CONTENT_TYPE, JSON);
             arguments.to_string().into_bytes()
         });
-        let answer = self.http.call(call.method(), &url, headers, body).await;
-        let answer = answer.map_err(|failure| AppwriteError::unanswered(call, failure))?;
-        let body = answer
-            .body
-            .map_err(|failure| AppwriteError::unanswered(call, failure).with_status(answer.status));
-        let body = response::judge(call, answer.status, &answer.headers, body, Utc::now())?;
-        Ok(Answer {
-            headers: answer.headers,
+        let response = self
+            .http
+            .call(operation.method(), &url, headers, body)
+            .await;
+        let response = response.map_err(|error| AppwriteError::unanswered(operation, error))?;
+        let body = response.body.map_err(|error| {
+            AppwriteError::unanswered(operation, error).with_status(response.status)
+        });
+        let body = classify(
+            operation,
+            response.status,
+            &response.headers,
+            body,
+            Utc::now(),
+        )?;
+        Ok(SuccessResponse {
+            headers: response.headers,
             body,
         })
     }

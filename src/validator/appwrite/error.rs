@@ -4,10 +4,10 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use http::StatusCode;
 
-use super::operation::Call;
+use super::operation::Operation;
 use crate::validator::{
     error::{BoxError, ForbiddenReason, ValidationError},
-    http::CallFailure,
+    http::HttpError,
 };
 
 /// A call to Appwrite that did not do what it should.
@@ -18,10 +18,10 @@ use crate::validator::{
 #[derive(Debug)]
 pub struct AppwriteError {
     kind: AppwriteErrorKind,
-    call: Call,
+    operation: Operation,
     advice: &'static str,
     status: Option<StatusCode>,
-    named: Option<String>,
+    error_type: Option<String>,
     retry_after: Option<Duration>,
     source: Option<BoxError>,
 }
@@ -32,23 +32,23 @@ pub struct AppwriteError {
 pub enum AppwriteErrorKind {
     /// Appwrite said no: an unknown session, wrong credentials, a recovery secret that is wrong or
     /// was used. An application answers 401.
-    Refused,
+    Unauthorized,
     /// Appwrite knows the user and does not let them in. An application answers 403.
     Forbidden(ForbiddenReason),
     /// An e-mail address or a password does not have the form that Appwrite wants. An application
     /// answers 400.
     InvalidArgument,
     /// Too many calls; see [`retry_after`](AppwriteError::retry_after).
-    Throttled,
-    /// No complete answer before the timeout.
+    RateLimited,
+    /// No complete response before the timeout.
     Timeout,
     /// No connection, or one that ended early.
     Transport,
     /// Appwrite, or a proxy in front of it, answered 5xx.
     ServerError,
-    /// An answer that is not one of Appwrite's, or not one to this question.
-    UnexpectedAnswer,
-    /// An answer of more than 256 KiB.
+    /// A response that is not one of Appwrite's, or not one to this question.
+    UnexpectedResponse,
+    /// A response of more than 256 KiB.
     BodyTooLarge,
     /// Appwrite does not accept how this service calls it. No retry will help.
     Misconfigured,
@@ -67,37 +67,37 @@ impl AppwriteError {
         self.retry_after
     }
 
-    pub(super) fn new(kind: AppwriteErrorKind, call: Call, advice: &'static str) -> Self {
+    pub(super) fn new(kind: AppwriteErrorKind, operation: Operation, advice: &'static str) -> Self {
         Self {
             kind,
-            call,
+            operation,
             advice,
             status: None,
-            named: None,
+            error_type: None,
             retry_after: None,
             source: None,
         }
     }
 
-    pub(super) fn unexpected(call: Call, advice: &'static str) -> Self {
-        Self::new(AppwriteErrorKind::UnexpectedAnswer, call, advice)
+    pub(super) fn unexpected(operation: Operation, advice: &'static str) -> Self {
+        Self::new(AppwriteErrorKind::UnexpectedResponse, operation, advice)
     }
 
-    pub(super) fn unanswered(call: Call, failure: CallFailure) -> Self {
-        let (kind, advice, source) = match failure {
-            CallFailure::Timeout(source) => (
+    pub(super) fn unanswered(operation: Operation, error: HttpError) -> Self {
+        let (kind, advice, source) = match error {
+            HttpError::Timeout(source) => (
                 AppwriteErrorKind::Timeout,
                 "no answer in time; check that APPWRITE_ENDPOINT can be reached from here and is \
                  not overloaded, or raise the validator's timeout",
                 Some(source),
             ),
-            CallFailure::Transport(source) => (
+            HttpError::Transport(source) => (
                 AppwriteErrorKind::Transport,
                 "no connection, or it ended early; check that Appwrite runs, that \
                  APPWRITE_ENDPOINT names its host, port and scheme, and the proxy settings",
                 Some(source),
             ),
-            CallFailure::TooLong => (
+            HttpError::TooLong => (
                 AppwriteErrorKind::BodyTooLarge,
                 "the answer is longer than 256 KiB; check that APPWRITE_ENDPOINT is Appwrite's",
                 None,
@@ -105,7 +105,7 @@ impl AppwriteError {
         };
         Self {
             source,
-            ..Self::new(kind, call, advice)
+            ..Self::new(kind, operation, advice)
         }
     }
 
@@ -114,9 +114,9 @@ impl AppwriteError {
         self
     }
 
-    /// Keeps the `type` of the answer for the log, if it looks like one: it is foreign text.
-    pub(super) fn with_type(mut self, named: Option<&str>) -> Self {
-        self.named = named
+    /// Keeps the `type` of the response for the log, if it looks like one: it is foreign text.
+    pub(super) fn with_error_type(mut self, error_type: Option<&str>) -> Self {
+        self.error_type = error_type
             .filter(|name| name.len() <= 64)
             .filter(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_')))
             .map(str::to_owned);
@@ -129,25 +129,25 @@ impl AppwriteError {
     }
 
     /// The one of two failures that decides about a session; see the module for the order.
-    pub(super) fn or_weightier(self, other: Self) -> Self {
+    pub(super) fn or_more_severe(self, other: Self) -> Self {
         // Of two calls that are throttled, the one to wait longer for.
-        if (other.weight(), other.retry_after) > (self.weight(), self.retry_after) {
+        if (other.severity(), other.retry_after) > (self.severity(), self.retry_after) {
             other
         } else {
             self
         }
     }
 
-    fn weight(&self) -> u8 {
+    fn severity(&self) -> u8 {
         match self.kind {
             AppwriteErrorKind::Forbidden(_) => 3,
-            AppwriteErrorKind::Refused => 2,
+            AppwriteErrorKind::Unauthorized => 2,
             AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured => 1,
-            AppwriteErrorKind::Throttled
+            AppwriteErrorKind::RateLimited
             | AppwriteErrorKind::Timeout
             | AppwriteErrorKind::Transport
             | AppwriteErrorKind::ServerError
-            | AppwriteErrorKind::UnexpectedAnswer
+            | AppwriteErrorKind::UnexpectedResponse
             | AppwriteErrorKind::BodyTooLarge => 0,
         }
     }
@@ -157,17 +157,17 @@ impl AppwriteError {
 impl From<AppwriteError> for ValidationError {
     fn from(error: AppwriteError) -> Self {
         match error.kind {
-            AppwriteErrorKind::Refused => Self::invalid(),
+            AppwriteErrorKind::Unauthorized => Self::invalid(),
             AppwriteErrorKind::Forbidden(reason) => Self::forbidden(reason),
             // A validation has no arguments but those of our configuration.
             AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured => {
                 Self::misconfigured(error)
             }
-            AppwriteErrorKind::Throttled
+            AppwriteErrorKind::RateLimited
             | AppwriteErrorKind::Timeout
             | AppwriteErrorKind::Transport
             | AppwriteErrorKind::ServerError
-            | AppwriteErrorKind::UnexpectedAnswer
+            | AppwriteErrorKind::UnexpectedResponse
             | AppwriteErrorKind::BodyTooLarge => {
                 let after = error.retry_after;
                 let unavailable = Self::unavailable(error);
@@ -182,9 +182,9 @@ impl From<AppwriteError> for ValidationError {
 
 impl fmt::Display for AppwriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Appwrite, {}: {}", self.call, self.advice)?;
-        match (self.status, &self.named) {
-            (Some(status), Some(named)) => write!(f, " ({} {named})", status.as_u16()),
+        write!(f, "Appwrite, {}: {}", self.operation, self.advice)?;
+        match (self.status, &self.error_type) {
+            (Some(status), Some(error_type)) => write!(f, " ({} {error_type})", status.as_u16()),
             (Some(status), None) => write!(f, " ({})", status.as_u16()),
             (None, _) => Ok(()),
         }

@@ -7,13 +7,13 @@
 //! No single call tells both the user and the end of the session, so a validation makes two at
 //! once, `GET /account` and `GET /account/sessions/current`, and puts them together like this:
 //!
-//! 1. Two good answers that name the same user are a session. A name in the token, if it has one,
-//!    must agree; anything else is *unavailable*, never a session.
+//! 1. Two successful responses that name the same user are a session. If the token names a user, it
+//!    must be the same one; anything else is *unavailable*, never a session.
 //! 2. Each call alone proves the state of the session, so one refusal decides, whatever the other
 //!    call met. *Forbidden* (blocked, a second factor missing) goes before *invalid*.
 //! 3. Otherwise the failure counts: *misconfigured* before *unavailable*.
 //!
-//! An answer is a refusal only by the `type` in Appwrite's own error body. A 401 from a proxy in
+//! A response is a refusal only by the `type` in Appwrite's own error body. A 401 from a proxy in
 //! front of Appwrite logs nobody out.
 
 mod account;
@@ -37,7 +37,7 @@ pub use self::{
 
 #[cfg(fuzzing)]
 pub(crate) use self::{
-    operation::Call,
-    response::{account, judge, recovered, session},
+    operation::Operation,
+    response::{account, classify, recovered, session},
     user::first_label,
 };

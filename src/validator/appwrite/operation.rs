@@ -5,7 +5,7 @@ use std::fmt;
 use http::{Method, StatusCode};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum Operation {
     Account,
     Session,
     Login,
@@ -13,7 +13,7 @@ pub(crate) enum Call {
     Recovery,
 }
 
-impl Call {
+impl Operation {
     pub(super) fn success(self) -> StatusCode {
         match self {
             Self::Account | Self::Session | Self::Recovery => StatusCode::OK,
@@ -41,7 +41,7 @@ impl Call {
     }
 }
 
-impl fmt::Display for Call {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method(), self.path())
     }

@@ -1,4 +1,4 @@
-//! What an answer means. Nothing here does I/O, so each row of the table is a unit test.
+//! What a response means. Nothing here does I/O, so each row of the table is a unit test.
 
 use base64::{
     Engine as _,
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{
     error::{AppwriteError, AppwriteErrorKind},
-    operation::Call,
+    operation::Operation,
     user::{AppwriteUser, Tier},
 };
 use crate::{
@@ -30,31 +30,31 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Sorts an answer by its status and, where that does not settle it, by the `type` of its body.
+/// Sorts a response by its status and, where that does not settle it, by the `type` of its body.
 ///
 /// Only Appwrite's own JSON can refuse: a proxy's 401 must not log anyone out.
-pub(crate) fn judge(
-    call: Call,
+pub(crate) fn classify(
+    operation: Operation,
     status: StatusCode,
     headers: &HeaderMap,
     body: Result<Vec<u8>, AppwriteError>,
     now: DateTime<Utc>,
 ) -> Result<Vec<u8>, AppwriteError> {
-    if status == call.success() {
+    if status == operation.success() {
         return body;
     }
-    let named = body.as_ref().ok().and_then(|body| type_of(body));
-    let named = named.as_deref();
+    let error_type = body.as_ref().ok().and_then(|body| error_type_of(body));
+    let error_type = error_type.as_deref();
     let error = |kind, advice| {
-        AppwriteError::new(kind, call, advice)
+        AppwriteError::new(kind, operation, advice)
             .with_status(status)
-            .with_type(named)
+            .with_error_type(error_type)
     };
 
     if status == StatusCode::TOO_MANY_REQUESTS {
         let advice = "too many calls; ask less often, or raise Appwrite's rate limit for this host";
         let wait = retry_after(headers, now).max(rate_limit_reset(headers, now));
-        return Err(error(AppwriteErrorKind::Throttled, advice).with_retry_after(wait));
+        return Err(error(AppwriteErrorKind::RateLimited, advice).with_retry_after(wait));
     }
     if status.is_server_error() {
         let advice = "the server failed; look into the logs of Appwrite and of proxies before it";
@@ -67,11 +67,11 @@ pub(crate) fn judge(
     }
     // From here on it is the body that counts, so it must have been read.
     body?;
-    let known = named
+    let known = error_type
         .filter(|_| status.is_client_error())
-        .and_then(|named| meaning(call, status, named));
+        .and_then(|error_type| classify_error_type(operation, status, error_type));
     let (kind, advice) = known.unwrap_or((
-        AppwriteErrorKind::UnexpectedAnswer,
+        AppwriteErrorKind::UnexpectedResponse,
         "not an answer that Appwrite gives here; check that APPWRITE_ENDPOINT is Appwrite's and \
          no proxy answers instead",
     ));
@@ -81,40 +81,42 @@ pub(crate) fn judge(
 /// The `type` of Appwrite's errors, an object with an integer `code` beside it.
 ///
 /// The message is left alone: it changes, and may contain an e-mail address.
-fn type_of(body: &[u8]) -> Option<String> {
+fn error_type_of(body: &[u8]) -> Option<String> {
     let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
     problem.get("code")?.as_u64()?;
     match problem.remove("type")? {
-        Value::String(named) => Some(named),
+        Value::String(error_type) => Some(error_type),
         _ => None,
     }
 }
 
-fn meaning(
-    call: Call,
+fn classify_error_type(
+    operation: Operation,
     status: StatusCode,
-    named: &str,
+    error_type: &str,
 ) -> Option<(AppwriteErrorKind, &'static str)> {
-    use AppwriteErrorKind::{Forbidden, InvalidArgument, Misconfigured, Refused};
+    use AppwriteErrorKind::{Forbidden, InvalidArgument, Misconfigured, Unauthorized};
 
     const NOT_IN: &str = "the user is known, but not let in";
-    let has_arguments = matches!(call, Call::Login | Call::Recovery);
+    let has_arguments = matches!(operation, Operation::Login | Operation::Recovery);
 
-    Some(match named {
+    Some(match error_type {
         "general_unauthorized_scope"
         | "user_jwt_invalid"
         | "user_unauthorized"
         | "user_session_not_found"
-        | "user_not_found" => (Refused, "the session or the user is not known"),
-        "user_invalid_credentials" if call == Call::Login => {
-            (Refused, "e-mail address or password is wrong")
+        | "user_not_found" => (Unauthorized, "the session or the user is not known"),
+        "user_invalid_credentials" if operation == Operation::Login => {
+            (Unauthorized, "e-mail address or password is wrong")
         }
-        "user_invalid_token" if call == Call::Recovery => {
-            (Refused, "the recovery secret is wrong or was used")
+        "user_invalid_token" if operation == Operation::Recovery => {
+            (Unauthorized, "the recovery secret is wrong or was used")
         }
         "user_blocked" => (Forbidden(ForbiddenReason::Blocked), NOT_IN),
-        "user_password_reset_required" => (Forbidden(ForbiddenReason::PasswordReset), NOT_IN),
-        "user_more_factors_required" => (Forbidden(ForbiddenReason::MoreFactors), NOT_IN),
+        "user_password_reset_required" => {
+            (Forbidden(ForbiddenReason::PasswordResetRequired), NOT_IN)
+        }
+        "user_more_factors_required" => (Forbidden(ForbiddenReason::MfaRequired), NOT_IN),
         "project_not_found" => (
             Misconfigured,
             "no such project; check APPWRITE_PROJECT_ID, and that APPWRITE_ENDPOINT is the server \
@@ -159,16 +161,16 @@ fn meaning(
 /// Reads a user, of whom only what is needed is parsed: other members vary between versions.
 pub(crate) fn account(
     body: &[u8],
-    named_in_token: Option<&str>,
+    hint: Option<&str>,
     tier: &Tier,
 ) -> Result<Account, AppwriteError> {
-    let mut user = object(Call::Account, body)?;
+    let mut user = object(Operation::Account, body)?;
     let id = text(&user, "$id");
     if id.is_empty() {
-        return Err(not_appwrites(Call::Account));
+        return Err(not_appwrites(Operation::Account));
     }
-    if let Some(named) = named_in_token {
-        same_user(Call::Account, id, named)?;
+    if let Some(hint) = hint {
+        same_user(Operation::Account, id, hint)?;
     }
     match user.get("status").and_then(Value::as_bool) {
         Some(true) => {}
@@ -176,11 +178,11 @@ pub(crate) fn account(
             let kind = AppwriteErrorKind::Forbidden(ForbiddenReason::Blocked);
             return Err(AppwriteError::new(
                 kind,
-                Call::Account,
+                Operation::Account,
                 "the user is blocked",
             ));
         }
-        None => return Err(not_appwrites(Call::Account)),
+        None => return Err(not_appwrites(Operation::Account)),
     }
     let is_reachable = ["email", "phone"]
         .iter()
@@ -214,7 +216,7 @@ pub(crate) struct Account {
     pub(super) is_reachable: bool,
 }
 
-pub(crate) struct SessionAnswer {
+pub(crate) struct SessionResponse {
     pub(super) user_id: String,
     pub(super) expires_at: DateTime<Utc>,
     pub(super) id: Option<String>,
@@ -224,12 +226,12 @@ pub(crate) struct SessionAnswer {
 }
 
 /// Reads a session, the current one or the one that a login made.
-pub(crate) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, AppwriteError> {
-    let session = object(call, body)?;
+pub(crate) fn session(operation: Operation, body: &[u8]) -> Result<SessionResponse, AppwriteError> {
+    let session = object(operation, body)?;
     let user_id = text(&session, "userId").to_owned();
     let is_other = session.get("current").and_then(Value::as_bool) == Some(false);
     match time(text(&session, "expire")) {
-        Some(expires_at) if !user_id.is_empty() && !is_other => Ok(SessionAnswer {
+        Some(expires_at) if !user_id.is_empty() && !is_other => Ok(SessionResponse {
             user_id,
             expires_at,
             id: Some(text(&session, "$id"))
@@ -238,15 +240,15 @@ pub(crate) fn session(call: Call, body: &[u8]) -> Result<SessionAnswer, Appwrite
             is_anonymous: text(&session, "provider") == "anonymous",
             secret: text(&session, "secret").to_owned(),
         }),
-        _ => Err(not_appwrites(call)),
+        _ => Err(not_appwrites(operation)),
     }
 }
 
 /// Whose recovery it was.
 pub(crate) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
-    let token = object(Call::Recovery, body)?;
+    let token = object(Operation::Recovery, body)?;
     match text(&token, "userId") {
-        "" => Err(not_appwrites(Call::Recovery)),
+        "" => Err(not_appwrites(Operation::Recovery)),
         id => Ok(id.to_owned()),
     }
 }
@@ -254,7 +256,7 @@ pub(crate) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
 /// The user that a token names. Anyone can write one, so it is a check and never an identity.
 ///
 /// The format is undocumented: a token that cannot be read is as good as any.
-pub(super) fn named_in(token: &SessionToken) -> Option<String> {
+pub(super) fn user_id_hint(token: &SessionToken) -> Option<String> {
     let json = BASE64.decode(token.expose_secret()).ok()?;
     let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
     claims.get("id")?.as_str().map(str::to_owned)
@@ -318,30 +320,30 @@ fn is_canonical(text: &[u8]) -> bool {
         && digits.last().copied().is_some_and(unused_bits_are_zero)
 }
 
-/// Two ids that differ mean that somebody between here and Appwrite has mixed up answers.
-pub(super) fn same_user(call: Call, one: &str, other: &str) -> Result<(), AppwriteError> {
+/// Two ids that differ mean that somebody between here and Appwrite has mixed up responses.
+pub(super) fn same_user(operation: Operation, one: &str, other: &str) -> Result<(), AppwriteError> {
     if one == other {
         return Ok(());
     }
     Err(AppwriteError::unexpected(
-        call,
+        operation,
         "the answer is about another user than the one asked for; check that no proxy before \
          APPWRITE_ENDPOINT caches or mixes up answers",
     ))
 }
 
-fn object(call: Call, body: &[u8]) -> Result<Map<String, Value>, AppwriteError> {
+fn object(operation: Operation, body: &[u8]) -> Result<Map<String, Value>, AppwriteError> {
     // The parser's error would quote the body, and with it an e-mail address.
-    serde_json::from_slice(body).map_err(|_| not_appwrites(call))
+    serde_json::from_slice(body).map_err(|_| not_appwrites(operation))
 }
 
-fn not_appwrites(call: Call) -> AppwriteError {
+fn not_appwrites(operation: Operation) -> AppwriteError {
     AppwriteError::unexpected(
-        call,
+        operation,
         "a success without what Appwrite answers; check that APPWRITE_ENDPOINT is Appwrite's and \
          no proxy answers instead",
     )
-    .with_status(call.success())
+    .with_status(operation.success())
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {

@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use futures_util::future;
 
 use super::{
-    client::Client,
+    client::AppwriteClient,
     error::AppwriteError,
-    operation::Call,
-    response::{self, Account, SessionAnswer},
+    operation::Operation,
+    response::{self, Account, SessionResponse},
     user::Tier,
 };
 use crate::{
@@ -32,7 +32,7 @@ const ANONYMOUS: &str = "anonymous";
 /// 1. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
 /// 2. Redirects are not followed, since the token would travel with them. Cookies are not kept.
-/// 3. An answer of more than 256 KiB is not read further.
+/// 3. A response of more than 256 KiB is not read further.
 /// 4. `https` is not enforced, as Appwrite often runs beside its backend; without it, whoever can
 ///    read the network between the two can take over sessions.
 /// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
@@ -58,7 +58,7 @@ pub struct AppwriteValidator(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) namespace: Namespace,
     pub(super) authority: Authority,
-    pub(super) client: Client,
+    pub(super) client: AppwriteClient,
     pub(super) tier: Box<Tier>,
     pub(super) forbids_anonymous: bool,
 }
@@ -79,18 +79,22 @@ impl AppwriteValidator {
     }
 
     async fn account(&self, token: &SessionToken) -> Result<Account, AppwriteError> {
-        let answer = self.0.client.call(Call::Account, Some(token), None).await?;
+        let response = self
+            .0
+            .client
+            .call(Operation::Account, Some(token), None)
+            .await?;
         response::account(
-            &answer.body,
-            response::named_in(token).as_deref(),
+            &response.body,
+            response::user_id_hint(token).as_deref(),
             &self.0.tier,
         )
     }
 
-    fn session_of(
+    fn to_session(
         &self,
         account: Account,
-        session: SessionAnswer,
+        session: SessionResponse,
     ) -> Result<ValidatedSession, ValidationError> {
         let Account {
             mut user,
@@ -109,9 +113,13 @@ impl AppwriteValidator {
         })
     }
 
-    async fn session(&self, token: &SessionToken) -> Result<SessionAnswer, AppwriteError> {
-        let answer = self.0.client.call(Call::Session, Some(token), None).await?;
-        response::session(Call::Session, &answer.body)
+    async fn session(&self, token: &SessionToken) -> Result<SessionResponse, AppwriteError> {
+        let response = self
+            .0
+            .client
+            .call(Operation::Session, Some(token), None)
+            .await?;
+        response::session(Operation::Session, &response.body)
     }
 }
 
@@ -128,11 +136,11 @@ impl SessionValidator for AppwriteValidator {
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         match future::join(self.account(&token), self.session(&token)).await {
             (Ok(account), Ok(session)) => {
-                response::same_user(Call::Session, &session.user_id, account.user.id())?;
-                self.session_of(account, session)
+                response::same_user(Operation::Session, &session.user_id, account.user.id())?;
+                self.to_session(account, session)
             }
             (Ok(_), Err(error)) | (Err(error), Ok(_)) => Err(error.into()),
-            (Err(account), Err(session)) => Err(account.or_weightier(session).into()),
+            (Err(account), Err(session)) => Err(account.or_more_severe(session).into()),
         }
     }
 

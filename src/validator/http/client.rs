@@ -14,22 +14,22 @@ use crate::{crypto::install_tls_provider, validator::error::BoxError};
 
 const USER_AGENT: &str = concat!("tower-session-cache/", env!("CARGO_PKG_VERSION"));
 
-/// Real answers are far smaller, even with all that a provider lets its users store.
+/// Real responses are far smaller, even with all that a provider lets its users store.
 const MAX_BODY: usize = 256 * 1024;
 
 /// A pool of connections to one provider.
-pub(crate) struct Client(reqwest::Client);
+pub(crate) struct HttpClient(reqwest::Client);
 
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The status may settle what the answer means even if its body could not be read.
-    pub(crate) body: Result<Vec<u8>, CallFailure>,
+    /// The status may settle what the response means even if its body could not be read.
+    pub(crate) body: Result<Vec<u8>, HttpError>,
 }
 
-/// Why there is no answer, or none of its body.
+/// Why there is no response, or none of its body.
 #[derive(Debug)]
-pub(crate) enum CallFailure {
+pub(crate) enum HttpError {
     /// Not all of it in time.
     Timeout(BoxError),
     /// No connection, or one that ended early.
@@ -38,7 +38,7 @@ pub(crate) enum CallFailure {
     TooLong,
 }
 
-impl Client {
+impl HttpClient {
     /// Opens nothing yet. The headers go with every call.
     pub(crate) fn new(
         endpoint: &Url,
@@ -77,14 +77,14 @@ impl Client {
         url: &str,
         headers: HeaderMap,
         body: Option<Vec<u8>>,
-    ) -> Result<Answer, CallFailure> {
+    ) -> Result<HttpResponse, HttpError> {
         let mut request = self.0.request(method, url).headers(headers);
         if let Some(body) = body {
             request = request.body(body);
         }
         let mut response = request.send().await?;
         let body = read(&mut response).await;
-        Ok(Answer {
+        Ok(HttpResponse {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body,
@@ -92,18 +92,18 @@ impl Client {
     }
 }
 
-async fn read(response: &mut Response) -> Result<Vec<u8>, CallFailure> {
+async fn read(response: &mut Response) -> Result<Vec<u8>, HttpError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_BODY {
-            return Err(CallFailure::TooLong);
+            return Err(HttpError::TooLong);
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body)
 }
 
-impl From<reqwest::Error> for CallFailure {
+impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
         let is_timeout = error.is_timeout();
         // The address is the operator's own, but may come with what the operator put in it.

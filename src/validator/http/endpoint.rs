@@ -4,20 +4,20 @@ use reqwest::Url;
 
 /// What is wrong with the address of a provider, wherever it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EndpointFault {
+pub(crate) enum EndpointError {
     NotUrl,
     Scheme,
     Credentials,
 }
 
 /// Reads an address that the operator wrote. What follows the host is for the caller to check.
-pub(crate) fn parse_endpoint(endpoint: &str) -> Result<Url, EndpointFault> {
-    let url = Url::parse(endpoint).map_err(|_| EndpointFault::NotUrl)?;
+pub(crate) fn parse_endpoint(endpoint: &str) -> Result<Url, EndpointError> {
+    let url = Url::parse(endpoint).map_err(|_| EndpointError::NotUrl)?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(EndpointFault::Scheme);
+        return Err(EndpointError::Scheme);
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(EndpointFault::Credentials);
+        return Err(EndpointError::Credentials);
     }
     Ok(url)
 }

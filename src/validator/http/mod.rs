@@ -7,9 +7,9 @@ mod retry_after;
 pub(crate) use reqwest::Url;
 
 #[cfg(feature = "introspection")]
-pub(crate) use self::{client::Answer, endpoint::is_loopback};
+pub(crate) use self::{client::HttpResponse, endpoint::is_loopback};
 pub(crate) use self::{
-    client::{CallFailure, Client},
-    endpoint::{EndpointFault, parse_endpoint},
+    client::{HttpClient, HttpError},
+    endpoint::{EndpointError, parse_endpoint},
     retry_after::{rate_limit_reset, retry_after},
 };

@@ -20,11 +20,11 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
 /// `X-RateLimit-Reset`, which no standard defines: seconds since 1970 as Appwrite and many others
 /// write them, or seconds from now where the number is too small for that.
 pub(crate) fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
-    const LONGEST_WAIT: i64 = 31 * 24 * 60 * 60;
+    const MAX_RELATIVE_RESET: i64 = 31 * 24 * 60 * 60;
 
     let value = headers.get("x-ratelimit-reset")?.to_str().ok()?;
     let reset = value.trim().parse::<i64>().ok()?;
-    Some(clamped(if reset <= LONGEST_WAIT {
+    Some(clamped(if reset <= MAX_RELATIVE_RESET {
         reset
     } else {
         reset.saturating_sub(now.timestamp())

@@ -17,9 +17,9 @@ use crate::{crypto::hex, token::SessionToken};
 /// are dropped, apart from copies that the HTTP client makes.
 ///
 /// [RFC 7662, section 2.1]: https://www.rfc-editor.org/rfc/rfc7662#section-2.1
-pub struct IntrospectionAuth(Method);
+pub struct IntrospectionAuth(AuthMethod);
 
-enum Method {
+enum AuthMethod {
     Basic { id: String, secret: Secret },
     Post { id: String, secret: Secret },
     Bearer(Secret),
@@ -38,7 +38,7 @@ impl IntrospectionAuth {
     /// [RFC 6749, section 2.3.1]: https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1
     #[must_use]
     pub fn basic(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
-        Self(Method::Basic {
+        Self(AuthMethod::Basic {
             id: client_id.into(),
             secret: Zeroizing::new(client_secret.into()),
         })
@@ -47,7 +47,7 @@ impl IntrospectionAuth {
     /// The client's id and secret as `client_id` and `client_secret` in the body of the request.
     #[must_use]
     pub fn post(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
-        Self(Method::Post {
+        Self(AuthMethod::Post {
             id: client_id.into(),
             secret: Zeroizing::new(client_secret.into()),
         })
@@ -59,51 +59,52 @@ impl IntrospectionAuth {
     /// [RFC 6750]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
     #[must_use]
     pub fn bearer(token: impl Into<String>) -> Self {
-        Self(Method::Bearer(Zeroizing::new(token.into())))
+        Self(AuthMethod::Bearer(Zeroizing::new(token.into())))
     }
 
     /// Nothing, for an endpoint that only the network protects, like the admin port of Ory Hydra.
     #[must_use]
     pub fn none() -> Self {
-        Self(Method::None)
+        Self(AuthMethod::None)
     }
 
     /// As which client the server is asked. Not a secret.
-    pub(super) fn client(&self) -> String {
+    pub(super) fn client_id(&self) -> String {
         match &self.0 {
-            Method::Basic { id, .. } | Method::Post { id, .. } => format!("client:{id}"),
-            Method::Bearer(token) => format!("bearer:{}", digest(token)),
-            Method::None => String::new(),
+            AuthMethod::Basic { id, .. } | AuthMethod::Post { id, .. } => format!("client:{id}"),
+            AuthMethod::Bearer(token) => format!("bearer:{}", digest(token)),
+            AuthMethod::None => String::new(),
         }
     }
 
     /// The credential as the parts of a request that hold it.
-    pub(super) fn prepare(self) -> Result<Prepared, IntrospectionConfigError> {
+    pub(super) fn into_credentials(self) -> Result<Credentials, IntrospectionConfigError> {
         let bad = IntrospectionConfigError::InvalidCredentials;
         match self.0 {
-            Method::Basic { id, secret } | Method::Post { id, secret }
+            AuthMethod::Basic { id, secret } | AuthMethod::Post { id, secret }
                 if id.is_empty() || secret.is_empty() =>
             {
                 Err(bad)
             }
-            Method::Basic { id, secret } => {
-                let pair = Zeroizing::new(format!("{}:{}", &*encoded(&id), &*encoded(&secret)));
+            AuthMethod::Basic { id, secret } => {
+                let pair =
+                    Zeroizing::new(format!("{}:{}", &*form_encode(&id), &*form_encode(&secret)));
                 header("Basic", &BASE64.encode(&*pair)).ok_or(bad)
             }
-            Method::Post { id, secret } => Ok(Prepared {
+            AuthMethod::Post { id, secret } => Ok(Credentials {
                 header: None,
                 body: Zeroizing::new(format!(
                     "&client_id={}&client_secret={}",
-                    &*encoded(&id),
-                    &*encoded(&secret)
+                    &*form_encode(&id),
+                    &*form_encode(&secret)
                 )),
             }),
-            Method::Bearer(token) => {
+            AuthMethod::Bearer(token) => {
                 let is_token = SessionToken::parse(token.as_bytes().to_vec()).is_ok();
                 let header = header("Bearer", &token);
                 header.filter(|_| is_token).ok_or(bad)
             }
-            Method::None => Ok(Prepared {
+            AuthMethod::None => Ok(Credentials {
                 header: None,
                 body: Zeroizing::default(),
             }),
@@ -117,17 +118,17 @@ pub(super) fn digest(secret: &str) -> String {
 }
 
 /// What is added to each request.
-pub(super) struct Prepared {
+pub(super) struct Credentials {
     pub(super) header: Option<HeaderValue>,
     /// Follows the parameters that are there already.
     pub(super) body: Secret,
 }
 
-fn header(scheme: &str, credential: &str) -> Option<Prepared> {
+fn header(scheme: &str, credential: &str) -> Option<Credentials> {
     let value = Zeroizing::new(format!("{scheme} {credential}"));
     let mut header = HeaderValue::from_str(&value).ok()?;
     header.set_sensitive(true);
-    Some(Prepared {
+    Some(Credentials {
         header: Some(header),
         body: Zeroizing::default(),
     })
@@ -136,25 +137,25 @@ fn header(scheme: &str, credential: &str) -> Option<Prepared> {
 /// As `application/x-www-form-urlencoded` ([RFC 6749, appendix B]).
 ///
 /// [RFC 6749, appendix B]: https://www.rfc-editor.org/rfc/rfc6749#appendix-B
-pub(super) fn encoded(text: &str) -> Secret {
-    const LEFT_ALONE: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) fn form_encode(text: &str) -> Secret {
+    const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
         .remove(b'*')
         .remove(b'-')
         .remove(b'.')
         .remove(b'_')
         .remove(b' ');
 
-    let text = Zeroizing::new(utf8_percent_encode(text, LEFT_ALONE).to_string());
+    let text = Zeroizing::new(utf8_percent_encode(text, UNRESERVED).to_string());
     Zeroizing::new(text.replace(' ', "+"))
 }
 
 impl fmt::Debug for IntrospectionAuth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Method::Basic { id, .. } => write!(f, "Basic({id:?}, …)"),
-            Method::Post { id, .. } => write!(f, "Post({id:?}, …)"),
-            Method::Bearer(_) => f.write_str("Bearer(…)"),
-            Method::None => f.write_str("None"),
+            AuthMethod::Basic { id, .. } => write!(f, "Basic({id:?}, …)"),
+            AuthMethod::Post { id, .. } => write!(f, "Post({id:?}, …)"),
+            AuthMethod::Bearer(_) => f.write_str("Bearer(…)"),
+            AuthMethod::None => f.write_str("None"),
         }
     }
 }
@@ -166,7 +167,9 @@ mod tests {
     #[test]
     fn basic_credentials_are_form_encoded() {
         let header = |id: &str, secret: &str| {
-            let prepared = IntrospectionAuth::basic(id, secret).prepare().unwrap();
+            let prepared = IntrospectionAuth::basic(id, secret)
+                .into_credentials()
+                .unwrap();
             let header = prepared.header.unwrap();
             assert!(header.is_sensitive() && prepared.body.is_empty());
             header.to_str().unwrap().to_owned()
@@ -184,7 +187,7 @@ mod tests {
     #[test]
     fn the_text_of_appendix_b_is_encoded_as_it_says() {
         let text = " %&+\u{a3}\u{20ac}";
-        assert_eq!(&*encoded(text), "+%25%26%2B%C2%A3%E2%82%AC");
+        assert_eq!(&*form_encode(text), "+%25%26%2B%C2%A3%E2%82%AC");
     }
 
     #[test]
@@ -198,7 +201,7 @@ mod tests {
             IntrospectionAuth::bearer("two words"),
             IntrospectionAuth::bearer("line\n"),
         ] {
-            assert!(auth.prepare().is_err());
+            assert!(auth.into_credentials().is_err());
         }
     }
 }

@@ -7,17 +7,14 @@ use chrono::TimeDelta;
 use super::{
     auth::{self, IntrospectionAuth},
     claims::{SUB, Settings, Tier},
-    client::Client,
+    client::IntrospectionClient,
     config_error::IntrospectionConfigError,
-    response::Introspection,
+    response::IntrospectionResponse,
     validator::{Inner, IntrospectionValidator},
 };
 use crate::{
     model::{Authority, Namespace},
-    validator::{
-        http as provider,
-        http::{EndpointFault, Url},
-    },
+    validator::http::{EndpointError, Url, is_loopback, parse_endpoint},
 };
 
 impl IntrospectionValidator {
@@ -69,12 +66,12 @@ impl IntrospectionValidator {
 pub struct IntrospectionValidatorBuilder {
     endpoint: String,
     auth: IntrospectionAuth,
-    is_http_allowed: bool,
+    allows_http: bool,
     issuer: Option<String>,
     audience: Option<String>,
     scopes: Vec<String>,
-    are_bound_allowed: bool,
-    user_id_member: String,
+    allows_bound_tokens: bool,
+    user_id_claim: String,
     session_id_claim: String,
     namespace: Option<Namespace>,
     authority: Option<Authority>,
@@ -90,12 +87,12 @@ impl IntrospectionValidatorBuilder {
         Self {
             endpoint: endpoint.to_owned(),
             auth,
-            is_http_allowed: false,
+            allows_http: false,
             issuer: None,
             audience: None,
             scopes: Vec::new(),
-            are_bound_allowed: false,
-            user_id_member: SUB.to_owned(),
+            allows_bound_tokens: false,
+            user_id_claim: SUB.to_owned(),
             session_id_claim: "sid".to_owned(),
             namespace: None,
             authority: None,
@@ -115,7 +112,7 @@ impl IntrospectionValidatorBuilder {
     ///
     /// [RFC 7662, section 4]: https://www.rfc-editor.org/rfc/rfc7662#section-4
     pub fn allow_http(mut self) -> Self {
-        self.is_http_allowed = true;
+        self.allows_http = true;
         self
     }
 
@@ -154,11 +151,11 @@ impl IntrospectionValidatorBuilder {
     /// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
     /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
     pub fn allow_bound_tokens(mut self) -> Self {
-        self.are_bound_allowed = true;
+        self.allows_bound_tokens = true;
         self
     }
 
-    /// Sets which member of the answer becomes the user's id: a text, or a whole number. Defaults
+    /// Sets which claim of the response becomes the user's id: a text, or a whole number. Defaults
     /// to `sub`. Without it an active token is answered by *misconfigured*, since nobody knows
     /// whose it is.
     ///
@@ -167,8 +164,8 @@ impl IntrospectionValidatorBuilder {
     ///
     /// With `email` a token is forbidden unless its `email_verified` is true: users may enter any
     /// address.
-    pub fn user_id_member(mut self, name: impl Into<String>) -> Self {
-        self.user_id_member = name.into();
+    pub fn user_id_claim(mut self, name: impl Into<String>) -> Self {
+        self.user_id_claim = name.into();
         self
     }
 
@@ -204,12 +201,15 @@ impl IntrospectionValidatorBuilder {
 
     /// Sets how a user's tier is chosen. Defaults to `free` for everybody.
     ///
-    /// It is asked once per validation, and its answer is cached with the user. Choose by what
+    /// It is asked once per validation, and its result is cached with the user. Choose by what
     /// only the server's administrators can set.
     ///
     /// Services with the same client share their records, tiers included. If their closures
     /// differ, give each a [namespace](Self::namespace).
-    pub fn tier(mut self, tier: impl Fn(&Introspection) -> String + Send + Sync + 'static) -> Self {
+    pub fn tier(
+        mut self,
+        tier: impl Fn(&IntrospectionResponse) -> String + Send + Sync + 'static,
+    ) -> Self {
         self.tier = Box::new(tier);
         self.has_tier = true;
         self
@@ -230,9 +230,9 @@ impl IntrospectionValidatorBuilder {
     }
 
     /// Sets how long a call may take altogether, from the connection to the last byte of the
-    /// answer. Defaults to 4 s; zero is an error.
+    /// response. Defaults to 4 s; zero is an error.
     ///
-    /// Keep it below the cache's `validation_timeout`, which cannot say what was waited for.
+    /// Keep it below the cache's own deadline, which cannot say what was waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -249,12 +249,12 @@ impl IntrospectionValidatorBuilder {
         let Self {
             endpoint,
             auth,
-            is_http_allowed,
+            allows_http,
             issuer,
             audience,
             scopes,
-            are_bound_allowed,
-            user_id_member,
+            allows_bound_tokens,
+            user_id_claim,
             session_id_claim,
             namespace,
             authority,
@@ -264,13 +264,13 @@ impl IntrospectionValidatorBuilder {
             connect_timeout,
             timeout,
         } = self;
-        let endpoint = parse_endpoint(&endpoint)?;
-        let is_exposed = endpoint.scheme() == "http" && !provider::is_loopback(&endpoint);
-        if is_exposed && !is_http_allowed {
+        let endpoint = introspection_endpoint(&endpoint)?;
+        let is_exposed = endpoint.scheme() == "http" && !is_loopback(&endpoint);
+        if is_exposed && !allows_http {
             return Err(E::EndpointPlain);
         }
         let is_empty = |text: &Option<String>| text.as_ref().is_some_and(String::is_empty);
-        let claims = [&user_id_member, &session_id_claim];
+        let claims = [&user_id_claim, &session_id_claim];
         if is_empty(&issuer) || is_empty(&audience) || claims.iter().any(|claim| claim.is_empty()) {
             return Err(E::EmptySetting);
         }
@@ -280,19 +280,20 @@ impl IntrospectionValidatorBuilder {
         if connect_timeout.is_zero() || timeout.is_zero() {
             return Err(E::ZeroTimeout);
         }
-        let place = place(&endpoint);
+        let endpoint_id = endpoint_id(&endpoint);
         let authority = authority
             .or_else(|| issuer.as_ref().map(Authority::new))
-            .unwrap_or_else(|| Authority::new(&place));
+            .unwrap_or_else(|| Authority::new(&endpoint_id));
         let namespace = namespace.unwrap_or_else(|| {
-            let client = auth.client();
+            let client = auth.client_id();
             let by = if has_tier { "tier" } else { "" };
-            let claims = [&*user_id_member, &session_id_claim, by];
-            let who = [&*place, &client, authority.as_str()];
+            let claims = [&*user_id_claim, &session_id_claim, by];
+            let who = [&*endpoint_id, &client, authority.as_str()];
             Namespace::derived("introspection", who.into_iter().chain(claims))
         });
         let client =
-            Client::new(endpoint, auth.prepare()?, connect_timeout, timeout).map_err(E::Client)?;
+            IntrospectionClient::new(endpoint, auth.into_credentials()?, connect_timeout, timeout)
+                .map_err(E::Client)?;
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
             authority,
@@ -301,8 +302,8 @@ impl IntrospectionValidatorBuilder {
                 issuer,
                 audience,
                 scopes,
-                are_bound_allowed,
-                user_id_member,
+                allows_bound_tokens,
+                user_id_claim,
                 session_id_claim,
                 leeway: TimeDelta::from_std(leeway).unwrap_or(TimeDelta::MAX),
                 tier,
@@ -312,12 +313,12 @@ impl IntrospectionValidatorBuilder {
 }
 
 /// The endpoint as it may stand in records and logs: a query, which may hold a secret, as a digest.
-fn place(endpoint: &Url) -> String {
-    let mut place = endpoint.clone();
-    place.set_query(None);
+fn endpoint_id(endpoint: &Url) -> String {
+    let mut id = endpoint.clone();
+    id.set_query(None);
     match endpoint.query() {
-        None => place.into(),
-        Some(query) => format!("{place}?{}", auth::digest(query)),
+        None => id.into(),
+        Some(query) => format!("{id}?{}", auth::digest(query)),
     }
 }
 
@@ -329,8 +330,8 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
-            .field("are_bound_allowed", &self.are_bound_allowed)
-            .field("user_id_member", &self.user_id_member)
+            .field("allows_bound_tokens", &self.allows_bound_tokens)
+            .field("user_id_claim", &self.user_id_claim)
             .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
@@ -338,11 +339,11 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
 }
 
 /// Some servers tell realms apart by a query, so it may have one.
-fn parse_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigError> {
-    let url = provider::parse_endpoint(endpoint).map_err(|fault| match fault {
-        EndpointFault::NotUrl => IntrospectionConfigError::EndpointNotUrl,
-        EndpointFault::Scheme => IntrospectionConfigError::EndpointScheme,
-        EndpointFault::Credentials => IntrospectionConfigError::EndpointCredentials,
+fn introspection_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigError> {
+    let url = parse_endpoint(endpoint).map_err(|error| match error {
+        EndpointError::NotUrl => IntrospectionConfigError::EndpointNotUrl,
+        EndpointError::Scheme => IntrospectionConfigError::EndpointScheme,
+        EndpointError::Credentials => IntrospectionConfigError::EndpointCredentials,
     })?;
     if url.fragment().is_some() {
         return Err(IntrospectionConfigError::EndpointFragment);

@@ -1,4 +1,4 @@
-//! From an answer to a session, and whether a cached one would have become one here.
+//! From a response to a session, and whether a cached one would have become one here.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     error::IntrospectionError,
-    response::{Introspection, audiences, scopes},
+    response::{IntrospectionResponse, audiences, scopes},
 };
 use crate::{
     model::UserData,
@@ -23,7 +23,7 @@ use crate::{
 const MAX_ATTRIBUTES: usize = 16 * 1024;
 
 /// What is compared on every hit, so it goes first when not all can be kept.
-const FIRST_KEPT: [&str; 3] = ["iss", "aud", "scope"];
+const RETAINED_FIRST: [&str; 3] = ["iss", "aud", "scope"];
 
 /// The key that a token is bound to: DPoP ([RFC 9449]) or a client's certificate ([RFC 8705]).
 ///
@@ -31,21 +31,22 @@ const FIRST_KEPT: [&str; 3] = ["iss", "aud", "scope"];
 /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
 const CNF: &str = "cnf";
 
-/// Says of what the id was made, unless of `sub`.
-const USER_ID_MEMBER: &str = "user_id_member";
+/// Attribute that names the claim the user's id was taken from, unless it was `sub`. Records hold
+/// it under this name.
+const USER_ID_CLAIM: &str = "user_id_member";
 pub(super) const SUB: &str = "sub";
 const NBF: &str = "nbf";
 /// An id that a user may choose, unless the provider has verified it.
 const EMAIL: &str = "email";
 
-pub(crate) type Tier = dyn Fn(&Introspection) -> String + Send + Sync;
+pub(crate) type Tier = dyn Fn(&IntrospectionResponse) -> String + Send + Sync;
 
 pub(crate) struct Settings {
     pub(crate) issuer: Option<String>,
     pub(crate) audience: Option<String>,
     pub(crate) scopes: Vec<String>,
-    pub(crate) are_bound_allowed: bool,
-    pub(crate) user_id_member: String,
+    pub(crate) allows_bound_tokens: bool,
+    pub(crate) user_id_claim: String,
     pub(crate) session_id_claim: String,
     pub(crate) leeway: TimeDelta,
     pub(crate) tier: Box<Tier>,
@@ -53,7 +54,7 @@ pub(crate) struct Settings {
 
 /// What an active token lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lack {
+enum UnmetRequirement {
     Issuer,
     Audience,
     Scope,
@@ -61,35 +62,35 @@ enum Lack {
 }
 
 impl Settings {
-    /// Compares what was asked for with the members of an answer, or with those that were kept.
-    fn check(&self, members: &Map<String, Value>) -> Result<(), Lack> {
-        let is_bound = members.get(CNF).is_some_and(|key| !key.is_null());
-        if is_bound && !self.are_bound_allowed {
-            return Err(Lack::Proof);
+    /// Compares what was asked for with the claims of a response, or with those that were kept.
+    fn check(&self, claims: &Map<String, Value>) -> Result<(), UnmetRequirement> {
+        let is_bound = claims.get(CNF).is_some_and(|key| !key.is_null());
+        if is_bound && !self.allows_bound_tokens {
+            return Err(UnmetRequirement::Proof);
         }
         if let Some(issuer) = &self.issuer {
-            let found = members.get("iss").and_then(Value::as_str);
+            let found = claims.get("iss").and_then(Value::as_str);
             if found != Some(issuer) {
-                return Err(Lack::Issuer);
+                return Err(UnmetRequirement::Issuer);
             }
         }
         if let Some(audience) = &self.audience
-            && !audiences(members).any(|found| found == audience)
+            && !audiences(claims).any(|found| found == audience)
         {
-            return Err(Lack::Audience);
+            return Err(UnmetRequirement::Audience);
         }
-        let has = |scope: &String| scopes(members).any(|found| found == scope);
+        let has = |scope: &String| scopes(claims).any(|found| found == scope);
         if !self.scopes.iter().all(has) {
-            return Err(Lack::Scope);
+            return Err(UnmetRequirement::Scope);
         }
         Ok(())
     }
 
-    pub(crate) fn accept(&self, user: &UserData) -> bool {
+    pub(crate) fn accepts(&self, user: &UserData) -> bool {
         let kept = user.attributes();
         // An id of another kind may be another user's.
-        let id_of = kept.get(USER_ID_MEMBER).map_or(Some(SUB), Value::as_str);
-        id_of == Some(&self.user_id_member)
+        let id_of = kept.get(USER_ID_CLAIM).map_or(Some(SUB), Value::as_str);
+        id_of == Some(&self.user_id_claim)
             && self.is_id_verified(user.email_verified())
             && self.is_valid_by_now(kept)
             && self.check(kept).is_ok()
@@ -108,7 +109,7 @@ impl Settings {
 
     /// Whether the user's id is the provider's word: an e-mail address is only when verified.
     fn is_id_verified(&self, email_verified: bool) -> bool {
-        self.user_id_member != EMAIL || email_verified
+        self.user_id_claim != EMAIL || email_verified
     }
 }
 
@@ -119,88 +120,94 @@ pub(crate) fn session(
     body: &[u8],
     now: DateTime<Utc>,
 ) -> Result<ValidatedSession, ValidationError> {
-    let Some(answer) = Introspection::parse(body)? else {
+    let Some(response) = IntrospectionResponse::parse(body)? else {
         return Err(ValidationError::invalid());
     };
-    let expires_at = answer.time("exp")?;
+    let expires_at = response.time("exp")?;
     if expires_at.is_some_and(|end| end <= now) {
-        return Err(refused("it has expired by `exp`; compare the clocks"));
+        return Err(rejected("it has expired by `exp`; compare the clocks"));
     }
-    let begin = answer.time(NBF)?.filter(|begin| *begin > now);
+    let begin = response.time(NBF)?.filter(|begin| *begin > now);
     if begin.is_some_and(|begin| begin - now > settings.leeway) {
-        let why = "it is not yet valid by `nbf`; compare the clocks";
-        return Err(refused(why).by_own_rule());
+        let reason = "it is not yet valid by `nbf`; compare the clocks";
+        return Err(rejected(reason).by_own_rule());
     }
-    if let Err(lack) = settings.check(&answer.0) {
-        let error = match lack {
-            Lack::Issuer => refused("its `iss` is not the issuer that is set"),
-            Lack::Audience => refused("its `aud` does not contain the audience that is set"),
-            Lack::Proof => refused(
+    if let Err(unmet) = settings.check(&response.0) {
+        let error = match unmet {
+            UnmetRequirement::Issuer => rejected("its `iss` is not the issuer that is set"),
+            UnmetRequirement::Audience => {
+                rejected("its `aud` does not contain the audience that is set")
+            }
+            UnmetRequirement::Proof => rejected(
                 "it is bound to a key (`cnf`) that nobody here asks a proof of; see \
                  allow_bound_tokens",
             ),
-            Lack::Scope => ValidationError::forbidden(ForbiddenReason::InsufficientScope),
+            UnmetRequirement::Scope => {
+                ValidationError::forbidden(ForbiddenReason::InsufficientScope)
+            }
         };
         // Another service of the same client may demand less.
         return Err(error.by_own_rule());
     }
-    let id = answer.user_id(&settings.user_id_member).ok_or_else(|| {
+    let id = response.user_id(&settings.user_id_claim).ok_or_else(|| {
         IntrospectionError::misconfigured(
             "an active token does not say whose it is; let the server add `sub`, or name the \
-             member that tells by user_id_member",
+             claim that tells by user_id_claim",
         )
     })?;
-    let name = answer.text("name").or_else(|| answer.text("username"));
-    let verified = answer.0.get("email_verified").and_then(Value::as_bool);
+    let name = response
+        .str_claim("name")
+        .or_else(|| response.str_claim("username"));
+    let verified = response.0.get("email_verified").and_then(Value::as_bool);
     if !settings.is_id_verified(verified == Some(true)) {
-        let why = "its user's id is an e-mail address that is not verified";
-        tracing::debug!(target: VALIDATION, reason = why, "an active token is refused");
+        let reason = "its user's id is an e-mail address that is not verified";
+        tracing::debug!(target: VALIDATION, reason, "an active token is refused");
         return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
     }
-    let session_id = answer.path(&settings.session_id_claim).map(str::to_owned);
+    let session_id = response.path(&settings.session_id_claim).map(str::to_owned);
     let mut user = UserData::builder(id)
         .name(name.unwrap_or_default())
-        .email(answer.text("email").unwrap_or_default())
+        .email(response.str_claim("email").unwrap_or_default())
         .email_verified(verified.unwrap_or(false))
-        .updated_at(answer.time("updated_at").unwrap_or_default())
-        .tier((settings.tier)(&answer));
-    for (name, value) in kept(answer.0, token) {
+        .updated_at(response.time("updated_at").unwrap_or_default())
+        .tier((settings.tier)(&response));
+    for (name, value) in retained_claims(response.0, token) {
         user = user.attribute(name, value);
     }
     if let Some(begin) = begin {
         user = user.attribute(NBF, begin.timestamp());
     }
-    if settings.user_id_member != SUB {
-        user = user.attribute(USER_ID_MEMBER, settings.user_id_member.as_str());
+    if settings.user_id_claim != SUB {
+        user = user.attribute(USER_ID_CLAIM, settings.user_id_claim.as_str());
     }
     let mut session = ValidatedSession::new(user.build()).with_expires_at(expires_at);
     session.session_id = session_id.filter(|id| id != token.expose_secret());
     Ok(session)
 }
 
-/// A refusal that the server knows nothing of, so our log is the only place that can tell.
-fn refused(why: &'static str) -> ValidationError {
-    tracing::debug!(target: VALIDATION, reason = why, "an active token is refused");
+/// A rejection that the server does not know of, so only our log can give the reason.
+fn rejected(reason: &'static str) -> ValidationError {
+    tracing::debug!(target: VALIDATION, reason, "an active token is refused");
     ValidationError::invalid()
 }
 
-/// The members that stay with the user.
-fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
+/// The claims that stay with the user.
+fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
     let mut kept = Map::new();
     let mut left = MAX_ATTRIBUTES;
     // That there is a key counts, and must not get lost.
-    if members.remove(CNF).is_some_and(|key| !key.is_null()) {
+    if claims.remove(CNF).is_some_and(|key| !key.is_null()) {
         kept.insert(CNF.to_owned(), true.into());
     }
-    let first = FIRST_KEPT.map(|name| (name.to_owned(), members.remove(name)));
+    let first = RETAINED_FIRST.map(|name| (name.to_owned(), claims.remove(name)));
     let first = first
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
-    for (name, value) in first.chain(members) {
+    for (name, value) in first.chain(claims) {
         // What has been used up, and what would be taken for this validator's own word.
         let is_spent = matches!(name.as_str(), "active" | "exp" | NBF);
-        let is_taken = name == USER_ID_MEMBER;
-        if is_spent || is_taken || value.is_null() || repeats(&value, token) {
+        let is_taken = name == USER_ID_CLAIM;
+        if is_spent || is_taken || value.is_null() || contains_token(&value, token) {
             continue;
         }
         let size = name.len() + value.to_string().len();
@@ -210,7 +217,7 @@ fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Va
                 kept.insert(name, value);
             }
             None => {
-                tracing::debug!(target: VALIDATION, size, "a member of an introspection is too long to be kept");
+                tracing::debug!(target: VALIDATION, size, "a claim is too long to be kept");
             }
         }
     }
@@ -218,11 +225,11 @@ fn kept(mut members: Map<String, Value>, token: &SessionToken) -> Map<String, Va
 }
 
 /// Whether the token itself is in there: a record must not hold it.
-fn repeats(value: &Value, token: &SessionToken) -> bool {
+fn contains_token(value: &Value, token: &SessionToken) -> bool {
     match value {
         Value::String(text) => text == token.expose_secret(),
-        Value::Array(values) => values.iter().any(|value| repeats(value, token)),
-        Value::Object(members) => members.values().any(|value| repeats(value, token)),
+        Value::Array(values) => values.iter().any(|value| contains_token(value, token)),
+        Value::Object(claims) => claims.values().any(|value| contains_token(value, token)),
         _ => false,
     }
 }
@@ -233,8 +240,8 @@ impl fmt::Debug for Settings {
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
-            .field("are_bound_allowed", &self.are_bound_allowed)
-            .field("user_id_member", &self.user_id_member)
+            .field("allows_bound_tokens", &self.allows_bound_tokens)
+            .field("user_id_claim", &self.user_id_claim)
             .finish_non_exhaustive()
     }
 }
@@ -252,11 +259,11 @@ mod tests {
             issuer: None,
             audience: None,
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
-            are_bound_allowed: false,
-            user_id_member: SUB.to_owned(),
+            allows_bound_tokens: false,
+            user_id_claim: SUB.to_owned(),
             session_id_claim: "sid".to_owned(),
             leeway: TimeDelta::zero(),
-            tier: Box::new(|token| token.text("plan").unwrap_or("free").to_owned()),
+            tier: Box::new(|token| token.str_claim("plan").unwrap_or("free").to_owned()),
         }
     }
 
@@ -272,7 +279,7 @@ mod tests {
             prop_oneof![
                 proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
                 proptest::collection::vec(("sub|scope|\\PC{0,4}", inner), 0..4)
-                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+                    .prop_map(|claims| Value::Object(claims.into_iter().collect())),
             ]
         })
     }
@@ -283,29 +290,29 @@ mod tests {
     proptest! {
         #[test]
         fn what_becomes_a_session_is_accepted_and_shadows_nothing(
-            members in proptest::collection::vec((NAMES, value()), 0..8),
+            claims in proptest::collection::vec((NAMES, value()), 0..8),
             is_scoped: bool, end in proptest::option::of(any::<i64>()),
         ) {
-            let mut answer: Map<String, Value> = members.into_iter().collect();
-            answer.insert("active".to_owned(), true.into());
-            answer.entry(SUB).or_insert_with(|| "u1".into());
+            let mut response: Map<String, Value> = claims.into_iter().collect();
+            response.insert("active".to_owned(), true.into());
+            response.entry(SUB).or_insert_with(|| "u1".into());
             if let Some(end) = end {
-                answer.insert("exp".to_owned(), end.into());
+                response.insert("exp".to_owned(), end.into());
             }
             let settings = settings(if is_scoped { &["read"] } else { &[] });
             let token = SessionToken::parse("t0ken").unwrap();
-            let body = Value::Object(answer.clone()).to_string();
+            let body = Value::Object(response.clone()).to_string();
             let now = DateTime::UNIX_EPOCH;
             let Ok(session) = session(&settings, &token, body.as_bytes(), now) else {
                 return Ok(());
             };
             prop_assert!(session.expires_at.is_none_or(|end| end > now));
             // A scope that repeats the token is not kept, and then not believed.
-            let repeats = answer.get("scope").is_some_and(|scope| repeats(scope, &token));
-            prop_assert!(settings.accept(&session.user) || is_scoped && repeats);
+            let repeats = response.get("scope").is_some_and(|scope| contains_token(scope, &token));
+            prop_assert!(settings.accepts(&session.user) || is_scoped && repeats);
             for (name, value) in session.user.attributes() {
-                prop_assert!(name != USER_ID_MEMBER);
-                prop_assert_eq!(Some(value), answer.get(name));
+                prop_assert!(name != USER_ID_CLAIM);
+                prop_assert_eq!(Some(value), response.get(name));
             }
         }
 

@@ -7,32 +7,32 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use zeroize::Zeroizing;
 
 use super::{
-    auth::{Prepared, encoded},
+    auth::{Credentials, form_encode},
     error::IntrospectionError,
-    response,
+    response::classify,
 };
 use crate::{
     token::SessionToken,
     validator::{
         error::BoxError,
-        http::{self as provider, Url},
+        http::{HttpClient, Url},
     },
 };
 
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-pub(super) struct Client {
-    http: provider::Client,
+pub(super) struct IntrospectionClient {
+    http: HttpClient,
     endpoint: Url,
     /// What follows the token in the body.
     credentials: Zeroizing<String>,
 }
 
-impl Client {
+impl IntrospectionClient {
     pub(super) fn new(
         endpoint: Url,
-        Prepared { header, body }: Prepared,
+        Credentials { header, body }: Credentials,
         connect_timeout: Duration,
         timeout: Duration,
     ) -> Result<Self, BoxError> {
@@ -42,33 +42,36 @@ impl Client {
             headers.insert(header::AUTHORIZATION, credential);
         }
         Ok(Self {
-            http: provider::Client::new(&endpoint, &headers, connect_timeout, timeout)?,
+            http: HttpClient::new(&endpoint, &headers, connect_timeout, timeout)?,
             endpoint,
             credentials: body,
         })
     }
 
-    /// The body of an answer to the question.
-    pub(super) async fn ask(&self, token: &SessionToken) -> Result<Vec<u8>, IntrospectionError> {
+    /// Returns the body of a success.
+    pub(super) async fn introspect(
+        &self,
+        token: &SessionToken,
+    ) -> Result<Vec<u8>, IntrospectionError> {
         let form = format!(
             "token={}&token_type_hint=access_token{}",
-            &*encoded(token.expose_secret()),
+            &*form_encode(token.expose_secret()),
             &*self.credentials
         );
         let url = self.endpoint.as_str();
         let call = self
             .http
             .call(Method::POST, url, HeaderMap::new(), Some(form.into_bytes()));
-        response::judge(call.await?, Utc::now())
+        classify(call.await?, Utc::now())
     }
 }
 
-impl fmt::Debug for Client {
+impl fmt::Debug for IntrospectionClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A query may hold what is not for a log.
         let mut endpoint = self.endpoint.clone();
         endpoint.set_query(None);
-        f.debug_struct("Client")
+        f.debug_struct("IntrospectionClient")
             .field("endpoint", &endpoint.as_str())
             .finish_non_exhaustive()
     }

@@ -19,7 +19,7 @@ pub enum IntrospectionConfigError {
     EndpointFragment,
     /// The client's id or secret is empty, or the bearer token is empty or no visible ASCII.
     InvalidCredentials,
-    /// The issuer, the audience or the name of the user's member is empty.
+    /// The issuer, the audience or the name of the user's claim is empty.
     EmptySetting,
     /// A scope is empty or contains what no scope does.
     InvalidScope,
@@ -57,7 +57,7 @@ impl fmt::Display for IntrospectionConfigError {
                  they are read from, or use IntrospectionAuth::none if the endpoint wants none"
             }
             Self::EmptySetting => {
-                "the issuer, the audience or the user's member is set to an empty text, which no \
+                "the issuer, the audience or the user's claim is set to an empty text, which no \
                  token has; leave the setting out for the default"
             }
             Self::InvalidScope => {

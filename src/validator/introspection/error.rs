@@ -6,7 +6,7 @@ use http::StatusCode;
 
 use crate::validator::{
     error::{BoxError, ValidationError},
-    http::CallFailure,
+    http::HttpError,
 };
 
 /// Nobody knows whether the token is good. It contains neither the token nor a secret of ours nor
@@ -14,7 +14,7 @@ use crate::validator::{
 #[derive(Debug)]
 pub(crate) struct IntrospectionError {
     advice: &'static str,
-    is_ours_to_mend: bool,
+    is_misconfigured: bool,
     status: Option<StatusCode>,
     named: Option<String>,
     retry_after: Option<Duration>,
@@ -26,7 +26,7 @@ impl IntrospectionError {
     pub(super) fn unavailable(advice: &'static str) -> Self {
         Self {
             advice,
-            is_ours_to_mend: false,
+            is_misconfigured: false,
             status: None,
             named: None,
             retry_after: None,
@@ -37,7 +37,7 @@ impl IntrospectionError {
     /// Asking again does not help until a setting is changed.
     pub(super) fn misconfigured(advice: &'static str) -> Self {
         Self {
-            is_ours_to_mend: true,
+            is_misconfigured: true,
             ..Self::unavailable(advice)
         }
     }
@@ -47,7 +47,7 @@ impl IntrospectionError {
         self
     }
 
-    /// Keeps the `error` of the answer for the log, if it looks like one: it is foreign text.
+    /// Keeps the `error` of the response for the log, if it looks like one: it is foreign text.
     pub(super) fn with_code(mut self, code: Option<String>) -> Self {
         self.named = code
             .filter(|code| code.len() <= 64)
@@ -61,21 +61,21 @@ impl IntrospectionError {
     }
 }
 
-impl From<CallFailure> for IntrospectionError {
-    fn from(failure: CallFailure) -> Self {
+impl From<HttpError> for IntrospectionError {
+    fn from(failure: HttpError) -> Self {
         let (advice, source) = match failure {
-            CallFailure::Timeout(source) => (
+            HttpError::Timeout(source) => (
                 "no answer in time; check that the endpoint can be reached from here and is not \
                  overloaded, or raise the validator's timeout",
                 Some(source),
             ),
-            CallFailure::Transport(source) => (
+            HttpError::Transport(source) => (
                 "no connection, or it ended early; check that the server runs, that the endpoint \
                  names its host, port and scheme, and the proxy settings",
                 Some(source),
             ),
-            CallFailure::TooLong => (
-                "the answer is longer than 256 KiB; check the endpoint, and which members the \
+            HttpError::TooLong => (
+                "the answer is longer than 256 KiB; check the endpoint, and which claims the \
                  server puts into its answers",
                 None,
             ),
@@ -89,7 +89,7 @@ impl From<CallFailure> for IntrospectionError {
 
 impl From<IntrospectionError> for ValidationError {
     fn from(error: IntrospectionError) -> Self {
-        if error.is_ours_to_mend {
+        if error.is_misconfigured {
             return Self::misconfigured(error);
         }
         let after = error.retry_after;

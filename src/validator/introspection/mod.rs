@@ -1,6 +1,6 @@
 //! Asks an OAuth 2.0 authorization server whose a token is: token introspection, [RFC 7662].
 //!
-//! One `POST` per validation, which every large server understands the same way. What the answer
+//! One `POST` per validation, which every large server understands the same way. What the response
 //! means:
 //!
 //! 1. `active` decides. It must be a boolean in a JSON object; anything else is *unavailable*. An
@@ -9,7 +9,7 @@
 //! 2. An issuer or an audience that was asked for and does not agree makes a token *invalid*, and so
 //!    does a key that it is bound to. A scope that is missing is *forbidden*, as
 //!    `insufficient_scope` is 403 in [RFC 6750].
-//! 3. No other answer refuses anybody: a server that does not accept *us*, or does not
+//! 3. No other response refuses anybody: a server that does not accept *us*, or does not
 //!    introspect, is *misconfigured*, and one that fails is *unavailable*.
 //!
 //! What a token was allowed to do stays with the cached user, and is compared again on every hit:
@@ -29,12 +29,12 @@ mod validator;
 
 pub use self::{
     auth::IntrospectionAuth, builder::IntrospectionValidatorBuilder,
-    config_error::IntrospectionConfigError, response::Introspection,
+    config_error::IntrospectionConfigError, response::IntrospectionResponse,
     validator::IntrospectionValidator,
 };
 
 #[cfg(fuzzing)]
 pub(crate) use self::{
     claims::{Settings, session},
-    response::judge,
+    response::classify,
 };

@@ -1,4 +1,4 @@
-//! What an answer of the endpoint means. Nothing here does I/O.
+//! What a response of the endpoint means. Nothing here does I/O.
 
 use std::fmt;
 
@@ -7,24 +7,27 @@ use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
 use super::error::IntrospectionError;
-use crate::validator::http::{Answer, rate_limit_reset, retry_after};
+use crate::validator::http::{HttpResponse, rate_limit_reset, retry_after};
 
 /// The latest and the earliest second that a record can hold, the ends of the years 9999 and 1.
 const LAST: i64 = 253_402_300_799;
 const FIRST: i64 = -62_135_596_800;
 
-/// Sorts an answer by its status; the body of a success is read by [`Introspection::parse`].
+/// Sorts a response by its status; the body of a success is read by [`IntrospectionResponse::parse`].
 ///
 /// The server never refuses a token by a status, only by `active` ([RFC 7662, section 2.2]), so no
 /// status logs anyone out.
 ///
 /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
-pub(crate) fn judge(answer: Answer, now: DateTime<Utc>) -> Result<Vec<u8>, IntrospectionError> {
-    let Answer {
+pub(crate) fn classify(
+    response: HttpResponse,
+    now: DateTime<Utc>,
+) -> Result<Vec<u8>, IntrospectionError> {
+    let HttpResponse {
         status,
         headers,
         body,
-    } = answer;
+    } = response;
     if status == StatusCode::OK {
         if is_signed(&headers) {
             return Err(IntrospectionError::misconfigured(
@@ -103,18 +106,18 @@ fn code(body: &[u8]) -> Option<String> {
 /// [`tier`](crate::IntrospectionValidatorBuilder::tier) chooses by.
 ///
 /// `Debug` shows nothing of it, since it may name a person.
-pub struct Introspection(pub(super) Map<String, Value>);
+pub struct IntrospectionResponse(pub(super) Map<String, Value>);
 
-impl Introspection {
+impl IntrospectionResponse {
     /// Nothing for a token that is not active.
     pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, IntrospectionError> {
         // The parser's error would quote the body, and with it an e-mail address.
-        let members: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
-        let active = members
+        let claims: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
+        let active = claims
             .as_ref()
-            .and_then(|members| members.get("active")?.as_bool());
-        match (members, active) {
-            (Some(members), Some(true)) => Ok(Some(Self(members))),
+            .and_then(|claims| claims.get("active")?.as_bool());
+        match (claims, active) {
+            (Some(claims), Some(true)) => Ok(Some(Self(claims))),
             (Some(_), Some(false)) => Ok(None),
             _ => Err(IntrospectionError::unavailable(
                 "a success without a JSON object that has a boolean `active`; check the endpoint, \
@@ -123,28 +126,28 @@ impl Introspection {
         }
     }
 
-    /// All members of the answer, with their names in [RFC 7662, section 2.2], and those that the
+    /// All claims of the response, with their names in [RFC 7662, section 2.2], and those that the
     /// server adds.
     ///
-    /// Some servers let users edit what becomes a member. A tier taken from such a one lets them
+    /// Some servers let users edit what becomes a claim. A tier taken from such a one lets them
     /// promote themselves.
     ///
     /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
     #[must_use]
-    pub fn members(&self) -> &Map<String, Value> {
+    pub fn claims(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// A member that is a text and not empty.
+    /// A claim that is a text and not empty.
     #[must_use]
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub fn str_claim(&self, name: &str) -> Option<&str> {
         let text = self.0.get(name)?.as_str();
         text.filter(|text| !text.is_empty())
     }
 
     /// A text by the claim's name, or by names joined by `.` for a claim inside of others.
     pub(super) fn path(&self, path: &str) -> Option<&str> {
-        if let Some(text) = self.text(path) {
+        if let Some(text) = self.str_claim(path) {
             return Some(text);
         }
         let mut names = path.split('.');
@@ -158,11 +161,11 @@ impl Introspection {
         scopes(&self.0)
     }
 
-    /// Who the token stands for, by the member that names the user.
-    pub(super) fn user_id(&self, member: &str) -> Option<String> {
-        match self.0.get(member)? {
+    /// Who the token stands for, by the claim that names the user.
+    pub(super) fn user_id(&self, claim: &str) -> Option<String> {
+        match self.0.get(claim)? {
             Value::Number(id) if id.is_u64() => Some(id.to_string()),
-            _ => self.text(member).map(str::to_owned),
+            _ => self.str_claim(claim).map(str::to_owned),
         }
     }
 
@@ -189,15 +192,15 @@ impl Introspection {
 }
 
 /// The words of `scope`. It is one text in the RFC, and an array with some servers.
-pub(super) fn scopes(members: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    texts(members.get("scope"))
+pub(super) fn scopes(claims: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    texts(claims.get("scope"))
         .flat_map(|text| text.split(' '))
         .filter(|scope| !scope.is_empty())
 }
 
 /// The audiences, of which there may be one or several.
-pub(super) fn audiences(members: &Map<String, Value>) -> impl Iterator<Item = &str> {
-    texts(members.get("aud"))
+pub(super) fn audiences(claims: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    texts(claims.get("aud"))
 }
 
 fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
@@ -209,9 +212,9 @@ fn texts(value: Option<&Value>) -> impl Iterator<Item = &str> {
     values.iter().filter_map(Value::as_str)
 }
 
-impl fmt::Debug for Introspection {
+impl fmt::Debug for IntrospectionResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Introspection(…)")
+        f.write_str("IntrospectionResponse(…)")
     }
 }
 

@@ -6,7 +6,7 @@ use chrono::Utc;
 
 use super::{
     claims::{Settings, session},
-    client::Client,
+    client::IntrospectionClient,
 };
 use crate::{
     model::{Authority, Namespace, UserData},
@@ -20,10 +20,10 @@ use crate::{
 /// A clone shares the connections, so make one at the start and clone it. Making it installs
 /// rustls' *ring* provider as the process's default when there is none yet.
 ///
-/// 1. The member `sub` becomes the user's id, `name` or else `username` the name, `email` and
+/// 1. The claim `sub` becomes the user's id, `name` or else `username` the name, `email` and
 ///    `email_verified` themselves, `updated_at` a date, and `exp` the end of the session. Without
 ///    `exp` only the cache's TTL bounds it.
-/// 2. All other members, `scope`, `aud`, `iss` and `sub` among them, become
+/// 2. All other claims, `scope`, `aud`, `iss` and `sub` among them, become
 ///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON. Left
 ///    out are null and what repeats the token.
 /// 3. [Issuer](crate::IntrospectionValidatorBuilder::issuer),
@@ -35,8 +35,8 @@ use crate::{
 ///    [allowed](crate::IntrospectionValidatorBuilder::allow_bound_tokens): nothing here asks for a proof.
 /// 5. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
-///    Redirects are not followed, and an answer of more than 256 KiB is not read further.
-/// 6. Signed answers (RFC 9701) are not supported: the connection proves who answers.
+///    Redirects are not followed, and a response of more than 256 KiB is not read further.
+/// 6. Signed responses (RFC 9701) are not supported: the connection proves who answers.
 ///
 /// With Keycloak, a confidential client of the realm asks. Its users' tokens name this service as
 /// their audience once the client that logs users in has an *audience* mapper:
@@ -55,7 +55,7 @@ use crate::{
 /// .issuer(realm)
 /// .audience("orders-api")
 /// .require_scope("orders:read")
-/// .tier(|token| token.text("plan").unwrap_or("free").to_owned())
+/// .tier(|token| token.str_claim("plan").unwrap_or("free").to_owned())
 /// .build()?;
 ///
 /// let layer = SessionCacheLayer::new(SessionCache::builder().build()?, keycloak);
@@ -74,7 +74,7 @@ pub struct IntrospectionValidator(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) namespace: Namespace,
     pub(super) authority: Authority,
-    pub(super) client: Client,
+    pub(super) client: IntrospectionClient,
     pub(super) settings: Settings,
 }
 
@@ -89,13 +89,13 @@ impl SessionValidator for IntrospectionValidator {
 
     /// Safe to drop at any time: introspection changes nothing.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
-        let body = self.0.client.ask(&token).await?;
+        let body = self.0.client.introspect(&token).await?;
         session(&self.0.settings, &token, &body, Utc::now())
     }
 
     /// False for a user whose token was cached without what this validator asks for.
     fn accepts(&self, user: &UserData) -> bool {
-        self.0.settings.accept(user)
+        self.0.settings.accepts(user)
     }
 }
 

@@ -15,12 +15,12 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(784_111_747, 0).unwrap()
 }
 
-fn judged(call: Call, status: u16, body: &str) -> AppwriteError {
-    judged_with(call, status, &[], body)
+fn classified(operation: Operation, status: u16, body: &str) -> AppwriteError {
+    classified_with(operation, status, &[], body)
 }
 
-fn judged_with(
-    call: Call,
+fn classified_with(
+    operation: Operation,
     status: u16,
     headers: &[(&'static str, &str)],
     body: &str,
@@ -33,7 +33,7 @@ fn judged_with(
         })
         .collect();
     let status = StatusCode::from_u16(status).unwrap();
-    judge(call, status, &headers, Ok(body.into()), now()).unwrap_err()
+    classify(operation, status, &headers, Ok(body.into()), now()).unwrap_err()
 }
 
 fn problem(status: u16, named: &str) -> String {
@@ -54,19 +54,19 @@ fn changed(fixture: &str, change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u
 #[test]
 fn the_type_of_the_body_decides() {
     use AppwriteErrorKind::{
-        Forbidden, InvalidArgument, Misconfigured, Refused, ServerError, Throttled,
-        UnexpectedAnswer,
+        Forbidden, InvalidArgument, Misconfigured, RateLimited, ServerError, Unauthorized,
+        UnexpectedResponse,
     };
-    use Call::{Account, Login, Logout, Recovery, Session};
+    use Operation::{Account, Login, Logout, Recovery, Session};
 
     let table = [
-        (Account, 401, "general_unauthorized_scope", Refused),
-        (Account, 401, "user_jwt_invalid", Refused),
-        (Account, 401, "user_unauthorized", Refused),
-        (Session, 404, "user_session_not_found", Refused),
-        (Account, 404, "user_not_found", Refused),
-        (Login, 401, "user_invalid_credentials", Refused),
-        (Recovery, 401, "user_invalid_token", Refused),
+        (Account, 401, "general_unauthorized_scope", Unauthorized),
+        (Account, 401, "user_jwt_invalid", Unauthorized),
+        (Account, 401, "user_unauthorized", Unauthorized),
+        (Session, 404, "user_session_not_found", Unauthorized),
+        (Account, 404, "user_not_found", Unauthorized),
+        (Login, 401, "user_invalid_credentials", Unauthorized),
+        (Recovery, 401, "user_invalid_token", Unauthorized),
         (
             Account,
             401,
@@ -89,13 +89,13 @@ fn the_type_of_the_body_decides() {
             Account,
             412,
             "user_password_reset_required",
-            Forbidden(ForbiddenReason::PasswordReset),
+            Forbidden(ForbiddenReason::PasswordResetRequired),
         ),
         (
             Account,
             401,
             "user_more_factors_required",
-            Forbidden(ForbiddenReason::MoreFactors),
+            Forbidden(ForbiddenReason::MfaRequired),
         ),
         (Account, 404, "project_not_found", Misconfigured),
         (Account, 404, "general_route_not_found", Misconfigured),
@@ -109,20 +109,20 @@ fn the_type_of_the_body_decides() {
         (Recovery, 400, "general_argument_invalid", InvalidArgument),
         (Recovery, 400, "password_recently_used", InvalidArgument),
         (Login, 404, "project_not_found", Misconfigured),
-        (Account, 429, "general_rate_limit_exceeded", Throttled),
+        (Account, 429, "general_rate_limit_exceeded", RateLimited),
         (Account, 500, "general_unknown", ServerError),
         // A refusal only where it makes sense.
-        (Account, 401, "user_invalid_credentials", UnexpectedAnswer),
-        (Account, 401, "user_invalid_token", UnexpectedAnswer),
-        (Account, 401, "about:blank", UnexpectedAnswer),
-        (Account, 401, "general_unknown", UnexpectedAnswer),
-        (Account, 201, "user_unauthorized", UnexpectedAnswer),
+        (Account, 401, "user_invalid_credentials", UnexpectedResponse),
+        (Account, 401, "user_invalid_token", UnexpectedResponse),
+        (Account, 401, "about:blank", UnexpectedResponse),
+        (Account, 401, "general_unknown", UnexpectedResponse),
+        (Account, 201, "user_unauthorized", UnexpectedResponse),
         (Account, 502, "user_unauthorized", ServerError),
-        (Logout, 200, "user_unauthorized", UnexpectedAnswer),
+        (Logout, 200, "user_unauthorized", UnexpectedResponse),
     ];
-    for (call, status, named, kind) in table {
-        let error = judged(call, status, &problem(status, named));
-        assert_eq!(error.kind(), kind, "{call} {status} {named}");
+    for (operation, status, named, kind) in table {
+        let error = classified(operation, status, &problem(status, named));
+        assert_eq!(error.kind(), kind, "{operation} {status} {named}");
         assert!(!format!("{error} {error:?}").contains("ada@"), "{error:?}");
     }
 }
@@ -141,12 +141,16 @@ fn a_status_alone_refuses_nobody() {
     ];
     for status in [400, 401, 403, 404, 412] {
         for body in bodies {
-            let kind = judged(Call::Account, status, body).kind();
-            assert_eq!(kind, AppwriteErrorKind::UnexpectedAnswer, "{status} {body}");
+            let kind = classified(Operation::Account, status, body).kind();
+            assert_eq!(
+                kind,
+                AppwriteErrorKind::UnexpectedResponse,
+                "{status} {body}"
+            );
         }
     }
     for status in [301, 302, 307, 308] {
-        let kind = judged(Call::Account, status, "").kind();
+        let kind = classified(Operation::Account, status, "").kind();
         assert_eq!(kind, AppwriteErrorKind::Misconfigured, "{status}");
     }
 }
@@ -155,10 +159,10 @@ fn a_status_alone_refuses_nobody() {
 fn a_foreign_type_is_not_repeated() {
     let long = "a".repeat(65);
     for named in ["abc123", "a b", "ada@example.com", long.as_str()] {
-        let text = judged(Call::Account, 401, &problem(401, named)).to_string();
+        let text = classified(Operation::Account, 401, &problem(401, named)).to_string();
         assert!(!text.contains(named), "{text}");
     }
-    let text = judged(Call::Account, 401, &problem(401, "brand_new")).to_string();
+    let text = classified(Operation::Account, 401, &problem(401, "brand_new")).to_string();
     assert!(text.ends_with("(401 brand_new)"), "{text}");
 }
 
@@ -187,12 +191,12 @@ fn a_wait_is_between_a_second_and_a_minute() {
             Some(9),
         ),
         (503, &[("retry-after", "7")], Some(7)),
-        // Appwrite tells its limits with any answer; only a 429 says that one was reached.
+        // Appwrite tells its limits with any response; only a 429 says that one was reached.
         (503, &[("x-ratelimit-reset", &at(30))], None),
         (401, &[("retry-after", "7")], None),
     ];
     for (status, headers, wait) in table {
-        let error = judged_with(Call::Account, status, headers, "");
+        let error = classified_with(Operation::Account, status, headers, "");
         let wait = wait.map(Duration::from_secs);
         assert_eq!(error.retry_after(), wait, "{status} {headers:?}");
     }
@@ -203,17 +207,17 @@ fn a_status_decides_even_if_the_body_was_not_read() {
     let unread = |status: u16| {
         let body = Err(AppwriteError::new(
             AppwriteErrorKind::BodyTooLarge,
-            Call::Account,
+            Operation::Account,
             "",
         ));
         let status = StatusCode::from_u16(status).unwrap();
-        let judged = judge(Call::Account, status, &HeaderMap::new(), body, now());
-        judged.unwrap_err().kind()
+        let classified = classify(Operation::Account, status, &HeaderMap::new(), body, now());
+        classified.unwrap_err().kind()
     };
     assert_eq!(unread(200), AppwriteErrorKind::BodyTooLarge);
     assert_eq!(unread(401), AppwriteErrorKind::BodyTooLarge);
     assert_eq!(unread(302), AppwriteErrorKind::Misconfigured);
-    assert_eq!(unread(429), AppwriteErrorKind::Throttled);
+    assert_eq!(unread(429), AppwriteErrorKind::RateLimited);
     assert_eq!(unread(502), AppwriteErrorKind::ServerError);
 }
 
@@ -232,7 +236,11 @@ fn a_user_has_an_id_and_a_status() {
     for body in broken {
         let error = account(&body, None, &first_label).unwrap_err();
         let shown = String::from_utf8_lossy(&body);
-        assert_eq!(error.kind(), AppwriteErrorKind::UnexpectedAnswer, "{shown}");
+        assert_eq!(
+            error.kind(),
+            AppwriteErrorKind::UnexpectedResponse,
+            "{shown}"
+        );
     }
     let blocked = user(|user| drop(user.insert("status".into(), false.into())));
     assert_eq!(
@@ -243,7 +251,7 @@ fn a_user_has_an_id_and_a_status() {
         account(&blocked, Some("other"), &first_label)
             .unwrap_err()
             .kind(),
-        AppwriteErrorKind::UnexpectedAnswer,
+        AppwriteErrorKind::UnexpectedResponse,
         "whoever is blocked, it is not the one asked for"
     );
 }
@@ -277,7 +285,7 @@ fn members_that_are_not_needed_do_not_matter() {
 #[test]
 fn a_session_has_a_user_and_an_end() {
     let read = |change: fn(&mut Map<String, Value>)| {
-        session(Call::Session, &changed(SESSION, change)).map_err(|error| error.kind())
+        session(Operation::Session, &changed(SESSION, change)).map_err(|error| error.kind())
     };
     let good = read(|_| ()).ok().unwrap();
     assert!(!good.user_id.is_empty());
@@ -296,7 +304,7 @@ fn a_session_has_a_user_and_an_end() {
     for change in broken {
         assert_eq!(
             read(change).err(),
-            Some(AppwriteErrorKind::UnexpectedAnswer)
+            Some(AppwriteErrorKind::UnexpectedResponse)
         );
     }
 }
@@ -312,7 +320,7 @@ fn a_recovery_names_its_user() {
 
 #[test]
 fn a_token_may_name_its_user() {
-    let named = |text: &str| named_in(&SessionToken::parse(text.to_owned()).unwrap());
+    let named = |text: &str| user_id_hint(&SessionToken::parse(text.to_owned()).unwrap());
     let padded = STANDARD.encode(r#"{"id":"u1","secret":"0f"}"#);
 
     assert_eq!(named(&padded).as_deref(), Some("u1"));
@@ -324,7 +332,8 @@ fn a_token_may_name_its_user() {
 
 #[test]
 fn the_weightier_of_two_failures_decides() {
-    let error = |status, named: &str| judged(Call::Account, status, &problem(status, named));
+    let error =
+        |status, named: &str| classified(Operation::Account, status, &problem(status, named));
     // From the most to the least weight.
     let order = [
         (401, "user_blocked"),
@@ -335,14 +344,14 @@ fn the_weightier_of_two_failures_decides() {
     for (rank, (status, named)) in order.into_iter().enumerate() {
         for (other_status, other) in &order[rank..] {
             let kind = error(status, named).kind();
-            let one = error(status, named).or_weightier(error(*other_status, other));
-            let two = error(*other_status, other).or_weightier(error(status, named));
+            let one = error(status, named).or_more_severe(error(*other_status, other));
+            let two = error(*other_status, other).or_more_severe(error(status, named));
             assert_eq!((one.kind(), two.kind()), (kind, kind), "{named} {other}");
         }
     }
-    let short = judged_with(Call::Account, 429, &[("retry-after", "2")], "");
-    let long = judged_with(Call::Account, 429, &[("retry-after", "9")], "");
-    let wait = short.or_weightier(long).retry_after();
+    let short = classified_with(Operation::Account, 429, &[("retry-after", "2")], "");
+    let long = classified_with(Operation::Account, 429, &[("retry-after", "9")], "");
+    let wait = short.or_more_severe(long).retry_after();
     assert_eq!(wait, Some(Duration::from_secs(9)));
 }
 
@@ -387,7 +396,7 @@ proptest! {
     fn other_tokens_are_left_alone(text in "[!-~]{1,80}") {
         let token = SessionToken::parse(text).unwrap();
         if let Some(spelled) = canonical(&token) {
-            prop_assert!(named_in(&spelled).is_some());
+            prop_assert!(user_id_hint(&spelled).is_some());
         }
     }
 }

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use super::*;
 use crate::validator::{
     error::{ValidationError, ValidationErrorKind},
-    http::CallFailure,
+    http::HttpError,
 };
 
 const UNAVAILABLE: ValidationErrorKind = ValidationErrorKind::Unavailable;
@@ -15,17 +15,17 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(784_111_747, 0).unwrap()
 }
 
-fn judged(status: u16, headers: &[(&'static str, &str)], body: &str) -> ValidationError {
+fn classified(status: u16, headers: &[(&'static str, &str)], body: &str) -> ValidationError {
     let headers = headers.iter().map(|(name, value)| {
         let name = http::HeaderName::from_static(name);
         (name, HeaderValue::from_str(value).unwrap())
     });
-    let answer = Answer {
+    let response = HttpResponse {
         status: StatusCode::from_u16(status).unwrap(),
         headers: headers.collect(),
         body: Ok(body.into()),
     };
-    judge(answer, now()).unwrap_err().into()
+    classify(response, now()).unwrap_err().into()
 }
 
 fn source(error: &ValidationError) -> String {
@@ -54,7 +54,7 @@ fn no_status_refuses_a_token() {
     ] {
         for status in statuses {
             for body in bodies {
-                let error = judged(*status, &[], body);
+                let error = classified(*status, &[], body);
                 assert_eq!(error.kind(), kind, "{status} {body}");
                 assert!(source(&error).contains(&status.to_string()));
             }
@@ -70,19 +70,19 @@ fn a_status_decides_even_if_the_body_was_not_read() {
         (404, MISCONFIGURED),
         (502, UNAVAILABLE),
     ] {
-        let answer = Answer {
+        let response = HttpResponse {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::new(),
-            body: Err(CallFailure::TooLong),
+            body: Err(HttpError::TooLong),
         };
-        let error = ValidationError::from(judge(answer, now()).unwrap_err());
+        let error = ValidationError::from(classify(response, now()).unwrap_err());
         assert_eq!(error.kind(), kind, "{status}");
     }
 }
 
 #[test]
 fn a_code_of_the_server_is_told_and_nothing_else_of_it() {
-    let told = |body: &str| source(&judged(401, &[], body));
+    let told = |body: &str| source(&classified(401, &[], body));
     let known = r#"{"error":"invalid_client","error_description":"no such client: ada"}"#;
     let text = told(known);
     assert!(text.ends_with("(401 invalid_client)"), "{text}");
@@ -104,7 +104,7 @@ fn a_signed_answer_is_told_apart() {
         "Application/Token-Introspection+JWT; charset=utf-8",
         "application/jwt",
     ] {
-        let error = judged(200, &[("content-type", kind)], "eyJ0.eyJp.c2ln");
+        let error = classified(200, &[("content-type", kind)], "eyJ0.eyJp.c2ln");
         assert_eq!(error.kind(), MISCONFIGURED);
         assert!(source(&error).contains("RFC 9701"));
     }
@@ -137,7 +137,7 @@ fn a_wait_is_between_a_second_and_a_minute() {
         (401, &[("retry-after", "7")], None),
     ];
     for (status, headers, wait) in table {
-        let after = judged(status, headers, "").retry_after();
+        let after = classified(status, headers, "").retry_after();
         assert_eq!(after, wait.map(Duration::from_secs), "{status} {headers:?}");
     }
 }
@@ -160,10 +160,11 @@ fn active_is_a_boolean_of_an_object() {
         "<html>",
         "eyJ0.eyJp.c2ln",
     ] {
-        let error = ValidationError::from(Introspection::parse(body.as_bytes()).unwrap_err());
+        let error =
+            ValidationError::from(IntrospectionResponse::parse(body.as_bytes()).unwrap_err());
         assert_eq!(error.kind(), UNAVAILABLE, "{body}");
     }
-    let parse = |body: &str| Introspection::parse(body.as_bytes()).unwrap();
+    let parse = |body: &str| IntrospectionResponse::parse(body.as_bytes()).unwrap();
     assert!(parse(r#"{"active":false,"sub":"u1"}"#).is_none());
     assert!(parse(r#"{"active":true}"#).is_some());
 }
@@ -172,8 +173,10 @@ fn active_is_a_boolean_of_an_object() {
 fn any_number_is_a_time() {
     let time = |json: &str| {
         let body = format!(r#"{{"active":true,"exp":{json}}}"#);
-        let answer = Introspection::parse(body.as_bytes()).unwrap().unwrap();
-        let time = answer.time("exp");
+        let response = IntrospectionResponse::parse(body.as_bytes())
+            .unwrap()
+            .unwrap();
+        let time = response.time("exp");
         time.map(|time| time.map(|time| time.timestamp())).ok()
     };
     for (json, seconds) in [

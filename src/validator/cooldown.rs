@@ -1,0 +1,54 @@
+//! How long a provider must not be called, because it has sent `Retry-After`.
+//!
+//! A cooldown belongs to one provider: the branches of [`or`](crate::SessionValidator::or) have one
+//! each, so that a provider that limits the rate does not stop the others.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::error::ValidationError;
+use crate::time::Clock;
+
+/// Limits what a provider asks for: after a minute it is called again.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct Cooldown {
+    clock: Clock,
+    until: AtomicU64,
+}
+
+impl Cooldown {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            until: AtomicU64::new(0),
+        }
+    }
+
+    /// How much longer the provider must not be called.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        let now = self.clock.elapsed();
+        let remaining = self.until.load(Relaxed).checked_sub(now)?;
+        (remaining > 0).then(|| Duration::from_micros(remaining))
+    }
+
+    /// Returns an error while the provider must not be called.
+    pub(crate) fn check(&self) -> Result<(), ValidationError> {
+        self.remaining().map_or(Ok(()), |remaining| {
+            Err(ValidationError::cooling_down(remaining))
+        })
+    }
+
+    /// Starts a cooldown if the provider asks for one.
+    pub(crate) fn observe(&self, error: &ValidationError) {
+        if let Some(after) = error.provider_retry_after() {
+            let after = after.min(MAX_RETRY_AFTER).as_micros();
+            let until = u64::try_from(after).unwrap_or(u64::MAX);
+            let until = self.clock.elapsed().saturating_add(until);
+            self.until.fetch_max(until, Relaxed);
+        }
+    }
+}
