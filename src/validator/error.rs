@@ -115,8 +115,8 @@ impl ValidationError {
     /// One of the first stops both, since every token is shown to it first; with
     /// [`or_if`](crate::SessionValidator::or_if) neither stops the other.
     #[must_use]
-    pub fn with_retry_after(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
+    pub fn with_retry_after(mut self, after: impl Into<Option<Duration>>) -> Self {
+        self.retry_after = after.into();
         self
     }
 

@@ -88,12 +88,8 @@ impl AppwriteValidator {
     /// A logout that is dropped, or ends in a timeout, may or may not have ended the session.
     /// Repeating it is safe.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), AppwriteError> {
-        match self
-            .0
-            .client
-            .call(Operation::Logout, Some(token), None)
-            .await
-        {
+        let client = &self.0.client;
+        match client.call(Operation::Logout, Some(token), None).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == AppwriteErrorKind::Unauthorized => Ok(()),
             Err(error) => Err(error),

@@ -88,18 +88,13 @@ impl AppwriteClient {
         let response = self
             .http
             .call(operation.method(), &url, headers, body)
-            .await;
-        let response = response.map_err(|error| AppwriteError::unanswered(operation, error))?;
-        let body = response.body.map_err(|error| {
-            AppwriteError::unanswered(operation, error).with_status(response.status)
-        });
-        let body = classify(
-            operation,
-            response.status,
-            &response.headers,
-            body,
-            Utc::now(),
-        )?;
+            .await
+            .map_err(|error| AppwriteError::unanswered(operation, error, None))?;
+        let status = response.status;
+        let body = response
+            .body
+            .map_err(|error| AppwriteError::unanswered(operation, error, Some(status)));
+        let body = classify(operation, status, &response.headers, body, Utc::now())?;
         Ok(SuccessResponse {
             headers: response.headers,
             body,

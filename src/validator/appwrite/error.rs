@@ -6,8 +6,8 @@ use http::StatusCode;
 
 use super::operation::Operation;
 use crate::validator::{
-    error::{BoxError, ForbiddenReason, ValidationError},
-    http::HttpError,
+    error::{ForbiddenReason, ValidationError},
+    http::{Failure, HttpError},
 };
 
 /// A call to Appwrite that did not do what it should.
@@ -18,12 +18,8 @@ use crate::validator::{
 #[derive(Debug)]
 pub struct AppwriteError {
     kind: AppwriteErrorKind,
-    operation: Operation,
-    advice: &'static str,
-    status: Option<StatusCode>,
-    error_type: Option<String>,
+    failure: Failure,
     retry_after: Option<Duration>,
-    source: Option<BoxError>,
 }
 
 /// The cases a caller of Appwrite must tell apart.
@@ -70,12 +66,8 @@ impl AppwriteError {
     pub(super) fn new(kind: AppwriteErrorKind, operation: Operation, advice: &'static str) -> Self {
         Self {
             kind,
-            operation,
-            advice,
-            status: None,
-            error_type: None,
+            failure: Failure::new(format!("Appwrite, {operation}"), advice),
             retry_after: None,
-            source: None,
         }
     }
 
@@ -83,43 +75,36 @@ impl AppwriteError {
         Self::new(AppwriteErrorKind::UnexpectedResponse, operation, advice)
     }
 
-    pub(super) fn unanswered(operation: Operation, error: HttpError) -> Self {
-        let (kind, advice, source) = match error {
-            HttpError::Timeout(source) => (
+    /// A call without a complete response; the status is that of a response whose body is missing.
+    pub(super) fn unanswered(
+        operation: Operation,
+        error: HttpError,
+        status: Option<StatusCode>,
+    ) -> Self {
+        let (kind, advice) = match error {
+            HttpError::Timeout(_) => (
                 AppwriteErrorKind::Timeout,
                 "no answer in time; check that APPWRITE_ENDPOINT can be reached from here and is \
                  not overloaded, or raise the validator's timeout",
-                Some(source),
             ),
-            HttpError::Transport(source) => (
+            HttpError::Transport(_) => (
                 AppwriteErrorKind::Transport,
                 "no connection, or it ended early; check that Appwrite runs, that \
                  APPWRITE_ENDPOINT names its host, port and scheme, and the proxy settings",
-                Some(source),
             ),
             HttpError::TooLong => (
                 AppwriteErrorKind::BodyTooLarge,
                 "the answer is longer than 256 KiB; check that APPWRITE_ENDPOINT is Appwrite's",
-                None,
             ),
         };
-        Self {
-            source,
-            ..Self::new(kind, operation, advice)
-        }
+        let mut unanswered = Self::new(kind, operation, advice);
+        unanswered.failure = unanswered.failure.with_error(error, status);
+        unanswered
     }
 
-    pub(super) fn with_status(mut self, status: StatusCode) -> Self {
-        self.status = Some(status);
-        self
-    }
-
-    /// Keeps the `type` of the response for the log, if it looks like one: it is foreign text.
-    pub(super) fn with_error_type(mut self, error_type: Option<&str>) -> Self {
-        self.error_type = error_type
-            .filter(|name| name.len() <= 64)
-            .filter(|name| name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_')))
-            .map(str::to_owned);
+    /// Adds the status and the `type` of the response.
+    pub(super) fn with_response(mut self, status: StatusCode, error_type: Option<&str>) -> Self {
+        self.failure = self.failure.with_response(status, error_type);
         self
     }
 
@@ -170,11 +155,7 @@ impl From<AppwriteError> for ValidationError {
             | AppwriteErrorKind::UnexpectedResponse
             | AppwriteErrorKind::BodyTooLarge => {
                 let after = error.retry_after;
-                let unavailable = Self::unavailable(error);
-                match after {
-                    Some(after) => unavailable.with_retry_after(after),
-                    None => unavailable,
-                }
+                Self::unavailable(error).with_retry_after(after)
             }
         }
     }
@@ -182,20 +163,12 @@ impl From<AppwriteError> for ValidationError {
 
 impl fmt::Display for AppwriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Appwrite, {}: {}", self.operation, self.advice)?;
-        match (self.status, &self.error_type) {
-            (Some(status), Some(error_type)) => write!(f, " ({} {error_type})", status.as_u16()),
-            (Some(status), None) => write!(f, " ({})", status.as_u16()),
-            (None, _) => Ok(()),
-        }
+        fmt::Display::fmt(&self.failure, f)
     }
 }
 
 impl StdError for AppwriteError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match &self.source {
-            Some(source) => Some(&**source),
-            None => None,
-        }
+        self.failure.source()
     }
 }

@@ -46,9 +46,7 @@ pub(crate) fn classify(
     let error_type = body.as_ref().ok().and_then(|body| error_type_of(body));
     let error_type = error_type.as_deref();
     let error = |kind, advice| {
-        AppwriteError::new(kind, operation, advice)
-            .with_status(status)
-            .with_error_type(error_type)
+        AppwriteError::new(kind, operation, advice).with_response(status, error_type)
     };
 
     if status == StatusCode::TOO_MANY_REQUESTS {
@@ -343,7 +341,7 @@ fn not_appwrites(operation: Operation) -> AppwriteError {
         "a success without what Appwrite answers; check that APPWRITE_ENDPOINT is Appwrite's and \
          no proxy answers instead",
     )
-    .with_status(operation.success())
+    .with_response(operation.success(), None)
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> &'a str {

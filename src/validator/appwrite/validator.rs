@@ -79,11 +79,8 @@ impl AppwriteValidator {
     }
 
     async fn account(&self, token: &SessionToken) -> Result<Account, AppwriteError> {
-        let response = self
-            .0
-            .client
-            .call(Operation::Account, Some(token), None)
-            .await?;
+        let client = &self.0.client;
+        let response = client.call(Operation::Account, Some(token), None).await?;
         response::account(
             &response.body,
             response::user_id_hint(token).as_deref(),
@@ -114,11 +111,8 @@ impl AppwriteValidator {
     }
 
     async fn session(&self, token: &SessionToken) -> Result<SessionResponse, AppwriteError> {
-        let response = self
-            .0
-            .client
-            .call(Operation::Session, Some(token), None)
-            .await?;
+        let client = &self.0.client;
+        let response = client.call(Operation::Session, Some(token), None).await?;
         response::session(Operation::Session, &response.body)
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod endpoint;
+mod failure;
 mod retry_after;
 
 pub(crate) use reqwest::Url;
@@ -11,5 +12,6 @@ pub(crate) use self::{client::HttpResponse, endpoint::is_loopback};
 pub(crate) use self::{
     client::{HttpClient, HttpError},
     endpoint::{EndpointError, parse_endpoint},
+    failure::Failure,
     retry_after::{rate_limit_reset, retry_after},
 };

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
 use super::{
-    error::IntrospectionError,
+    error::failure,
     response::{IntrospectionResponse, audiences, scopes},
 };
 use crate::{
@@ -150,10 +150,10 @@ pub(crate) fn session(
         return Err(error.by_own_rule());
     }
     let id = response.user_id(&settings.user_id_claim).ok_or_else(|| {
-        IntrospectionError::misconfigured(
+        ValidationError::misconfigured(failure(
             "an active token does not say whose it is; let the server add `sub`, or name the \
              claim that tells by user_id_claim",
-        )
+        ))
     })?;
     let name = response
         .str_claim("name")

@@ -8,13 +8,13 @@ use zeroize::Zeroizing;
 
 use super::{
     auth::{Credentials, form_encode},
-    error::IntrospectionError,
+    error::unanswered,
     response::classify,
 };
 use crate::{
     token::SessionToken,
     validator::{
-        error::BoxError,
+        error::{BoxError, ValidationError},
         http::{HttpClient, Url},
     },
 };
@@ -52,7 +52,7 @@ impl IntrospectionClient {
     pub(super) async fn introspect(
         &self,
         token: &SessionToken,
-    ) -> Result<Vec<u8>, IntrospectionError> {
+    ) -> Result<Vec<u8>, ValidationError> {
         let form = format!(
             "token={}&token_type_hint=access_token{}",
             &*form_encode(token.expose_secret()),
@@ -62,7 +62,8 @@ impl IntrospectionClient {
         let call = self
             .http
             .call(Method::POST, url, HeaderMap::new(), Some(form.into_bytes()));
-        classify(call.await?, Utc::now())
+        let response = call.await.map_err(|error| unanswered(error, None))?;
+        classify(response, Utc::now())
     }
 }
 

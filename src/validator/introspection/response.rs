@@ -6,8 +6,11 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
-use super::error::IntrospectionError;
-use crate::validator::http::{HttpResponse, rate_limit_reset, retry_after};
+use super::error::{failure, unanswered};
+use crate::validator::{
+    error::ValidationError,
+    http::{HttpResponse, rate_limit_reset, retry_after},
+};
 
 /// The latest and the earliest second that a record can hold, the ends of the years 9999 and 1.
 const LAST: i64 = 253_402_300_799;
@@ -22,7 +25,7 @@ const FIRST: i64 = -62_135_596_800;
 pub(crate) fn classify(
     response: HttpResponse,
     now: DateTime<Utc>,
-) -> Result<Vec<u8>, IntrospectionError> {
+) -> Result<Vec<u8>, ValidationError> {
     let HttpResponse {
         status,
         headers,
@@ -30,50 +33,47 @@ pub(crate) fn classify(
     } = response;
     if status == StatusCode::OK {
         if is_signed(&headers) {
-            return Err(IntrospectionError::misconfigured(
+            return Err(ValidationError::misconfigured(failure(
                 "a signed answer (RFC 9701), which is not supported; turn signed introspection \
                  responses off for this client at the server",
-            ));
+            )));
         }
-        return body.map_err(|failure| IntrospectionError::from(failure).with_status(status));
+        return body.map_err(|error| unanswered(error, Some(status)));
     }
-    let error = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => IntrospectionError::misconfigured(
+    let code = body.ok().and_then(|body| code(&body));
+    let failure = |advice| failure(advice).with_response(status, code.as_deref());
+    let misconfigured = |advice| ValidationError::misconfigured(failure(advice));
+    let unavailable = |advice| ValidationError::unavailable(failure(advice));
+    Err(match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => misconfigured(
             "the server does not let this service ask; check the client's id and secret, or the \
              bearer token, the method by which they are sent, and that the server lets this \
              client introspect",
         ),
-        StatusCode::BAD_REQUEST => IntrospectionError::misconfigured(
+        StatusCode::BAD_REQUEST => misconfigured(
             "the server does not understand the request; check the endpoint, and whether the \
              server wants the client's id and secret by basic or by post",
         ),
-        StatusCode::TOO_MANY_REQUESTS => {
-            let wait = retry_after(&headers, now).max(rate_limit_reset(&headers, now));
-            IntrospectionError::unavailable(
-                "too many calls; ask less often, or raise the server's rate limit for this client",
-            )
-            .with_retry_after(wait)
-        }
-        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => {
-            IntrospectionError::misconfigured(
-                "nothing is introspected there; set the endpoint to what the server's metadata \
-                 call introspection_endpoint",
-            )
-        }
-        _ if status.is_redirection() => IntrospectionError::misconfigured(
-            "a redirect, which is not followed; set the endpoint to where it leads",
-        ),
-        _ if status.is_server_error() => IntrospectionError::unavailable(
-            "the server failed; look into its logs and those of proxies before it",
+        StatusCode::TOO_MANY_REQUESTS => unavailable(
+            "too many calls; ask less often, or raise the server's rate limit for this client",
         )
-        .with_retry_after(retry_after(&headers, now)),
-        _ => IntrospectionError::unavailable(
+        .with_retry_after(retry_after(&headers, now).max(rate_limit_reset(&headers, now))),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => misconfigured(
+            "nothing is introspected there; set the endpoint to what the server's metadata call \
+             introspection_endpoint",
+        ),
+        _ if status.is_redirection() => {
+            misconfigured("a redirect, which is not followed; set the endpoint to where it leads")
+        }
+        _ if status.is_server_error() => {
+            unavailable("the server failed; look into its logs and those of proxies before it")
+                .with_retry_after(retry_after(&headers, now))
+        }
+        _ => unavailable(
             "not an answer to an introspection; check the endpoint, and that no proxy answers \
              instead",
         ),
-    };
-    let code = body.ok().and_then(|body| code(&body));
-    Err(error.with_status(status).with_code(code))
+    })
 }
 
 /// The signed form comes unasked where the server is set to it.
@@ -110,7 +110,7 @@ pub struct IntrospectionResponse(pub(super) Map<String, Value>);
 
 impl IntrospectionResponse {
     /// Nothing for a token that is not active.
-    pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, IntrospectionError> {
+    pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, ValidationError> {
         // The parser's error would quote the body, and with it an e-mail address.
         let claims: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
         let active = claims
@@ -119,10 +119,10 @@ impl IntrospectionResponse {
         match (claims, active) {
             (Some(claims), Some(true)) => Ok(Some(Self(claims))),
             (Some(_), Some(false)) => Ok(None),
-            _ => Err(IntrospectionError::unavailable(
+            _ => Err(ValidationError::unavailable(failure(
                 "a success without a JSON object that has a boolean `active`; check the endpoint, \
                  and that no proxy answers instead",
-            )),
+            ))),
         }
     }
 
@@ -173,7 +173,7 @@ impl IntrospectionResponse {
     /// that a record can hold. Null is absent.
     ///
     /// [RFC 7519, section 2]: https://www.rfc-editor.org/rfc/rfc7519#section-2
-    pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, IntrospectionError> {
+    pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, ValidationError> {
         let seconds = match self.0.get(name) {
             None | Some(Value::Null) => return Ok(None),
             Some(time) => time
@@ -184,9 +184,9 @@ impl IntrospectionResponse {
         let time =
             seconds.and_then(|seconds| DateTime::from_timestamp(seconds.clamp(FIRST, LAST), 0));
         time.map(Some).ok_or_else(|| {
-            IntrospectionError::unavailable(
+            ValidationError::unavailable(failure(
                 "`exp` or `nbf` of an active token is no number; it must be in seconds since 1970",
-            )
+            ))
         })
     }
 }

@@ -25,7 +25,7 @@ fn classified(status: u16, headers: &[(&'static str, &str)], body: &str) -> Vali
         headers: headers.collect(),
         body: Ok(body.into()),
     };
-    classify(response, now()).unwrap_err().into()
+    classify(response, now()).unwrap_err()
 }
 
 fn source(error: &ValidationError) -> String {
@@ -75,7 +75,7 @@ fn a_status_decides_even_if_the_body_was_not_read() {
             headers: HeaderMap::new(),
             body: Err(HttpError::TooLong),
         };
-        let error = ValidationError::from(classify(response, now()).unwrap_err());
+        let error = classify(response, now()).unwrap_err();
         assert_eq!(error.kind(), kind, "{status}");
     }
 }
@@ -160,8 +160,7 @@ fn active_is_a_boolean_of_an_object() {
         "<html>",
         "eyJ0.eyJp.c2ln",
     ] {
-        let error =
-            ValidationError::from(IntrospectionResponse::parse(body.as_bytes()).unwrap_err());
+        let error = IntrospectionResponse::parse(body.as_bytes()).unwrap_err();
         assert_eq!(error.kind(), UNAVAILABLE, "{body}");
     }
     let parse = |body: &str| IntrospectionResponse::parse(body.as_bytes()).unwrap();

@@ -1,0 +1,70 @@
+//! What the errors of all providers have in common.
+
+use std::{error::Error as StdError, fmt};
+
+use http::StatusCode;
+
+use super::client::HttpError;
+use crate::validator::error::BoxError;
+
+/// A call that failed, and what the operator can do about it.
+///
+/// It contains neither a token nor a secret, and of the body only its error code: a message of the
+/// provider may quote either, or an e-mail address.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    call: String,
+    advice: &'static str,
+    status: Option<StatusCode>,
+    code: Option<String>,
+    source: Option<BoxError>,
+}
+
+impl Failure {
+    pub(crate) fn new(call: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            call: call.into(),
+            advice,
+            status: None,
+            code: None,
+            source: None,
+        }
+    }
+
+    /// Adds the status, and the body's error code if it looks like one: it is foreign text.
+    pub(crate) fn with_response(mut self, status: StatusCode, code: Option<&str>) -> Self {
+        self.status = Some(status);
+        self.code = code
+            .filter(|code| code.len() <= 64)
+            .filter(|code| code.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_')))
+            .map(str::to_owned);
+        self
+    }
+
+    /// Adds why there is no response, or no body of the response that has the status.
+    pub(crate) fn with_error(mut self, error: HttpError, status: Option<StatusCode>) -> Self {
+        self.status = status;
+        self.source = match error {
+            HttpError::Timeout(source) | HttpError::Transport(source) => Some(source),
+            HttpError::TooLong => None,
+        };
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, self.advice)?;
+        match (self.status, &self.code) {
+            (Some(status), Some(code)) => write!(f, " ({} {code})", status.as_u16()),
+            (Some(status), None) => write!(f, " ({})", status.as_u16()),
+            (None, _) => Ok(()),
+        }
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
