@@ -1,7 +1,5 @@
-//! All metrics: their names, labels and help texts. A value of a label is added in its enum, and a
-//! metric in its set.
-//!
-//! [`Stats`] reads the same counts.
+//! All metrics: names, labels and help texts. Add a label value to its enum, a metric to its set,
+//! and a second label by nesting a [`Family`]. [`Stats`] reads the same counts.
 
 use super::{
     instruments::{
@@ -11,7 +9,7 @@ use super::{
 };
 
 label! {
-    /// How a request came to its answer.
+    /// Where the result of a lookup came from.
     enum LookupOutcome: "outcome" {
         Local = "local",
         Redis = "redis",
@@ -33,7 +31,7 @@ label! {
 }
 
 label! {
-    /// What became of a validated session.
+    /// Whether a validated session was stored.
     enum FillOutcome: "outcome" {
         Stored = "stored",
         Conflict = "conflict",
@@ -41,7 +39,7 @@ label! {
 }
 
 label! {
-    /// Which revocation it is.
+    /// What is revoked.
     enum RevocationKind: "kind" {
         InvalidateToken = "invalidate_token",
         RevokeToken = "revoke_token",
@@ -50,7 +48,7 @@ label! {
 }
 
 label! {
-    /// What became of it.
+    /// How a revocation ended.
     enum RevocationOutcome: "outcome" {
         Applied = "applied",
         Queued = "queued",
@@ -59,76 +57,76 @@ label! {
 }
 
 metric_set! {
-    /// The metrics of a cache.
+    /// Lookups, validations, fills and revocations of a cache.
     struct CacheMetrics {
         lookups: Family<LookupOutcome, Counter> = "session_cache_lookups_total",
-            "Requests by where their answer came from; stale ones were misses first";
+            "Number of lookups by outcome; a stale one is also counted as a miss";
         lookup_duration: Family<LookupOutcome, Histogram> = "session_cache_lookup_duration_seconds",
-            "How long requests waited that had to wait";
+            "Duration of lookups that were not answered from memory";
         validations_started: Counter = "session_cache_validations_started_total",
-            "Calls of the validator";
+            "Number of validator calls that were started";
         validations: Family<ValidationOutcome, Counter> = "session_cache_validations_total",
-            "Validations by what came of them";
+            "Number of validations by outcome";
         validation_duration: Family<ValidationOutcome, Histogram> =
             "session_cache_validation_duration_seconds",
-            "How long the validator took";
+            "Duration of validator calls, without the wait for a permit";
         coalesced: Counter = "session_cache_coalesced_requests_total",
-            "Requests that waited for a validation which another one had begun";
+            "Number of requests that waited for a validation which another request had started";
         refreshes: Counter = "session_cache_refreshes_total",
-            "Sessions in use that were validated again ahead of their end in the cache";
+            "Number of sessions whose validation was started before their cache entry expired";
         fills: Family<FillOutcome, Counter> = "session_cache_fills_total",
-            "Validated sessions that were stored, and those that a revocation overtook";
+            "Number of validated sessions, stored or discarded because a revocation came first";
         revocations_started: Counter = "session_cache_revocations_started_total",
-            "Calls of invalidate_token, revoke_token and invalidate_user";
+            "Number of calls of invalidate_token, revoke_token and invalidate_user";
         revocations: Family<RevocationKind, Family<RevocationOutcome, Counter>> =
             "session_cache_revocations_total",
-            "Revocations by kind and by what came of them";
+            "Number of revocations by kind and outcome";
     }
 }
 
 metric_set! {
-    /// How Redis is used.
+    /// Connections to Redis, and the commands on them.
     struct RedisMetrics {
         connections: Gauge = "session_cache_redis_connections",
-            "Open connections to Redis, without the listener's";
+            "Number of connections to Redis, without those of the invalidation listener";
         commands_in_flight: Gauge = "session_cache_redis_commands_in_flight",
-            "Commands that wait for Redis now";
+            "Number of commands that wait for a reply of Redis";
         errors: Counter = "session_cache_redis_errors_total",
-            "Commands that Redis did not answer in time, or not as it should";
+            "Number of commands that timed out or failed";
     }
 }
 
 metric_set! {
-    /// How well the local cache hears.
+    /// The invalidation listener of the local cache.
     struct ListenerMetrics {
         lease_held: Gauge = "session_cache_lease_held",
-            "Whether sessions may be served from the local cache now";
+            "Whether sessions may be served from the local cache";
         heartbeat: Histogram = "session_cache_invalidation_heartbeat_seconds",
-            "How long the listener's heartbeats took, behind all pushes before them";
+            "Round-trip time of a heartbeat, which arrives after all invalidations sent before it";
         invalidations: Counter = "session_cache_invalidations_total",
-            "Changes that Redis has told of";
+            "Number of invalidations received from Redis";
         local_resets: Counter = "session_cache_local_resets_total",
-            "How many times the local cache has begun anew";
+            "Number of times the local cache was discarded because an invalidation may have been missed";
     }
 }
 
 pub(crate) const VALIDATIONS_IN_FLIGHT: Metric = Metric {
     name: "session_cache_validations_in_flight",
-    help: "Tokens that are being validated now",
+    help: "Number of tokens that are being validated",
 };
 
 pub(crate) const REVOCATIONS_QUEUED: Metric = Metric {
     name: "session_cache_revocations_queued",
-    help: "Revocations that hold here and wait for Redis",
+    help: "Number of revocations that apply on one node only and wait for Redis",
 };
 
 pub(crate) const REDIS_CIRCUIT_OPEN: Metric = Metric {
     name: "session_cache_redis_circuit_open",
-    help: "Whether Redis is left alone now, since it did not answer",
+    help: "Whether the Redis circuit breaker is open",
 };
 
 impl CacheMetrics {
-    /// The counts. What other parts of the cache hold now is left at zero.
+    /// The counts. The fields that other parts of the cache know stay zero.
     pub(crate) fn stats(&self) -> Stats {
         let lookups = |outcome| self.lookups.with(outcome).get();
         let validations = |outcome| self.validations.with(outcome).get();

@@ -1,88 +1,89 @@
-//! What [`SessionCache::stats`](crate::SessionCache::stats) tells an operator.
+//! The numbers that [`SessionCache::stats`](crate::SessionCache::stats) returns.
 
 use std::time::Duration;
 
-/// What a cache has done since it was built, and what it holds. All counts start at zero.
+/// What a cache has done since it was built, and what it holds now. All counts start at zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Requests answered from the cache.
+    /// Number of lookups that found a session in the local cache or in Redis.
     pub hits: u64,
-    /// Those of them that were answered from the memory of this process.
+    /// Number of those that found it in the local cache.
     pub local_hits: u64,
-    /// Validations that nobody could decide, and that were answered by a session in memory whose
-    /// cache time was over.
+    /// Number of validations for which the identity provider was unavailable and an expired entry
+    /// of the local cache was served instead.
     pub stale_hits: u64,
-    /// Lookups that found nothing usable.
+    /// Number of lookups that found nothing usable.
     pub misses: u64,
-    /// Requests refused since the identity provider had refused their token a moment ago.
+    /// Number of lookups rejected because the identity provider had rejected the token shortly
+    /// before.
     pub negative_hits: u64,
-    /// Requests refused since their token was revoked.
+    /// Number of lookups rejected because the token was revoked.
     pub revoked_hits: u64,
-    /// Requests that were validated since the cache is turned off.
+    /// Number of lookups that went to the identity provider because the cache is disabled.
     pub bypassed: u64,
-    /// Validations begun.
+    /// Number of validator calls that were started.
     pub validations: u64,
-    /// Sessions in use that were to be validated again ahead of their end in the cache.
+    /// Number of sessions in use whose validation was started before their cache entry expired.
     pub refreshes: u64,
-    /// Requests that waited for a validation which another one had begun.
+    /// Number of requests that waited for a validation which another request had started.
     pub coalesced: u64,
-    /// Validations that the identity provider accepted.
+    /// Number of validations that accepted the token.
     pub validations_accepted: u64,
-    /// Validations that the identity provider refused.
+    /// Number of validations that rejected the token.
     pub validations_rejected: u64,
-    /// Validations that nobody could decide.
+    /// Number of validations without a result, because the identity provider was unavailable.
     pub validations_unavailable: u64,
-    /// Validations whose answer was stored.
+    /// Number of validated sessions that were stored.
     pub fills: u64,
-    /// Validations that a revocation overtook, so that the provider was asked again.
+    /// Number of validated sessions that were not stored because a revocation came first.
     pub fill_conflicts: u64,
-    /// Calls of `invalidate_token`, `revoke_token` and `invalidate_user`.
+    /// Number of calls of `invalidate_token`, `revoke_token` and `invalidate_user`.
     pub revocations: u64,
-    /// How those of `invalidate_token` ended.
+    /// Outcomes of `invalidate_token`.
     pub token_invalidations: RevocationCounts,
-    /// How those of `revoke_token` ended.
+    /// Outcomes of `revoke_token`.
     pub token_revocations: RevocationCounts,
-    /// How those of `invalidate_user` ended.
+    /// Outcomes of `invalidate_user`.
     pub user_invalidations: RevocationCounts,
-    /// Sessions in memory now, some of them perhaps ended.
+    /// Current number of sessions in the local cache. Some of them may have expired.
     pub local_entries: u64,
-    /// Revoked tokens remembered now.
+    /// Current number of revoked tokens in the memory of this process.
     pub revoked_token_entries: u64,
-    /// Refused tokens remembered now.
+    /// Current number of tokens that are rejected because the identity provider rejected them.
     pub negative_entries: u64,
-    /// Validations in flight now.
+    /// Current number of tokens that are being validated.
     pub validations_in_flight: u64,
-    /// RevocationCounts that hold here and wait for Redis to answer.
+    /// Current number of revocations that apply on this node only and wait for Redis.
     pub queued_revocations: u64,
-    /// Whether Redis is left alone now, since it did not answer three times in a row. Of a cluster
-    /// all primaries are.
+    /// Whether the Redis circuit breaker is open. It opens after three consecutive failures. On a
+    /// cluster this is `true` if the circuit breakers of all primaries are open.
     pub redis_circuit_open: bool,
-    /// Connections to Redis that are open now, without the listener's.
+    /// Current number of connections to Redis, without those of the invalidation listener.
     pub redis_connections: u64,
-    /// Commands that wait for Redis now.
+    /// Current number of commands that wait for a reply of Redis.
     pub redis_commands_in_flight: u64,
-    /// Commands that Redis did not answer in time, or not as it should.
+    /// Number of commands that timed out or failed.
     pub redis_errors: u64,
-    /// Whether Redis is connected that tells the local cache of changes.
+    /// Whether the invalidation listener of the local cache is connected.
     pub listener_connected: bool,
-    /// How long ago everything that had changed in Redis was known here; nothing while sessions
-    /// are not served from the local cache, but looked up in Redis.
+    /// How long ago the lease was confirmed. All changes made in Redis before then have been
+    /// received. `None` while there is no lease, so that sessions are looked up in Redis.
     pub lease_age: Option<Duration>,
-    /// Changes that Redis has told of.
+    /// Number of invalidations received from Redis.
     pub invalidations: u64,
-    /// How many times the local cache has begun anew, since it might have missed a change.
+    /// Number of times the local cache was discarded because an invalidation may have been missed.
     pub local_resets: u64,
 }
 
-/// How revocations of one kind have ended.
+/// Number of revocations of one kind, by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RevocationCounts {
-    /// They held on every node when they returned.
+    /// Number of revocations that applied on all nodes when the call returned.
     pub applied: u64,
-    /// They hold on this node, and wait for Redis.
+    /// Number of revocations that applied on this node only and were queued for Redis.
     pub queued: u64,
-    /// They hold on this node only, since too many wait already.
+    /// Number of revocations that apply on this node only, because the queue was full.
     pub queue_full: u64,
 }
