@@ -29,7 +29,9 @@ use std::{
 };
 
 use bb8_redis::redis::{AsyncConnectionConfig, Client, cmd};
-use tower_session_cache::{Lookup, SecretKey, SessionCache, SessionCacheBuilder, SessionToken};
+use tower_session_cache::{
+    Lookup, RedisConfig, SecretKey, SessionCache, SessionCacheBuilder, SessionToken,
+};
 
 use self::support::{
     rounds::{Spread, verdict},
@@ -84,10 +86,7 @@ fn main() {
 
 /// A cache that holds all tokens.
 async fn filled(builder: SessionCacheBuilder) -> SessionCache {
-    let cache = builder
-        .redis_deadline(Duration::from_secs(5))
-        .build()
-        .unwrap();
+    let cache = builder.build().unwrap();
     fill(&cache, TOKENS).await;
     cache
 }
@@ -109,13 +108,15 @@ async fn run() {
         .map(|n| SessionToken::parse(token(n)).unwrap())
         .collect();
     let tokens = Arc::new(tokens);
-    let builder = || SessionCache::builder().redis(server.url()).unwrap();
+    let config = || RedisConfig::single(server.url()).timeout(Duration::from_secs(5));
+    let builder = || SessionCache::builder().redis(config()).unwrap();
     let plain = filled(builder()).await;
     let keys = Arc::new(server.keys());
     assert_eq!(keys.len(), TOKENS);
     let secret = SecretKey::from_bytes([7; 32]).unwrap();
     let peppered = filled(builder().pepper(secret.clone())).await;
-    let sealed = builder().key_prefix("sealed:").sealing_key(secret);
+    let sealed = SessionCache::builder().redis(config().key_prefix("sealed:"));
+    let sealed = sealed.unwrap().sealing_key(secret);
     let sealed = filled(sealed).await;
     let raw = Client::open(server.url())
         .unwrap()

@@ -33,8 +33,8 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tower::{Layer, Service};
 use tower_session_cache::{
-    SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionToken, UserData, ValidatedSession,
-    ValidationError, validator_fn,
+    RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionToken, UserData,
+    ValidatedSession, ValidationError, validator_fn,
 };
 
 use self::support::{
@@ -223,17 +223,17 @@ fn storms() {
     runtime.block_on(async {
         let server = redis::Redis::start();
         let builder = || {
-            let deadline = Duration::from_secs(60);
+            let timeout = Duration::from_secs(60);
             SessionCache::builder()
-                .validation_timeout(deadline)
-                .request_timeout(deadline * 4)
+                .validation_timeout(timeout)
+                .request_timeout(timeout * 4)
         };
         let mut times: [Vec<f64>; 3] = Default::default();
         for round in 0..ROUNDS {
             times[0].push(validator().await);
             times[1].push(storm(builder(), round).await);
-            let redis = builder().redis(server.url()).unwrap();
-            times[2].push(storm(redis.redis_deadline(Duration::from_secs(10)), round).await);
+            let redis = RedisConfig::single(server.url()).timeout(Duration::from_secs(10));
+            times[2].push(storm(builder().redis(redis).unwrap(), round).await);
         }
         let [alone, local, redis] = times;
         println!(

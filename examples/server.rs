@@ -20,7 +20,7 @@
 //!   a token must have all.
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
 //!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
-//!   when the URL names none, and `SESSION_CACHE_REDIS_DEADLINE_MS` (`250`) how long it is waited
+//!   when the URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) how long it is waited
 //!   for.
 //! - `REDIS_SENTINEL_URLS`, such as `redis://s1:26379,redis://s2:26379`, and `REDIS_SENTINEL_MASTER`:
 //!   the Redis that these sentinels name; of `REDIS_URL` then all but host and port is used.
@@ -58,9 +58,9 @@ use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
     AppwriteError, AppwriteErrorKind, AppwriteValidator, ErasedValidator, IntrospectionAuth,
-    IntrospectionConfigError, IntrospectionValidator, LocalCacheConfig, RedisTls, RejectionBody,
-    RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer,
-    SessionInfo, SessionToken, TokenSource, UserData,
+    IntrospectionConfigError, IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls,
+    RejectionBody, RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig,
+    SessionCacheLayer, SessionInfo, SessionToken, TokenSource, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -374,26 +374,49 @@ fn setting<T: FromStr>(name: &str, default: T) -> Result<T, Box<dyn Error>> {
     }
 }
 
-fn sentinels(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Error>> {
-    let urls = setting("REDIS_SENTINEL_URLS", String::new())?;
+/// Where Redis is, if anywhere, and what to call that in an error.
+fn servers() -> Result<Option<(&'static str, RedisConfig)>, Box<dyn Error>> {
+    let url = setting("REDIS_URL", String::new())?;
+    let sentinels = setting("REDIS_SENTINEL_URLS", String::new())?;
     let name = setting("REDIS_SENTINEL_MASTER", String::new())?;
-    match (urls.is_empty(), name.is_empty()) {
-        (true, true) => Ok(cache),
-        (false, false) => cache
-            .redis_sentinel(urls.split(',').map(str::trim), name)
-            .map_err(|error| format!("REDIS_SENTINEL_URLS: {error}").into()),
-        _ => Err("set both REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER, or neither".into()),
+    let nodes = setting("REDIS_CLUSTER_URLS", String::new())?;
+    if sentinels.is_empty() != name.is_empty() {
+        return Err("set both REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER, or neither".into());
     }
+    if !nodes.is_empty() {
+        if !url.is_empty() || !sentinels.is_empty() {
+            return Err("set REDIS_CLUSTER_URLS, or REDIS_URL and REDIS_SENTINEL_URLS".into());
+        }
+        let nodes = RedisConfig::cluster(nodes.split(',').map(str::trim));
+        return Ok(Some(("REDIS_CLUSTER_URLS", nodes)));
+    }
+    if !sentinels.is_empty() {
+        let mut redis = RedisConfig::sentinel(sentinels.split(',').map(str::trim), name);
+        if !url.is_empty() {
+            redis = redis.credentials_from(url);
+        }
+        return Ok(Some(("REDIS_SENTINEL_URLS, REDIS_URL", redis)));
+    }
+    Ok((!url.is_empty()).then(|| ("REDIS_URL", RedisConfig::single(url))))
 }
 
-fn nodes(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Error>> {
-    let urls = setting("REDIS_CLUSTER_URLS", String::new())?;
-    if urls.is_empty() {
+fn redis(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Error>> {
+    let timeout = setting("SESSION_CACHE_REDIS_TIMEOUT_MS", 250)?;
+    let replicas = setting("REDIS_WAIT_REPLICAS", 0)?;
+    let certificates = certificates()?;
+    let Some((name, mut redis)) = servers()? else {
         return Ok(cache);
+    };
+    redis = redis.timeout(Duration::from_millis(timeout));
+    if let Some(tls) = certificates {
+        redis = redis.tls(tls);
+    }
+    if replicas > 0 {
+        redis = redis.wait_for_replicas(replicas, Duration::from_millis(100));
     }
     cache
-        .redis_cluster(urls.split(',').map(str::trim))
-        .map_err(|error| format!("REDIS_CLUSTER_URLS: {error}").into())
+        .redis(redis)
+        .map_err(|error| format!("{name}: {error}").into())
 }
 
 /// What the files hold that are named.
@@ -555,23 +578,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     config.ttl_seconds = setting("SESSION_CACHE_TTL_SECONDS", config.ttl_seconds)?;
     config.redis_db = setting("SESSION_CACHE_REDIS_DB", config.redis_db)?;
     let mut cache = SessionCache::builder().config(&config);
-    let redis = setting("REDIS_URL", String::new())?;
-    if !redis.is_empty() {
-        cache = cache
-            .redis(redis)
-            .map_err(|error| format!("REDIS_URL: {error}"))?;
-    }
-    let deadline = setting("SESSION_CACHE_REDIS_DEADLINE_MS", 250)?;
-    cache = cache.redis_deadline(Duration::from_millis(deadline));
-    cache = sentinels(cache)?;
-    cache = nodes(cache)?;
-    if let Some(tls) = certificates()? {
-        cache = cache.redis_tls(tls);
-    }
-    let replicas = setting("REDIS_WAIT_REPLICAS", 0)?;
-    if replicas > 0 {
-        cache = cache.wait_for_replicas(replicas, Duration::from_millis(100));
-    }
+    cache = redis(cache)?;
     let local = setting("SESSION_CACHE_LOCAL_CAPACITY", 0)?;
     if local > 0 {
         cache = cache.local_cache(LocalCacheConfig::new(local));

@@ -13,6 +13,7 @@
 
 mod builder;
 mod config;
+mod limits;
 mod local;
 
 mod outcome;
@@ -29,10 +30,11 @@ mod verdicts;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+pub use self::redis::RedisConfig;
 #[cfg(feature = "tls")]
 pub use self::redis::RedisTls;
 pub use self::{
-    builder::{ConfigError, SessionCacheBuilder},
+    builder::SessionCacheBuilder,
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
     ticket::{Fill, Lookup, Ticket},
@@ -160,7 +162,7 @@ impl SessionCache {
     ///
     /// On a miss the ticket must be taken before the validator is asked: that is what keeps a
     /// validation that a revocation overtakes out of the cache. A Redis that does not answer
-    /// within its deadline makes a miss.
+    /// within its timeout makes a miss.
     ///
     /// # Cancel safety
     ///
@@ -309,7 +311,7 @@ pub struct Health {
 pub enum RedisHealth {
     /// The cache lives in this process alone.
     Disabled,
-    /// It answered a PING within its deadline. Of a cluster every slot has a primary, and each of
+    /// It answered a PING within its timeout. Of a cluster every slot has a primary, and each of
     /// these did.
     Up,
     /// It did not. Sessions are validated without it.

@@ -167,6 +167,7 @@ mod axum;
 mod body;
 mod cache;
 mod coherence;
+mod config_error;
 mod crypto;
 pub mod docs;
 mod future;
@@ -200,9 +201,10 @@ pub use body::ResponseBody;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use cache::RedisTls;
 pub use cache::{
-    ConfigError, Fill, Health, LocalCacheConfig, Lookup, RedisHealth, Revocation, RevokeError,
+    Fill, Health, LocalCacheConfig, Lookup, RedisConfig, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
+pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;

@@ -21,8 +21,8 @@ use allocation_counter::{AllocationInfo, measure};
 use http::{HeaderValue, Request, Response, header};
 use tower::{Layer, Service, service_fn};
 use tower_session_cache::{
-    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, SessionCache, SessionCacheLayer,
-    SessionToken, TokenSource, UserData, ValidatedSession, validator_fn,
+    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, RedisConfig, SessionCache,
+    SessionCacheLayer, SessionToken, TokenSource, UserData, ValidatedSession, validator_fn,
 };
 
 /// Fifty thousand, or a million in full.
@@ -119,9 +119,8 @@ fn before_redis(
     let AllocationInfo { bytes_current, .. } = measure(|| {
         let local = LocalCacheConfig::new(count).lease(Duration::from_secs(60));
         let builder = SessionCache::builder()
-            .redis(redis.url())
+            .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
             .unwrap()
-            .redis_deadline(Duration::from_secs(20))
             // What is remembered beside the local cache is not meant here.
             .capacity(1)
             .local_cache(local);
@@ -251,8 +250,12 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
     let server = redis::Redis::start();
     let runtime = one_thread();
     let minute = Duration::from_secs(60);
-    let builder = SessionCache::builder().redis(server.url()).unwrap();
-    let cache = builder.redis_deadline(minute).build().unwrap();
+    let redis = RedisConfig::single(server.url()).timeout(minute);
+    let cache = SessionCache::builder()
+        .redis(redis)
+        .unwrap()
+        .build()
+        .unwrap();
     let validator = validator_fn("ada", |_| async { Ok(ValidatedSession::new(user(1).0)) });
     let inner = service_fn(|request: Request<()>| {
         assert!(request.extensions().get::<UserData>().is_some());
@@ -287,12 +290,12 @@ fn a_request_that_waits_takes_at_most_8_kilobytes() {
     let server = redis::Redis::start();
     let runtime = one_thread();
     let minute = Duration::from_secs(60);
-    let builder = SessionCache::builder().redis(server.url()).unwrap();
+    let redis = RedisConfig::single(server.url()).timeout(minute);
+    let builder = SessionCache::builder().redis(redis).unwrap();
     let cache = builder
         .max_concurrent_validations(WAITING)
         .validation_timeout(minute)
         .request_timeout(minute * 5)
-        .redis_deadline(minute)
         .build()
         .unwrap();
     let provider = std::sync::Arc::new(tokio::sync::Semaphore::new(0));

@@ -10,6 +10,7 @@ mod apart;
 mod batch;
 mod breaker;
 mod cluster;
+mod config;
 mod fill;
 mod info;
 mod listener;
@@ -33,18 +34,14 @@ mod tls;
 mod trouble;
 mod warned;
 
+pub use self::config::RedisConfig;
 pub(crate) use self::outcome::Replace;
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;
-#[cfg(feature = "tls")]
-pub(super) use self::tls::{TlsFault, has_tls};
 pub(super) use self::{
+    config::{CheckedRedisConfig, RedisTimeouts},
     listener::Tier,
     outcome::{Filled, Found, Seen},
     pool::Deadlines,
-    replicas::Wanted,
-    sentinel::Sentinels,
-    server::{NodeFault, Server, UrlFault, node, sentinel, server},
-    servers::Place,
     store::{Limits, Redis},
 };

@@ -44,7 +44,7 @@ pub struct Revocation {
 
 impl Revocation {
     /// How many replicas of the primary have it, at least, of those that
-    /// [`wait_for_replicas`](super::SessionCacheBuilder::wait_for_replicas) waited for; nothing
+    /// [`wait_for_replicas`](super::RedisConfig::wait_for_replicas) waited for; nothing
     /// without that setting, and without Redis.
     ///
     /// With fewer than were asked for it holds all the same, but a failover may lose it. Then it

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bb8_redis::redis::cmd;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisHealth, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisConfig, RedisHealth, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer,
 };
 
 use crate::support::{
@@ -34,19 +35,21 @@ impl Guarded {
     }
 
     fn node(&self, rules: &[String]) -> SessionCacheBuilder {
+        let redis = self.config(rules).checkout_timeout(Duration::from_secs(2));
+        SessionCache::builder().redis(redis).unwrap()
+    }
+
+    /// So long as its checkout timeout a lookup waits where there is never a connection.
+    fn config(&self, rules: &[String]) -> RedisConfig {
         let mut set = cmd("ACL");
         set.arg("SETUSER").arg("sessions").arg("reset").arg(rules);
         self.primary.run::<()>(&set);
         self.primary.run::<()>(&cmd("FLUSHALL"));
         self.primary.run::<()>(cmd("ACL").arg("LOG").arg("RESET"));
         let url = self.primary.url().replace("//", "//sessions:PASSWORD@");
-        SessionCache::builder()
-            .redis(url)
-            .unwrap()
-            .redis_deadline(Duration::from_secs(20))
-            .redis_connect_deadline(Duration::from_secs(20))
-            // So long a lookup waits where there is never a connection.
-            .redis_checkout_deadline(Duration::from_secs(2))
+        RedisConfig::single(url)
+            .timeout(Duration::from_secs(20))
+            .connect_timeout(Duration::from_secs(20))
             .wait_for_replicas(1, Duration::from_secs(20))
     }
 
@@ -161,10 +164,8 @@ async fn a_missing_rule_is_one_line_that_names_the_page() {
     let guarded = Guarded::start();
     let rules: Vec<_> = rules().into_iter().filter(|it| it != "+evalsha").collect();
     let log = record();
-    let builder = guarded
-        .node(&rules)
-        .redis_checkout_deadline(Duration::from_secs(20));
-    let cache = builder.build().unwrap();
+    let builder = SessionCache::builder().redis(guarded.config(&rules));
+    let cache = builder.unwrap().build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
     soon("Redis to be left alone", async {
         while !cache.stats().redis_circuit_open {

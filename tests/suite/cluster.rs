@@ -12,8 +12,8 @@ use std::{
 
 use bb8_redis::redis::{Value, cmd};
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisHealth, RedisTls, RevokeErrorKind, SecretKey, SessionCache,
-    SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisConfig, RedisHealth, RedisTls, RevokeErrorKind, SecretKey,
+    SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer,
 };
 
 use crate::support::{
@@ -41,13 +41,21 @@ const LONG: Duration = Duration::from_secs(60);
 /// Given up soon, but not by a machine that is only slow.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Deadlines that only a dead server exceeds.
 fn builder(urls: Vec<String>) -> SessionCacheBuilder {
+    builder_of(config(urls))
+}
+
+/// Timeouts that only a dead server exceeds.
+fn config(urls: Vec<String>) -> RedisConfig {
+    RedisConfig::cluster(urls)
+        .timeout(Duration::from_secs(20))
+        .connect_timeout(Duration::from_secs(20))
+}
+
+fn builder_of(redis: RedisConfig) -> SessionCacheBuilder {
     SessionCache::builder()
-        .redis_cluster(urls)
+        .redis(redis)
         .unwrap()
-        .redis_deadline(Duration::from_secs(20))
-        .redis_connect_deadline(Duration::from_secs(20))
         .validation_timeout(LONG)
         .refresh_ahead(100)
 }
@@ -198,7 +206,7 @@ async fn whatever_the_keys_are_called_they_are_found() {
     let cluster = Cluster::start();
     let secret = |letter: char| SecretKey::from_bytes(letter.to_string().repeat(32)).unwrap();
     let named = |builder: SessionCacheBuilder| {
-        let (cache, probe, _) = node_of(builder.key_prefix("shop:"));
+        let (cache, probe, _) = node_of(builder);
         let cache = cache.with_namespace("machines");
         (
             cache.clone(),
@@ -207,11 +215,11 @@ async fn whatever_the_keys_are_called_they_are_found() {
         )
     };
     let before = || {
-        let builder = builder(cluster.urls());
+        let builder = builder_of(config(cluster.urls()).key_prefix("shop:"));
         builder.pepper(secret('a')).sealing_key(secret('b'))
     };
     let after = || {
-        let builder = builder(cluster.urls())
+        let builder = builder_of(config(cluster.urls()).key_prefix("shop:"))
             .pepper(secret('c'))
             .sealing_key(secret('d'));
         builder
@@ -351,7 +359,7 @@ async fn a_hit_takes_one_round_trip_where_the_user_is_known_and_two_else() {
         .iter()
         .map(|proxy| format!("redis://127.0.0.1:{}", proxy.port()));
     let urls: Vec<_> = urls.collect();
-    let patient = || builder(urls.clone()).redis_deadline(LONG);
+    let patient = || builder_of(config(urls.clone()).timeout(LONG));
     let ((_, _, layer), (_, probe, there)) = (node_of(patient()), node_of(patient()));
     all_cached(&layer).await;
     // Connected, and its scripts loaded.
@@ -479,8 +487,8 @@ async fn no_request_fails_while_a_slot_moves_and_none_is_served_what_was_revoked
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_freezes_does_not_take_the_others_along() {
     let cluster = Cluster::start();
-    let (cache, _, layer) = node_of(builder(cluster.urls()).redis_deadline(LONG));
-    let quick = builder(cluster.urls()).redis_deadline(Duration::from_millis(250));
+    let (cache, _, layer) = node_of(builder_of(config(cluster.urls()).timeout(LONG)));
+    let quick = builder_of(config(cluster.urls()).timeout(Duration::from_millis(250)));
     let (node, _, impatient) = node_of(quick);
     let (frozen, fine) = (token_on(&cluster, 0, 0), token_on(&cluster, 1, 2));
     for text in [&frozen, &fine] {
@@ -535,7 +543,7 @@ impl Stalls {
     }
 }
 
-/// With the default deadlines. What the machine itself delays a task by is none of this crate's.
+/// With the default timeouts. What the machine itself delays a task by is none of this crate's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_two_seconds() {
     let mut cluster = Cluster::planned(Plan {
@@ -543,7 +551,7 @@ async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_
         ..Plan::default()
     });
     let default = SessionCache::builder()
-        .redis_cluster(cluster.urls())
+        .redis(RedisConfig::cluster(cluster.urls()))
         .unwrap();
     let (cache, _, layer) = node_of(default.refresh_ahead(100));
     all_cached(&layer).await;
@@ -798,7 +806,7 @@ async fn a_cluster_that_is_not_there_fails_no_request_and_is_used_when_it_comes(
 #[test]
 fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
     let refused = |urls: &[&str]| {
-        let error = SessionCache::builder().redis_cluster(urls.iter().copied());
+        let error = SessionCache::builder().redis(RedisConfig::cluster(urls));
         error.unwrap_err().to_string()
     };
     assert!(refused(&[]).contains("at least one node"));
@@ -808,7 +816,7 @@ fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
             "{url}"
         );
     }
-    assert!(refused(&["redis://10.0.0.1:6379/2"]).contains("only number 0"));
+    assert!(refused(&["redis://10.0.0.1:6379/2"]).contains("only database 0"));
     let users = ["redis://10.0.0.1:6379", "redis://ada:s3cr3t@10.0.0.2:6379"];
     let text = refused(&users);
     assert!(
@@ -817,30 +825,34 @@ fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
     );
     // Or the second would be found without TLS, by way of the first.
     assert!(refused(&["redis://10.0.0.1:6379", "rediss://10.0.0.2:6379"]).contains("TLS"));
-    let urls = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379/0"];
-    let builder = SessionCache::builder().redis_cluster(urls).unwrap();
-    assert!(!format!("{builder:?}").contains("10.0.0.1"));
+    let urls = [
+        "redis://:s3cr3t@10.0.0.1:6379",
+        "redis://:s3cr3t@10.0.0.2:6379/0",
+    ];
+    let builder = SessionCache::builder().redis(RedisConfig::cluster(urls));
+    let builder = builder.unwrap();
+    assert!(!format!("{builder:?}").contains("s3cr3t"));
+    let mut file = SessionCacheConfig::default();
+    file.redis_db = 7;
     assert!(
-        builder.redis_db(7).build().is_ok(),
+        builder.config(&file).build().is_ok(),
         "a cluster has no such number"
     );
 }
 
 #[test]
 fn what_does_not_go_with_a_cluster_is_refused() {
-    let builder = || {
-        let builder = SessionCache::builder();
-        builder.redis_cluster(["redis://10.0.0.1:6379"]).unwrap()
+    let config = || RedisConfig::cluster(["redis://10.0.0.1:6379"]);
+    let refused = |redis: RedisConfig| {
+        let error = SessionCache::builder().redis(redis).unwrap_err();
+        error.to_string()
     };
-    let refused = |builder: SessionCacheBuilder| builder.build().unwrap_err().to_string();
-    let server = builder().redis("redis://10.0.0.1:6379").unwrap();
-    assert!(refused(server).contains("all but one of the three"));
-    let sentinels = builder().redis_sentinel(["redis://10.0.0.1"], "mymaster");
-    assert!(refused(sentinels.unwrap()).contains("all but one of the three"));
-    let waiting = builder().wait_for_replicas(1, Duration::from_millis(100));
-    assert!(refused(waiting).contains("wait_for_replicas"));
-    let encrypted = builder().redis_tls(RedisTls::new());
-    assert!(refused(encrypted).contains("rediss://"));
+    let waiting = config().wait_for_replicas(1, Duration::from_millis(100));
+    assert!(refused(waiting).contains("`wait_for_replicas`"));
+    assert!(refused(config().tls(RedisTls::new())).contains("rediss://"));
+    let named = config().credentials_from("redis://:s3cr3t@_");
+    assert!(refused(named).contains("`credentials_from`"));
+    assert!(refused(config().database(7)).contains("only database 0"));
 }
 
 #[tokio::test]
@@ -905,7 +917,7 @@ async fn all_nodes_are_reached_over_tls_with_the_rights_on_the_page_and_each_is_
     let url = format!("rediss://sessions:PASSWORD@127.0.0.1:{}", tls_ports[0]);
     let encrypted = || {
         let tls = RedisTls::new().root_certificates(authority.pem());
-        builder(vec![url.clone()]).redis_tls(tls)
+        builder_of(config(vec![url.clone()]).tls(tls))
     };
     let own = rules_of_a_cluster();
     let rules = [rules(), own.clone()].concat();

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tower_session_cache::{ConfigError, SessionCache, SessionCacheBuilder, SessionCacheConfig};
+use tower_session_cache::{
+    ConfigError, LocalCacheConfig, RedisConfig, SessionCache, SessionCacheBuilder,
+    SessionCacheConfig,
+};
 
 fn refused(change: impl FnOnce(SessionCacheBuilder) -> SessionCacheBuilder) -> String {
     let error: ConfigError = change(SessionCache::builder()).build().unwrap_err();
@@ -42,49 +45,132 @@ fn an_unknown_key_is_an_error_that_lists_the_known_ones() {
 #[test]
 fn senseless_values_are_refused_with_what_to_write_instead() {
     let seconds = Duration::from_secs;
-    assert!(refused(|b| b.ttl(Duration::ZERO)).contains("ttl_seconds must be at least 1"));
-    assert!(refused(|b| b.ttl(seconds(3_591))).contains("3590 or less"));
-    assert!(refused(|b| b.max_session_lifetime(seconds(304))).contains("duration_remember_me"));
-    assert!(refused(|b| b.max_session_lifetime(Duration::MAX)).contains("ten years"));
-    assert!(refused(|b| b.capacity(0)).contains("capacity"));
-    assert!(refused(|b| b.capacity(usize::MAX)).contains("capacity"));
+    assert!(refused(|b| b.ttl(Duration::ZERO)).contains("`ttl` (`ttl_seconds`) must be at least"));
+    assert!(refused(|b| b.ttl(seconds(3_595))).contains("3590 s or less"));
+    let longest = |b: SessionCacheBuilder, n| b.ttl(seconds(300)).max_session_lifetime(seconds(n));
+    assert!(refused(|b| longest(b, 304)).contains("duration_remember_me"));
+    assert!(longest(SessionCache::builder(), 305).build().is_ok());
+    assert!(refused(|b| b.max_session_lifetime(Duration::MAX)).contains("10 years"));
+    assert!(refused(|b| b.capacity(0)).contains("`capacity`"));
+    assert!(refused(|b| b.capacity(usize::MAX)).contains("`capacity`"));
     assert!(refused(|b| b.max_concurrent_validations(0)).contains("at least 1"));
     assert!(
         refused(|b| b.max_concurrent_validations(usize::MAX))
-            .contains("max_concurrent_validations")
+            .contains("`max_concurrent_validations`")
     );
-    assert!(refused(|b| b.validation_timeout(Duration::ZERO)).contains("validation timeout"));
-    assert!(refused(|b| b.validation_timeout(Duration::MAX)).contains("one hour"));
-    assert!(refused(|b| b.redis_connect_deadline(Duration::ZERO)).contains("connecting"));
-    let checkout = Duration::from_millis(251);
-    assert!(refused(|b| b.redis_checkout_deadline(checkout)).contains("redis_checkout_deadline"));
-    assert!(refused(|b| b.redis_checkout_deadline(Duration::ZERO)).contains("not to 0"));
+    assert!(refused(|b| b.validation_timeout(Duration::ZERO)).contains("`validation_timeout`"));
+    assert!(refused(|b| b.validation_timeout(Duration::MAX)).contains("1 hour"));
     assert!(refused(|b| b.refresh_ahead(0)).contains("from 1 to 100"));
     assert!(refused(|b| b.refresh_ahead(101)).contains("from 1 to 100"));
-    assert!(SessionCache::builder().ttl(seconds(3_590)).build().is_ok());
-    // The default of the negative TTL gives way, a setting does not.
-    assert!(SessionCache::builder().ttl(seconds(2)).build().is_ok());
-    assert!(
-        refused(|b| b.ttl(seconds(2)).negative_ttl(seconds(3))).contains("the negative TTL must")
-    );
+    assert!(refused(|b| b.ttl(seconds(2)).negative_ttl(seconds(3))).contains("`negative_ttl`"));
+}
+
+/// Each of these is set and nothing else.
+#[test]
+fn a_default_never_makes_build_fail() {
+    type Change = fn(SessionCacheBuilder) -> SessionCacheBuilder;
+    let alone: [(&str, Change); 14] = [
+        ("ttl", |b| b.ttl(Duration::from_secs(1))),
+        ("ttl", |b| b.ttl(Duration::from_secs(3_594))),
+        ("negative_ttl", |b| b.negative_ttl(Duration::ZERO)),
+        ("negative_ttl", |b| {
+            b.negative_ttl(Duration::from_secs(3_600))
+        }),
+        ("max_session_lifetime", |b| {
+            b.max_session_lifetime(Duration::from_secs(6))
+        }),
+        ("max_session_lifetime", |b| {
+            b.max_session_lifetime(Duration::from_secs(100))
+        }),
+        ("validation_timeout", |b| {
+            b.validation_timeout(Duration::from_nanos(1))
+        }),
+        ("validation_timeout", |b| {
+            b.validation_timeout(Duration::from_secs(3_594))
+        }),
+        ("request_timeout", |b| {
+            b.request_timeout(Duration::from_millis(100))
+        }),
+        ("request_timeout", |b| {
+            b.request_timeout(Duration::from_secs(1))
+        }),
+        ("capacity", |b| b.capacity(1)),
+        ("refresh_ahead", |b| b.refresh_ahead(1)),
+        ("local_cache", |b| {
+            let local = LocalCacheConfig::new(1).lease(Duration::from_secs(60));
+            b.local_cache(local.max_age(Duration::from_nanos(1)))
+        }),
+        ("stale_if_error", |b| {
+            // It needs a local cache with Redis, which nothing else turns on.
+            let local = LocalCacheConfig::new(1);
+            b.local_cache(local)
+                .stale_if_error(Duration::from_secs(3_593))
+        }),
+    ];
+    for (name, change) in alone {
+        let without = change(SessionCache::builder()).build();
+        assert!(without.is_ok(), "{name}: {without:?}");
+        let with = change(SessionCache::builder().redis("redis://redis").unwrap()).build();
+        assert!(with.is_ok(), "{name}: {with:?}");
+    }
+    let redis: [fn(RedisConfig) -> RedisConfig; 6] = [
+        |redis| redis.timeout(Duration::from_millis(50)),
+        |redis| redis.timeout(Duration::from_secs(3_600)),
+        |redis| redis.connect_timeout(Duration::from_millis(1)),
+        |redis| redis.connect_timeout(Duration::from_secs(3_600)),
+        |redis| redis.checkout_timeout(Duration::from_millis(1)),
+        |redis| redis.checkout_timeout(Duration::from_secs(3_600)),
+    ];
+    for change in redis {
+        let redis = change(RedisConfig::single("redis://redis"));
+        let cache = SessionCache::builder()
+            .redis(redis.clone())
+            .unwrap()
+            .build();
+        assert!(cache.is_ok(), "{redis:?}: {cache:?}");
+    }
+    let file: SessionCacheConfig =
+        serde_json::from_str(r#"{ "duration_remember_me": 100 }"#).unwrap();
+    assert!(SessionCache::builder().config(&file).build().is_ok());
+}
+
+#[test]
+fn every_form_of_redis_is_taken() {
+    let text = "redis://redis:6379/2";
+    let owned = text.to_owned();
+    let builder = SessionCache::builder;
+    for result in [
+        builder().redis(text),
+        builder().redis(&owned),
+        builder().redis(owned),
+        builder().redis(RedisConfig::single(text)),
+        builder().redis(text.parse::<RedisConfig>().unwrap()),
+    ] {
+        assert!(result.unwrap().build().is_ok());
+    }
+    for error in [
+        builder().redis("redis"),
+        builder().redis(RedisConfig::single("redis")),
+    ] {
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("redis://host:6379/2"), "{error}");
+    }
 }
 
 #[test]
 fn waits_that_exceed_the_requests_own_are_refused() {
-    let budget = |b: SessionCacheBuilder, millis| b.request_timeout(Duration::from_millis(millis));
-    assert!(refused(|b| budget(b, 10_749)).contains("request_timeout"));
-    assert!(budget(SessionCache::builder(), 10_750).build().is_ok());
-    let second = Duration::from_secs(1);
-    let quick = || SessionCache::builder().validation_timeout(second);
-    assert!(budget(quick(), 2_750).build().is_ok());
-    assert!(
-        budget(quick().redis_deadline(second), 2_750)
-            .build()
-            .is_err()
-    );
-    assert!(
-        budget(quick().redis_deadline(second), 5_000)
-            .build()
-            .is_ok()
-    );
+    let millis = Duration::from_millis;
+    let build = |request, validation, redis| {
+        let redis = RedisConfig::single("redis://redis").timeout(redis);
+        let builder = SessionCache::builder().redis(redis).unwrap();
+        let builder = builder
+            .validation_timeout(validation)
+            .request_timeout(request);
+        builder.build().map_err(|error| error.to_string())
+    };
+    let error = build(millis(10_749), millis(5_000), millis(250)).unwrap_err();
+    assert!(error.contains("`request_timeout`"), "{error}");
+    assert!(build(millis(10_750), millis(5_000), millis(250)).is_ok());
+    assert!(build(millis(2_750), millis(1_000), millis(1_000)).is_err());
+    assert!(build(millis(5_000), millis(1_000), millis(1_000)).is_ok());
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bb8_redis::redis::{Client, cmd};
 use tokio::runtime::Handle;
 use tower_session_cache::{
-    AppwriteValidator, Origin, RevokeErrorKind, SessionCache, SessionCacheLayer, ValidationError,
-    validator_fn,
+    AppwriteValidator, Origin, RedisConfig, RevokeErrorKind, SessionCache, SessionCacheLayer,
+    ValidationError, validator_fn,
 };
 
 use crate::support::{
@@ -37,16 +37,15 @@ struct Scene {
 
 impl Scene {
     async fn new(arguments: &[&str]) -> Self {
-        Self::with_deadline(arguments, Duration::from_millis(250)).await
+        Self::with_timeout(arguments, Duration::from_millis(250)).await
     }
 
-    async fn with_deadline(arguments: &[&str], deadline: Duration) -> Self {
+    async fn with_timeout(arguments: &[&str], timeout: Duration) -> Self {
         let redis = Redis::start_with(arguments);
         let proxy = Proxy::start(redis.port()).await;
         let cache = SessionCache::builder()
-            .redis(proxy.url())
+            .redis(RedisConfig::single(proxy.url()).timeout(timeout))
             .unwrap()
-            .redis_deadline(deadline)
             .build()
             .unwrap();
         let probe = Probe::answering(|text| match text.split_once('-') {
@@ -266,7 +265,7 @@ async fn cut_in_the_middle_of_every_reply() {
 #[tokio::test]
 async fn cut_once_costs_nothing_but_a_connection() {
     // Redis 8 with I/O threads takes its time to end a connection.
-    let scene = Scene::with_deadline(&[], LATE).await;
+    let scene = Scene::with_timeout(&[], LATE).await;
     for _ in 0..5 {
         scene
             .redis
@@ -427,9 +426,8 @@ async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
     let appwrite = Appwrite::start().await;
     appwrite.add_user("ada", "ada@example.com", "password");
     let cache = SessionCache::builder()
-        .redis(redis.url())
+        .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(5)))
         .unwrap()
-        .redis_deadline(Duration::from_secs(5))
         .validation_timeout(Duration::from_millis(300))
         .build()
         .unwrap();

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use tower_session_cache::{
-    IntrospectionAuth, IntrospectionValidator, IntrospectionValidatorBuilder, Origin, SessionCache,
-    SessionCacheLayer,
+    IntrospectionAuth, IntrospectionValidator, IntrospectionValidatorBuilder, Origin, RedisConfig,
+    SessionCache, SessionCacheLayer,
 };
 
 use crate::support::{
@@ -284,8 +284,8 @@ fn node(
     redis: &Redis,
     builder: IntrospectionValidatorBuilder,
 ) -> SessionCacheLayer<IntrospectionValidator> {
-    let cache = SessionCache::builder().redis(redis.url()).unwrap();
-    let cache = cache.redis_deadline(Duration::from_secs(20)).build();
+    let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+    let cache = SessionCache::builder().redis(redis).unwrap().build();
     SessionCacheLayer::new(cache.unwrap(), builder.build().unwrap())
 }
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_session_cache::{
     ForbiddenReason, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
-    IntrospectionValidatorBuilder, Origin, Rejection, SessionCache, SessionCacheBuilder,
-    SessionCacheLayer, SessionValidator, UserData, ValidatedSession, ValidationError,
-    ValidationErrorKind, validator_fn,
+    IntrospectionValidatorBuilder, Origin, RedisConfig, Rejection, SessionCache,
+    SessionCacheBuilder, SessionCacheLayer, SessionValidator, UserData, ValidatedSession,
+    ValidationError, ValidationErrorKind, validator_fn,
 };
 
 use crate::support::{
@@ -604,8 +604,8 @@ async fn answer(
 }
 
 fn with_redis(redis: &Redis) -> SessionCacheBuilder {
-    let builder = SessionCache::builder().redis(redis.url()).unwrap();
-    builder.redis_deadline(Duration::from_secs(20))
+    let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+    SessionCache::builder().redis(redis).unwrap()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use tower_session_cache::{
-    Authority, LocalCacheConfig, Namespace, Origin, SessionCache, SessionCacheBuilder,
+    Authority, LocalCacheConfig, Namespace, Origin, RedisConfig, SessionCache, SessionCacheBuilder,
     SessionCacheLayer, SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
     testing::ManualClock,
 };
@@ -30,13 +30,15 @@ fn local() -> LocalCacheConfig {
     LocalCacheConfig::new(1_000).lease(LONG)
 }
 
-/// Deadlines that only a dead server exceeds.
+/// A timeout that only a dead server exceeds.
 fn builder(url: &str) -> SessionCacheBuilder {
-    let patient = Duration::from_secs(20);
+    builder_with(url, Duration::from_secs(20))
+}
+
+fn builder_with(url: &str, timeout: Duration) -> SessionCacheBuilder {
     SessionCache::builder()
-        .redis(url)
+        .redis(RedisConfig::single(url).timeout(timeout))
         .unwrap()
-        .redis_deadline(patient)
 }
 
 fn node_of(builder: SessionCacheBuilder) -> Node {
@@ -118,12 +120,15 @@ async fn what_another_node_revokes_is_noticed_here() {
     let secret = || SecretKey::from_bytes("s".repeat(32)).unwrap();
     let redis = Redis::start();
     let plain = || builder(&redis.url());
-    let settings: [&dyn Fn() -> SessionCacheBuilder; 4] = [
-        &plain,
-        &|| plain().key_prefix("shop:"),
-        &|| plain().pepper(secret()),
-        &|| plain().sealing_key(secret()),
-    ];
+    let prefixed = || {
+        let redis = RedisConfig::single(redis.url()).key_prefix("shop:");
+        let redis = redis.timeout(Duration::from_secs(20));
+        SessionCache::builder().redis(redis).unwrap()
+    };
+    let settings: [&dyn Fn() -> SessionCacheBuilder; 4] =
+        [&plain, &prefixed, &|| plain().pepper(secret()), &|| {
+            plain().sealing_key(secret())
+        }];
     for (n, setting) in settings.iter().enumerate() {
         for local in [local(), local().revocations_only()] {
             let (_, probe, layer) = node_of(setting().local_cache(local));
@@ -184,7 +189,7 @@ async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
     for by_user in [true, false] {
         let redis = Redis::start();
         let short = Duration::from_millis(100);
-        let builder = builder(&redis.url()).redis_deadline(short);
+        let builder = builder_with(&redis.url(), short);
         let (cache, probe, layer) = node_of(builder.local_cache(local()));
         until_local(&layer, "t").await;
         redis.pause();
@@ -274,7 +279,7 @@ async fn a_lease_ends_by_the_clock_while_redis_is_frozen() {
     let redis = Redis::start();
     let clock = ManualClock::new();
     let short = Duration::from_millis(100);
-    let builder = builder(&redis.url()).redis_deadline(short);
+    let builder = builder_with(&redis.url(), short);
     let (cache, _, layer) = node_of(builder.local_cache(local()).clock(clock.clone()));
     until_local(&layer, "t").await;
     redis.pause();
@@ -291,7 +296,7 @@ async fn a_lease_ends_by_the_clock_while_redis_is_frozen() {
 async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
     let redis = Redis::start();
     let short = Duration::from_millis(100);
-    let builder = builder(&redis.url()).redis_deadline(short);
+    let builder = builder_with(&redis.url(), short);
     let local = LocalCacheConfig::new(10).lease(Duration::from_millis(200));
     let (cache, _, layer) = node_of(builder.local_cache(local));
     for _ in 0..2 {
@@ -558,7 +563,7 @@ async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() 
 #[tokio::test]
 async fn a_restart_begins_a_new_epoch() {
     let mut redis = Redis::start();
-    let builder = builder(&redis.url()).redis_deadline(Duration::from_millis(500));
+    let builder = builder_with(&redis.url(), Duration::from_millis(500));
     let (cache, probe, layer) = node_of(builder.local_cache(local()));
     for _ in 0..2 {
         probe.answer(of_tier("old"));

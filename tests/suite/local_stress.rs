@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use tower_session_cache::{
-    LocalCacheConfig, Origin, SessionCache, SessionCacheLayer, UserData, ValidatedSession,
+    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheLayer, UserData,
+    ValidatedSession,
 };
 
 use crate::support::{
@@ -48,8 +49,8 @@ async fn the_other_node_hears_of_it_within_a_lease() {
     const LEASE: Duration = Duration::from_secs(1);
     let redis = Redis::start();
     let cache = |local: bool| {
-        let builder = SessionCache::builder().redis(redis.url()).unwrap();
-        let builder = builder.redis_deadline(Duration::from_secs(20));
+        let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+        let builder = SessionCache::builder().redis(redis).unwrap();
         match local {
             true => builder.local_cache(LocalCacheConfig::new(100).lease(LEASE)),
             false => builder,

@@ -14,8 +14,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, SessionCache, SessionCacheLayer, Stats, UserData, ValidatedSession,
-    ValidationError, testing::ManualClock,
+    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheLayer, Stats, UserData,
+    ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -131,9 +131,8 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
     let clock = ManualClock::new();
     let patient = Duration::from_secs(20);
     let near_and_far = SessionCache::builder()
-        .redis(redis.url())
+        .redis(RedisConfig::single(redis.url()).timeout(patient))
         .unwrap()
-        .redis_deadline(patient)
         .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(60)));
     let alone = SessionCache::builder()
         .ttl(Duration::from_secs(30))

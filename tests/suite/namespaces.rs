@@ -16,10 +16,10 @@ use serde_json::json;
 use tower::{Layer, ServiceExt, service_fn, timeout::TimeoutLayer};
 use tower_session_cache::{
     AppwriteValidator, Authority, ErasedValidator, ForbiddenReason, IntrospectionAuth,
-    IntrospectionValidator, IntrospectionValidatorBuilder, Lookup, Namespace, Origin, Rejection,
-    SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo, SessionToken,
-    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
-    testing::TestValidator, validator_fn,
+    IntrospectionValidator, IntrospectionValidatorBuilder, Lookup, Namespace, Origin, RedisConfig,
+    Rejection, SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo,
+    SessionToken, SessionValidator, UserData, ValidatedSession, ValidationError,
+    testing::ManualClock, testing::TestValidator, validator_fn,
 };
 
 use crate::support::{
@@ -38,8 +38,8 @@ fn cache() -> SessionCache {
 }
 
 fn with_redis(redis: &Redis) -> SessionCacheBuilder {
-    let builder = SessionCache::builder().redis(redis.url()).unwrap();
-    builder.redis_deadline(Duration::from_secs(20))
+    let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+    SessionCache::builder().redis(redis).unwrap()
 }
 
 /// A node of its own.

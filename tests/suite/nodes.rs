@@ -37,7 +37,7 @@ impl Nodes {
             ("APPWRITE_ENDPOINT", appwrite.endpoint()),
             ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
             // However busy the machine is, Redis answers.
-            ("SESSION_CACHE_REDIS_DEADLINE_MS", "60000".to_owned()),
+            ("SESSION_CACHE_REDIS_TIMEOUT_MS", "60000".to_owned()),
             // Nobody reads what they log.
             ("RUST_LOG", "off".to_owned()),
         ];

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tower_session_cache::{
-    Fill, Lookup, Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder,
-    SessionCacheLayer, UserData, ValidatedSession,
+    Fill, Lookup, Origin, RedisConfig, RedisHealth, RevokeErrorKind, SessionCache,
+    SessionCacheBuilder, SessionCacheLayer, UserData, ValidatedSession,
 };
 
 use crate::support::{
@@ -29,15 +29,15 @@ fn of_tier(
     }
 }
 
-/// With the default deadline of 250 ms, which only a dead server is to exceed.
+/// With the default timeout of 250 ms, which only a dead server is to exceed.
 fn node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     node_of(SessionCache::builder().redis(url).unwrap())
 }
 
 /// For what must be answered, however slow the machine is.
 fn patient_node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
-    let builder = SessionCache::builder().redis(url).unwrap();
-    node_of(builder.redis_deadline(Duration::from_secs(20)))
+    let redis = RedisConfig::single(url).timeout(Duration::from_secs(20));
+    node_of(SessionCache::builder().redis(redis).unwrap())
 }
 
 fn node_of(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bb8_redis::redis::cmd;
 use serde_json::Value;
 use tower_session_cache::{
-    Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData, ValidatedSession,
-    ValidationError, testing::ManualClock,
+    Origin, RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
+    ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -38,8 +38,8 @@ fn in_process() -> (ManualClock, Node) {
 }
 
 fn with_redis(redis: &Redis) -> Node {
-    let builder = SessionCache::builder().redis(redis.url()).unwrap();
-    node(builder.redis_deadline(Duration::from_secs(5)))
+    let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(5));
+    node(SessionCache::builder().redis(redis).unwrap())
 }
 
 const MOST_OF_THE_TTL: Duration = Duration::from_secs(245);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bb8_redis::redis::cmd;
-use tower_session_cache::{Origin, Revocation, SessionCache, SessionCacheLayer};
+use tower_session_cache::{Origin, RedisConfig, Revocation, SessionCache, SessionCacheLayer};
 
 use crate::support::{
     client::{ask, token},
@@ -31,10 +31,12 @@ fn pair() -> (Redis, Redis) {
 
 fn node(redis: &Redis, wanted: u32, at_most: Duration) -> SessionCache {
     SessionCache::builder()
-        .redis(redis.url())
+        .redis(
+            RedisConfig::single(redis.url())
+                .timeout(Duration::from_secs(20))
+                .wait_for_replicas(wanted, at_most),
+        )
         .unwrap()
-        .redis_deadline(Duration::from_secs(20))
-        .wait_for_replicas(wanted, at_most)
         .build()
         .unwrap()
 }
@@ -109,12 +111,13 @@ async fn too_few_replicas_are_told_of_and_are_no_error() {
     assert_eq!(warnings(&log.text()), 1);
     drop(replica);
 
-    let alone = SessionCache::builder().wait_for_replicas(1, LONG).build();
-    let revocation = alone.unwrap().revoke_token(&token("t")).await.unwrap();
+    let alone = SessionCache::default();
+    let revocation = alone.revoke_token(&token("t")).await.unwrap();
     assert_eq!(revocation.replicas(), None);
     for (replicas, at_most) in [(0, LONG), (1, Duration::ZERO), (1, Duration::from_secs(61))] {
-        let builder = SessionCache::builder().wait_for_replicas(replicas, at_most);
-        let error = builder.build().unwrap_err().to_string();
+        let redis = RedisConfig::single(primary.url()).wait_for_replicas(replicas, at_most);
+        let error = SessionCache::builder().redis(redis).unwrap_err();
+        let error = error.to_string();
         assert!(error.contains("wait_for_replicas"), "{error}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bb8_redis::redis::cmd;
 use serde_json::Value;
 use tower_session_cache::{
-    Origin, SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
+    Origin, RedisConfig, SecretKey, SessionCache, SessionCacheBuilder, SessionCacheLayer, UserData,
     ValidatedSession, ValidationError,
 };
 
@@ -23,9 +23,12 @@ fn secret(letter: char) -> SecretKey {
     SecretKey::from_bytes(letter.to_string().repeat(32)).unwrap()
 }
 
+fn config(redis: &Redis) -> RedisConfig {
+    RedisConfig::single(redis.url()).timeout(Duration::from_secs(20))
+}
+
 fn builder(redis: &Redis) -> SessionCacheBuilder {
-    let builder = SessionCache::builder().redis(redis.url()).unwrap();
-    builder.redis_deadline(Duration::from_secs(20))
+    SessionCache::builder().redis(config(redis)).unwrap()
 }
 
 /// A node whose users have something to hide.
@@ -205,7 +208,8 @@ async fn who_writes_redis_makes_nobody_a_user() {
     let genuine = value(&key);
     let victims = value(&session_key("victim"));
     let run = {
-        let (_, _, plain) = node(builder(&redis).key_prefix("plain:"));
+        let plain = SessionCache::builder().redis(config(&redis).key_prefix("plain:"));
+        let (_, _, plain) = node(plain.unwrap());
         ask(&plain, "x").await.unwrap();
         let record = redis.get(&format!("plain:{}", session_key("x"))).unwrap();
         serde_json::from_str::<Value>(&record).unwrap()
@@ -332,9 +336,9 @@ async fn whatever_redis_replies_a_request_is_served_by_validating() {
     ];
     for sealed in [true, false] {
         for (n, reply) in replies.iter().enumerate() {
-            let mut builder = SessionCache::builder().redis(hostile.url()).unwrap();
-            // Those that never end cost the deadline, twice a request.
-            builder = builder.redis_deadline(Duration::from_millis(100));
+            // Those that never end cost the timeout, twice a request.
+            let redis = RedisConfig::single(hostile.url()).timeout(Duration::from_millis(100));
+            let mut builder = SessionCache::builder().redis(redis).unwrap();
             if sealed {
                 builder = builder.sealing_key(secret('a'));
             }
@@ -386,7 +390,7 @@ async fn secrets_of_ours_are_never_printed() {
             .build()
             .unwrap_err()
             .to_string()
-            .contains("set pepper")
+            .contains("set `pepper`")
     );
     let lonely = SessionCache::builder().previous_sealing_key(secret);
     assert!(lonely.build().is_err());

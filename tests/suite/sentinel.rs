@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bb8_redis::redis::cmd;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisTls, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisConfig, RedisTls, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer,
 };
 
 use crate::support::{
@@ -21,13 +22,19 @@ use crate::support::{
 
 type Layer = SessionCacheLayer<Probe>;
 
+fn config(urls: impl IntoIterator<Item = String>) -> RedisConfig {
+    RedisConfig::sentinel(urls, NAME)
+        .timeout(Duration::from_secs(20))
+        .connect_timeout(Duration::from_secs(20))
+        .checkout_timeout(Duration::from_secs(1))
+}
+
+fn builder_of(redis: RedisConfig) -> SessionCacheBuilder {
+    SessionCache::builder().redis(redis).unwrap()
+}
+
 fn builder(urls: impl IntoIterator<Item = String>) -> SessionCacheBuilder {
-    SessionCache::builder()
-        .redis_sentinel(urls, NAME)
-        .unwrap()
-        .redis_deadline(Duration::from_secs(20))
-        .redis_connect_deadline(Duration::from_secs(20))
-        .redis_checkout_deadline(Duration::from_secs(1))
+    builder_of(config(urls))
 }
 
 fn node(builder: SessionCacheBuilder) -> (SessionCache, Layer) {
@@ -56,7 +63,9 @@ async fn a_failover_is_followed_and_begins_an_epoch() {
     let mut set = Set::start();
     let local = LocalCacheConfig::new(100).lease(Duration::from_secs(5));
     let (near, near_layer) = node(builder(set.urls()).local_cache(local));
-    let (cache, layer) = node(builder(set.urls()).wait_for_replicas(2, Duration::from_secs(20)));
+    let (cache, layer) = node(builder_of(
+        config(set.urls()).wait_for_replicas(2, Duration::from_secs(20)),
+    ));
     until_from_redis(&layer, "t").await;
     ask(&near_layer, "t").await.unwrap();
     until("a lease", || near.stats().lease_age.is_some()).await;
@@ -133,7 +142,7 @@ async fn of_sentinels_that_disagree_the_newest_counts_and_a_minority_that_is_beh
     ])
     .await;
     // Half of it is how long they are waited for.
-    let builder = builder(urls(&fakes)).redis_connect_deadline(Duration::from_secs(1));
+    let builder = builder_of(config(urls(&fakes)).connect_timeout(Duration::from_secs(1)));
     let (cache, layer) = node(builder);
     soon("the newer primary to be found", async {
         while new.get(&session_key("t")).is_none() {
@@ -178,7 +187,7 @@ async fn when_none_knows_the_primary_one_line_says_what_to_check() {
     ] {
         let fakes = fakes([says; 3]).await;
         let log = record();
-        let builder = builder(urls(&fakes)).redis_connect_deadline(Duration::from_secs(1));
+        let builder = builder_of(config(urls(&fakes)).connect_timeout(Duration::from_secs(1)));
         let (cache, layer) = node(builder.local_cache(LocalCacheConfig::new(100)));
         soon("Redis to be left alone", async {
             while !cache.stats().redis_circuit_open {
@@ -191,7 +200,7 @@ async fn when_none_knows_the_primary_one_line_says_what_to_check() {
         assert_eq!(complaints.len(), 1, "{complaints:#?}");
         let complaint = complaints[0];
         assert!(
-            complaint.contains("redis_sentinel") && complaint.contains(reason),
+            complaint.contains("RedisConfig::sentinel") && complaint.contains(reason),
             "{complaint}"
         );
     }
@@ -220,15 +229,16 @@ async fn sentinels_and_primary_have_passwords_of_their_own_and_tls() {
     let sentinel = Sentinel::start(&lines);
     let client = authority.issue("a client");
     let (cache, layer) = node(
-        builder([format!("rediss://:sentinel@127.0.0.1:{}", sentinel.port())])
-            .redis("rediss://:primary@the-primary/5")
-            .unwrap()
-            .redis_tls(
-                RedisTls::new()
-                    .root_certificates(authority.pem())
-                    .client_certificate(client.certificate, client.key),
-            )
-            .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20))),
+        builder_of(
+            config([format!("rediss://:sentinel@127.0.0.1:{}", sentinel.port())])
+                .credentials_from("rediss://:primary@_/5")
+                .tls(
+                    RedisTls::new()
+                        .root_certificates(authority.pem())
+                        .client_certificate(client.certificate, client.key),
+                ),
+        )
+        .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20))),
     );
     until_from_redis(&layer, "t").await;
     until("a lease", || cache.stats().lease_age.is_some()).await;
@@ -238,11 +248,11 @@ async fn sentinels_and_primary_have_passwords_of_their_own_and_tls() {
 fn there_must_be_a_sentinel_and_each_url_must_be_one() {
     let of = |urls: &[&str]| {
         let urls = urls.iter().copied();
-        let builder = SessionCache::builder().redis_sentinel(urls, NAME);
+        let builder = SessionCache::builder().redis(RedisConfig::sentinel(urls, NAME));
         builder.map(|_| ()).map_err(|error| error.to_string())
     };
     assert_eq!(of(&["redis://one", "valkey://two:1"]), Ok(()));
     assert!(of(&[]).unwrap_err().contains("REDIS_SENTINEL_URLS"));
     let error = of(&["redis://one", "two:26379"]).unwrap_err();
-    assert!(error.contains("not understood"), "{error}");
+    assert!(error.contains("invalid Redis URL"), "{error}");
 }

@@ -13,8 +13,8 @@ use std::{
 use bb8_redis::redis::cmd;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tower_session_cache::{
-    Authority, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
-    UserData, ValidatedSession, ValidationError,
+    Authority, Namespace, Origin, RedisConfig, SessionCache, SessionCacheLayer, SessionToken,
+    SessionValidator, UserData, ValidatedSession, ValidationError,
 };
 
 use crate::support::{
@@ -288,9 +288,11 @@ async fn what_was_revoked_is_served_only_where_a_failover_has_lost_it() {
     let provider = Provider::default();
     let nodes = (0..NODES).map(|_| {
         let cache = SessionCache::builder()
-            .redis_sentinel(set.urls(), NAME)
+            .redis(
+                RedisConfig::sentinel(set.urls(), NAME)
+                    .wait_for_replicas(2, Duration::from_secs(1)),
+            )
             .unwrap()
-            .wait_for_replicas(2, Duration::from_secs(1))
             .refresh_ahead(100)
             .build()
             .unwrap();

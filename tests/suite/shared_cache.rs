@@ -6,8 +6,8 @@ use bb8_redis::redis::cmd;
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 use tower_session_cache::{
-    Lookup, Origin, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder,
-    SessionCacheLayer, UserData, ValidatedSession,
+    Lookup, Origin, RedisConfig, RedisHealth, RevokeErrorKind, SessionCache, SessionCacheBuilder,
+    SessionCacheConfig, SessionCacheLayer, UserData, ValidatedSession,
 };
 
 use crate::support::{
@@ -22,12 +22,11 @@ use crate::support::{
 };
 
 fn builder(redis: &Redis) -> SessionCacheBuilder {
-    // Far more than any answer takes: these tests are not about deadlines.
+    // Far more than any answer takes: these tests are not about timeouts.
     let patient = Duration::from_secs(20);
     SessionCache::builder()
-        .redis(redis.url())
+        .redis(RedisConfig::single(redis.url()).timeout(patient))
         .unwrap()
-        .redis_deadline(patient)
 }
 
 fn node(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
@@ -168,9 +167,8 @@ async fn a_cached_request_is_one_command_and_none_is_a_ping() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let cache = SessionCache::builder()
-        .redis(proxy.url())
+        .redis(RedisConfig::single(proxy.url()).timeout(Duration::from_secs(20)))
         .unwrap()
-        .redis_deadline(Duration::from_secs(20))
         .build()
         .unwrap();
     let layer = SessionCacheLayer::new(cache, Probe::new());
@@ -203,8 +201,8 @@ async fn a_cached_request_is_one_command_and_none_is_a_ping() {
 async fn what_many_ask_at_once_is_asked_together() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
-    let builder = SessionCache::builder().redis(proxy.url()).unwrap();
-    let patient = builder.redis_deadline(Duration::from_secs(20));
+    let redis = RedisConfig::single(proxy.url()).timeout(Duration::from_secs(20));
+    let patient = SessionCache::builder().redis(redis).unwrap();
     let cache = patient.build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
     for (callers, together) in [(1, 1), (64, 1), (70, 2)] {
@@ -621,22 +619,25 @@ async fn a_session_too_large_for_a_record_is_served_and_not_stored() {
 async fn database_and_prefix_are_where_the_settings_say() {
     let redis = Redis::start();
     let server = format!("redis://127.0.0.1:{}", redis.port());
-    for (url, db, expected) in [
-        (format!("{server}/5"), Some(3), 5),
-        (server.clone(), Some(3), 3),
-        (format!("{server}/"), None, 2),
+    for (url, db, file, expected) in [
+        (format!("{server}/5"), Some(3), Some(4), 5),
+        (server.clone(), Some(3), Some(4), 3),
+        (server.clone(), None, Some(4), 4),
+        (format!("{server}/"), None, None, 2),
     ] {
-        let mut builder = SessionCache::builder()
-            .redis(url)
-            .unwrap()
+        let mut config = RedisConfig::single(url)
+            .timeout(Duration::from_secs(20))
             .key_prefix("shop:");
         if let Some(db) = db {
-            builder = builder.redis_db(db);
+            config = config.database(db);
         }
-        let cache = builder
-            .redis_deadline(Duration::from_secs(20))
-            .build()
-            .unwrap();
+        let mut builder = SessionCache::builder();
+        if let Some(db) = file {
+            let mut file = SessionCacheConfig::default();
+            file.redis_db = db;
+            builder = builder.config(&file);
+        }
+        let cache = builder.redis(config).unwrap().build().unwrap();
         let layer = SessionCacheLayer::new(cache, Probe::new());
         ask(&layer, "t").await.unwrap();
         let keyspace: String = redis.run(cmd("INFO").arg("keyspace"));
@@ -646,7 +647,11 @@ async fn database_and_prefix_are_where_the_settings_say() {
         );
         redis.run::<()>(&cmd("FLUSHALL"));
     }
-    let cache = builder(&redis).key_prefix("shop:").build().unwrap();
+    let config = RedisConfig::single(redis.url())
+        .timeout(Duration::from_secs(20))
+        .key_prefix("shop:");
+    let cache = SessionCache::builder().redis(config);
+    let cache = cache.unwrap().build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
     ask(&layer, "t").await.unwrap();
     let _ = cache.invalidate_user("ada").await.unwrap();

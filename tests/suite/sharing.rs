@@ -19,8 +19,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
     AppwriteValidator, ErasedValidator, IntrospectionAuth, IntrospectionValidator,
-    LocalCacheConfig, Origin, Rejection, SecretKey, SessionCache, SessionCacheLayer, SessionInfo,
-    UserData, testing::ManualClock,
+    LocalCacheConfig, Origin, RedisConfig, Rejection, SecretKey, SessionCache, SessionCacheLayer,
+    SessionInfo, UserData, testing::ManualClock,
 };
 
 use self::api::SessionValidator;
@@ -299,10 +299,12 @@ impl Case {
             }
             if has_redis {
                 builder = builder
-                    .redis(redis.url())
-                    .unwrap()
-                    .redis_deadline(Duration::from_secs(20))
-                    .key_prefix(format!("{seed}:"));
+                    .redis(
+                        RedisConfig::single(redis.url())
+                            .timeout(Duration::from_secs(20))
+                            .key_prefix(format!("{seed}:")),
+                    )
+                    .unwrap();
             }
             if has_redis && has_local {
                 builder =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bb8_redis::redis::cmd;
-use tower_session_cache::{LocalCacheConfig, Origin, SessionCache, SessionCacheLayer};
+use tower_session_cache::{LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheLayer};
 
 use crate::support::{client::ask, peer::session_key, probe::Probe, redis::Redis, soon, until};
 
@@ -19,10 +19,12 @@ async fn it_is_used_for_lookups_and_the_listener() {
         let url = format!("{scheme}://{path}?user=ada&pass=p%40ss%2F");
         let url = if n == 0 { url } else { format!("{url}&db=2") };
         let cache = SessionCache::builder()
-            .redis(url)
+            .redis(
+                RedisConfig::single(url)
+                    .timeout(Duration::from_secs(20))
+                    .connect_timeout(Duration::from_secs(20)),
+            )
             .unwrap()
-            .redis_deadline(Duration::from_secs(20))
-            .redis_connect_deadline(Duration::from_secs(20))
             .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20)))
             .build()
             .unwrap();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, SessionCache, SessionCacheBuilder, SessionCacheLayer, SessionInfo,
-    ValidationError, testing::ManualClock,
+    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    SessionInfo, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -90,9 +90,8 @@ async fn nothing_is_served_stale_unless_asked_for_or_beyond_the_sessions_end() {
 /// A cache in whose memory is an entry whose record in Redis has ended.
 async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     let builder = SessionCache::builder()
-        .redis(redis.url())
+        .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
         .unwrap()
-        .redis_deadline(Duration::from_secs(20))
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)
         .local_cache(LocalCacheConfig::new(10).lease(Duration::from_secs(60)))
@@ -122,9 +121,8 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
 async fn with_redis_it_takes_a_look_that_nothing_was_revoked() {
     let redis = Redis::start();
     let other = SessionCache::builder()
-        .redis(redis.url())
+        .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
         .unwrap()
-        .redis_deadline(Duration::from_secs(20))
         .build()
         .unwrap();
     for (n, expected) in [503, 503, 401].into_iter().enumerate() {
@@ -171,10 +169,11 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let clock = ManualClock::new();
-    let patient = || SessionCache::builder().redis_deadline(Duration::from_secs(20));
-    let builder = patient()
-        .redis(proxy.url())
-        .unwrap()
+    let patient = |url| {
+        let redis = RedisConfig::single(url).timeout(Duration::from_secs(20));
+        SessionCache::builder().redis(redis).unwrap()
+    };
+    let builder = patient(proxy.url())
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)
         .local_cache(LocalCacheConfig::new(10).lease(LEASE))
@@ -209,7 +208,7 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
     until("its answer to be lost", || proxy.swallowing() > 0).await;
     proxy.fault(Fault::None);
     assert!(is_stale(&layer, "t").await, "under the lease");
-    let other = patient().redis(redis.url()).unwrap().build().unwrap();
+    let other = patient(redis.url()).build().unwrap();
     let _ = other.invalidate_token(&token("t")).await.unwrap();
     redis.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
     clock.advance(LEASE);
@@ -220,10 +219,19 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
 fn what_is_served_stale_does_not_outlive_the_memory_of_its_revocation() {
     let minutes = |n: u64| Duration::from_secs(60 * n);
     let stale = |stale| SessionCache::builder().stale_if_error(stale);
-    assert!(stale(minutes(54)).build().is_ok());
-    let error = stale(minutes(55)).build().unwrap_err().to_string();
+    // The default of the TTL gives way, a setting does not.
+    assert!(stale(minutes(59)).build().is_ok());
+    let five = minutes(5);
+    assert!(stale(minutes(54)).ttl(five).build().is_ok());
+    let error = stale(minutes(55))
+        .ttl(five)
+        .build()
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("stale_if_error"), "{error}");
-    let short = stale(minutes(10)).max_session_lifetime(minutes(15));
+    let short = stale(minutes(10))
+        .ttl(five)
+        .max_session_lifetime(minutes(15));
     assert!(
         short
             .build()

@@ -11,8 +11,7 @@ use std::{
 use bb8_redis::redis::cmd;
 use tokio::{io::AsyncReadExt, net::TcpListener};
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisHealth, RedisTls, SessionCache, SessionCacheBuilder,
-    SessionCacheLayer,
+    LocalCacheConfig, Origin, RedisConfig, RedisHealth, RedisTls, SessionCache, SessionCacheLayer,
 };
 
 use crate::support::{
@@ -28,12 +27,15 @@ const SLOWLY: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_millis(700);
 
 fn node(url: String, tls: RedisTls, is_patient: bool) -> (SessionCache, SessionCacheLayer<Probe>) {
-    let builder = SessionCache::builder().redis(url).unwrap().redis_tls(tls);
-    let cache = builder
-        .redis_deadline(Duration::from_secs(20))
-        .redis_connect_deadline(Duration::from_secs(20))
+    let redis = RedisConfig::single(url)
+        .tls(tls)
+        .timeout(Duration::from_secs(20))
+        .connect_timeout(Duration::from_secs(20))
         // So long each lookup waits where there is never a connection.
-        .redis_checkout_deadline(if is_patient { SLOWLY } else { SOON })
+        .checkout_timeout(if is_patient { SLOWLY } else { SOON });
+    let cache = SessionCache::builder()
+        .redis(redis)
+        .unwrap()
         .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(20)))
         .build()
         .unwrap();
@@ -190,21 +192,16 @@ async fn nothing_falls_back_to_plain_text() {
 }
 
 #[test]
-fn certificates_are_checked_when_the_cache_is_built() {
+fn certificates_are_checked_when_they_are_set() {
     let (authority, other) = (Authority::new(), Authority::new());
     let pair = authority.issue("a client");
     let stranger = other.issue("a client");
     let of = |certificate: &str, key: &str| RedisTls::new().client_certificate(certificate, key);
-    let built =
-        |builder: SessionCacheBuilder| builder.build().map(|_| ()).map_err(|e| e.to_string());
-    let over = |tls| {
-        built(
-            SessionCache::builder()
-                .redis("rediss://redis")
-                .unwrap()
-                .redis_tls(tls),
-        )
+    let built = |redis: RedisConfig| {
+        let builder = SessionCache::builder().redis(redis);
+        builder.map(|_| ()).map_err(|error| error.to_string())
     };
+    let over = |tls| built(RedisConfig::single("rediss://redis").tls(tls));
 
     assert_eq!(over(trusting(&authority)), Ok(()));
     assert_eq!(over(of(&pair.certificate, &pair.key)), Ok(()));
@@ -225,13 +222,13 @@ fn certificates_are_checked_when_the_cache_is_built() {
         let error = over(tls).unwrap_err();
         assert!(error.contains(advice), "{error}");
     }
-    let plain = SessionCache::builder().redis("redis://redis").unwrap();
-    let error = built(plain.redis_tls(trusting(&authority))).unwrap_err();
+    let plain = RedisConfig::single("redis://redis").tls(trusting(&authority));
+    let error = built(plain).unwrap_err();
     assert!(error.contains("rediss://"), "{error}");
     let insecure = SessionCache::builder().redis("rediss://:hunter2@redis/2#insecure");
     let error = insecure.unwrap_err().to_string();
     assert!(
-        error.contains("redis_tls") && !error.contains("hunter2"),
+        error.contains("`RedisConfig::tls`") && !error.contains("hunter2"),
         "{error}"
     );
 }
@@ -240,8 +237,10 @@ fn certificates_are_checked_when_the_cache_is_built() {
 fn no_certificate_is_printed() {
     let pair = Authority::new().issue("a client");
     let tls = with(RedisTls::new(), Pair { ..pair });
-    let builder = SessionCache::builder().redis_tls(tls.clone());
+    let config = RedisConfig::single("rediss://redis").tls(tls.clone());
     let expected = "RedisTls { root_certificates: false, client_certificate: true }";
     assert_eq!(format!("{tls:?}"), expected);
-    assert!(format!("{builder:?}").contains(expected));
+    assert!(format!("{config:?}").contains(expected));
+    let builder = SessionCache::builder().redis(config).unwrap();
+    assert!(!format!("{builder:?}").contains("PRIVATE KEY"));
 }

@@ -14,8 +14,8 @@ use bb8_redis::redis::{Client, Cmd, cmd};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::RwLock;
 use tower_session_cache::{
-    Authority, LocalCacheConfig, Namespace, Origin, SessionCache, SessionCacheLayer, SessionToken,
-    SessionValidator, Stats, UserData, ValidatedSession, ValidationError,
+    Authority, LocalCacheConfig, Namespace, Origin, RedisConfig, SessionCache, SessionCacheLayer,
+    SessionToken, SessionValidator, Stats, UserData, ValidatedSession, ValidationError,
 };
 
 use super::{
@@ -257,7 +257,7 @@ impl World {
         // A restart loses tombstones, and then it is the provider that refuses. Without one no
         // lookup may end for want of patience, since then the provider alone would decide.
         // A cluster's primaries are killed, which no caller has to wait out.
-        let (forgives, deadline) = match settings {
+        let (forgives, timeout) = match settings {
             Settings {
                 with_chaos: false, ..
             } => (true, Duration::from_secs(60)),
@@ -267,15 +267,14 @@ impl World {
             _ => (false, Duration::from_millis(100)),
         };
         let nodes = (0..settings.nodes).map(|n| {
-            let builder = SessionCache::builder();
-            let builder = if settings.is_cluster {
-                builder.redis_cluster(urls.clone())
+            let redis = if settings.is_cluster {
+                RedisConfig::cluster(&urls)
             } else {
-                builder.redis(&urls[0])
+                RedisConfig::single(&urls[0])
             };
-            let mut builder = builder
+            let mut builder = SessionCache::builder()
+                .redis(redis.timeout(timeout))
                 .unwrap()
-                .redis_deadline(deadline)
                 // It would go on behind a request's back, and across a flush.
                 .refresh_ahead(100);
             if let Some(lease) = settings.lease {

@@ -15,7 +15,7 @@ use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_session_cache::{
-    SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn,
+    RedisConfig, SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn,
 };
 
 /// Answers at once.
@@ -89,10 +89,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             through_the_layer(SessionCache::builder().build()?, count.parse()?).await
         }
         ["redis", count, url] => {
-            let deadline = std::time::Duration::from_secs(60);
+            let timeout = std::time::Duration::from_secs(60);
             let cache = SessionCache::builder()
-                .redis(url)?
-                .redis_deadline(deadline)
+                .redis(RedisConfig::single(url).timeout(timeout))?
                 .build()?;
             through_the_layer(cache, count.parse()?).await;
         }

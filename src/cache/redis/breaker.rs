@@ -1,4 +1,4 @@
-//! Stops asking a Redis that does not answer, so that an outage costs a few requests a deadline
+//! Stops asking a Redis that does not answer, so that an outage costs a few requests a timeout
 //! and the others nothing.
 
 use std::{

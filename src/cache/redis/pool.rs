@@ -1,4 +1,4 @@
-//! Connections to one Redis: few, shared, and never waited for longer than the deadline.
+//! Connections to one Redis: few, shared, and never waited for longer than the timeout.
 //!
 //! bb8 keeps the connections; what it cannot know is told by a manager of our own. Its stock one
 //! either asks each connection for a PING before use, or never finds out that one has died. Here

@@ -72,7 +72,7 @@ impl Replicas {
                 target: REVOCATION,
                 wanted = self.wanted.replicas,
                 count,
-                "a revocation reached fewer replicas in time than wait_for_replicas asks for, so a \
+                "a revocation reached fewer replicas in time than `wait_for_replicas` asks for, so a \
                  failover may lose it; check that the replicas are connected and keep up"
             );
         } else if was_short && !is_short {

@@ -85,10 +85,10 @@ impl Sentinels {
         sentinels: Vec<ConnectionInfo>,
         name: String,
         how: ConnectionInfo,
-        connect_deadline: Duration,
+        connect_timeout: Duration,
     ) -> Self {
         // The rest is for the primary itself.
-        let patience = connect_deadline / 2;
+        let patience = connect_timeout / 2;
         let sentinels = sentinels
             .into_iter()
             .map(|server| Arc::new(Sentinel::new(server)))
@@ -135,7 +135,7 @@ impl Sentinels {
             }
             (_, trouble) => Err((
                 ErrorKind::MasterNameNotFoundBySentinel,
-                "no sentinel tells the primary; check SessionCacheBuilder::redis_sentinel \
+                "no sentinel tells the primary; check RedisConfig::sentinel \
                  (usually REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER)",
                 trouble.as_ref().map(told).unwrap_or_default(),
             )
@@ -282,7 +282,7 @@ impl Sentinel {
 }
 
 fn silence() -> RedisError {
-    (ErrorKind::Io, "no answer within the deadline").into()
+    (ErrorKind::Io, "no answer within the timeout").into()
 }
 
 impl fmt::Debug for Sentinels {

@@ -20,10 +20,10 @@ pub(crate) enum Server {
 }
 
 /// A server whose changes have to be heard.
-pub(super) struct Heard {
-    pub(super) server: Server,
+pub(crate) struct Heard {
+    pub(crate) server: Server,
     /// A key of no other use that this server holds; one of a cluster may hold none at all.
-    pub(super) probe: Option<String>,
+    pub(crate) probe: Option<String>,
 }
 
 impl Server {
@@ -51,9 +51,9 @@ impl Server {
 pub(super) fn silence(server: &ConnectionInfo) -> &'static str {
     match server.addr() {
         ConnectionAddr::TcpTls { .. } => {
-            "no answer within the deadline; check that the port is Redis's tls-port"
+            "no answer within the timeout; check that the port is Redis's tls-port"
         }
-        _ => "no answer within the deadline",
+        _ => "no answer within the timeout",
     }
 }
 
@@ -77,56 +77,106 @@ pub(crate) enum UrlFault {
     Insecure,
 }
 
-/// Reads a URL; `db` is used when it names no database. Nothing shows the URL.
-pub(crate) fn server(url: &str, db: u16) -> Result<ConnectionInfo, UrlFault> {
-    let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
-    let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
-    if matches!(parsed.scheme(), "rediss" | "valkeys") {
-        // Not left to redis-rs, whose features any other crate may turn on.
-        if cfg!(not(feature = "tls")) {
-            return Err(UrlFault::NoTls);
-        }
-        if parsed.fragment().is_some() {
-            return Err(UrlFault::Insecure);
-        }
-    }
-    let info = parsed.as_str().into_connection_info();
-    let info = info.map_err(|_| UrlFault::NotUnderstood)?;
-    let names_db = if is_unix {
-        parsed.query_pairs().any(|(name, _)| name == "db")
-    } else {
-        !matches!(parsed.path(), "" | "/")
-    };
-    // It names the library in `CLIENT LIST`, for a permission more.
-    let mut redis = info.redis_settings().clone().set_skip_set_lib_name();
-    if !names_db {
-        redis = redis.set_db(db.into());
-    }
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    Ok(info.set_redis_settings(redis).set_tcp_settings(tcp))
+/// A URL of a Redis that was understood.
+#[derive(Clone)]
+pub(crate) struct ServerUrl {
+    info: ConnectionInfo,
+    names_database: bool,
+    names_port: bool,
 }
 
-/// Reads the URL of a sentinel.
-pub(crate) fn sentinel(url: &str) -> Result<ConnectionInfo, UrlFault> {
-    let info = server(url, 0)?;
-    let names_port = parse_redis_url(url).is_some_and(|url| url.port().is_some());
-    Ok(match info.addr().clone() {
-        ConnectionAddr::Tcp(host, _) if !names_port => {
-            info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+impl ServerUrl {
+    /// Reads a URL. Neither the value nor the error shows it.
+    pub(crate) fn parse(url: &str) -> Result<Self, UrlFault> {
+        let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
+        let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
+        if matches!(parsed.scheme(), "rediss" | "valkeys") {
+            // Not left to redis-rs, whose features any other crate may turn on.
+            if cfg!(not(feature = "tls")) {
+                return Err(UrlFault::NoTls);
+            }
+            if parsed.fragment().is_some() {
+                return Err(UrlFault::Insecure);
+            }
         }
-        ConnectionAddr::TcpTls {
-            host,
-            insecure,
-            tls_params,
-            ..
-        } if !names_port => info.set_addr(ConnectionAddr::TcpTls {
-            host,
-            port: SENTINEL_PORT,
-            insecure,
-            tls_params,
-        }),
-        _ => info,
-    })
+        let names_database = if is_unix {
+            parsed.query_pairs().any(|(name, _)| name == "db")
+        } else {
+            !matches!(parsed.path(), "" | "/")
+        };
+        let names_port = parsed.port().is_some();
+        let info = parsed.into_connection_info();
+        let info = info.map_err(|_| UrlFault::NotUnderstood)?;
+        // It names the library in `CLIENT LIST`, for a permission more.
+        let redis = info.redis_settings().clone().set_skip_set_lib_name();
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        Ok(Self {
+            info: info.set_redis_settings(redis).set_tcp_settings(tcp),
+            names_database,
+            names_port,
+        })
+    }
+
+    /// A server that is reached without user, password and TLS, at an address that others tell.
+    pub(crate) fn plain() -> Result<Self, UrlFault> {
+        Self::parse("redis://primary")
+    }
+
+    /// As the URL of a server; `database` is used if the URL names none.
+    pub(crate) fn server(&self, database: u16) -> ConnectionInfo {
+        let info = self.info.clone();
+        if self.names_database {
+            return info;
+        }
+        let redis = info.redis_settings().clone().set_db(database.into());
+        info.set_redis_settings(redis)
+    }
+
+    /// As the URL of a sentinel, whose default port is another.
+    pub(crate) fn sentinel(&self) -> ConnectionInfo {
+        let info = self.info.clone();
+        match info.addr().clone() {
+            ConnectionAddr::Tcp(host, _) if !self.names_port => {
+                info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+            }
+            ConnectionAddr::TcpTls {
+                host,
+                insecure,
+                tls_params,
+                ..
+            } if !self.names_port => info.set_addr(ConnectionAddr::TcpTls {
+                host,
+                port: SENTINEL_PORT,
+                insecure,
+                tls_params,
+            }),
+            _ => info,
+        }
+    }
+
+    /// As the URL of a node of a cluster, which has one database and a port.
+    pub(crate) fn node(&self) -> Result<ConnectionInfo, NodeFault> {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
+            _ => return Err(NodeFault::Url(UrlFault::NotUnderstood)),
+        }
+        if self.info.redis_settings().db() != 0 {
+            return Err(NodeFault::NamesDatabase);
+        }
+        Ok(self.info.clone())
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn info_mut(&mut self) -> &mut ConnectionInfo {
+        &mut self.info
+    }
+}
+
+/// The address alone.
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.info.addr().to_string(), f)
+    }
 }
 
 /// Why a URL is none of a cluster's node.
@@ -135,22 +185,13 @@ pub(crate) enum NodeFault {
     NamesDatabase,
 }
 
-/// Reads the URL of a node of a cluster, which has one database and a port.
-pub(crate) fn node(url: &str) -> Result<ConnectionInfo, NodeFault> {
-    let info = server(url, 0).map_err(NodeFault::Url)?;
-    match info.addr() {
-        ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
-        _ => return Err(NodeFault::Url(UrlFault::NotUnderstood)),
-    }
-    if info.redis_settings().db() != 0 {
-        return Err(NodeFault::NamesDatabase);
-    }
-    Ok(info)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server(url: &str, database: u16) -> Result<ConnectionInfo, UrlFault> {
+        ServerUrl::parse(url).map(|url| url.server(database))
+    }
 
     #[test]
     fn every_scheme_is_understood() {
@@ -200,7 +241,7 @@ mod tests {
     #[test]
     fn sentinels_have_a_port_of_their_own() {
         for (url, port) in [("redis://host", 26379), ("redis://host:6379", 6379)] {
-            let server = sentinel(url).unwrap();
+            let server = ServerUrl::parse(url).unwrap().sentinel();
             let expected = ConnectionAddr::Tcp("host".to_owned(), port);
             assert_eq!(server.addr(), &expected, "{url}");
         }

@@ -1,6 +1,6 @@
 //! Where the keys are: on one server, or on the primaries of a cluster.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bb8_redis::redis::ConnectionInfo;
 use bb8_redis::redis::{Cmd, cmd};
@@ -10,11 +10,13 @@ use super::cluster::Cluster;
 use super::{
     batch::Batches,
     breaker::Effect,
+    config::{Deployment, ReplicaWait},
     met::Met,
     names::Names,
     pool::{Answer, Deadlines, Link, Links, Missed, Terms, Unanswered},
     replicas::{Replicas, Wanted},
     scripts::Script,
+    sentinel::Sentinels,
     server::{Heard, Server},
 };
 use crate::{coherence::Lease, protocol::Stamp, telemetry::RedisMetrics};
@@ -25,6 +27,34 @@ pub(crate) enum Place {
     Server(Server, Option<Wanted>),
     /// Some of the nodes, by which the others are found.
     Cluster(Vec<ConnectionInfo>),
+}
+
+impl Place {
+    pub(crate) fn new(
+        deployment: Deployment,
+        database: u16,
+        replicas: Option<ReplicaWait>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let server = match deployment {
+            Deployment::Single(url) => Server::Named(Box::new(url.server(database))),
+            Deployment::Sentinel {
+                sentinels,
+                name,
+                primary,
+            } => {
+                let how = primary.server(database);
+                let sentinels = Sentinels::new(sentinels, name, how, connect_timeout);
+                Server::Elected(Arc::new(sentinels))
+            }
+            Deployment::Cluster(nodes) => return Self::Cluster(nodes),
+        };
+        let replicas = replicas.map(|ReplicaWait { replicas, timeout }| Wanted {
+            replicas,
+            patience: timeout,
+        });
+        Self::Server(server, replicas)
+    }
 }
 
 #[derive(Clone)]

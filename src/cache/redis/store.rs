@@ -11,6 +11,7 @@ use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
 use super::{
     breaker::Effect,
+    config::CheckedRedisConfig,
     listener::{Listener, Tier},
     memory::Memory,
     names::{Keys, Names},
@@ -50,14 +51,23 @@ pub(crate) struct Limits {
 
 impl Redis {
     pub(crate) fn new(
-        place: Place,
-        prefix: String,
+        config: CheckedRedisConfig,
+        default_database: u16,
         sealing: Option<Sealing>,
         clock: Clock,
         limits: Limits,
         tier: Option<Tier>,
     ) -> Self {
-        let names = Names::new(prefix);
+        let CheckedRedisConfig {
+            deployment,
+            database,
+            replicas,
+            key_prefix,
+            ..
+        } = config;
+        let database = database.unwrap_or(default_database);
+        let place = Place::new(deployment, database, replicas, limits.deadlines.connect);
+        let names = Names::new(key_prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Self {
             listener: tier.map(|tier| Listener::new(tier, names.clone())),

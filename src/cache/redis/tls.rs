@@ -16,16 +16,14 @@ use zeroize::Zeroizing;
 /// that they tell. Neither check can be turned off.
 ///
 /// ```no_run
-/// use tower_session_cache::{RedisTls, SessionCache};
+/// use tower_session_cache::{RedisConfig, RedisTls, SessionCache};
 ///
 /// # fn cache() -> Result<SessionCache, Box<dyn std::error::Error>> {
 /// let tls = RedisTls::new()
 ///     .root_certificates(std::fs::read("/etc/redis/ca.pem")?)
 ///     .client_certificate(std::fs::read("/etc/redis/me.pem")?, std::fs::read("/etc/redis/me.key")?);
-/// let cache = SessionCache::builder()
-///     .redis("rediss://redis:6380/2")?
-///     .redis_tls(tls)
-///     .build()?;
+/// let redis = RedisConfig::single("rediss://redis:6380/2").tls(tls);
+/// let cache = SessionCache::builder().redis(redis)?.build()?;
 /// # Ok(cache) }
 /// ```
 #[derive(Clone, Default)]

@@ -7,7 +7,7 @@ use std::{
 
 use axum::{Extension, Router, routing::get};
 use tower_session_cache::{
-    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, SessionCache, SessionCacheBuilder,
+    CachedSession, Fill, LocalCacheConfig, Lookup, Origin, RedisConfig, SessionCache, SessionCacheBuilder,
     SessionCacheLayer, SessionToken, UserData, ValidatedSession, ValidationError, validator_fn,
 };
 
@@ -20,22 +20,23 @@ pub async fn local() -> Result<Served, Box<dyn Error>> {
 pub async fn tier(redis: &str) -> Result<Served, Box<dyn Error>> {
     let local = LocalCacheConfig::new(100_000);
     let builder = builder()
-        .redis(redis)?
-        .key_prefix("tier:")
+        .redis(config(redis).key_prefix("tier:"))?
         .local_cache(local);
     serve(builder, Origin::Local).await
 }
 
 pub async fn redis(redis: &str) -> Result<Served, Box<dyn Error>> {
-    serve(builder().redis(redis)?, Origin::Redis).await
+    serve(builder().redis(config(redis))?, Origin::Redis).await
 }
 
-/// Longer than a run takes: nobody validates here. A round may find Redis as busy as it can be,
-/// which is no reason to do without it.
+/// Longer than a run takes: nobody validates here.
 fn builder() -> SessionCacheBuilder {
-    SessionCache::builder()
-        .ttl(Duration::from_secs(3_000))
-        .redis_deadline(Duration::from_secs(2))
+    SessionCache::builder().ttl(Duration::from_secs(3_000))
+}
+
+/// A round may find Redis as busy as it can be, which is no reason to do without it.
+fn config(redis: &str) -> RedisConfig {
+    RedisConfig::single(redis).timeout(Duration::from_secs(2))
 }
 
 async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, Box<dyn Error>> {

@@ -122,7 +122,7 @@ impl Cluster {
                 error = trouble,
                 "no node of the Redis cluster tells where its slots are, so every session is \
                  validated; check that it runs, that its state is ok, and hosts, ports, user and \
-                 password in the URLs that `SessionCacheBuilder::redis_cluster` was given \
+                 password in the URLs that `RedisConfig::cluster` was given \
                  (usually REDIS_CLUSTER_URLS)"
             );
         }
@@ -203,7 +203,7 @@ impl Cluster {
         let asked = ask.query_async::<(Value, String, String)>(&mut scout.connection);
         let (slots, nodes, info) = match timeout(self.deadlines.call, asked).await {
             Ok(answer) => answer.map_err(|error| told(&error))?,
-            Err(_) => return Err("no answer within the deadline".to_owned()),
+            Err(_) => return Err("no answer within the timeout".to_owned()),
         };
         let view = View::parse(slots, &nodes, &info, &scout.address)
             .ok_or("a node says of its cluster what cannot be read")?;
