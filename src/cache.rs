@@ -14,19 +14,15 @@
 mod builder;
 mod config;
 mod limits;
-mod local;
 
 mod outcome;
 mod redis;
 mod refresh;
-mod refusals;
 mod revoke;
 
 mod store;
 mod ticket;
-mod tier;
 mod validations;
-mod verdicts;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -38,7 +34,6 @@ pub use self::{
     config::SessionCacheConfig,
     revoke::{Revocation, RevokeError, RevokeErrorKind},
     ticket::{Fill, Lookup, Ticket},
-    tier::LocalCacheConfig,
 };
 pub(crate) use self::{
     outcome::{Denied, Outcome, Resolved},

@@ -177,6 +177,7 @@ pub mod fuzzing;
 mod grpc;
 mod layer;
 
+mod memory;
 mod model;
 mod policy;
 mod protocol;
@@ -201,13 +202,14 @@ pub use body::ResponseBody;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use cache::RedisTls;
 pub use cache::{
-    Fill, Health, LocalCacheConfig, Lookup, RedisConfig, RedisHealth, Revocation, RevokeError,
-    RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
+    Fill, Health, Lookup, RedisConfig, RedisHealth, Revocation, RevokeError, RevokeErrorKind,
+    SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};
 pub use future::ResponseFuture;
 pub use layer::SessionCacheLayer;
+pub use memory::LocalCacheConfig;
 pub use model::{Authority, Namespace};
 pub use model::{CachedSession, Origin, SessionInfo};
 pub use model::{UserData, UserDataBuilder};

@@ -5,13 +5,12 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use super::{
     SessionCache, SessionCacheConfig,
     limits::{CacheSettings, DEFAULT_CAPACITY, EffectiveSettings, TOMBSTONE_TTL},
-    local::{Local, Times},
     redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier},
     revoke::Undelivered,
     store::Store,
-    tier::LocalCacheConfig,
     validations::Validations,
 };
+use crate::memory::{Local, LocalCacheConfig, Times};
 use crate::{
     coherence::Lease,
     config_error::ConfigError,

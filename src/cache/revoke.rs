@@ -34,7 +34,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A revocation that holds: no request that begins from now on is served from a cache with what
-/// it revoked, on any node; on one with a [local cache](super::LocalCacheConfig) of its own, no request
+/// it revoked, on any node; on one with a [local cache](crate::memory::LocalCacheConfig) of its own, no request
 /// that begins a lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]

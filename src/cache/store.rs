@@ -1,13 +1,13 @@
 //! Lookups and fills across the memory of this process and Redis.
 
 use super::{
-    local::{Check, Local},
     redis::{Filled, Found, Redis, Replace},
     revoke::Undelivered,
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
 use crate::coherence::Seen;
+use crate::memory::{Check, Local};
 use crate::protocol::{EntryKey, Naming, NearKey};
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{

@@ -5,14 +5,14 @@ use std::collections::{HashMap, VecDeque};
 use crate::protocol::TokenKey;
 
 /// Bounded, oldest out first: all verdicts last equally long, so the oldest ends first, too.
-pub(super) struct Verdicts {
+pub(crate) struct Verdicts {
     until: HashMap<TokenKey, u64>,
     order: VecDeque<(TokenKey, u64)>,
     capacity: usize,
 }
 
 impl Verdicts {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Self {
             until: HashMap::new(),
             order: VecDeque::new(),
@@ -21,7 +21,7 @@ impl Verdicts {
     }
 
     /// Remembers a verdict; answers whether a live one had to be forgotten for it.
-    pub(super) fn insert(&mut self, token: TokenKey, until: u64, now: u64) -> bool {
+    pub(crate) fn insert(&mut self, token: TokenKey, until: u64, now: u64) -> bool {
         self.until.insert(token, until);
         self.order.push_back((token, until));
         let mut forgot = false;
@@ -41,11 +41,11 @@ impl Verdicts {
         forgot
     }
 
-    pub(super) fn refuses(&self, token: &TokenKey, now: u64) -> bool {
+    pub(crate) fn refuses(&self, token: &TokenKey, now: u64) -> bool {
         self.until.get(token).is_some_and(|until| now < *until)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.until.len()
     }
 }

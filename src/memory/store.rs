@@ -18,7 +18,7 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{refusals::Refusals, verdicts::Verdicts};
+use super::{negative_cache::Refusals, revoked_tokens::Verdicts};
 use crate::coherence::{Lease, Noted, Seen, Served, Stripes, TokenStripe, UserStripe};
 use crate::protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey};
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 /// Refused tokens that are remembered, whatever the capacity for sessions is.
 const MAX_REFUSALS: usize = 10_000;
 
-pub(super) struct Local {
+pub(crate) struct Local {
     entries: Cache<NearKey, Entry, UnitWeighter, BuildHasherDefault<Hashed>>,
     stripes: Stripes,
     verdicts: Mutex<Verdicts>,
@@ -45,13 +45,13 @@ pub(super) struct Local {
 
 /// In microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(crate) struct Times {
     /// The longest time in memory for what stands in Redis as well.
-    pub(super) max_age: u64,
+    pub(crate) max_age: u64,
     /// How long after its time in the cache a session may be served for want of a better answer.
-    pub(super) stale: u64,
-    pub(super) verdict_ttl: u64,
-    pub(super) negative_ttl: u64,
+    pub(crate) stale: u64,
+    pub(crate) verdict_ttl: u64,
+    pub(crate) negative_ttl: u64,
 }
 
 #[derive(Clone)]
@@ -70,22 +70,22 @@ struct Entry {
 }
 
 /// What may become of a session when its time in the cache is over.
-pub(super) struct After {
+pub(crate) struct After {
     until: u64,
     /// By what Redis tells whether it still holds.
-    pub(super) cause: Option<Cause>,
+    pub(crate) cause: Option<Cause>,
 }
 
 /// A session whose time in the cache may be over.
-pub(super) struct Aged {
-    pub(super) user: UserData,
-    pub(super) expires_at: Option<DateTime<Utc>>,
-    pub(super) seen: Seen,
-    pub(super) after: Arc<After>,
+pub(crate) struct Aged {
+    pub(crate) user: UserData,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) seen: Seen,
+    pub(crate) after: Arc<After>,
 }
 
 /// Whether what was validated may be stored and served.
-pub(super) enum Check {
+pub(crate) enum Check {
     Fine,
     /// A revocation came after the lookup.
     Moved,
@@ -94,7 +94,7 @@ pub(super) enum Check {
 }
 
 impl Local {
-    pub(super) fn new(
+    pub(crate) fn new(
         sessions: NonZeroUsize,
         verdicts: NonZeroUsize,
         lease: Option<Arc<Lease>>,
@@ -120,12 +120,12 @@ impl Local {
         }
     }
 
-    pub(super) fn lease(&self) -> Option<&Arc<Lease>> {
+    pub(crate) fn lease(&self) -> Option<&Arc<Lease>> {
         self.lease.as_ref()
     }
 
     /// The near lookup: a usable entry, or nothing.
-    pub(super) fn hit(&self, key: NearKey) -> Option<CachedSession> {
+    pub(crate) fn hit(&self, key: NearKey) -> Option<CachedSession> {
         let now = self.clock.elapsed();
         // Before the entry's numbers are compared: what the lease proves is counted by now.
         if let Some(lease) = &self.lease
@@ -161,7 +161,7 @@ impl Local {
     }
 
     /// What may be served for want of a better answer, once it is known that nothing was revoked.
-    pub(super) fn aged(&self, key: &EntryKey) -> Option<Aged> {
+    pub(crate) fn aged(&self, key: &EntryKey) -> Option<Aged> {
         let entry = self.entries.get(&key.near)?;
         let is_known = self
             .lease
@@ -189,11 +189,11 @@ impl Local {
 
     /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
     /// verdict that comes in between is then seen by the fill.
-    pub(super) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         self.stripes.seen()
     }
 
-    pub(super) fn is_unchanged(&self, key: &EntryKey, seen: Seen, user_id: &str) -> bool {
+    pub(crate) fn is_unchanged(&self, key: &EntryKey, seen: Seen, user_id: &str) -> bool {
         self.stripes.unchanged(
             seen,
             TokenStripe::of(&key.token),
@@ -201,7 +201,7 @@ impl Local {
         )
     }
 
-    pub(super) fn check(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) -> Check {
+    pub(crate) fn check(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) -> Check {
         if self.refuses(key) {
             Check::Refused
         } else if !self.is_unchanged(key, seen, session.user.id()) {
@@ -214,7 +214,7 @@ impl Local {
     }
 
     /// A revocation between the check and this does no harm: every hit compares `seen`.
-    pub(super) fn store(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) {
+    pub(crate) fn store(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) {
         let now = self.clock.elapsed();
         let left = session
             .expires_at
@@ -240,7 +240,7 @@ impl Local {
 
     /// What was found in Redis by a read that was sent after `noted`. Nor does it matter here what
     /// was revoked or pushed meanwhile.
-    pub(super) fn keep(&self, key: &EntryKey, noted: Noted, served: &Served) {
+    pub(crate) fn keep(&self, key: &EntryKey, noted: Noted, served: &Served) {
         let Some(keep) = served.keep else { return };
         let record = &served.record;
         let now = self.clock.elapsed();
@@ -263,7 +263,7 @@ impl Local {
         );
     }
 
-    pub(super) fn invalidate_token(&self, key: &EntryKey) {
+    pub(crate) fn invalidate_token(&self, key: &EntryKey) {
         self.stripes.revoke_token(&key.token);
         if let Some(lease) = &self.lease {
             lease.revoke_token(&key.token);
@@ -272,20 +272,20 @@ impl Local {
     }
 
     /// The identity provider has refused its token, or knows better by now.
-    pub(super) fn evict(&self, key: &EntryKey) {
+    pub(crate) fn evict(&self, key: &EntryKey) {
         self.entries.remove(&key.near);
     }
 
     /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
     /// by [`Self::invalidate_token`], afterwards: whoever sees it moved finds the verdict.
-    pub(super) fn refuse(&self, key: &EntryKey) -> bool {
+    pub(crate) fn refuse(&self, key: &EntryKey) -> bool {
         let now = self.clock.elapsed();
         self.verdicts()
             .insert(key.token, now.saturating_add(self.times.verdict_ttl), now)
     }
 
-    /// The mark's names are those that [`super::redis::Redis`] gives it.
-    pub(super) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
+    /// The marks have the names that they have in Redis.
+    pub(crate) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
         self.stripes.revoke_user(id);
         if let Some(lease) = &self.lease {
             for name in mark_names {
@@ -295,7 +295,7 @@ impl Local {
     }
 
     /// Sessions, verdicts and refusals held.
-    pub(super) fn len(&self) -> (usize, usize, usize) {
+    pub(crate) fn len(&self) -> (usize, usize, usize) {
         (
             self.entries.len(),
             self.verdicts().len(),
@@ -304,21 +304,21 @@ impl Local {
     }
 
     /// The identity provider refused a token in a validation that began after `seen`.
-    pub(super) fn remember_refusal(&self, key: &EntryKey, rules: u64, seen: Seen) {
+    pub(crate) fn remember_refusal(&self, key: &EntryKey, rules: u64, seen: Seen) {
         self.refusals.remember(key, rules, seen);
     }
 
     /// The provider's refusal is contradicted by a success, and so is that by these rules.
-    pub(super) fn forget_refusal(&self, key: &EntryKey, rules: u64) {
+    pub(crate) fn forget_refusal(&self, key: &EntryKey, rules: u64) {
         self.refusals.forget(key, rules);
     }
 
     /// Whether it did so a moment ago, and nothing was revoked since.
-    pub(super) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
+    pub(crate) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
         self.refusals.holds(key, rules, &self.stripes)
     }
 
-    pub(super) fn refuses(&self, key: &EntryKey) -> bool {
+    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
         self.verdicts().refuses(&key.token, self.clock.elapsed())
     }
 

@@ -12,7 +12,7 @@ use crate::coherence::{Seen, Stripes};
 use crate::protocol::EntryKey;
 use crate::time::Clock;
 
-pub(super) struct Refusals {
+pub(crate) struct Refusals {
     /// By the token and the layer whose rules refused it, 0 for the identity provider.
     tokens: Cache<(EntryKey, u64), Refusal>,
     clock: Clock,
@@ -26,7 +26,7 @@ struct Refusal {
 }
 
 impl Refusals {
-    pub(super) fn new(capacity: usize, clock: Clock, ttl: u64) -> Self {
+    pub(crate) fn new(capacity: usize, clock: Clock, ttl: u64) -> Self {
         Self {
             tokens: Cache::new(capacity),
             clock,
@@ -35,7 +35,7 @@ impl Refusals {
     }
 
     /// `seen` is from before the validation that was refused.
-    pub(super) fn remember(&self, key: &EntryKey, rules: u64, seen: Seen) {
+    pub(crate) fn remember(&self, key: &EntryKey, rules: u64, seen: Seen) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
             let refusal = Refusal { until, seen };
@@ -43,7 +43,7 @@ impl Refusals {
         }
     }
 
-    pub(super) fn forget(&self, key: &EntryKey, rules: u64) {
+    pub(crate) fn forget(&self, key: &EntryKey, rules: u64) {
         if self.ttl > 0 {
             for rules in [0, rules] {
                 self.tokens.remove(&(key.clone(), rules));
@@ -51,7 +51,7 @@ impl Refusals {
         }
     }
 
-    pub(super) fn holds(&self, key: &EntryKey, rules: u64, stripes: &Stripes) -> bool {
+    pub(crate) fn holds(&self, key: &EntryKey, rules: u64, stripes: &Stripes) -> bool {
         if self.ttl == 0 {
             return false;
         }
@@ -68,7 +68,7 @@ impl Refusals {
         holds
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.tokens.len()
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A cache in this process that stands before Redis and serves without a round trip; see
-/// [`SessionCacheBuilder::local_cache`](super::SessionCacheBuilder::local_cache).
+/// [`SessionCacheBuilder::local_cache`](crate::cache::SessionCacheBuilder::local_cache).
 ///
 /// Redis tells each node of what changes, so that a revocation made anywhere is noticed within
 /// milliseconds. A node that hears nothing for the length of its *lease* asks Redis again.
@@ -22,10 +22,10 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct LocalCacheConfig {
-    pub(super) capacity: usize,
-    pub(super) lease: Duration,
-    pub(super) max_age: Duration,
-    pub(super) hears_records: bool,
+    pub(crate) capacity: usize,
+    pub(crate) lease: Duration,
+    pub(crate) max_age: Duration,
+    pub(crate) hears_records: bool,
 }
 
 impl LocalCacheConfig {
