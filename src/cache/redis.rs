@@ -13,11 +13,14 @@ mod cluster;
 mod config;
 mod fill;
 mod info;
+mod link;
 mod listener;
 mod lookup;
+mod manager;
 mod memory;
 mod met;
 mod names;
+mod options;
 mod outcome;
 mod pool;
 mod replicas;
@@ -41,7 +44,7 @@ pub use self::tls::RedisTls;
 pub(super) use self::{
     config::{CheckedRedisConfig, RedisTimeouts},
     listener::Tier,
+    options::Deadlines,
     outcome::{Filled, Found, Seen},
-    pool::Deadlines,
     store::{Limits, Redis},
 };

@@ -12,7 +12,7 @@ use futures_util::future::try_join4;
 
 use super::{
     names::Keys,
-    pool::Unanswered,
+    options::Unanswered,
     reply::Looked,
     run::Run,
     servers::Call,

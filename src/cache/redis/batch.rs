@@ -19,9 +19,9 @@ use tokio::{
 };
 
 use super::{
-    breaker::Effect,
     memory::Known,
-    pool::{Links, Terms, Unanswered},
+    options::{Terms, Unanswered},
+    pool::Links,
     reply::Looked,
     run::Run,
 };
@@ -119,12 +119,7 @@ async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
     for key in keys {
         ask.arg(key);
     }
-    let terms = Terms {
-        effect: Effect::Reads,
-        until,
-        is_asking: false,
-    };
-    let Ok(answer) = links.ask(terms, |_| Cow::Borrowed(&ask)).await else {
+    let Ok(answer) = links.ask(Terms::read(until), |_| Cow::Borrowed(&ask)).await else {
         return;
     };
     let Value::Array(values) = answer.value else {

@@ -3,8 +3,8 @@
 use super::{
     breaker::Effect,
     names::Keys,
+    options::Unanswered,
     outcome::{Filled, Seen, SeenMark},
-    pool::Unanswered,
     run::Run,
     scripts::Script,
     servers::Call,

@@ -13,7 +13,7 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, Weak,
         atomic::{
-            AtomicBool, AtomicUsize,
+            AtomicUsize,
             Ordering::{Relaxed, SeqCst},
         },
     },
@@ -21,30 +21,28 @@ use std::{
 };
 
 use bb8_redis::{
-    bb8::{ManageConnection, Pool, RunError},
-    redis::{
-        AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
-        aio::MultiplexedConnection, cmd, pipe,
-    },
+    bb8::{Pool, RunError},
+    redis::{AsyncConnectionConfig, Cmd, RedisError, ServerErrorKind, cmd, from_redis_value},
 };
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use super::{
-    breaker::{Breaker, Effect},
+    breaker::Breaker,
     info::{field, identity},
+    link::{Facts, Link, is_elsewhere, is_server_error},
+    manager::{Manager, Shared},
     met::Met,
-    scripts::{SCRIPTS, Script},
-    sentinel::Term,
+    options::{Answer, CommandError, Deadlines, Terms},
+    scripts::Script,
     server::Server,
     trouble::told,
 };
-use crate::telemetry::{GaugeGuard, REDIS};
 use crate::{
-    protocol::Stamp,
     sync::{Backoff, lock},
+    telemetry::REDIS,
 };
 
 /// Between two attempts to reach a Redis that did not answer.
@@ -54,64 +52,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Two connections carry as many commands as one Redis answers.
 const LINKS: u32 = 2;
 
-/// Redis did not answer in time, or not as it should.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unanswered;
-
-/// Why a server gave no answer.
-pub(super) enum Missed {
-    Unanswered,
-    /// As a server of a cluster says it, in this run: the keys are on another one, or on their
-    /// way to it.
-    Elsewhere {
-        error: RedisError,
-        run: Arc<str>,
-    },
-}
-
-/// A reply, and the run of the server that gave it.
-pub(super) struct Answer {
-    pub(super) value: Value,
-    pub(super) run: Arc<str>,
-}
-
-impl Answer {
-    /// While a slot is on its way, what is not on the one server may be on the other, so that the
-    /// answer depends on both.
-    pub(super) fn by_way_of(self, before: Option<Arc<str>>) -> Self {
-        match before {
-            None => self,
-            Some(before) => Self {
-                run: format!("{before}>{}", self.run).into(),
-                ..self
-            },
-        }
-    }
-}
-
 /// To one server.
 #[derive(Clone)]
 pub(super) struct Links(Arc<Inner>);
-
-/// What one operation may do, and until when: however many commands it takes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    pub(super) effect: Effect,
-    pub(super) until: Instant,
-    /// Whether to send it to a server that the slot of its keys is on its way to.
-    pub(super) is_asking: bool,
-}
-
-/// How long what may be waited for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines {
-    /// Making a connection, until it has loaded the scripts.
-    pub(crate) connect: Duration,
-    /// A call's wait for a connection.
-    pub(crate) checkout: Duration,
-    /// A call as a whole.
-    pub(crate) call: Duration,
-}
 
 struct Inner {
     /// Made on first use, since bb8 connects at once, which takes a runtime.
@@ -126,39 +69,6 @@ struct Inner {
     deadlines: Deadlines,
     /// A key of our own, written to find out whether the server takes writes again.
     probe: Mutex<String>,
-}
-
-/// What all links know of their server.
-struct Shared {
-    met: Arc<Met>,
-    /// Why the last connection failed.
-    trouble: Mutex<Option<String>>,
-    /// What is to be said of a server that says nothing.
-    silence: &'static str,
-}
-
-#[derive(Clone)]
-pub(super) struct Link {
-    connection: MultiplexedConnection,
-    facts: Arc<Facts>,
-}
-
-/// What all clones of a link share.
-struct Facts {
-    is_dead: AtomicBool,
-    hashes: Vec<String>,
-    run: Arc<str>,
-    /// While sentinels name its server.
-    term: Option<Term>,
-    _open: GaugeGuard,
-}
-
-#[derive(Clone)]
-pub(super) struct Manager {
-    server: Server,
-    config: AsyncConnectionConfig,
-    deadline: Duration,
-    shared: Arc<Shared>,
 }
 
 impl Links {
@@ -213,12 +123,17 @@ impl Links {
         &self,
         terms: Terms,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, Missed> {
+    ) -> Result<Answer, CommandError> {
         let inner = &self.0;
         let breaker = &inner.breaker;
+        if breaker.is_open() {
+            return Err(CommandError::Unavailable(
+                "the circuit breaker is open".into(),
+            ));
+        }
         // Timers and connections need a runtime.
-        if breaker.is_open() || Handle::try_current().is_err() {
-            return Err(Missed::Unanswered);
+        if Handle::try_current().is_err() {
+            return Err(CommandError::Unavailable("no Tokio runtime".into()));
         }
         let metrics = &inner.shared.met.metrics;
         let _in_flight = metrics.commands_in_flight.guard();
@@ -227,13 +142,12 @@ impl Links {
                 breaker.succeeded(terms.effect);
                 Ok(answer)
             }
-            Err(Failure::Elsewhere { error, run }) => Err(Missed::Elsewhere { error, run }),
-            Err(Failure::Trouble(trouble)) => {
+            Err(CommandError::Unavailable(error)) => {
                 metrics.errors.increment();
                 if breaker.failed(terms.effect) {
                     tracing::warn!(
                         target: REDIS,
-                        error = trouble,
+                        %error,
                         server = %inner.manager.server,
                         "Redis does not answer as it should, so every session is validated; check \
                          that it runs and takes writes, and host, port, user and password in the \
@@ -241,8 +155,9 @@ impl Links {
                     );
                     tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
-                Err(Missed::Unanswered)
+                Err(CommandError::Unavailable(error))
             }
+            redirected => redirected,
         }
     }
 
@@ -254,32 +169,21 @@ impl Links {
     /// Whether the server is still in the run in which its links found it. A link of another run is
     /// used no more: the next one meets the server anew.
     pub(super) async fn is_as_met(&self, until: Instant) -> bool {
-        let terms = Terms {
-            effect: Effect::Reads,
-            until,
-            is_asking: false,
-        };
         let info = |_: &Link| Cow::Owned(cmd("INFO"));
-        let Ok(Answer { value, run }) = self.0.attempt(terms, info).await else {
+        let Ok(Answer { value, run }) = self.0.attempt(Terms::read(until), info).await else {
             return false;
         };
-        let is_as_met = bb8_redis::redis::from_redis_value::<String>(value)
+        let is_as_met = from_redis_value::<String>(value)
             .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
         if !is_as_met {
             for place in &self.0.links {
                 if let Some(link) = lock(place).take() {
-                    link.facts.is_dead.store(true, SeqCst);
+                    link.give_up();
                 }
             }
         }
         is_as_met
     }
-}
-
-/// What came of an attempt instead of an answer.
-enum Failure {
-    Trouble(String),
-    Elsewhere { error: RedisError, run: Arc<str> },
 }
 
 /// Asks until there is an answer, or nobody left who wants one.
@@ -289,15 +193,14 @@ async fn close_when_it_answers(links: Weak<Inner>) {
         tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
         let Some(links) = links.upgrade() else { return };
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let terms = Terms {
-            effect: Effect::Writes,
-            until: Instant::now() + links.deadlines.call,
-            is_asking: false,
-        };
+        let terms = Terms::write(Instant::now() + links.deadlines.call);
         let key = lock(&links.probe).clone();
         let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
         // Also one that sends us elsewhere answers.
-        if !matches!(links.attempt(terms, probe).await, Err(Failure::Trouble(_))) {
+        if !matches!(
+            links.attempt(terms, probe).await,
+            Err(CommandError::Unavailable(_))
+        ) {
             links.breaker.close();
             tracing::info!(target: REDIS, "Redis answers again");
             return;
@@ -341,15 +244,19 @@ impl Inner {
         &self,
         terms: Terms,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Answer, CommandError> {
         let mut used: Option<Arc<Facts>> = None;
         timeout_at(terms.until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
                 let mut link = match self.link().await {
                     Ok(link) => link,
-                    Err(RunError::User(error)) => return Err(Failure::Trouble(told(&error))),
-                    Err(RunError::TimedOut) => return Err(Failure::Trouble(self.shared.trouble())),
+                    Err(RunError::User(error)) => {
+                        return Err(CommandError::Unavailable(told(&error).into()));
+                    }
+                    Err(RunError::TimedOut) => {
+                        return Err(CommandError::Unavailable(self.shared.trouble().into()));
+                    }
                 };
                 used = Some(Arc::clone(&link.facts));
                 match link.query(terms.is_asking, &command).await {
@@ -359,23 +266,23 @@ impl Inner {
                             run: Arc::clone(&link.facts.run),
                         });
                     }
-                    Err(error) if error.is_io_error() => link.facts.is_dead.store(true, SeqCst),
+                    Err(error) if error.is_io_error() => link.give_up(),
                     Err(error) if self.shared.met.is_cluster() && is_elsewhere(&error) => {
                         let run = Arc::clone(&link.facts.run);
-                        return Err(Failure::Elsewhere { error, run });
+                        return Err(CommandError::Redirected { error, run });
                     }
                     Err(error) => {
                         if error.is_unrecoverable_error()
                             || is_server_error(&error, ServerErrorKind::ReadOnly)
                         {
-                            link.facts.is_dead.store(true, SeqCst);
+                            link.give_up();
                         }
-                        return Err(Failure::Trouble(told(&error)));
+                        return Err(CommandError::Unavailable(told(&error).into()));
                     }
                 }
             }
-            let trouble = "its connections end as soon as they are used";
-            Err(Failure::Trouble(trouble.to_owned()))
+            let error = "its connections end as soon as they are used";
+            Err(CommandError::Unavailable(error.into()))
         })
         .await
         .unwrap_or_else(|_| {
@@ -383,162 +290,8 @@ impl Inner {
             if let Some(facts) = &used {
                 facts.is_dead.store(true, SeqCst);
             }
-            Err(Failure::Trouble(self.shared.trouble()))
+            Err(CommandError::Unavailable(self.shared.trouble().into()))
         })
-    }
-}
-
-fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
-    error.kind() == ErrorKind::Server(kind)
-}
-
-/// Whether a cluster's server sends us to another one.
-fn is_elsewhere(error: &RedisError) -> bool {
-    use ServerErrorKind::{Ask, Moved, TryAgain};
-    [Moved, Ask, TryAgain]
-        .into_iter()
-        .any(|kind| is_server_error(error, kind))
-}
-
-impl Link {
-    pub(super) fn run(&self) -> &Arc<str> {
-        &self.facts.run
-    }
-
-    /// The run of the server is handed to the script as its last argument.
-    pub(super) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
-        let mut call = cmd("EVALSHA");
-        call.arg(&self.facts.hashes[script as usize])
-            .arg(keys.len());
-        call.arg(keys).arg(arguments).arg(&*self.facts.run);
-        call
-    }
-
-    fn is_dead(&self) -> bool {
-        let Facts { is_dead, term, .. } = &*self.facts;
-        is_dead.load(SeqCst) || term.as_ref().is_some_and(Term::is_over)
-    }
-
-    /// It is used no more.
-    pub(super) fn give_up(&self) {
-        self.facts.is_dead.store(true, SeqCst);
-    }
-
-    pub(super) async fn query<'c>(
-        &mut self,
-        is_asking: bool,
-        command: impl Fn(&Self) -> Cow<'c, Cmd>,
-    ) -> Result<Value, RedisError> {
-        match self.send(is_asking, &command(self)).await {
-            Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
-                // Somebody has flushed them; the same text has the same hash again.
-                Box::pin(load_scripts(&mut self.connection)).await?;
-                self.send(is_asking, &command(self)).await
-            }
-            answer => answer,
-        }
-    }
-
-    async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {
-        if !is_asking {
-            // Not `send_packed_command`, which hands error replies out as values.
-            return command.query_async(&mut self.connection).await;
-        }
-        // In one piece, since it holds for the very next command of the connection, and others
-        // use that as well.
-        let mut asking = pipe();
-        asking.cmd("ASKING").add_command(command.clone());
-        let answers = Box::pin(self.connection.send_packed_commands(&asking, 1, 1)).await?;
-        let answer = answers.into_iter().next().unwrap_or(Value::Nil);
-        answer.extract_error()
-    }
-}
-
-async fn load_scripts(connection: &mut MultiplexedConnection) -> Result<Vec<String>, RedisError> {
-    let mut load = pipe();
-    for code in SCRIPTS {
-        load.cmd("SCRIPT").arg("LOAD").arg(code);
-    }
-    load.query_async(connection).await
-}
-
-impl ManageConnection for Manager {
-    type Connection = Link;
-    type Error = RedisError;
-
-    async fn connect(&self) -> Result<Link, RedisError> {
-        // All of it, since a server that is frozen accepts connections and goes no further.
-        let link = timeout(self.deadline, self.link())
-            .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.silence).into()));
-        *lock(&self.shared.trouble) = link.as_ref().err().map(told);
-        link
-    }
-
-    async fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
-        if link.is_dead() {
-            return Err((ErrorKind::Io, "the connection has died").into());
-        }
-        Ok(())
-    }
-
-    fn has_broken(&self, link: &mut Link) -> bool {
-        link.is_dead()
-    }
-}
-
-impl Manager {
-    async fn link(&self) -> Result<Link, RedisError> {
-        let (server, term) = self.server.find().await?;
-        let mut connection = Client::open(server)?
-            .get_multiplexed_async_connection_with_config(&self.config)
-            .await?;
-        let hashes = load_scripts(&mut connection).await?;
-        let (info, time): (String, (i64, i64)) = pipe()
-            .cmd("INFO")
-            .cmd("TIME")
-            .query_async(&mut connection)
-            .await?;
-        if field(&info, "role") == "slave" {
-            return Err((
-                ErrorKind::Server(ServerErrorKind::ReadOnly),
-                "this server is a replica, which hears of revocations late and takes none; name \
-                 the primary",
-            )
-                .into());
-        }
-        let run = self.shared.meet(&info, Stamp::from_redis_time(time));
-        Ok(Link {
-            connection,
-            facts: Arc::new(Facts {
-                is_dead: AtomicBool::new(false),
-                hashes,
-                run,
-                term,
-                _open: self.shared.met.metrics.connections.guard(),
-            }),
-        })
-    }
-}
-
-impl Shared {
-    /// Names the run of a server, before it serves.
-    fn meet(&self, info: &str, now: Stamp) -> Arc<str> {
-        let field = |name| field(info, name);
-        // What revokes has a longer life than what it revokes; eviction does not care.
-        let policy = field("maxmemory_policy");
-        if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
-            self.met.warn_of_eviction(policy);
-        }
-        let run = identity(info);
-        self.met.meet(&run, now);
-        run
-    }
-
-    fn trouble(&self) -> String {
-        lock(&self.trouble)
-            .clone()
-            .unwrap_or_else(|| self.silence.to_owned())
     }
 }
 

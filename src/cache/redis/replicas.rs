@@ -21,10 +21,7 @@ use bb8_redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    pool::{Link, Links, Manager},
-    scripts::Script,
-};
+use super::{link::Link, manager::Manager, pool::Links, scripts::Script};
 use crate::sync::lock;
 use crate::telemetry::REVOCATION;
 

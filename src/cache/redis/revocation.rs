@@ -8,7 +8,7 @@ use std::{
 
 use bb8_redis::redis::cmd;
 
-use super::{breaker::Effect, pool::Unanswered, scripts::Script, store::Redis};
+use super::{breaker::Effect, options::Unanswered, scripts::Script, store::Redis};
 use crate::protocol::{EntryKey, SLACK, Verdict};
 
 impl Redis {

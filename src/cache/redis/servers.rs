@@ -11,9 +11,11 @@ use super::{
     batch::Batches,
     breaker::Effect,
     config::{Deployment, ReplicaWait},
+    link::Link,
     met::Met,
     names::Names,
-    pool::{Answer, Deadlines, Link, Links, Missed, Terms, Unanswered},
+    options::{Answer, CommandError, Deadlines, Terms, Unanswered},
+    pool::Links,
     replicas::{Replicas, Wanted},
     scripts::Script,
     sentinel::Sentinels,
@@ -142,11 +144,7 @@ impl Servers {
     pub(super) fn call(&self, effect: Effect) -> Call<'_> {
         Call {
             servers: self,
-            terms: Terms {
-                effect,
-                until: Instant::now() + self.deadlines.call,
-                is_asking: false,
-            },
+            terms: Terms::new(effect, Instant::now() + self.deadlines.call),
         }
     }
 
@@ -199,9 +197,8 @@ impl Call<'_> {
         keys: &[&str],
         arguments: &[&[u8]],
     ) -> Result<Answer, Unanswered> {
-        let key = keys.first().copied().unwrap_or_default();
-        let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
-        answer.await.map_err(|_| Unanswered)
+        let answer = self.run_together(script, keys, arguments).await?;
+        answer.ok_or(Unanswered)
     }
 
     /// Runs a script over keys of one slot, or nothing at all while the slot moves and they are
@@ -216,8 +213,8 @@ impl Call<'_> {
         let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
         match answer.await {
             Ok(answer) => Ok(Some(answer)),
-            Err(Missed::Elsewhere { .. }) => Ok(None),
-            Err(Missed::Unanswered) => Err(Unanswered),
+            Err(CommandError::Redirected { .. }) => Ok(None),
+            Err(CommandError::Unavailable(_)) => Err(Unanswered),
         }
     }
 
@@ -248,7 +245,7 @@ impl Call<'_> {
         &self,
         key: &str,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, Missed> {
+    ) -> Result<Answer, CommandError> {
         match &self.servers.kind {
             Kind::One(one) => one.links.ask(self.terms, command).await,
             // Boxed, so that one server need not carry the room for it.

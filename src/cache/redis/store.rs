@@ -15,7 +15,7 @@ use super::{
     listener::{Listener, Tier},
     memory::Memory,
     names::{Keys, Names},
-    pool::Deadlines,
+    options::Deadlines,
     servers::{Place, Servers},
     warned::Warned,
 };

@@ -17,12 +17,16 @@ use super::{
     view::Address,
 };
 use crate::cache::redis::{
-    pool::{Answer, Link, Missed, Terms},
+    link::Link,
+    options::{Answer, CommandError, Terms},
     server::{Heard, Server},
 };
 
 /// So often a command is sent on; more are a cluster that does not know itself.
 const MAX_HOPS: usize = 5;
+
+const NOT_KNOWN: CommandError =
+    CommandError::Unavailable(Cow::Borrowed("the cluster does not tell who holds the key"));
 
 impl Cluster {
     /// Asks the server that holds the key, wherever the cluster says that it is.
@@ -31,26 +35,26 @@ impl Cluster {
         mut terms: Terms,
         key: &str,
         command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, Missed> {
-        let map = self.map(terms.until).await.ok_or(Missed::Unanswered)?;
+    ) -> Result<Answer, CommandError> {
+        let map = self.map(terms.until).await.ok_or(NOT_KNOWN)?;
         let Some(owner) = map.owner(slot(key)) else {
             self.look.notify_one();
-            return Err(Missed::Unanswered);
+            return Err(NOT_KNOWN);
         };
         let (mut address, mut links) = (owner.address.clone(), owner.links.clone());
         let mut before: Option<Arc<str>> = None;
         for _ in 0..MAX_HOPS {
             let (error, run) = match links.ask(terms, &command).await {
                 Ok(answer) => return Ok(answer.by_way_of(before)),
-                Err(Missed::Elsewhere { error, run }) => (error, run),
-                Err(Missed::Unanswered) => {
+                Err(CommandError::Redirected { error, run }) => (error, run),
+                Err(unavailable) => {
                     self.look.notify_one();
-                    return Err(Missed::Unanswered);
+                    return Err(unavailable);
                 }
             };
             let next = error.redirect_node();
             let Some(next) = next.and_then(|(node, _)| Address::parse(node, &address)) else {
-                return Err(Missed::Elsewhere { error, run });
+                return Err(CommandError::Redirected { error, run });
             };
             terms.is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
             if terms.is_asking {
@@ -60,10 +64,10 @@ impl Cluster {
                 self.met.moved();
                 self.look.notify_one();
             }
-            links = self.server(&map, &next).ok_or(Missed::Unanswered)?;
+            links = self.server(&map, &next).ok_or(NOT_KNOWN)?;
             address = next;
         }
-        Err(Missed::Unanswered)
+        Err(NOT_KNOWN)
     }
 
     /// Whether each slot has a primary, and each of these answers.

@@ -12,11 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::{map::Map, view::Address};
 use crate::{
     cache::redis::{
-        address::at,
-        met::Met,
-        names::Names,
-        pool::{Deadlines, Links},
-        server::Server,
+        address::at, met::Met, names::Names, options::Deadlines, pool::Links, server::Server,
     },
     sync::{BackgroundTask, lock},
 };

@@ -28,12 +28,7 @@ use super::{
 };
 use crate::telemetry::REDIS;
 use crate::{
-    cache::redis::{
-        breaker::Effect,
-        pool::{Link, Links, Terms},
-        server::silence,
-        trouble::told,
-    },
+    cache::redis::{link::Link, options::Terms, pool::Links, server::silence, trouble::told},
     protocol::Stamp,
     sync::{Backoff, lock},
 };
@@ -264,13 +259,8 @@ async fn time(map: &Map, patience: Duration) -> Option<Stamp> {
 }
 
 async fn time_of(links: &Links, until: Instant) -> Result<Stamp, ()> {
-    let terms = Terms {
-        effect: Effect::Reads,
-        until,
-        is_asking: false,
-    };
     let time = |_: &Link| Cow::Owned(cmd("TIME"));
-    let answer = links.ask(terms, time).await.map_err(|_| ())?;
+    let answer = links.ask(Terms::read(until), time).await.map_err(|_| ())?;
     from_redis_value(answer.value)
         .map(Stamp::from_redis_time)
         .map_err(|_| ())

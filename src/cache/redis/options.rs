@@ -1,0 +1,79 @@
+//! What a command may do and until when, and what comes back.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use bb8_redis::redis::{RedisError, Value};
+use tokio::time::Instant;
+
+use super::breaker::Effect;
+
+/// Redis did not answer in time, or not as it should.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unanswered;
+
+/// Why a server gave no answer.
+pub(crate) enum CommandError {
+    /// It did not answer in time, or not as it should; the text says what went wrong.
+    Unavailable(Cow<'static, str>),
+    /// As a server of a cluster says it, in this run: the keys are on another one, or on their
+    /// way to it.
+    Redirected { error: RedisError, run: Arc<str> },
+}
+
+/// A reply, and the run of the server that gave it.
+pub(crate) struct Answer {
+    pub(crate) value: Value,
+    pub(crate) run: Arc<str>,
+}
+
+impl Answer {
+    /// While a slot is on its way, what is not on the one server may be on the other, so that the
+    /// answer depends on both.
+    pub(crate) fn by_way_of(self, before: Option<Arc<str>>) -> Self {
+        match before {
+            None => self,
+            Some(before) => Self {
+                run: format!("{before}>{}", self.run).into(),
+                ..self
+            },
+        }
+    }
+}
+
+/// What one operation may do, and until when: however many commands it takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) effect: Effect,
+    pub(crate) until: Instant,
+    /// Whether to send it to a server that the slot of its keys is on its way to.
+    pub(crate) is_asking: bool,
+}
+
+impl Terms {
+    pub(crate) fn read(until: Instant) -> Self {
+        Self::new(Effect::Reads, until)
+    }
+
+    pub(crate) fn write(until: Instant) -> Self {
+        Self::new(Effect::Writes, until)
+    }
+
+    pub(crate) fn new(effect: Effect, until: Instant) -> Self {
+        Self {
+            effect,
+            until,
+            is_asking: false,
+        }
+    }
+}
+
+/// How long what may be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    /// Making a connection, until it has loaded the scripts.
+    pub(crate) connect: Duration,
+    /// A call's wait for a connection.
+    pub(crate) checkout: Duration,
+    /// A call as a whole.
+    pub(crate) call: Duration,
+}
