@@ -5,7 +5,6 @@
 //! fails: when Redis does not answer in time, the outcome says so, and the caller decides without
 //! it.
 
-mod address;
 mod apart;
 mod batch;
 mod breaker;
@@ -35,6 +34,7 @@ mod store;
 #[cfg(feature = "tls")]
 mod tls;
 mod trouble;
+mod url;
 mod warned;
 
 pub use self::config::RedisConfig;

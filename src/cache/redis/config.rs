@@ -7,9 +7,9 @@ use std::{fmt, mem, str::FromStr, time::Duration};
 
 use bb8_redis::redis::ConnectionInfo;
 
-use super::server::{NodeFault, ServerUrl, UrlFault};
 #[cfg(feature = "tls")]
 use super::tls::{RedisTls, TlsFault, has_tls};
+use super::url::{NodeFault, ServerUrl, UrlFault};
 use crate::config_error::ConfigError;
 
 /// The longest that any of the timeouts may be.

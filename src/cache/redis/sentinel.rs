@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{address::at, trouble::told};
+use super::{trouble::told, url::at};
 use crate::sync::{BackgroundTask, lock};
 use crate::telemetry::REDIS;
 

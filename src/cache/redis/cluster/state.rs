@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::{map::Map, view::Address};
 use crate::{
     cache::redis::{
-        address::at, met::Met, names::Names, options::Deadlines, pool::Links, server::Server,
+        met::Met, names::Names, options::Deadlines, pool::Links, server::Server, url::at,
     },
     sync::{BackgroundTask, lock},
 };

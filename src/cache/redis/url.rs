@@ -1,0 +1,249 @@
+//! The URL of a Redis, read once and checked.
+
+use std::fmt;
+
+use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, parse_redis_url};
+
+/// The sentinels' own port.
+const SENTINEL_PORT: u16 = 26379;
+
+/// What is wrong with the URL of a Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UrlFault {
+    NotUnderstood,
+    /// It asks for TLS, which is not built in.
+    NoTls,
+    /// It asks for TLS with anybody.
+    Insecure,
+}
+
+/// A URL of a Redis that was understood.
+#[derive(Clone)]
+pub(crate) struct ServerUrl {
+    info: ConnectionInfo,
+    names_database: bool,
+    names_port: bool,
+}
+
+impl ServerUrl {
+    /// Reads a URL. Neither the value nor the error shows it.
+    pub(crate) fn parse(url: &str) -> Result<Self, UrlFault> {
+        let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
+        let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
+        if matches!(parsed.scheme(), "rediss" | "valkeys") {
+            // Not left to redis-rs, whose features any other crate may turn on.
+            if cfg!(not(feature = "tls")) {
+                return Err(UrlFault::NoTls);
+            }
+            if parsed.fragment().is_some() {
+                return Err(UrlFault::Insecure);
+            }
+        }
+        let names_database = if is_unix {
+            parsed.query_pairs().any(|(name, _)| name == "db")
+        } else {
+            !matches!(parsed.path(), "" | "/")
+        };
+        let names_port = parsed.port().is_some();
+        let info = parsed.into_connection_info();
+        let info = info.map_err(|_| UrlFault::NotUnderstood)?;
+        // It names the library in `CLIENT LIST`, for a permission more.
+        let redis = info.redis_settings().clone().set_skip_set_lib_name();
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        Ok(Self {
+            info: info.set_redis_settings(redis).set_tcp_settings(tcp),
+            names_database,
+            names_port,
+        })
+    }
+
+    /// A server that is reached without user, password and TLS, at an address that others tell.
+    pub(crate) fn plain() -> Result<Self, UrlFault> {
+        Self::parse("redis://primary")
+    }
+
+    /// As the URL of a server; `database` is used if the URL names none.
+    pub(crate) fn server(&self, database: u16) -> ConnectionInfo {
+        let info = self.info.clone();
+        if self.names_database {
+            return info;
+        }
+        let redis = info.redis_settings().clone().set_db(database.into());
+        info.set_redis_settings(redis)
+    }
+
+    /// As the URL of a sentinel, whose default port is another.
+    pub(crate) fn sentinel(&self) -> ConnectionInfo {
+        let info = self.info.clone();
+        match info.addr().clone() {
+            ConnectionAddr::Tcp(host, _) if !self.names_port => {
+                info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+            }
+            ConnectionAddr::TcpTls {
+                host,
+                insecure,
+                tls_params,
+                ..
+            } if !self.names_port => info.set_addr(ConnectionAddr::TcpTls {
+                host,
+                port: SENTINEL_PORT,
+                insecure,
+                tls_params,
+            }),
+            _ => info,
+        }
+    }
+
+    /// As the URL of a node of a cluster, which has one database and a port.
+    pub(crate) fn node(&self) -> Result<ConnectionInfo, NodeFault> {
+        match self.info.addr() {
+            ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
+            _ => return Err(NodeFault::Url(UrlFault::NotUnderstood)),
+        }
+        if self.info.redis_settings().db() != 0 {
+            return Err(NodeFault::NamesDatabase);
+        }
+        Ok(self.info.clone())
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn info_mut(&mut self) -> &mut ConnectionInfo {
+        &mut self.info
+    }
+}
+
+/// The address alone.
+impl fmt::Debug for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.info.addr().to_string(), f)
+    }
+}
+
+/// Why a URL is none of a cluster's node.
+pub(crate) enum NodeFault {
+    Url(UrlFault),
+    NamesDatabase,
+}
+
+/// The same user, password, database and certificates at another address.
+pub(crate) fn at(how: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+    let host = host.to_owned();
+    how.clone().set_addr(match how.addr() {
+        ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
+            host,
+            port,
+            insecure: false,
+            tls_params: tls_params.clone(),
+        },
+        _ => ConnectionAddr::Tcp(host, port),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str, database: u16) -> Result<ConnectionInfo, UrlFault> {
+        ServerUrl::parse(url).map(|url| url.server(database))
+    }
+
+    #[test]
+    fn every_scheme_is_understood() {
+        for (url, addr, db) in [
+            (
+                "redis://host",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                7,
+            ),
+            (
+                "valkey://host:1/",
+                ConnectionAddr::Tcp("host".to_owned(), 1),
+                7,
+            ),
+            (
+                "valkey://host/3",
+                ConnectionAddr::Tcp("host".to_owned(), 6379),
+                3,
+            ),
+            (
+                "redis://[::1]:1/0",
+                ConnectionAddr::Tcp("::1".to_owned(), 1),
+                0,
+            ),
+            (
+                "unix:///run/redis",
+                ConnectionAddr::Unix("/run/redis".into()),
+                7,
+            ),
+            (
+                "redis+unix:///run/r?db=3",
+                ConnectionAddr::Unix("/run/r".into()),
+                3,
+            ),
+            (
+                "valkey+unix:///run/r?db=0",
+                ConnectionAddr::Unix("/run/r".into()),
+                0,
+            ),
+        ] {
+            let server = server(url, 7).unwrap();
+            assert_eq!(server.addr(), &addr, "{url}");
+            assert_eq!(server.redis_settings().db(), db, "{url}");
+        }
+    }
+
+    #[test]
+    fn sentinels_have_a_port_of_their_own() {
+        for (url, port) in [("redis://host", 26379), ("redis://host:6379", 6379)] {
+            let server = ServerUrl::parse(url).unwrap().sentinel();
+            let expected = ConnectionAddr::Tcp("host".to_owned(), port);
+            assert_eq!(server.addr(), &expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn users_and_passwords_may_hold_any_character() {
+        for url in [
+            "redis://us%3Aer:p%40ss%2F%23@host",
+            "unix:///run/redis?user=us%3Aer&pass=p%40ss%2F%23",
+        ] {
+            let server = server(url, 0).unwrap();
+            let settings = server.redis_settings();
+            assert_eq!(settings.username(), Some("us:er"), "{url}");
+            assert_eq!(settings.password(), Some("p@ss/#"), "{url}");
+        }
+    }
+
+    #[test]
+    fn tls_is_refused_where_it_is_not_built_in_and_where_it_would_verify_nothing() {
+        for scheme in ["rediss", "valkeys"] {
+            let plain = server(&format!("{scheme}://host"), 0);
+            let insecure = server(&format!("{scheme}://host/2#insecure"), 0);
+            if cfg!(feature = "tls") {
+                let addr = plain.unwrap().addr().clone();
+                assert!(matches!(addr, ConnectionAddr::TcpTls { .. }), "{addr:?}");
+                assert_eq!(insecure.unwrap_err(), UrlFault::Insecure);
+            } else {
+                assert_eq!(plain.unwrap_err(), UrlFault::NoTls);
+                assert_eq!(insecure.unwrap_err(), UrlFault::NoTls);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_of_a_redis_is_refused() {
+        for url in [
+            "",
+            "localhost",
+            "http://host",
+            "redis://host/two",
+            "redis://0.0.0.0",
+        ] {
+            assert_eq!(
+                server(url, 0).unwrap_err(),
+                UrlFault::NotUnderstood,
+                "{url}"
+            );
+        }
+    }
+}
