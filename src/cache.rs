@@ -16,8 +16,8 @@ mod config;
 mod limits;
 
 mod outcome;
-mod redis;
 mod refresh;
+mod revocation_queue;
 mod revoke;
 
 mod store;
@@ -26,24 +26,22 @@ mod validations;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-pub use self::redis::RedisConfig;
-#[cfg(feature = "tls")]
-pub use self::redis::RedisTls;
+use self::revocation_queue::Revoke;
 pub use self::{
     builder::SessionCacheBuilder,
     config::SessionCacheConfig,
-    revoke::{Revocation, RevokeError, RevokeErrorKind},
+    revocation_queue::RevokeErrorKind,
+    revoke::{Revocation, RevokeError},
     ticket::{Fill, Lookup, Ticket},
 };
 pub(crate) use self::{
     outcome::{Denied, Outcome, Resolved},
-    redis::Replace,
     store::Store,
     validations::{ValidationLeader, Validations},
 };
-use self::{redis::Redis, revoke::Revoke};
 use crate::protocol::Verdict;
 use crate::protocol::{EntryKey, Space};
+use crate::redis::Redis;
 use crate::telemetry::{LookupOutcome, Stats};
 use crate::{
     model::{Authority, CachedSession, Namespace},

@@ -181,6 +181,7 @@ mod memory;
 mod model;
 mod policy;
 mod protocol;
+mod redis;
 mod rejection;
 mod resolver;
 mod response;
@@ -198,12 +199,9 @@ mod validator;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use axum::ExtractError;
 pub use body::ResponseBody;
-#[cfg(feature = "tls")]
-#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
-pub use cache::RedisTls;
 pub use cache::{
-    Fill, Health, Lookup, RedisConfig, RedisHealth, Revocation, RevokeError, RevokeErrorKind,
-    SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
+    Fill, Health, Lookup, RedisHealth, Revocation, RevokeError, RevokeErrorKind, SessionCache,
+    SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};
@@ -213,6 +211,10 @@ pub use memory::LocalCacheConfig;
 pub use model::{Authority, Namespace};
 pub use model::{CachedSession, Origin, SessionInfo};
 pub use model::{UserData, UserDataBuilder};
+pub use redis::RedisConfig;
+#[cfg(feature = "tls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+pub use redis::RedisTls;
 pub use rejection::{Rejection, RejectionBody, RejectionKind};
 pub use service::SessionCacheService;
 pub use telemetry::{RevocationCounts, Stats};

@@ -16,11 +16,11 @@ use tracing::{Instrument, Span};
 use self::validation::ValidatorClient;
 use crate::{
     cache::{
-        Denied, Fill, Lookup, Outcome, Replace, Resolved, SessionCache, Store, Ticket,
-        ValidationLeader,
+        Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket, ValidationLeader,
     },
     model::{CachedSession, Due, Namespace, Origin, UserData},
     protocol::EntryKey,
+    redis::Replace,
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,

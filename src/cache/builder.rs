@@ -5,12 +5,12 @@ use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use super::{
     SessionCache, SessionCacheConfig,
     limits::{CacheSettings, DEFAULT_CAPACITY, EffectiveSettings, TOMBSTONE_TTL},
-    redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier},
-    revoke::Undelivered,
+    revocation_queue::Undelivered,
     store::Store,
     validations::Validations,
 };
 use crate::memory::{Local, LocalCacheConfig, Times};
+use crate::redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier};
 use crate::{
     coherence::Lease,
     config_error::ConfigError,

@@ -10,8 +10,8 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use super::redis::RedisTimeouts;
 use crate::memory::LocalCacheConfig;
+use crate::redis::RedisTimeouts;
 use crate::{config_error::ConfigError, protocol::SLACK as SLACK_MICROS};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the

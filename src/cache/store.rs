@@ -1,14 +1,14 @@
 //! Lookups and fills across the memory of this process and Redis.
 
 use super::{
-    redis::{Filled, Found, Redis, Replace},
-    revoke::Undelivered,
+    revocation_queue::Undelivered,
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
 use crate::coherence::Seen;
 use crate::memory::{Check, Local};
 use crate::protocol::{EntryKey, Naming, NearKey};
+use crate::redis::{Filled, Found, Redis, Replace};
 use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
     model::{CachedSession, Origin},

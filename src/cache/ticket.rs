@@ -1,9 +1,9 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use super::redis;
 use crate::coherence::generations as stripes;
 use crate::model::CachedSession;
 use crate::protocol::EntryKey;
+use crate::redis;
 
 /// What a lookup found.
 #[derive(Clone, Debug)]

@@ -28,6 +28,6 @@ impl Served {
 pub(crate) struct Keep {
     /// The stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
-    /// Whether its mark stands under the name that [`Redis::vouches`](crate::cache::redis::Redis::vouches) looks under.
+    /// Whether its mark stands under the name that [`Redis::vouches`](crate::redis::Redis::vouches) looks under.
     pub(crate) can_be_vouched_for: bool,
 }

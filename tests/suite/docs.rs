@@ -62,9 +62,9 @@ fn the_configuration_page_names_every_setting_and_no_other() {
     let page = source("src/docs/configuration.md");
     for (path, name, at_least) in [
         ("src/cache/builder.rs", "SessionCacheBuilder", 15),
-        ("src/cache/redis/config.rs", "RedisConfig", 8),
-        ("src/cache/tier.rs", "LocalCacheConfig", 3),
-        ("src/layer.rs", "SessionCacheLayer", 5),
+        ("src/redis/config.rs", "RedisConfig", 8),
+        ("src/memory/config.rs", "LocalCacheConfig", 3),
+        ("src/middleware/layer.rs", "SessionCacheLayer", 5),
         (
             "src/validator/appwrite/builder.rs",
             "AppwriteValidatorBuilder",

@@ -5,8 +5,8 @@ use bb8_redis::redis::cmd;
 use crate::support::redis::Redis;
 
 const FILL: &str = concat!(
-    include_str!("../../src/cache/redis/common.lua"),
-    include_str!("../../src/cache/redis/fill.lua"),
+    include_str!("../../src/redis/scripts/common.lua"),
+    include_str!("../../src/redis/scripts/fill.lua"),
 );
 
 /// What becomes of a record whose lookup was at `fence` seconds.

@@ -1,0 +1,226 @@
+//! Revocations that Redis does not have yet, and what they deny on this node until it has them.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use crate::{
+    protocol::{EntryKey, TokenKey, Verdict},
+    sync::lock,
+    telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind},
+};
+
+/// Undelivered revocations that are kept.
+const MAX_QUEUED: usize = 10_000;
+
+/// How a revocation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RevokeErrorKind {
+    /// Redis does not answer. It is delivered to it as soon as possible; a revoked token for as
+    /// long as the verdict holds, the rest until no record from before can be usable any more
+    /// (cache TTL, validation timeout and 5 seconds).
+    Queued,
+    /// Redis does not answer, and too many revocations wait for it already. Repeat it later.
+    NotQueued,
+}
+
+#[derive(Clone)]
+pub(crate) enum Revoke {
+    Token(EntryKey, Verdict),
+    User(String),
+}
+
+impl Revoke {
+    pub(crate) fn kind(&self) -> RevocationKind {
+        match self {
+            Self::Token(_, Verdict::Forget) => RevocationKind::InvalidateToken,
+            Self::Token(_, Verdict::Refuse) => RevocationKind::RevokeToken,
+            Self::User(_) => RevocationKind::InvalidateUser,
+        }
+    }
+}
+
+/// The revocations that Redis does not have yet, in order, and what they deny.
+pub(crate) struct Undelivered {
+    queue: Mutex<Queue>,
+    /// How many wait, so that a lookup need not take the lock while there is nothing to find.
+    waiting: AtomicU64,
+    gauge: Gauge,
+    /// The time of this process, in microseconds, until which nothing is served from Redis.
+    nothing_until: AtomicU64,
+}
+
+/// The revocation whose turn it is.
+pub(crate) struct Next {
+    pub(crate) what: Revoke,
+    /// All that it revoked is too old to be used; nothing has to be delivered any more.
+    pub(crate) has_aged_out: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Revoke, u64)>,
+    tokens: HashMap<TokenKey, usize>,
+    users: HashMap<String, usize>,
+    is_delivering: bool,
+}
+
+impl Default for Undelivered {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            waiting: AtomicU64::default(),
+            gauge: Gauge::new(REVOCATIONS_QUEUED),
+            nothing_until: AtomicU64::default(),
+        }
+    }
+}
+
+impl Undelivered {
+    pub(crate) fn len(&self) -> u64 {
+        self.waiting.load(SeqCst)
+    }
+
+    /// For a lookup that began at this time of the process; how long it took must not count.
+    pub(crate) fn denies_token(&self, key: &EntryKey, began: u64) -> bool {
+        self.nothing_until.load(SeqCst) > began
+            || (self.len() > 0 && self.queue().tokens.contains_key(&key.token))
+    }
+
+    pub(crate) fn denies_user(&self, id: &str) -> bool {
+        self.len() > 0 && self.queue().users.contains_key(id)
+    }
+
+    pub(crate) fn push(&self, what: Revoke, until: u64, records_end: u64) -> RevokeErrorKind {
+        let mut queue = self.queue();
+        if queue.waiting.len() >= MAX_QUEUED {
+            self.nothing_until.fetch_max(records_end, SeqCst);
+            return RevokeErrorKind::NotQueued;
+        }
+        match &what {
+            Revoke::Token(key, _) => *queue.tokens.entry(key.token).or_default() += 1,
+            Revoke::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
+        }
+        queue.waiting.push_back((what, until));
+        self.waiting.fetch_add(1, SeqCst);
+        self.gauge.increment();
+        RevokeErrorKind::Queued
+    }
+
+    /// Whether the caller has to deliver: one task at a time does.
+    pub(crate) fn begins(&self) -> bool {
+        !std::mem::replace(&mut self.queue().is_delivering, true)
+    }
+
+    /// The first; without one the task has ended.
+    pub(crate) fn next(&self, now: u64) -> Option<Next> {
+        let mut queue = self.queue();
+        let Some((what, until)) = queue.waiting.front() else {
+            queue.is_delivering = false;
+            return None;
+        };
+        Some(Next {
+            what: what.clone(),
+            has_aged_out: *until <= now,
+        })
+    }
+
+    pub(crate) fn pop(&self) {
+        let mut queue = self.queue();
+        queue.pop();
+        self.waiting.fetch_sub(1, SeqCst);
+        self.gauge.decrement();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+}
+
+impl Queue {
+    fn pop(&mut self) {
+        match self.waiting.pop_front() {
+            Some((Revoke::Token(key, _), _)) => release(&mut self.tokens, &key.token),
+            Some((Revoke::User(id), _)) => release(&mut self.users, id.as_str()),
+            None => {}
+        }
+    }
+}
+
+fn release<K, Q>(denied: &mut HashMap<K, usize>, key: &Q)
+where
+    K: std::hash::Hash + Eq + std::borrow::Borrow<Q>,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
+    if let Some(count) = denied.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            denied.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cache::SessionCache, token::SessionToken};
+
+    fn user(n: usize) -> Revoke {
+        Revoke::User(format!("user-{n}"))
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_then_nothing_is_served_for_a_while() {
+        let cache = SessionCache::builder().build().unwrap();
+        let key = cache.key(&SessionToken::parse("t").unwrap());
+        let undelivered = Undelivered::default();
+        for n in 0..MAX_QUEUED {
+            assert_eq!(undelivered.push(user(n), 100, 50), RevokeErrorKind::Queued);
+        }
+        assert!(!undelivered.denies_token(&key, 0));
+        assert_eq!(
+            undelivered.push(user(0), 100, 50),
+            RevokeErrorKind::NotQueued
+        );
+        assert_eq!(undelivered.len(), MAX_QUEUED as u64);
+        assert!(undelivered.denies_token(&key, 49));
+        assert!(!undelivered.denies_token(&key, 50));
+    }
+
+    #[test]
+    fn a_denial_lasts_until_the_last_of_its_kind_is_delivered_or_given_up() {
+        let undelivered = Undelivered::default();
+        for (n, until) in [(1, 10), (2, 20), (1, 30)] {
+            undelivered.push(user(n), until, 0);
+        }
+        let waits = |n: usize| undelivered.denies_user(&format!("user-{n}"));
+        let next = |now| {
+            let Next { what, has_aged_out } = undelivered.next(now)?;
+            let Revoke::User(id) = what else {
+                panic!("no user")
+            };
+            Some((id, has_aged_out))
+        };
+        assert!(
+            undelivered.begins() && !undelivered.begins(),
+            "one task delivers"
+        );
+        assert_eq!(next(0), Some(("user-1".to_owned(), false)));
+        undelivered.pop();
+        assert!(waits(1) && waits(2));
+        assert_eq!(next(20), Some(("user-2".to_owned(), true)));
+        assert!(waits(2), "until the stripes have moved");
+        undelivered.pop();
+        assert_eq!(next(20), Some(("user-1".to_owned(), false)));
+        assert!(waits(1) && !waits(2), "the second was given up");
+        undelivered.pop();
+        assert!(!waits(1));
+        assert_eq!(next(20), None);
+        assert!(undelivered.begins(), "the task has ended");
+    }
+}

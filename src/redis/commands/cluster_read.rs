@@ -1,0 +1,99 @@
+//! What a lookup reads on a cluster, where record and mark may be on two servers.
+//!
+//! Record, tombstone and mark are asked for at once, each where it is, so each is of a moment of
+//! its own. That is enough: a revocation that has returned stands in all of them, and one that
+//! comes between is of a request's own time. Single keys are read, since a command for two of them
+//! gets no answer while their slot moves.
+
+use std::sync::Arc;
+
+use bb8_redis::redis::cmd;
+use futures_util::future::try_join4;
+
+use super::store::{Redis, read};
+use crate::protocol::{Beside, Stamp};
+use crate::redis::{
+    connection::Unanswered,
+    keys::Keys,
+    topology::{Call, Looked, Run},
+};
+
+type Text = (Option<Vec<u8>>, Arc<str>);
+
+impl Redis {
+    /// What one `MGET` says where one server holds all three.
+    pub(crate) async fn read_apart(
+        &self,
+        call: &Call<'_>,
+        [record, tomb, mark]: [&str; 3],
+    ) -> Result<Looked, Unanswered> {
+        let (looked, ()) = read_keys(call, record, tomb, Some(mark), async { Ok(()) }).await?;
+        Ok(looked)
+    }
+
+    /// What the lookup script says where one server holds all; no mark where none is named.
+    pub(crate) async fn look_apart(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<(Looked, Stamp), Unanswered> {
+        let mark = mark_name.map(|name| self.mark_key(name));
+        let time = time(call, &keys.record);
+        let (mut looked, time) =
+            read_keys(call, &keys.record, &keys.tomb, mark.as_deref(), time).await?;
+        looked.mark_name = mark_name.map(|name| name.as_bytes().to_vec());
+        Ok((looked, time))
+    }
+}
+
+/// Together with whatever else is asked at the same moment.
+async fn read_keys<T>(
+    call: &Call<'_>,
+    record: &str,
+    tomb: &str,
+    mark: Option<&str>,
+    beside: impl Future<Output = Result<T, Unanswered>>,
+) -> Result<(Looked, T), Unanswered> {
+    let turn = call.turn().await?;
+    let mark = async {
+        match mark {
+            Some(mark) => text(call, mark).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let all = try_join4(text(call, record), text(call, tomb), mark, beside);
+    let (record, tomb, mark, beside) = all.await?;
+    let token = token(&record, &tomb);
+    let (mark, marks) = mark.unzip();
+    let looked = Looked {
+        value: record.0,
+        mark_name: None,
+        beside: Beside::parse(tomb.0.as_deref(), mark.flatten().as_deref()),
+        run: Run::of_cluster(token, marks, turn),
+    };
+    Ok((looked, beside))
+}
+
+/// The run of the server that holds what is the token's. While its slot moves there may be two,
+/// and what they say together is no record's.
+fn token(record: &Text, tomb: &Text) -> Arc<str> {
+    if record.1 == tomb.1 {
+        return Arc::clone(&record.1);
+    }
+    format!("{}+{}", record.1, tomb.1).into()
+}
+
+async fn text(call: &Call<'_>, key: &str) -> Result<Text, Unanswered> {
+    // Not `GET`, which fails where something else than a text stands.
+    let answer = call.send(key, cmd("MGET").arg(key)).await?;
+    let [text] = read(answer.value).ok_or(Unanswered)?;
+    Ok((text, answer.run))
+}
+
+async fn time(call: &Call<'_>, key: &str) -> Result<Stamp, Unanswered> {
+    let answer = call.send(key, &cmd("TIME")).await?;
+    read(answer.value)
+        .map(Stamp::from_redis_time)
+        .ok_or(Unanswered)
+}

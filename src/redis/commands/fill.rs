@@ -1,0 +1,188 @@
+//! Storing what was validated, unless something was revoked since the lookup.
+
+use super::{
+    outcome::{Filled, Seen, SeenMark},
+    store::{Redis, micros, read},
+};
+use crate::redis::{
+    connection::{Effect, Unanswered},
+    keys::Keys,
+    scripts::Script,
+    topology::{Call, Run},
+};
+use crate::{
+    protocol::{Beside, EntryKey, MAX_RECORD, SLACK, Stamp, Tomb, encode_prefix, encode_suffix},
+    time::wall_micros,
+    validator::ValidatedSession,
+};
+
+impl Redis {
+    /// Stores a session that was validated after `seen`.
+    pub(crate) async fn fill(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Filled {
+        self.try_fill(key, seen, session)
+            .await
+            .unwrap_or(Filled::Unanswered)
+    }
+
+    async fn try_fill(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Result<Filled, Unanswered> {
+        // It has ended since it was validated, and nothing was compared.
+        let ttl = self.effective_ttl(key, seen, session).ok_or(Unanswered)?;
+        let call = self.links.call(Effect::Writes);
+        let keys = self.keys(key);
+        let mark_name = self.mark_name(session.user.id());
+        let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
+        let mut mark = match &seen.mark {
+            SeenMark::Read { name, mark } if *name == mark_name => mark
+                .as_ref()
+                .map_or("", |mark| mark.text.as_str())
+                .to_owned(),
+            _ => "?".to_owned(),
+        };
+        let mut run = seen.run.clone();
+        let mut record = encode_prefix(
+            &session.user,
+            session.expires_at,
+            seen.fence,
+            seen.fence.minus(SLACK),
+            tomb,
+        );
+        // Boxed, so that one server need not carry the room for it.
+        let recheck = || Box::pin(self.recheck(&call, &keys, seen, &mark_name));
+        // Mark, run and seal take a few hundred bytes more.
+        if record.len() > MAX_RECORD - 1_024 {
+            self.warned.too_long();
+            return Ok(match recheck().await? {
+                Ok(_) => Filled::Skipped,
+                Err(filled) => filled,
+            });
+        }
+        // Neither what is sealed can be completed by Redis, nor by one server what takes two.
+        let is_complete = self.sealing.is_some() || self.links.are_many();
+        if self.links.are_many() || (is_complete && mark == "?") {
+            match recheck().await? {
+                Ok(now) => (mark, run) = now,
+                Err(filled) => return Ok(filled),
+            }
+        }
+        if is_complete {
+            record += &encode_suffix(&mark, &run.text());
+        }
+        let mut value = record.into_bytes();
+        if let Some(sealing) = &self.sealing {
+            let id = session.user.id();
+            match sealing.seal(&keys.record, id, seen.fence, &value) {
+                Some(sealed) => value = sealed,
+                None => return Ok(Filled::Skipped),
+            }
+        }
+        let mark_key = self.mark_key(&mark_name);
+        let together: &[&str] = &[&keys.record, &keys.tomb, &mark_key];
+        let together = &together[..if self.links.are_many() { 2 } else { 3 }];
+        let over = seen.standing.as_deref().filter(|_| seen.replaces_standing);
+        let over = over.unwrap_or_default();
+        let answer = call
+            .run_together(
+                Script::Fill,
+                together,
+                &[
+                    tomb.unwrap_or_default().as_bytes(),
+                    mark.as_bytes(),
+                    seen.fence.0.to_string().as_bytes(),
+                    self.longest_fill().to_string().as_bytes(),
+                    SLACK.to_string().as_bytes(),
+                    ttl.to_string().as_bytes(),
+                    &value,
+                    seen.run.token().as_bytes(),
+                    if is_complete { b"complete" } else { b"" },
+                    over,
+                ],
+            )
+            .await?;
+        // Nothing was revoked until the re-check, and what is stored can wait for the next.
+        let Some(answer) = answer else {
+            return Ok(Filled::Skipped);
+        };
+        let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unanswered)?;
+        let field = |n: usize| reply.get(n).and_then(Option::as_deref);
+        match field(0) {
+            Some(b"stored") => {
+                self.memory.learn(key, &mark_name);
+                Ok(Filled::Stored)
+            }
+            Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
+            Some(b"refused") => Ok(Filled::Refused),
+            Some(b"moved") => {
+                let fence = field(3).and_then(Stamp::parse).ok_or(Unanswered)?;
+                let beside = Beside::parse(field(1), field(2));
+                Ok(seen.moved(fence, run, beside, mark_name))
+            }
+            // `lost` among them: what this server knows says nothing of the time before. And `late`:
+            // a tombstone may have come and gone.
+            _ => Err(Unanswered),
+        }
+    }
+
+    /// What the fill script compares, without storing: the mark as it stands and the run of the
+    /// servers that said so, or how the fill ends.
+    async fn recheck(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        seen: &Seen,
+        mark_name: &str,
+    ) -> Result<Result<(String, Run), Filled>, Unanswered> {
+        let (looked, time) = self.look(call, keys, Some(mark_name)).await?;
+        let is_late = time > seen.fence.plus(self.longest_fill());
+        if is_late || !seen.run.goes_on(&looked.run) {
+            return Err(Unanswered);
+        }
+        let Beside { tomb, mark } = &looked.beside;
+        if tomb.as_ref().is_some_and(Tomb::refuses) {
+            return Ok(Err(Filled::Refused));
+        }
+        let is_seen = match &seen.mark {
+            SeenMark::Read { name, mark: seen } if name == mark_name => mark == seen,
+            _ => mark
+                .as_ref()
+                .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
+        };
+        if is_seen && *tomb == seen.tomb {
+            let mark = looked.beside.mark.map(|mark| mark.text).unwrap_or_default();
+            return Ok(Ok((mark, looked.run)));
+        }
+        let mark_name = mark_name.to_owned();
+        Ok(Err(seen.moved(time, looked.run, looked.beside, mark_name)))
+    }
+
+    /// The milliseconds that the record may live; nothing for a session that has ended.
+    fn effective_ttl(
+        &self,
+        key: &EntryKey,
+        seen: &Seen,
+        session: &ValidatedSession,
+    ) -> Option<u64> {
+        let life = self.limits.lifetimes.life(&key.token, seen.fence.0, None) / 1_000;
+        let Some(at) = session.expires_at else {
+            return Some(life);
+        };
+        let left = wall_micros(at).saturating_sub(self.clock.wall());
+        let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
+        // Whole seconds, as the Python service counts them.
+        Some(life.min((left / 1_000_000).max(1) * 1_000))
+    }
+
+    /// A process that slept for longer between lookup and fill knows too little to fill.
+    fn longest_fill(&self) -> i64 {
+        micros(self.limits.validation_timeout).saturating_add(SLACK)
+    }
+}

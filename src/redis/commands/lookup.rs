@@ -1,0 +1,330 @@
+//! What Redis knows of a token, in one round trip.
+//!
+//! A token that was served before is asked for by `MGET`, which can only accept a record of our
+//! own that the tombstone and mark beside it leave good. Everything else goes through a script, so
+//! that what is compared is of one moment.
+
+use std::sync::Arc;
+
+use super::{
+    outcome::{Found, Replace, Seen},
+    store::{Redis, micros, read},
+};
+use crate::redis::{
+    connection::{Effect, Unanswered},
+    keys::Keys,
+    record_cache::Known,
+    scripts::Script,
+    topology::{Call, Looked, Run},
+};
+use crate::{
+    coherence::{Keep, Served},
+    model::Due,
+    protocol::{
+        Beside, Cause, EntryKey, MAX_RECORD, Moment, Opened, Parsed, Record, Stamp, has_ended,
+        is_acceptable, is_sealed, is_unrevoked,
+    },
+    time::wall_micros,
+};
+
+impl Redis {
+    /// One round trip for a token of our own that is known from before, and for any other; two
+    /// only where the record's user is written in a way that the script does not see through, for
+    /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
+    pub(crate) async fn lookup(&self, key: &EntryKey) -> Found {
+        let call = self.links.call(Effect::Reads);
+        if let Some(listener) = &self.listener {
+            listener.start(&self.links);
+        }
+        if let Some(known) = self.memory.known(key, &self.names) {
+            match self.known(&call, key, &known).await {
+                Ok(Some(served)) => return Found::Record(served),
+                Ok(None) => self.memory.forget(key),
+                Err(Unanswered) => return Found::Unanswered,
+            }
+        }
+        // Boxed, so that the shortcut need not carry the room for it.
+        Box::pin(self.both_names(&call, key, None)).await
+    }
+
+    /// A lookup that serves nothing of what is stored.
+    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
+        let call = self.links.call(Effect::Reads);
+        Box::pin(self.both_names(&call, key, Some(replace))).await
+    }
+
+    async fn both_names(&self, call: &Call<'_>, key: &EntryKey, replace: Option<Replace>) -> Found {
+        let found = self.script_lookup(call, key, replace).await;
+        let (Ok(Found::Nothing(_)), Some(previous)) = (&found, key.previous()) else {
+            return found.unwrap_or(Found::Unanswered);
+        };
+        match self.script_lookup(call, &previous, replace).await {
+            Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
+            // What ends it is pushed under that name, for which nothing here is listed.
+            Ok(Found::Record(mut served)) => {
+                served.keep = None;
+                Found::Record(served)
+            }
+            other => other.unwrap_or(Found::Unanswered),
+        }
+    }
+
+    /// The shortcut: it can only accept records of our own, of the very user that was expected.
+    async fn known(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        known: &Arc<Known>,
+    ) -> Result<Option<Served>, Unanswered> {
+        let standing = match self.links.batches() {
+            Some(batches) => batches.ask(known, call.until()).await?,
+            // Boxed, so that one server need not carry the room for it.
+            None => Box::pin(self.read_apart(call, known.asked())).await?,
+        };
+        let Some(value) = standing.value else {
+            return Ok(None);
+        };
+        let (record, value) = match known.record(&value) {
+            Some(record) => (Arc::clone(record), None),
+            None => match self.decode(key, &known.keys, &value) {
+                Some((record, name)) if *name == *known.mark_name => {
+                    (Arc::new(record), Some(value))
+                }
+                _ => return Ok(None),
+            },
+        };
+        // Redis was not asked for the time, so the node's clock tells the age.
+        let moment = self.moment(Stamp(self.clock.wall()), &standing.run);
+        let accepted = record.cause.is_some()
+            && is_acceptable(&record, &standing.beside, &moment, self.max_age());
+        if !accepted {
+            return Ok(None);
+        }
+        if let Some(value) = value {
+            self.memory.read(key, known, value, Arc::clone(&record));
+        }
+        let mark_name = &known.mark_name;
+        let served = self.served(key, record, mark_name, &moment, &standing.run);
+        Ok(Some(served))
+    }
+
+    async fn script_lookup(
+        &self,
+        call: &Call<'_>,
+        key: &EntryKey,
+        replace: Option<Replace>,
+    ) -> Result<Found, Unanswered> {
+        let keys = self.keys(key);
+        let (mut seen, mut time) = self.look(call, &keys, None).await?;
+        let decoded = seen
+            .value
+            .as_deref()
+            .and_then(|value| self.decode(key, &keys, value));
+        let Some((record, mark_name)) = decoded else {
+            return Ok(Found::unusable(seen, time, None, None, replace));
+        };
+        if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
+            // The script took the user from the text; the mark counts only for who we read.
+            let (again, later) = self.look(call, &keys, Some(&mark_name)).await?;
+            // What stands there now may be another's already.
+            if again.value != seen.value {
+                return Ok(Found::unusable(again, later, None, None, replace));
+            }
+            (seen, time) = (again, later);
+        }
+        // A time that Redis tells is no better than the rest of what it says.
+        let now = match self.sealing {
+            None => time,
+            Some(_) => Stamp(self.clock.wall()),
+        };
+        let moment = self.moment(now, &seen.run);
+        if replace.is_none() && is_acceptable(&record, &seen.beside, &moment, self.max_age()) {
+            if record.cause.is_some() {
+                self.memory.learn(key, &mark_name);
+            }
+            let served = self.served(key, Arc::new(record), &mark_name, &moment, &seen.run);
+            return Ok(Found::Record(served));
+        }
+        if has_ended(record.expires_at, moment.wall)
+            && let Some(value) = &seen.value
+        {
+            let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
+        }
+        let standing = seen.value.take();
+        Ok(Found::unusable(
+            seen,
+            time,
+            Some(mark_name),
+            standing,
+            replace,
+        ))
+    }
+
+    /// Deletes the record that the lookup found, since the identity provider refused its token.
+    pub(crate) async fn evict(&self, key: &EntryKey, seen: &Seen) {
+        if let Some(standing) = &seen.standing {
+            let keys = self.keys(key);
+            let call = self.links.call(Effect::Writes);
+            // What it does not reach ends with its TTL.
+            let _ = call.run(Script::Drop, &[&keys.record], &[standing]).await;
+        }
+    }
+
+    fn served(
+        &self,
+        key: &EntryKey,
+        record: Arc<Record>,
+        mark_name: &str,
+        moment: &Moment,
+        run: &Run,
+    ) -> Served {
+        let since = record.since();
+        let ends = record.expires_at.map(wall_micros);
+        let lifetimes = &self.limits.lifetimes;
+        let left = ends.map(|at| at.saturating_sub(since.0));
+        let life = lifetimes.life(&key.token, since.0, left);
+        let age = u64::try_from(moment.time.0.saturating_sub(since.0)).unwrap_or_default();
+        Served {
+            left: life.saturating_sub(age),
+            refresh_in: lifetimes
+                .refresh_after(life)
+                .map(|after| after.saturating_sub(age)),
+            of: Due(since.0),
+            keep: self.keep(&record, mark_name, run),
+            record,
+        }
+    }
+
+    /// The record that a value is, if it is one of the key's namespace, and the name of its user's
+    /// mark.
+    fn decode(&self, key: &EntryKey, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
+        let Some(sealing) = &self.sealing else {
+            if is_sealed(value) {
+                self.warned.sealed();
+                return None;
+            }
+            let record = match Record::parse(value, key.space()) {
+                Parsed::Record(record) => record,
+                Parsed::NotOurs => return None,
+                Parsed::Unreadable => {
+                    self.warned.unreadable("a record");
+                    return None;
+                }
+            };
+            let name = record.user.id().to_owned();
+            return Some((record, name));
+        };
+        match sealing.open(&keys.record, value) {
+            Opened::Record { json, user } => {
+                let Parsed::Record(record) = Record::parse(&json, key.space()) else {
+                    return None;
+                };
+                // What is readable outside must be what is true inside.
+                let id = record.user.id();
+                let is_the_users =
+                    user == sealing.user(id) || Some(&user) == sealing.previous_user(id).as_ref();
+                (is_the_users && record.cause.is_some()).then_some((record, user))
+            }
+            Opened::NotSealed => {
+                self.warned.not_sealed();
+                None
+            }
+            Opened::UnknownKey => {
+                self.warned.sealed();
+                None
+            }
+            Opened::Forged => {
+                self.warned.unreadable("a sealed record");
+                None
+            }
+        }
+    }
+
+    /// How a record that is served may be kept in memory: only if every change of what makes it
+    /// unusable will be heard.
+    fn keep(&self, record: &Record, mark_name: &str, run: &Run) -> Option<Keep> {
+        let listener = self.listener.as_ref()?;
+        // The peer ends its own records by deleting them.
+        let hears_its_end = listener.hears_records() || record.cause.is_some();
+        let hears_all = || run.servers().all(|server| listener.lease().hears(server));
+        (hears_its_end && hears_all()).then(|| Keep {
+            user: listener.lease().user(mark_name),
+            can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
+        })
+    }
+
+    /// Whether mark and tombstone are still those that were seen before a session was validated.
+    pub(crate) async fn vouches(&self, key: &EntryKey, user_id: &str, cause: &Cause) -> bool {
+        let call = self.links.call(Effect::Reads);
+        let looked = self
+            .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
+            .await;
+        looked.is_ok_and(|(looked, _)| is_unrevoked(cause, &looked.beside, &looked.run.text()))
+    }
+
+    /// What the lookup script says; the mark is that of the user in the record unless it is named.
+    /// On a cluster one that is not named is not read.
+    pub(crate) async fn look(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<(Looked, Stamp), Unanswered> {
+        let (looked, time) = if self.links.are_many() {
+            self.look_apart(call, keys, mark_name).await?
+        } else {
+            self.look_together(call, keys, mark_name).await?
+        };
+        let Beside { tomb, mark } = &looked.beside;
+        if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
+            self.warned.unreadable("a tombstone");
+        }
+        if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
+            self.warned.unreadable("a user's mark");
+        }
+        Ok((looked, time))
+    }
+
+    async fn look_together(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+        mark_name: Option<&str>,
+    ) -> Result<(Looked, Stamp), Unanswered> {
+        let marks = self.mark_key("");
+        let longest = MAX_RECORD.to_string();
+        let name = mark_name.unwrap_or_default();
+        let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
+        let answer = call
+            .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
+            .await?;
+        type Reply = (
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Option<Vec<u8>>,
+            Vec<u8>,
+        );
+        let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
+        let looked = Looked {
+            value,
+            mark_name,
+            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
+            run: Run::of_one(answer.run),
+        };
+        Ok((looked, Stamp::parse(&time).ok_or(Unanswered)?))
+    }
+
+    fn moment(&self, time: Stamp, run: &Run) -> Moment {
+        Moment {
+            time,
+            run: run.text(),
+            wall: self.clock.wall(),
+            floor: self.links.floor(),
+        }
+    }
+
+    fn max_age(&self) -> i64 {
+        micros(self.limits.ttl)
+    }
+}

@@ -1,0 +1,14 @@
+//! What is said to Redis: lookup, fill and revocation.
+
+mod cluster_read;
+mod fill;
+mod lookup;
+mod outcome;
+mod revoke;
+mod store;
+mod warnings;
+
+pub(crate) use self::{
+    outcome::{Filled, Found, Replace, Seen},
+    store::{Limits, Redis},
+};

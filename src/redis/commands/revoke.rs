@@ -1,0 +1,86 @@
+//! The tombstones and marks by which all nodes hear of a revocation.
+
+use std::{
+    hash::BuildHasher,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use bb8_redis::redis::cmd;
+
+use super::store::Redis;
+use crate::protocol::{EntryKey, SLACK, Verdict};
+use crate::redis::{
+    connection::{Effect, Unanswered},
+    scripts::Script,
+};
+
+impl Redis {
+    pub(crate) async fn revoke_token(
+        &self,
+        key: &EntryKey,
+        verdict: Verdict,
+    ) -> Result<Vec<Arc<str>>, Unanswered> {
+        let (word, ttl) = match verdict {
+            Verdict::Forget => ("forget", self.limits.tombstone_ttl),
+            Verdict::Refuse => (
+                "refuse",
+                self.limits
+                    .max_session_lifetime
+                    .max(self.limits.tombstone_ttl),
+            ),
+        };
+        let (state, count) = &self.nonces;
+        let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
+        let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
+        self.memory.forget(key);
+        let call = self.links.call(Effect::Writes);
+        let mut runs = Vec::new();
+        for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
+            let keys = self.keys(&key);
+            // The Python service, which knows no tombstones, serves what stands under its own key,
+            // whatever namespace the revocation is made in.
+            let all: &[&str] = &[&keys.tomb, &keys.python, &keys.record];
+            let all = &all[..if keys.python == keys.record { 2 } else { 3 }];
+            let script = Script::RevokeToken;
+            let answer = match call.run_together(script, all, &arguments).await? {
+                Some(answer) => answer,
+                None => {
+                    // Each where it is; the tombstone first, so that no record is put back.
+                    let answer = call.run(script, &[&keys.tomb], &arguments).await?;
+                    for record in &all[1..] {
+                        call.send(record, cmd("DEL").arg(record)).await?;
+                    }
+                    answer
+                }
+            };
+            runs.push(answer.run);
+        }
+        Ok(runs)
+    }
+
+    pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unanswered> {
+        // Never shorter than the records that it must outlive.
+        let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
+        let ttl = decimal(self.limits.max_session_lifetime.max(records));
+        let slack = SLACK.to_string();
+        let call = self.links.call(Effect::Writes);
+        let mut runs = Vec::new();
+        for name in self.mark_names(id) {
+            let mark = self.mark_key(&name);
+            let arguments = [&ttl[..], slack.as_bytes()];
+            let answer = call.run(Script::RevokeUser, &[&mark], &arguments).await?;
+            runs.push(answer.run);
+        }
+        Ok(runs)
+    }
+
+    /// How many replicas have what these runs took, if that was asked for.
+    pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
+        self.links.replicas(runs).await
+    }
+}
+
+fn decimal(ttl: Duration) -> Vec<u8> {
+    ttl.as_secs().to_string().into_bytes()
+}

@@ -1,0 +1,137 @@
+//! The store as the rest of the crate sees it: where it is, how it names things, and its limits.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
+
+use super::warnings::Warned;
+use crate::redis::{
+    config::CheckedRedisConfig,
+    connection::{Deadlines, Effect},
+    invalidation::{Listener, Tier},
+    keys::{Keys, Names},
+    record_cache::Memory,
+    topology::{Place, Servers},
+};
+use crate::telemetry::RedisMetrics;
+use crate::{
+    protocol::{EntryKey, Lifetimes, Sealing},
+    time::Clock,
+};
+
+pub(crate) struct Redis {
+    pub(crate) links: Servers,
+    pub(crate) listener: Option<Listener>,
+    pub(crate) names: Names,
+    pub(crate) sealing: Option<Sealing>,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) memory: Memory,
+    pub(crate) warned: Warned,
+    pub(crate) nonces: (RandomState, AtomicU64),
+}
+
+/// What the protocol is told, in the units in which it speaks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) deadlines: Deadlines,
+    pub(crate) ttl: Duration,
+    pub(crate) lifetimes: Lifetimes,
+    pub(crate) validation_timeout: Duration,
+    pub(crate) max_session_lifetime: Duration,
+    pub(crate) tombstone_ttl: Duration,
+    pub(crate) capacity: usize,
+}
+
+impl Redis {
+    pub(crate) fn new(
+        config: CheckedRedisConfig,
+        default_database: u16,
+        sealing: Option<Sealing>,
+        clock: Clock,
+        limits: Limits,
+        tier: Option<Tier>,
+    ) -> Self {
+        let CheckedRedisConfig {
+            deployment,
+            database,
+            replicas,
+            key_prefix,
+            ..
+        } = config;
+        let database = database.unwrap_or(default_database);
+        let place = Place::new(deployment, database, replicas, limits.deadlines.connect);
+        let names = Names::new(key_prefix);
+        let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
+        Self {
+            listener: tier.map(|tier| Listener::new(tier, names.clone())),
+            links: Servers::new(place, limits.deadlines, &names, lease),
+            names,
+            sealing,
+            clock,
+            limits,
+            memory: Memory::new(limits.capacity),
+            warned: Warned::default(),
+            nonces: (RandomState::new(), AtomicU64::new(0)),
+        }
+    }
+
+    /// Whether requests ask Redis at all, or would wait in vain.
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.links.is_skipped()
+    }
+
+    pub(crate) fn metrics(&self) -> &RedisMetrics {
+        self.links.metrics()
+    }
+
+    pub(crate) async fn answers(&self) -> bool {
+        self.links.call(Effect::Reads).reaches_all().await
+    }
+
+    pub(crate) fn keys(&self, key: &EntryKey) -> Keys {
+        self.names.keys(key)
+    }
+
+    pub(crate) fn mark_key(&self, name: &str) -> String {
+        self.names.mark(name)
+    }
+
+    /// The user's id, or its keyed hash where records are sealed.
+    pub(crate) fn mark_name(&self, user_id: &str) -> String {
+        match &self.sealing {
+            None => user_id.to_owned(),
+            Some(sealing) => sealing.user(user_id),
+        }
+    }
+
+    /// And the name under which nodes may still look that have the previous key.
+    pub(crate) fn mark_names(&self, user_id: &str) -> impl Iterator<Item = String> {
+        let sealing = self.sealing.as_ref();
+        let previous = sealing.and_then(|sealing| sealing.previous_user(user_id));
+        [Some(self.mark_name(user_id)), previous]
+            .into_iter()
+            .flatten()
+    }
+}
+
+pub(crate) fn read<T: FromRedisValue>(reply: Value) -> Option<T> {
+    from_redis_value(reply).ok()
+}
+
+pub(crate) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,601 @@
+//! The settings of Redis: which servers, and how to reach them.
+//!
+//! [`RedisConfig`] takes what the caller says and never fails; [`RedisConfig::check`] is the one
+//! place that does. What it returns holds no URL any more, only what was read from them.
+
+use std::{fmt, mem, str::FromStr, time::Duration};
+
+use bb8_redis::redis::ConnectionInfo;
+
+use crate::config_error::ConfigError;
+use crate::redis::endpoint::{NodeFault, ServerUrl, UrlFault};
+#[cfg(feature = "tls")]
+use crate::redis::endpoint::{RedisTls, TlsFault, has_tls};
+
+/// The longest that any of the timeouts may be.
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The longest that a revocation may wait for replicas.
+const MAX_REPLICA_WAIT: Duration = Duration::from_secs(60);
+
+/// Which Redis keeps the sessions, and how to reach it; for
+/// [`SessionCacheBuilder::redis`](crate::SessionCacheBuilder::redis).
+///
+/// A URL alone needs no `RedisConfig`: `.redis("redis://127.0.0.1:6379/2")?` is the same as
+/// `.redis(RedisConfig::single("redis://127.0.0.1:6379/2"))?`. Nothing here fails;
+/// `SessionCacheBuilder::redis` checks all of it and returns the error. `Debug` shows addresses, and
+/// no user or password.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_session_cache::{RedisConfig, SessionCache};
+///
+/// let sentinels = ["redis://s1", "redis://s2", "redis://s3"];
+/// let redis = RedisConfig::sentinel(sentinels, "mymaster")
+///     .credentials_from("redis://sessions:PASSWORD@_/2")
+///     .timeout(Duration::from_millis(100))
+///     .wait_for_replicas(2, Duration::from_millis(100));
+/// let cache = SessionCache::builder().redis(redis)?.build()?;
+/// # let _ = cache;
+/// # Ok::<(), tower_session_cache::ConfigError>(())
+/// ```
+///
+/// # URLs
+///
+/// A URL is `redis://[user:password@]host[:port][/database]`, `rediss://` with the same for TLS
+/// (feature `tls`), or `unix:///path[?db=…&user=…&pass=…]` for a socket. `valkey://`, `valkeys://`,
+/// `redis+unix://` and `valkey+unix://` mean the same. Characters that a URL does not allow are
+/// written as `%40`.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RedisConfig {
+    deployment: Result<Deployment, ConfigError>,
+    credentials: Option<Result<ServerUrl, ConfigError>>,
+    database: Option<u16>,
+    #[cfg(feature = "tls")]
+    tls: Option<RedisTls>,
+    timeouts: RedisTimeouts,
+    replicas: Option<ReplicaWait>,
+    key_prefix: String,
+}
+
+/// The servers, as they were named.
+#[derive(Clone)]
+pub(crate) enum Deployment {
+    Single(ServerUrl),
+    Sentinel {
+        sentinels: Vec<ConnectionInfo>,
+        /// What they call the primary.
+        name: String,
+        /// How to connect to it, wherever it is.
+        primary: ServerUrl,
+    },
+    /// Some of the nodes, by which the others are found.
+    Cluster(Vec<ConnectionInfo>),
+}
+
+/// The timeouts that were set.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RedisTimeouts {
+    pub(crate) call: Option<Duration>,
+    pub(crate) connect: Option<Duration>,
+    pub(crate) checkout: Option<Duration>,
+}
+
+/// How many replicas a revocation waits for, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ReplicaWait {
+    pub(crate) replicas: u32,
+    pub(crate) timeout: Duration,
+}
+
+/// A [`RedisConfig`] that was checked.
+#[derive(Clone, Debug)]
+pub(crate) struct CheckedRedisConfig {
+    pub(crate) deployment: Deployment,
+    pub(crate) database: Option<u16>,
+    pub(crate) timeouts: RedisTimeouts,
+    pub(crate) replicas: Option<ReplicaWait>,
+    pub(crate) key_prefix: String,
+}
+
+impl RedisConfig {
+    /// One server, by its [URL](Self#urls).
+    pub fn single(url: impl AsRef<str>) -> Self {
+        Self::new(parse(url.as_ref()).map(Deployment::Single))
+    }
+
+    /// The server that these sentinels name as the primary called `name`, followed through
+    /// failovers. Name all sentinels.
+    ///
+    /// Each [URL](Self#urls) has the sentinel's own user and password. Its port is 26379 unless
+    /// given. The primary is connected without user, password and TLS, unless
+    /// [`credentials_from`](Self::credentials_from) says otherwise.
+    pub fn sentinel<U: AsRef<str>>(
+        urls: impl IntoIterator<Item = U>,
+        name: impl Into<String>,
+    ) -> Self {
+        let sentinels = urls
+            .into_iter()
+            .map(|url| parse(url.as_ref()).map(|url| url.sentinel()));
+        let sentinels: Result<Vec<_>, _> = sentinels.collect();
+        Self::new(sentinels.and_then(|sentinels| {
+            if sentinels.is_empty() {
+                return Err(NO_SENTINEL);
+            }
+            Ok(Deployment::Sentinel {
+                sentinels,
+                name: name.into(),
+                primary: ServerUrl::plain()?,
+            })
+        }))
+    }
+
+    /// A Redis Cluster, found by the [URLs](Self#urls) of some of its nodes, primaries or replicas.
+    ///
+    /// All nodes need the same user and password, and all use TLS or none does. A cluster has one
+    /// database, so no URL names another than 0. A node that is down costs the sessions whose keys
+    /// it holds their place in the cache until a replica has taken over; no request fails.
+    /// [`docs::cluster`](crate::docs::cluster) lists what a cluster guarantees and what it does not.
+    ///
+    /// ```
+    /// use tower_session_cache::{RedisConfig, SessionCache};
+    ///
+    /// let nodes = RedisConfig::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]);
+    /// let cache = SessionCache::builder().redis(nodes)?.build()?;
+    /// # let _ = cache;
+    /// # Ok::<(), tower_session_cache::ConfigError>(())
+    /// ```
+    pub fn cluster<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Self {
+        let nodes = urls.into_iter().map(|url| node(url.as_ref()));
+        let nodes: Result<Vec<_>, _> = nodes.collect();
+        Self::new(nodes.and_then(|nodes| {
+            let first = credentials(nodes.first().ok_or(CLUSTER_URLS)?);
+            if nodes.iter().any(|node| credentials(node) != first) {
+                return Err(CLUSTER_CREDENTIALS);
+            }
+            Ok(Deployment::Cluster(nodes))
+        }))
+    }
+
+    fn new(deployment: Result<Deployment, ConfigError>) -> Self {
+        Self {
+            deployment,
+            credentials: None,
+            database: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            timeouts: RedisTimeouts::default(),
+            replicas: None,
+            key_prefix: String::new(),
+        }
+    }
+
+    /// Sets how to connect to the primary that the sentinels name: user, password, TLS and database
+    /// are those of this [URL](Self#urls). Its host and port are not used. Defaults to none of
+    /// them.
+    ///
+    /// Only for [`sentinel`](Self::sentinel). The URLs of the others have all of it themselves.
+    pub fn credentials_from(mut self, url: impl AsRef<str>) -> Self {
+        self.credentials = Some(parse(url.as_ref()));
+        self
+    }
+
+    /// Sets the CAs that are trusted on TLS connections, and the client certificate. Defaults to the
+    /// CAs of the system and no certificate. Needs a `rediss://` URL; nothing falls back to plain
+    /// text.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls(mut self, tls: RedisTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Sets the number of the database that is used if the URL names none. Defaults to
+    /// [`SessionCacheConfig::redis_db`](crate::SessionCacheConfig::redis_db), and without a
+    /// configuration file to 2, the database of the Python service. A cluster has only number 0.
+    pub fn database(mut self, number: u16) -> Self {
+        self.database = Some(number);
+        self
+    }
+
+    /// Sets how long one operation may take: a lookup, a fill or a revocation, however many commands
+    /// it sends. Must be more than 0 and at most an hour. Defaults to 250 milliseconds, or more if
+    /// [`checkout_timeout`](Self::checkout_timeout) is longer, or less if
+    /// [`request_timeout`](crate::SessionCacheBuilder::request_timeout) leaves no room for it.
+    ///
+    /// If a lookup takes longer, the request counts as a miss. A revocation is then
+    /// [queued](crate::RevokeErrorKind::Queued).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.call = Some(timeout);
+        self
+    }
+
+    /// Sets how long establishing a connection may take: TCP, TLS, authentication and loading the
+    /// scripts. Must be more than 0 and at most an hour. Defaults to a second.
+    ///
+    /// Connections are made in the background, so it may exceed what a request waits.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.connect = Some(timeout);
+        self
+    }
+
+    /// Sets how much of [`timeout`](Self::timeout) an operation may wait for a connection, which
+    /// matters only while none is up. Must be more than 0 and not longer than `timeout`. Defaults
+    /// to all of it.
+    pub fn checkout_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.checkout = Some(timeout);
+        self
+    }
+
+    /// Makes each revocation wait until `replicas` replicas have it, for `at_most` this long, and
+    /// return how many do in [`Revocation::replicas`](crate::Revocation::replicas). Both must be
+    /// more than 0, and the wait at most a minute. Defaults to not waiting.
+    ///
+    /// A revocation that too few replicas have is no error: it holds, and only a failover may lose
+    /// it. Only the caller waits. Requests do not, and the revocation holds in the meantime. The
+    /// call may take [`timeout`](Self::timeout) and `at_most` together. A
+    /// [`cluster`](Self::cluster) cannot be waited for.
+    pub fn wait_for_replicas(mut self, replicas: u32, at_most: Duration) -> Self {
+        self.replicas = Some(ReplicaWait {
+            replicas,
+            timeout: at_most,
+        });
+        self
+    }
+
+    /// Sets a text that every key in Redis begins with, so that several projects can share one.
+    /// Defaults to none, which the Python service expects.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
+    pub(crate) fn check(self) -> Result<CheckedRedisConfig, ConfigError> {
+        let mut deployment = self.deployment?;
+        if let Some(credentials) = self.credentials {
+            let Deployment::Sentinel { primary, .. } = &mut deployment else {
+                return Err(CREDENTIALS);
+            };
+            *primary = credentials?;
+        }
+        if matches!(deployment, Deployment::Cluster(_)) {
+            if self.replicas.is_some() {
+                return Err(CLUSTER_REPLICAS);
+            }
+            if self.database.is_some_and(|number| number != 0) {
+                return Err(CLUSTER_DATABASE);
+            }
+        }
+        #[cfg(feature = "tls")]
+        deployment.encrypt(self.tls.as_ref())?;
+        self.timeouts.check()?;
+        if self.replicas.is_some_and(|wait| {
+            wait.replicas == 0 || wait.timeout.is_zero() || wait.timeout > MAX_REPLICA_WAIT
+        }) {
+            return Err(REPLICAS);
+        }
+        Ok(CheckedRedisConfig {
+            deployment,
+            database: self.database,
+            timeouts: self.timeouts,
+            replicas: self.replicas,
+            key_prefix: self.key_prefix,
+        })
+    }
+}
+
+impl RedisTimeouts {
+    fn check(self) -> Result<(), ConfigError> {
+        let is_wrong =
+            |timeout: Option<Duration>| timeout.is_some_and(|it| it.is_zero() || it > MAX_TIMEOUT);
+        if is_wrong(self.call) {
+            return Err(TIMEOUT);
+        }
+        if is_wrong(self.connect) {
+            return Err(CONNECT_TIMEOUT);
+        }
+        let checkout_max = self.call.unwrap_or(MAX_TIMEOUT);
+        if is_wrong(self.checkout) || self.checkout.is_some_and(|it| it > checkout_max) {
+            return Err(CHECKOUT_TIMEOUT);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Deployment {
+    /// Sets the certificates of all connections that use TLS.
+    fn encrypt(&mut self, tls: Option<&RedisTls>) -> Result<(), ConfigError> {
+        crate::crypto::install_tls_provider();
+        let Some(tls) = tls else { return Ok(()) };
+        let mut servers: Vec<_> = match self {
+            Self::Single(server) => vec![server.info_mut()],
+            Self::Sentinel {
+                sentinels, primary, ..
+            } => sentinels.iter_mut().chain([primary.info_mut()]).collect(),
+            Self::Cluster(nodes) => nodes.iter_mut().collect(),
+        };
+        if !servers.iter().any(|server| has_tls(server)) {
+            return Err(NO_TLS_URL);
+        }
+        for server in &mut servers {
+            **server = tls.around(server)?;
+        }
+        Ok(())
+    }
+}
+
+/// Addresses alone.
+impl fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = |servers: &[ConnectionInfo]| -> Vec<_> {
+            servers
+                .iter()
+                .map(|server| server.addr().to_string())
+                .collect()
+        };
+        match self {
+            Self::Single(server) => f.debug_tuple("Single").field(server).finish(),
+            Self::Sentinel {
+                sentinels, name, ..
+            } => f
+                .debug_tuple("Sentinel")
+                .field(&addresses(sentinels))
+                .field(name)
+                .finish(),
+            Self::Cluster(nodes) => f.debug_tuple("Cluster").field(&addresses(nodes)).finish(),
+        }
+    }
+}
+
+/// The [URL](RedisConfig#urls) of one server.
+impl FromStr for RedisConfig {
+    type Err = ConfigError;
+
+    fn from_str(url: &str) -> Result<Self, ConfigError> {
+        Ok(Self::new(Ok(Deployment::Single(parse(url)?))))
+    }
+}
+
+/// The [URL](RedisConfig#urls) of one server.
+impl TryFrom<&str> for RedisConfig {
+    type Error = ConfigError;
+
+    fn try_from(url: &str) -> Result<Self, ConfigError> {
+        url.parse()
+    }
+}
+
+/// The [URL](RedisConfig#urls) of one server.
+impl TryFrom<String> for RedisConfig {
+    type Error = ConfigError;
+
+    fn try_from(url: String) -> Result<Self, ConfigError> {
+        url.parse()
+    }
+}
+
+/// The [URL](RedisConfig#urls) of one server.
+impl TryFrom<&String> for RedisConfig {
+    type Error = ConfigError;
+
+    fn try_from(url: &String) -> Result<Self, ConfigError> {
+        url.parse()
+    }
+}
+
+fn parse(url: &str) -> Result<ServerUrl, ConfigError> {
+    Ok(ServerUrl::parse(url)?)
+}
+
+fn node(url: &str) -> Result<ConnectionInfo, ConfigError> {
+    let node = ServerUrl::parse(url).map_err(NodeFault::Url);
+    node.and_then(|url| url.node())
+        .map_err(|fault| match fault {
+            NodeFault::Url(UrlFault::NotUnderstood) => CLUSTER_URLS,
+            NodeFault::Url(fault) => fault.into(),
+            NodeFault::NamesDatabase => CLUSTER_DATABASE,
+        })
+}
+
+/// What must be the same for all nodes: user, password, and whether TLS is used.
+fn credentials(
+    node: &ConnectionInfo,
+) -> (
+    Option<&str>,
+    Option<&str>,
+    mem::Discriminant<bb8_redis::redis::ConnectionAddr>,
+) {
+    let settings = node.redis_settings();
+    let kind = mem::discriminant(node.addr());
+    (settings.username(), settings.password(), kind)
+}
+
+impl From<UrlFault> for ConfigError {
+    fn from(fault: UrlFault) -> Self {
+        match fault {
+            UrlFault::NotUnderstood => REDIS_URL,
+            UrlFault::NoTls => NO_TLS,
+            UrlFault::Insecure => INSECURE,
+        }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<TlsFault> for ConfigError {
+    fn from(fault: TlsFault) -> Self {
+        match fault {
+            TlsFault::Roots => ROOT_CERTIFICATES,
+            TlsFault::Client => CLIENT_CERTIFICATE,
+        }
+    }
+}
+
+const REDIS_URL: ConfigError = ConfigError::new(
+    "invalid Redis URL; write it like redis://host:6379/2, with user and password as \
+     redis://user:password@host:6379/2 (usually REDIS_URL)",
+);
+
+const NO_TLS: ConfigError = ConfigError::new(
+    "the Redis URL asks for TLS, which is not built in; enable the feature `tls` of \
+     tower-session-cache",
+);
+
+const INSECURE: ConfigError = ConfigError::new(
+    "the Redis URL turns off the verification of certificates; remove #insecure, and pass the \
+     server's CA to `RedisConfig::tls`",
+);
+
+const NO_SENTINEL: ConfigError = ConfigError::new(
+    "`RedisConfig::sentinel` needs at least one URL like redis://host:26379 (usually \
+     REDIS_SENTINEL_URLS)",
+);
+
+const CREDENTIALS: ConfigError = ConfigError::new(
+    "`credentials_from` is only for `RedisConfig::sentinel`; write user, password and database \
+     into the URL of the server",
+);
+
+const CLUSTER_URLS: ConfigError = ConfigError::new(
+    "`RedisConfig::cluster` needs at least one node, and each as a URL like redis://host:6379, \
+     with user and password as redis://user:password@host:6379 (usually REDIS_CLUSTER_URLS)",
+);
+
+const CLUSTER_DATABASE: ConfigError = ConfigError::new(
+    "a Redis Cluster has only database 0; remove the database from the URLs and leave out \
+     `database`, and separate projects that share the cluster by `key_prefix`",
+);
+
+const CLUSTER_CREDENTIALS: ConfigError = ConfigError::new(
+    "the URLs of the Redis Cluster differ in user, password or TLS; give all nodes the same, since \
+     nodes that are discovered are connected like the first",
+);
+
+const CLUSTER_REPLICAS: ConfigError = ConfigError::new(
+    "`wait_for_replicas` is not available for `RedisConfig::cluster`; leave it out (docs::cluster \
+     says what a failover can lose)",
+);
+
+const REPLICAS: ConfigError = ConfigError::new(
+    "`wait_for_replicas` needs at least one replica and a wait of more than 0 and at most 1 \
+     minute, for example 1 and 100 ms; leave it out to not wait",
+);
+
+const TIMEOUT: ConfigError = ConfigError::new(
+    "`timeout` of `RedisConfig` must be greater than zero and at most 1 hour, for example 250 ms",
+);
+
+const CONNECT_TIMEOUT: ConfigError = ConfigError::new(
+    "`connect_timeout` of `RedisConfig` must be greater than zero and at most 1 hour, for example \
+     1 s",
+);
+
+const CHECKOUT_TIMEOUT: ConfigError = ConfigError::new(
+    "`checkout_timeout` of `RedisConfig` must be greater than zero and must not exceed `timeout`; \
+     reduce it, or leave it out to use all of `timeout`",
+);
+
+#[cfg(feature = "tls")]
+const NO_TLS_URL: ConfigError = ConfigError::new(
+    "`RedisConfig::tls` is set, but no URL asks for TLS; write rediss:// in place of redis://, and \
+     the port of Redis's tls-port",
+);
+
+#[cfg(feature = "tls")]
+const ROOT_CERTIFICATES: ConfigError = ConfigError::new(
+    "invalid root certificates for Redis; pass the CA as PEM to `RedisTls`, which begins with \
+     -----BEGIN CERTIFICATE-----",
+);
+
+#[cfg(feature = "tls")]
+const CLIENT_CERTIFICATE: ConfigError = ConfigError::new(
+    "invalid client certificate or key for Redis, or they do not belong together; pass both as PEM \
+     to `RedisTls`, the certificate first",
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(config: RedisConfig) -> String {
+        config.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn debug_shows_addresses_and_no_credentials() {
+        for (config, address) in [
+            (RedisConfig::single("redis://ada:s3cr3t@one:1/2"), "one:1"),
+            (
+                RedisConfig::sentinel(["redis://ada:s3cr3t@two"], "primary")
+                    .credentials_from("redis://ada:s3cr3t@_/2"),
+                "two:26379",
+            ),
+            (
+                RedisConfig::cluster(["redis://ada:s3cr3t@three:3"]),
+                "three:3",
+            ),
+            (RedisConfig::single("redis//ada:s3cr3t@four"), "Err"),
+            (
+                RedisConfig::single("unix:///run/redis?user=ada&pass=s3cr3t"),
+                "/run/redis",
+            ),
+        ] {
+            let before = format!("{config:?}");
+            let checked = config.check().map(|it| format!("{it:?}"));
+            let after = checked.unwrap_or_else(|error| error.to_string());
+            assert!(before.contains(address), "{before}");
+            for text in [before, after] {
+                assert!(!text.contains("ada") && !text.contains("s3cr3t"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn credentials_are_those_of_the_primary_and_for_sentinels_only() {
+        let url = "redis://ada:s3cr3t@_/5";
+        let config = RedisConfig::sentinel(["redis://:own@one"], "primary").credentials_from(url);
+        let Deployment::Sentinel {
+            sentinels, primary, ..
+        } = config.check().unwrap().deployment
+        else {
+            panic!("sentinels");
+        };
+        assert_eq!(sentinels[0].redis_settings().password(), Some("own"));
+        let primary = primary.server(2);
+        let settings = primary.redis_settings();
+        assert_eq!(settings.username(), Some("ada"));
+        assert_eq!((settings.password(), settings.db()), (Some("s3cr3t"), 5));
+        for other in [
+            RedisConfig::single("redis://one"),
+            RedisConfig::cluster(["redis://one"]),
+        ] {
+            assert!(error(other.credentials_from(url)).contains("`credentials_from`"));
+        }
+        let config = RedisConfig::sentinel(["redis://one"], "primary");
+        assert!(error(config.credentials_from("_")).contains("redis://host:6379/2"));
+    }
+
+    #[test]
+    fn timeouts_out_of_range_are_refused() {
+        let millis = Duration::from_millis;
+        let config = || RedisConfig::single("redis://one");
+        for timeout in [Duration::ZERO, Duration::MAX, MAX_TIMEOUT + millis(1)] {
+            assert!(error(config().timeout(timeout)).contains("`timeout`"));
+            assert!(error(config().connect_timeout(timeout)).contains("`connect_timeout`"));
+            assert!(error(config().checkout_timeout(timeout)).contains("`checkout_timeout`"));
+        }
+        let both = |checkout| config().timeout(millis(250)).checkout_timeout(checkout);
+        assert!(error(both(millis(251))).contains("must not exceed `timeout`"));
+        assert!(both(millis(250)).check().is_ok());
+    }
+
+    #[test]
+    fn a_cluster_has_neither_databases_nor_replicas_to_wait_for() {
+        let config = || RedisConfig::cluster(["redis://one", "redis://two/0"]);
+        assert!(config().database(0).check().is_ok());
+        assert!(error(config().database(7)).contains("only database 0"));
+        let waiting = config().wait_for_replicas(1, Duration::from_millis(100));
+        assert!(error(waiting).contains("`wait_for_replicas`"));
+    }
+}

@@ -1,0 +1,111 @@
+//! A connection that all callers share, and what is known of its server.
+
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+};
+
+use bb8_redis::redis::{
+    Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd, pipe,
+};
+
+use crate::redis::{
+    endpoint::Term,
+    scripts::{SCRIPTS, Script},
+};
+use crate::telemetry::GaugeGuard;
+
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) connection: MultiplexedConnection,
+    pub(crate) facts: Arc<Facts>,
+}
+
+/// What all clones of a link share.
+pub(crate) struct Facts {
+    pub(crate) is_dead: AtomicBool,
+    pub(crate) hashes: Vec<String>,
+    pub(crate) run: Arc<str>,
+    /// While sentinels name its server.
+    pub(crate) term: Option<Term>,
+    pub(crate) _open: GaugeGuard,
+}
+
+impl Link {
+    pub(crate) fn run(&self) -> &Arc<str> {
+        &self.facts.run
+    }
+
+    /// The run of the server is handed to the script as its last argument.
+    pub(crate) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.facts.hashes[script as usize])
+            .arg(keys.len());
+        call.arg(keys).arg(arguments).arg(&*self.facts.run);
+        call
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        let Facts { is_dead, term, .. } = &*self.facts;
+        is_dead.load(SeqCst) || term.as_ref().is_some_and(Term::is_over)
+    }
+
+    /// It is used no more.
+    pub(crate) fn give_up(&self) {
+        self.facts.is_dead.store(true, SeqCst);
+    }
+
+    pub(crate) async fn query<'c>(
+        &mut self,
+        is_asking: bool,
+        command: impl Fn(&Self) -> Cow<'c, Cmd>,
+    ) -> Result<Value, RedisError> {
+        match self.send(is_asking, &command(self)).await {
+            Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
+                // Somebody has flushed them; the same text has the same hash again.
+                Box::pin(load_scripts(&mut self.connection)).await?;
+                self.send(is_asking, &command(self)).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {
+        if !is_asking {
+            // Not `send_packed_command`, which hands error replies out as values.
+            return command.query_async(&mut self.connection).await;
+        }
+        // In one piece, since it holds for the very next command of the connection, and others
+        // use that as well.
+        let mut asking = pipe();
+        asking.cmd("ASKING").add_command(command.clone());
+        let answers = Box::pin(self.connection.send_packed_commands(&asking, 1, 1)).await?;
+        let answer = answers.into_iter().next().unwrap_or(Value::Nil);
+        answer.extract_error()
+    }
+}
+
+pub(crate) async fn load_scripts(
+    connection: &mut MultiplexedConnection,
+) -> Result<Vec<String>, RedisError> {
+    let mut load = pipe();
+    for code in SCRIPTS {
+        load.cmd("SCRIPT").arg("LOAD").arg(code);
+    }
+    load.query_async(connection).await
+}
+
+pub(crate) fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool {
+    error.kind() == ErrorKind::Server(kind)
+}
+
+/// Whether a cluster's server sends us to another one.
+pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+    use ServerErrorKind::{Ask, Moved, TryAgain};
+    [Moved, Ask, TryAgain]
+        .into_iter()
+        .any(|kind| is_server_error(error, kind))
+}

@@ -1,0 +1,117 @@
+//! Makes the connections of a pool, and names the run of their server before they are used.
+
+use std::{
+    sync::{Arc, Mutex, atomic::AtomicBool},
+    time::Duration,
+};
+
+use bb8_redis::{
+    bb8::ManageConnection,
+    redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind, pipe},
+};
+use tokio::time::timeout;
+
+use super::{
+    info::{field, identity},
+    link::{Facts, Link, load_scripts},
+    server_registry::Met,
+};
+use crate::redis::{endpoint::Server, error::told};
+use crate::{protocol::Stamp, sync::lock};
+
+/// What all links know of their server.
+pub(crate) struct Shared {
+    pub(crate) met: Arc<Met>,
+    /// Why the last connection failed.
+    pub(crate) trouble: Mutex<Option<String>>,
+    /// What is to be said of a server that says nothing.
+    pub(crate) silence: &'static str,
+}
+
+#[derive(Clone)]
+pub(crate) struct Manager {
+    pub(crate) server: Server,
+    pub(crate) config: AsyncConnectionConfig,
+    pub(crate) deadline: Duration,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl ManageConnection for Manager {
+    type Connection = Link;
+    type Error = RedisError;
+
+    async fn connect(&self) -> Result<Link, RedisError> {
+        // All of it, since a server that is frozen accepts connections and goes no further.
+        let link = timeout(self.deadline, self.link())
+            .await
+            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.silence).into()));
+        *lock(&self.shared.trouble) = link.as_ref().err().map(told);
+        link
+    }
+
+    async fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
+        if link.is_dead() {
+            return Err((ErrorKind::Io, "the connection has died").into());
+        }
+        Ok(())
+    }
+
+    fn has_broken(&self, link: &mut Link) -> bool {
+        link.is_dead()
+    }
+}
+
+impl Manager {
+    async fn link(&self) -> Result<Link, RedisError> {
+        let (server, term) = self.server.find().await?;
+        let mut connection = Client::open(server)?
+            .get_multiplexed_async_connection_with_config(&self.config)
+            .await?;
+        let hashes = load_scripts(&mut connection).await?;
+        let (info, time): (String, (i64, i64)) = pipe()
+            .cmd("INFO")
+            .cmd("TIME")
+            .query_async(&mut connection)
+            .await?;
+        if field(&info, "role") == "slave" {
+            return Err((
+                ErrorKind::Server(ServerErrorKind::ReadOnly),
+                "this server is a replica, which hears of revocations late and takes none; name \
+                 the primary",
+            )
+                .into());
+        }
+        let run = self.shared.meet(&info, Stamp::from_redis_time(time));
+        Ok(Link {
+            connection,
+            facts: Arc::new(Facts {
+                is_dead: AtomicBool::new(false),
+                hashes,
+                run,
+                term,
+                _open: self.shared.met.metrics.connections.guard(),
+            }),
+        })
+    }
+}
+
+impl Shared {
+    /// Names the run of a server, before it serves.
+    fn meet(&self, info: &str, now: Stamp) -> Arc<str> {
+        let field = |name| field(info, name);
+        // What revokes has a longer life than what it revokes; eviction does not care.
+        let policy = field("maxmemory_policy");
+        if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
+            self.met.warn_of_eviction(policy);
+        }
+        let run = identity(info);
+        self.met.meet(&run, now);
+        run
+    }
+
+    pub(crate) fn trouble(&self) -> String {
+        lock(&self.trouble)
+            .clone()
+            .unwrap_or_else(|| self.silence.to_owned())
+    }
+}

@@ -1,0 +1,303 @@
+//! Connections to one Redis: few, shared, and never waited for longer than the timeout.
+//!
+//! bb8 keeps the connections; what it cannot know is told by a manager of our own. Its stock one
+//! either asks each connection for a PING before use, or never finds out that one has died. Here
+//! a link carries a flag that is set on the first I/O error or timeout, so checking costs nothing
+//! and the pool heals after a restart. A link is cloned out of the pool and given back at once:
+//! each multiplexes all its callers, so a slow caller keeps nobody waiting. The clones are kept at
+//! hand, for even a pool that always has one asks for a lock and a timer.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, Weak,
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    time::Duration,
+};
+
+use bb8_redis::{
+    bb8::{Pool, RunError},
+    redis::{AsyncConnectionConfig, Cmd, RedisError, ServerErrorKind, cmd, from_redis_value},
+};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    breaker::Breaker,
+    info::{field, identity},
+    link::{Facts, Link, is_elsewhere, is_server_error},
+    manager::{Manager, Shared},
+    options::{Answer, CommandError, Deadlines, Terms},
+    server_registry::Met,
+};
+use crate::redis::{endpoint::Server, error::told, scripts::Script};
+use crate::{
+    sync::{Backoff, lock},
+    telemetry::REDIS,
+};
+
+/// Between two attempts to reach a Redis that did not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Two connections carry as many commands as one Redis answers.
+const LINKS: u32 = 2;
+
+/// To one server.
+#[derive(Clone)]
+pub(crate) struct Links(Arc<Inner>);
+
+struct Inner {
+    /// Made on first use, since bb8 connects at once, which takes a runtime.
+    pool: OnceLock<Pool<Manager>>,
+    manager: Manager,
+    /// The links in use. Who sends a command takes the next of these in turn, and asks the pool
+    /// only for what is missing or has died.
+    links: [Mutex<Option<Link>>; LINKS as usize],
+    turn: AtomicUsize,
+    shared: Arc<Shared>,
+    breaker: Breaker,
+    deadlines: Deadlines,
+    /// A key of our own, written to find out whether the server takes writes again.
+    probe: Mutex<String>,
+}
+
+impl Links {
+    /// Connects on first use.
+    pub(crate) fn new(server: Server, deadlines: Deadlines, probe: String, met: Arc<Met>) -> Self {
+        let shared = Arc::new(Shared {
+            met,
+            trouble: Mutex::default(),
+            silence: server.silence(),
+        });
+        let manager = Manager {
+            server,
+            config: AsyncConnectionConfig::new()
+                .set_connection_timeout(Some(deadlines.connect))
+                // Ours covers the wait for a connection as well.
+                .set_response_timeout(None),
+            deadline: deadlines.connect,
+            shared: Arc::clone(&shared),
+        };
+        Self(Arc::new(Inner {
+            pool: OnceLock::new(),
+            manager,
+            links: Default::default(),
+            turn: AtomicUsize::new(0),
+            shared,
+            breaker: Breaker::default(),
+            deadlines,
+            probe: Mutex::new(probe),
+        }))
+    }
+
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.0.breaker.is_open()
+    }
+
+    /// A connection beside those that all share.
+    pub(crate) fn pool_of_one(&self, patience: Duration) -> Pool<Manager> {
+        self.0.pool_of(1, patience)
+    }
+
+    pub(crate) fn deadline(&self) -> Duration {
+        self.0.deadlines.call
+    }
+
+    /// The name of a key that anybody may write.
+    pub(crate) fn probe(&self) -> String {
+        lock(&self.0.probe).clone()
+    }
+
+    /// Asks once more where a link turns out to be dead, for all that is asked can be repeated.
+    pub(crate) async fn ask<'c>(
+        &self,
+        terms: Terms,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
+    ) -> Result<Answer, CommandError> {
+        let inner = &self.0;
+        let breaker = &inner.breaker;
+        if breaker.is_open() {
+            return Err(CommandError::Unavailable(
+                "the circuit breaker is open".into(),
+            ));
+        }
+        // Timers and connections need a runtime.
+        if Handle::try_current().is_err() {
+            return Err(CommandError::Unavailable("no Tokio runtime".into()));
+        }
+        let metrics = &inner.shared.met.metrics;
+        let _in_flight = metrics.commands_in_flight.guard();
+        match inner.attempt(terms, command).await {
+            Ok(answer) => {
+                breaker.succeeded(terms.effect);
+                Ok(answer)
+            }
+            Err(CommandError::Unavailable(error)) => {
+                metrics.errors.increment();
+                if breaker.failed(terms.effect) {
+                    tracing::warn!(
+                        target: REDIS,
+                        %error,
+                        server = %inner.manager.server,
+                        "Redis does not answer as it should, so every session is validated; check \
+                         that it runs and takes writes, and host, port, user and password in the \
+                         URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                    );
+                    tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
+                }
+                Err(CommandError::Unavailable(error))
+            }
+            redirected => redirected,
+        }
+    }
+
+    /// The key to write from now on, since the one before has moved to another server.
+    pub(crate) fn probe_by(&self, key: String) {
+        *lock(&self.0.probe) = key;
+    }
+
+    /// Whether the server is still in the run in which its links found it. A link of another run is
+    /// used no more: the next one meets the server anew.
+    pub(crate) async fn is_as_met(&self, until: Instant) -> bool {
+        let info = |_: &Link| Cow::Owned(cmd("INFO"));
+        let Ok(Answer { value, run }) = self.0.attempt(Terms::read(until), info).await else {
+            return false;
+        };
+        let is_as_met = from_redis_value::<String>(value)
+            .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
+        if !is_as_met {
+            for place in &self.0.links {
+                if let Some(link) = lock(place).take() {
+                    link.give_up();
+                }
+            }
+        }
+        is_as_met
+    }
+}
+
+/// Asks until there is an answer, or nobody left who wants one.
+async fn close_when_it_answers(links: Weak<Inner>) {
+    let mut backoff = Backoff::new(FIRST_PAUSE);
+    loop {
+        tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
+        let Some(links) = links.upgrade() else { return };
+        // A write, which a server refuses that is full, cannot save, or has become a replica.
+        let terms = Terms::write(Instant::now() + links.deadlines.call);
+        let key = lock(&links.probe).clone();
+        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        // Also one that sends us elsewhere answers.
+        if !matches!(
+            links.attempt(terms, probe).await,
+            Err(CommandError::Unavailable(_))
+        ) {
+            links.breaker.close();
+            tracing::info!(target: REDIS, "Redis answers again");
+            return;
+        }
+    }
+}
+
+impl Inner {
+    fn pool(&self) -> &Pool<Manager> {
+        self.pool
+            .get_or_init(|| self.pool_of(LINKS, self.deadlines.checkout))
+    }
+
+    fn pool_of(&self, links: u32, patience: Duration) -> Pool<Manager> {
+        Pool::builder()
+            .max_size(links)
+            // Or the pool would never grow: every guard is back at once.
+            .min_idle(links)
+            .test_on_check_out(true)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connection_timeout(patience)
+            .retry_connection(false)
+            .build_unchecked(self.manager.clone())
+    }
+
+    async fn link(&self) -> Result<Link, RunError<RedisError>> {
+        let turn = self.turn.fetch_add(1, Relaxed) % self.links.len();
+        let place = &self.links[turn];
+        if let Some(link) = lock(place).as_ref().filter(|link| !link.is_dead()) {
+            return Ok(link.clone());
+        }
+        // Boxed, as all that is rare, so that a command need not carry the room for it.
+        let link = Box::pin(self.pool().get()).await?.clone();
+        *lock(place) = Some(link.clone());
+        Ok(link)
+    }
+
+    /// One command within the deadline; the error says what went wrong.
+    async fn attempt<'c>(
+        &self,
+        terms: Terms,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
+    ) -> Result<Answer, CommandError> {
+        let mut used: Option<Arc<Facts>> = None;
+        timeout_at(terms.until, async {
+            // Every link may have died together with its server.
+            for _ in 0..=LINKS {
+                let mut link = match self.link().await {
+                    Ok(link) => link,
+                    Err(RunError::User(error)) => {
+                        return Err(CommandError::Unavailable(told(&error).into()));
+                    }
+                    Err(RunError::TimedOut) => {
+                        return Err(CommandError::Unavailable(self.shared.trouble().into()));
+                    }
+                };
+                used = Some(Arc::clone(&link.facts));
+                match link.query(terms.is_asking, &command).await {
+                    Ok(value) => {
+                        return Ok(Answer {
+                            value,
+                            run: Arc::clone(&link.facts.run),
+                        });
+                    }
+                    Err(error) if error.is_io_error() => link.give_up(),
+                    Err(error) if self.shared.met.is_cluster() && is_elsewhere(&error) => {
+                        let run = Arc::clone(&link.facts.run);
+                        return Err(CommandError::Redirected { error, run });
+                    }
+                    Err(error) => {
+                        if error.is_unrecoverable_error()
+                            || is_server_error(&error, ServerErrorKind::ReadOnly)
+                        {
+                            link.give_up();
+                        }
+                        return Err(CommandError::Unavailable(told(&error).into()));
+                    }
+                }
+            }
+            let error = "its connections end as soon as they are used";
+            Err(CommandError::Unavailable(error.into()))
+        })
+        .await
+        .unwrap_or_else(|_| {
+            // The answer may still come, but to nobody; a frozen server looks the same.
+            if let Some(facts) = &used {
+                facts.is_dead.store(true, SeqCst);
+            }
+            Err(CommandError::Unavailable(self.shared.trouble().into()))
+        })
+    }
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("deadlines", &self.0.deadlines)
+            .field("breaker", &self.0.breaker)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,17 @@
+//! Where the primary is: URLs, TLS, and the sentinels that name it.
+
+mod sentinel;
+mod server;
+#[cfg(feature = "tls")]
+mod tls;
+mod url;
+
+#[cfg(feature = "tls")]
+pub use self::tls::RedisTls;
+#[cfg(feature = "tls")]
+pub(crate) use self::tls::{TlsFault, has_tls};
+pub(crate) use self::{
+    sentinel::{Sentinels, Term},
+    server::{Heard, Server, silence},
+    url::{NodeFault, ServerUrl, UrlFault, at},
+};

@@ -1,0 +1,293 @@
+//! The sentinels, and which server they say takes the writes.
+//!
+//! They are asked before every connection, and once a second beside: an old primary that is cut off
+//! from its sentinels goes on answering whoever still reaches it, and only they tell. They need not
+//! agree. Each failover has an epoch, so the newest answer counts, and a minority that is behind
+//! what was heard before does not.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bb8_redis::redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError,
+    aio::MultiplexedConnection, pipe,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::url::at;
+use crate::redis::error::told;
+use crate::sync::{BackgroundTask, lock};
+use crate::telemetry::REDIS;
+
+/// Between two times that all are asked.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The sentinels of one primary; asking them ends with this value.
+pub(crate) struct Sentinels {
+    group: Arc<Group>,
+    task: BackgroundTask,
+}
+
+struct Group {
+    sentinels: Vec<Arc<Sentinel>>,
+    /// What they call the primary.
+    name: String,
+    /// How to connect to it, wherever it is.
+    how: ConnectionInfo,
+    /// How long each may take to answer.
+    patience: Duration,
+    view: watch::Sender<View>,
+    terms: Arc<AtomicU64>,
+    asked: Notify,
+}
+
+/// What they said last.
+#[derive(Default)]
+struct View {
+    newest: Option<Primary>,
+    trouble: Option<RedisError>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Primary {
+    /// That of the failover by which it became one.
+    epoch: u64,
+    host: String,
+    port: u16,
+}
+
+/// The time for which a primary is the one that the sentinels name.
+#[derive(Clone)]
+pub(crate) struct Term {
+    terms: Arc<AtomicU64>,
+    number: u64,
+}
+
+impl Term {
+    pub(crate) fn is_over(&self) -> bool {
+        self.terms.load(SeqCst) != self.number
+    }
+}
+
+impl Sentinels {
+    /// They are asked on first use. `how` is how to connect to the primary, at another address.
+    pub(crate) fn new(
+        sentinels: Vec<ConnectionInfo>,
+        name: String,
+        how: ConnectionInfo,
+        connect_timeout: Duration,
+    ) -> Self {
+        // The rest is for the primary itself.
+        let patience = connect_timeout / 2;
+        let sentinels = sentinels
+            .into_iter()
+            .map(|server| Arc::new(Sentinel::new(server)))
+            .collect();
+        Self {
+            group: Arc::new(Group {
+                sentinels,
+                name,
+                how,
+                patience,
+                view: watch::Sender::default(),
+                terms: Arc::default(),
+                asked: Notify::new(),
+            }),
+            task: BackgroundTask::default(),
+        }
+    }
+
+    /// What they call the primary.
+    pub(crate) fn name(&self) -> &str {
+        &self.group.name
+    }
+
+    pub(crate) fn how(&self) -> &ConnectionInfo {
+        &self.group.how
+    }
+
+    /// Asks them. Ends with an error if none of them answers, or none that can know.
+    pub(crate) async fn primary(&self) -> Result<(ConnectionInfo, Term), RedisError> {
+        let group = &self.group;
+        let mut view = group.view.subscribe();
+        self.task.start(|| Arc::clone(group).ask_again_and_again());
+        group.asked.notify_one();
+        // The sender is ours, so there is always a next view.
+        let _ = view.changed().await;
+        let view = view.borrow();
+        match (&view.newest, &view.trouble) {
+            (Some(primary), None) => {
+                let term = Term {
+                    terms: Arc::clone(&group.terms),
+                    number: group.terms.load(SeqCst),
+                };
+                Ok((at(&group.how, &primary.host, primary.port), term))
+            }
+            (_, trouble) => Err((
+                ErrorKind::MasterNameNotFoundBySentinel,
+                "no sentinel tells the primary; check RedisConfig::sentinel \
+                 (usually REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER)",
+                trouble.as_ref().map(told).unwrap_or_default(),
+            )
+                .into()),
+        }
+    }
+}
+
+impl Group {
+    async fn ask_again_and_again(self: Arc<Self>) {
+        loop {
+            self.ask_all().await;
+            let _ = timeout(PERIOD, self.asked.notified()).await;
+        }
+    }
+
+    async fn ask_all(&self) {
+        let mut asked = JoinSet::new();
+        for sentinel in &self.sentinels {
+            let (sentinel, name) = (Arc::clone(sentinel), self.name.clone());
+            let patience = self.patience;
+            asked.spawn(async move { sentinel.ask(&name, patience).await });
+        }
+        let (mut answers, mut trouble) = (Vec::new(), None);
+        while let Some(answer) = asked.join_next().await {
+            match answer {
+                Ok(Ok(primary)) => answers.push(primary),
+                Ok(Err(error)) => trouble = Some(error),
+                // The runtime ends.
+                Err(_) => return,
+            }
+            // One that is cut off keeps nobody waiting; if it knows better, that counts then.
+            if self.is_majority(answers.len()) || asked.is_empty() {
+                self.decide(&answers, trouble.as_ref());
+            }
+        }
+    }
+
+    fn is_majority(&self, count: usize) -> bool {
+        count > self.sentinels.len() / 2
+    }
+
+    fn decide(&self, answers: &[Primary], trouble: Option<&RedisError>) {
+        let votes = |primary: &Primary| answers.iter().filter(|other| *other == primary).count();
+        let newest = answers
+            .iter()
+            .max_by_key(|primary| (primary.epoch, votes(primary)));
+        self.view.send_modify(|view| {
+            let known = view.newest.as_ref();
+            view.trouble = match newest {
+                None => Some(trouble.cloned().unwrap_or_else(silence)),
+                // Sentinels that were set up anew count from zero again, but all of them do.
+                Some(newest)
+                    if !self.is_majority(answers.len())
+                        && known.is_some_and(|known| newest.epoch < known.epoch) =>
+                {
+                    Some(
+                        (
+                            ErrorKind::MasterNameNotFoundBySentinel,
+                            "the sentinels that answer have missed a failover",
+                        )
+                            .into(),
+                    )
+                }
+                Some(newest) => {
+                    if known.is_some_and(|known| !known.is_where(newest)) {
+                        // Before the view is seen: who takes its number takes it after that.
+                        self.terms.fetch_add(1, SeqCst);
+                        let primary = format!("{}:{}", newest.host, newest.port);
+                        tracing::info!(target: REDIS, primary, "the sentinels name another primary");
+                    }
+                    view.newest = Some(newest.clone());
+                    None
+                }
+            };
+        });
+    }
+}
+
+impl Primary {
+    fn is_where(&self, other: &Self) -> bool {
+        (&self.host, self.port) == (&other.host, other.port)
+    }
+}
+
+/// One of them, and the connection that is kept to it.
+struct Sentinel {
+    server: ConnectionInfo,
+    connection: Mutex<Option<MultiplexedConnection>>,
+}
+
+impl Sentinel {
+    fn new(server: ConnectionInfo) -> Self {
+        // They have no databases.
+        let settings = server.redis_settings().clone().set_db(0);
+        Self {
+            server: server.set_redis_settings(settings),
+            connection: Mutex::default(),
+        }
+    }
+
+    async fn ask(&self, name: &str, patience: Duration) -> Result<Primary, RedisError> {
+        let answer = timeout(patience, self.answer(name, patience)).await;
+        let answer = answer.unwrap_or_else(|_| Err(silence()));
+        if answer.is_err() {
+            *lock(&self.connection) = None;
+        }
+        answer
+    }
+
+    async fn answer(&self, name: &str, patience: Duration) -> Result<Primary, RedisError> {
+        let kept = lock(&self.connection).clone();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect(patience).await?,
+        };
+        // The epoch first: if a failover comes between, the address is newer than it says.
+        let (fields, address): (HashMap<String, String>, Option<(String, u16)>) = pipe()
+            .cmd("SENTINEL")
+            .arg("MASTER")
+            .arg(name)
+            .cmd("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(name)
+            .query_async(&mut connection)
+            .await?;
+        let epoch = fields.get("config-epoch").and_then(|it| it.parse().ok());
+        let (Some(epoch), Some((host, port))) = (epoch, address) else {
+            return Err((ErrorKind::UnexpectedReturnType, "not what a sentinel says").into());
+        };
+        Ok(Primary { epoch, host, port })
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(patience))
+            .set_response_timeout(None);
+        let client = Client::open(self.server.clone())?;
+        let connection = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = connection.await?;
+        *lock(&self.connection) = Some(connection.clone());
+        Ok(connection)
+    }
+}
+
+fn silence() -> RedisError {
+    (ErrorKind::Io, "no answer within the timeout").into()
+}
+
+impl fmt::Debug for Sentinels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sentinels").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,63 @@
+//! The server to connect to: a fixed address, or the one that sentinels name.
+
+use std::{fmt, sync::Arc};
+
+use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, RedisError};
+
+use super::sentinel::{Sentinels, Term};
+
+/// The server that takes the writes.
+#[derive(Clone)]
+pub(crate) enum Server {
+    Named(Box<ConnectionInfo>),
+    /// Whichever the sentinels name.
+    Elected(Arc<Sentinels>),
+}
+
+/// A server whose changes have to be heard.
+pub(crate) struct Heard {
+    pub(crate) server: Server,
+    /// A key of no other use that this server holds; one of a cluster may hold none at all.
+    pub(crate) probe: Option<String>,
+}
+
+impl Server {
+    /// What to say when it says nothing.
+    pub(crate) fn silence(&self) -> &'static str {
+        silence(match self {
+            Self::Named(server) => server,
+            Self::Elected(sentinels) => sentinels.how(),
+        })
+    }
+
+    /// To be asked before every connection.
+    pub(crate) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
+        match self {
+            Self::Named(server) => Ok((ConnectionInfo::clone(server), None)),
+            Self::Elected(sentinels) => {
+                let (server, term) = sentinels.primary().await?;
+                Ok((server, Some(term)))
+            }
+        }
+    }
+}
+
+/// One that expects plain text waits for the end of a line, which no TLS handshake has.
+pub(crate) fn silence(server: &ConnectionInfo) -> &'static str {
+    match server.addr() {
+        ConnectionAddr::TcpTls { .. } => {
+            "no answer within the timeout; check that the port is Redis's tls-port"
+        }
+        _ => "no answer within the timeout",
+    }
+}
+
+/// As an operator knows it; no user or password.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(server) => server.addr().fmt(f),
+            Self::Elected(sentinels) => sentinels.name().fmt(f),
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! Hears from Redis what changes there, and proves by heartbeats that it still does.
+//!
+//! One connection of its own to each server that holds keys, since its pushes and its replies must
+//! come in one order: redis-rs hands out each push before it delivers any reply that came after it.
+//! A PING that is answered thus proves that what was acknowledged before is counted. But not the
+//! last one: a Redis with I/O threads may send a PONG a moment ahead of the push of a write that it
+//! has already acknowledged to somebody else, so each PONG proves what the PING *before* it was sent
+//! after.
+//!
+//! A server that cannot push, or something in between that swallows what it pushes, costs nothing
+//! but the local cache: before a lease is taken, a key of no other use is written, and its push
+//! awaited.
+//!
+//! The primaries of a cluster are heard together: one that is silent, or any change of who they
+//! are, ends the lease of them all.
+
+use std::{
+    collections::hash_map::RandomState, fmt, future::Future, hash::BuildHasher, sync::Arc,
+    time::Duration,
+};
+
+use bb8_redis::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo,
+    PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+};
+use futures_util::future::try_join_all;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{
+    error::is_unauthenticated,
+    keys::{Changed, Names},
+};
+use crate::redis::{
+    connection::{field, identity},
+    endpoint::{Heard, Server, Term},
+    topology::Servers,
+};
+use crate::telemetry::{INVALIDATION, Timer};
+use crate::{
+    coherence::Lease,
+    sync::{BackgroundTask, Backoff},
+};
+
+/// Heartbeats in the length of a lease, and between two looks at the server's role.
+const BEATS: u32 = 8;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Between two attempts to reach a server that does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between two attempts with one that refuses.
+const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
+
+/// The local cache that stands before this store.
+pub(crate) struct Tier {
+    pub(crate) lease: Arc<Lease>,
+    /// Whether it hears of changed records, or of tombstones and marks only.
+    pub(crate) hears_records: bool,
+}
+
+/// The listener of a cache; it ends with this value.
+pub(crate) struct Listener {
+    job: Arc<Job>,
+    task: BackgroundTask,
+}
+
+struct Job {
+    lease: Arc<Lease>,
+    names: Names,
+    hears_records: bool,
+    /// The longest wait for any one answer: after it the lease is over anyway.
+    patience: Duration,
+}
+
+/// Why there is no lease now.
+enum Trouble {
+    /// Passes by itself, and is reported by whoever else waits for Redis.
+    Unanswered,
+    /// An operator has to do something about it.
+    Unusable(String),
+}
+
+impl Listener {
+    pub(crate) fn new(tier: Tier, names: Names) -> Self {
+        let Tier {
+            lease,
+            hears_records,
+        } = tier;
+        Self {
+            job: Arc::new(Job {
+                patience: Duration::from_micros(lease.length()),
+                lease,
+                names,
+                hears_records,
+            }),
+            task: BackgroundTask::default(),
+        }
+    }
+
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.job.lease
+    }
+
+    pub(crate) fn hears_records(&self) -> bool {
+        self.job.hears_records
+    }
+
+    /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
+    /// that one has ended.
+    pub(crate) fn start(&self, servers: &Servers) {
+        self.task
+            .start(|| listen(Arc::clone(&self.job), servers.clone()));
+    }
+}
+
+async fn listen(job: Arc<Job>, servers: Servers) {
+    let (mut backoff, mut has_warned) = (Backoff::new(FIRST_PAUSE), false);
+    loop {
+        let mut held = Held {
+            lease: &job.lease,
+            beats: 0,
+            has_warned,
+        };
+        let trouble = match job.hear(&servers, &mut held).await {
+            Err(trouble) => trouble,
+            Ok(never) => match never {},
+        };
+        if held.beats > 1 {
+            backoff.reset();
+        }
+        has_warned = held.has_warned;
+        drop(held);
+        let mut longest = LONGEST_PAUSE;
+        if let Trouble::Unusable(trouble) = trouble {
+            longest = LONGEST_PAUSE_IF_UNUSABLE;
+            if !std::mem::replace(&mut has_warned, true) {
+                tracing::warn!(
+                    target: INVALIDATION,
+                    error = trouble,
+                    "the local cache is off, and every session is looked up in Redis: it takes a \
+                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
+                     and SET to this user, and nothing in between that withholds its pushes"
+                );
+            }
+        }
+        sleep(backoff.pause(longest)).await;
+    }
+}
+
+/// The time of one connection to each server. However it ends, also with its runtime, so does the
+/// lease.
+struct Held<'a> {
+    lease: &'a Lease,
+    beats: u32,
+    has_warned: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.lease.lose();
+    }
+}
+
+enum Never {}
+
+/// A server that tells what changes.
+struct Teller {
+    connection: MultiplexedConnection,
+    run: Arc<str>,
+    /// While sentinels name it.
+    term: Option<Term>,
+    probe: Option<Arc<Probe>>,
+}
+
+impl Teller {
+    fn is_left(&self) -> bool {
+        self.term.as_ref().is_some_and(Term::is_over)
+    }
+}
+
+impl Job {
+    /// Connects, and holds the lease for as long as heartbeats are answered.
+    async fn hear(&self, servers: &Servers, held: &mut Held<'_>) -> Result<Never, Trouble> {
+        let nonce = RandomState::new().hash_one(());
+        let (turn, heard) = servers.heard(&self.names, nonce).await;
+        if heard.is_empty() {
+            return Err(Trouble::Unanswered);
+        }
+        let tellers = heard.into_iter().map(|server| self.track(server));
+        let mut tellers = try_join_all(tellers).await?;
+        let runs: Vec<_> = tellers
+            .iter()
+            .map(|teller| Arc::clone(&teller.run))
+            .collect();
+        // Only now: what was read before may have changed without a push.
+        self.lease.connected(runs.clone());
+        try_join_all(tellers.iter_mut().map(|teller| self.prove(teller))).await?;
+
+        let mut previous = None;
+        loop {
+            // The lease is that of the slowest, since all have to answer.
+            let (sent, beat) = (self.lease.now(), Timer::start());
+            let ping = cmd("PING");
+            let pongs = tellers.iter_mut();
+            let pongs = pongs.map(|teller| self.ask::<Value>(&mut teller.connection, &ping));
+            try_join_all(pongs).await?;
+            self.lease.beat(beat);
+            if let Some(previous) = previous.replace(sent) {
+                self.lease.extend(previous);
+            }
+            // Afterwards, so that either this sees the change or the change ends the lease.
+            let runs = runs.iter().map(|run| &**run);
+            if !servers.lead_to(turn, runs) || tellers.iter().any(Teller::is_left) {
+                return Err(Trouble::Unanswered);
+            }
+            held.beats = held.beats.saturating_add(1);
+            if held.beats > 1 && std::mem::take(&mut held.has_warned) {
+                tracing::info!("sessions are served from the local cache again");
+            }
+            if held.beats == 1 {
+                continue;
+            }
+            if held.beats.is_multiple_of(BEATS) {
+                let runs = tellers.iter_mut();
+                let runs = runs.map(|teller| self.identify(&mut teller.connection));
+                let runs = try_join_all(runs).await?;
+                if runs.iter().ne(tellers.iter().map(|teller| &teller.run)) {
+                    return Err(Trouble::Unanswered);
+                }
+            }
+            sleep(self.patience / BEATS).await;
+        }
+    }
+
+    /// Connects to a server, which from here on pushes.
+    async fn track(&self, heard: Heard) -> Result<Teller, Trouble> {
+        let Heard { server, probe } = heard;
+        let probe = probe.map(|name| {
+            Arc::new(Probe {
+                name,
+                pushed: Notify::new(),
+            })
+        });
+        let (mut connection, term) = self.connect(&server, probe.clone()).await?;
+        let run = self.identify(&mut connection).await?;
+        let mut track = cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("BCAST");
+        for kind in self.names.tracked(self.hears_records) {
+            track.arg("PREFIX").arg(kind);
+        }
+        self.ask::<Value>(&mut connection, &track).await?;
+        Ok(Teller {
+            connection,
+            run,
+            term,
+            probe,
+        })
+    }
+
+    /// Waits for the push of a key that is written.
+    async fn prove(&self, teller: &mut Teller) -> Result<(), Trouble> {
+        let Some(probe) = &teller.probe else {
+            return Ok(());
+        };
+        let mut set = cmd("SET");
+        set.arg(&probe.name).arg("").arg("PX").arg(1_000);
+        self.ask::<Value>(&mut teller.connection, &set).await?;
+        timeout(self.patience, probe.pushed.notified())
+            .await
+            .map_err(|_| Trouble::Unusable("a key was written, and no push came".to_owned()))
+    }
+
+    async fn connect(
+        &self,
+        server: &Server,
+        probe: Option<Arc<Probe>>,
+    ) -> Result<(MultiplexedConnection, Option<Term>), Trouble> {
+        let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.patience))
+            .set_response_timeout(None)
+            .set_push_sender(move |push: PushInfo| {
+                heard(&lease, &names, probe.as_deref(), &push);
+                Ok::<_, fmt::Error>(())
+            });
+        // Greeting included, which a server may leave unanswered.
+        self.within(async {
+            let (server, term) = server.find().await?;
+            let settings = server.redis_settings().clone();
+            let settings = settings.set_protocol(ProtocolVersion::RESP3);
+            let client = Client::open(server.set_redis_settings(settings))?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            Ok((connection.await?, term))
+        })
+        .await
+    }
+
+    /// The run of the server, which must be the one that takes the writes.
+    async fn identify(&self, connection: &mut MultiplexedConnection) -> Result<Arc<str>, Trouble> {
+        let info: String = self.ask(connection, &cmd("INFO")).await?;
+        match field(&info, "role") {
+            "master" => Ok(identity(&info)),
+            _ => Err(Trouble::Unanswered),
+        }
+    }
+
+    async fn ask<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+        command: &Cmd,
+    ) -> Result<T, Trouble> {
+        self.within(command.query_async(connection)).await
+    }
+
+    async fn within<T>(
+        &self,
+        answer: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Trouble> {
+        match timeout(self.patience, answer).await {
+            Ok(answer) => answer.map_err(trouble),
+            Err(_) => Err(Trouble::Unanswered),
+        }
+    }
+}
+
+/// A key whose push shows that pushes arrive.
+struct Probe {
+    name: String,
+    pushed: Notify,
+}
+
+/// Runs before the connection delivers what came after the push, so it must not wait.
+fn heard(lease: &Lease, names: &Names, probe: Option<&Probe>, push: &PushInfo) {
+    match (&push.kind, push.data.as_slice()) {
+        (PushKind::Invalidate, [Value::Array(keys)]) => {
+            for key in keys {
+                let key = match key {
+                    Value::BulkString(key) => key.as_slice(),
+                    Value::SimpleString(key) => key.as_bytes(),
+                    _ => continue,
+                };
+                match names.read(key) {
+                    Some(Changed::Token(name)) => lease.hear_token(name),
+                    Some(Changed::User(name)) => lease.hear_user(name),
+                    None => {
+                        if let Some(probe) = probe.filter(|probe| key == probe.name.as_bytes()) {
+                            probe.pushed.notify_one();
+                        }
+                    }
+                }
+            }
+        }
+        // Without keys all of them are meant: somebody flushed the server.
+        (PushKind::Invalidate, _) => lease.begin_epoch(),
+        (PushKind::Disconnection, _) => lease.lose(),
+        _ => {}
+    }
+}
+
+fn trouble(error: RedisError) -> Trouble {
+    use ServerErrorKind::{Ask, BusyLoading, ClusterDown, Moved, TryAgain};
+    let passes = error.is_io_error()
+        || error.is_connection_dropped()
+        || error.kind() == ErrorKind::MasterNameNotFoundBySentinel
+        || [BusyLoading, Ask, Moved, TryAgain, ClusterDown]
+            .into_iter()
+            .any(|kind| error.kind() == ErrorKind::Server(kind))
+        || is_unauthenticated(&error);
+    if passes {
+        Trouble::Unanswered
+    } else {
+        Trouble::Unusable(error.to_string())
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener").finish_non_exhaustive()
+    }
+}

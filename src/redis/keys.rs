@@ -1,0 +1,177 @@
+//! The names of our keys in Redis, and what a name says when Redis pushes it.
+
+use crate::{model::RecordKey, protocol::EntryKey};
+
+const RECORD: &str = "session_cache:";
+const SPACE: &str = "session_space:";
+const TOMB: &str = "session_tomb:";
+const MARK: &str = "user_invalidated:";
+/// Holds nothing: its only use is that its change is pushed.
+const PROBE: &str = "session_listener:";
+
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    prefix: String,
+}
+
+#[derive(Clone)]
+pub(crate) struct Keys {
+    pub(crate) record: String,
+    /// Where the Python service keeps the session; the record itself in its namespace.
+    pub(crate) python: String,
+    pub(crate) tomb: String,
+}
+
+/// Whom a key that has changed is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Changed<'a> {
+    /// The token of this name.
+    Token(&'a [u8]),
+    /// The user whose mark has this name.
+    User(&'a str),
+}
+
+impl Names {
+    pub(crate) fn new(prefix: String) -> Self {
+        Self { prefix }
+    }
+
+    /// The braces are the hash tag that keeps all of a token in one slot of a cluster.
+    pub(crate) fn keys(&self, key: &EntryKey) -> Keys {
+        let prefix = &self.prefix;
+        let session = format!("{prefix}{RECORD}{}", key.token.hex());
+        Keys {
+            tomb: format!("{prefix}{TOMB}{{{session}}}"),
+            record: match key.space().namespace().record_key() {
+                RecordKey::Python(_) => session.clone(),
+                RecordKey::Own(suffix) => format!("{prefix}{SPACE}{{{session}}}:{suffix}"),
+            },
+            python: session,
+        }
+    }
+
+    pub(crate) fn mark(&self, name: &str) -> String {
+        format!("{}{MARK}{name}", self.prefix)
+    }
+
+    pub(crate) fn probe(&self, nonce: u64) -> String {
+        format!("{}{PROBE}{nonce:016x}", self.prefix)
+    }
+
+    /// Is written to find out whether the server takes writes.
+    pub(crate) fn write_probe(&self) -> String {
+        format!("{}session_probe", self.prefix)
+    }
+
+    /// What a listener has to be told of; none is the beginning of another, which Redis refuses.
+    pub(crate) fn tracked(&self, with_records: bool) -> Vec<String> {
+        let records: &[&str] = if with_records { &[RECORD, SPACE] } else { &[] };
+        [TOMB, MARK, PROBE]
+            .iter()
+            .chain(records)
+            .map(|kind| format!("{}{kind}", self.prefix))
+            .collect()
+    }
+
+    /// Nothing for a key that is none of ours.
+    pub(crate) fn read<'a>(&self, key: &'a [u8]) -> Option<Changed<'a>> {
+        let prefix = self.prefix.as_bytes();
+        let own = key.strip_prefix(prefix)?;
+        if let Some(name) = own.strip_prefix(MARK.as_bytes()) {
+            // One that is no text is the mark of no user whom we know.
+            return std::str::from_utf8(name).ok().map(Changed::User);
+        }
+        let session = match own.strip_prefix(RECORD.as_bytes()) {
+            Some(hex) => return Some(Changed::Token(hex)),
+            None => own
+                .strip_prefix(TOMB.as_bytes())
+                .or_else(|| own.strip_prefix(SPACE.as_bytes()))?,
+        };
+        let hex = session
+            .strip_prefix(b"{")?
+            .strip_prefix(prefix)?
+            .strip_prefix(RECORD.as_bytes())?;
+        let end = hex.iter().position(|byte| *byte == b'}')?;
+        Some(Changed::Token(&hex[..end]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        cache::SessionCache,
+        model::{Authority, Namespace},
+        token::SessionToken,
+    };
+
+    proptest! {
+        #[test]
+        fn no_key_panics(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let names = Names::new(String::new());
+            let start = ["", RECORD, TOMB, "session_tomb:{session_cache:", MARK][start];
+            let _ = names.read(&[start.as_bytes(), &bytes].concat());
+        }
+    }
+
+    #[test]
+    fn every_key_that_is_written_is_read_again() {
+        let token = SessionToken::parse("t").unwrap();
+        for prefix in ["", "shop:", "{", "session_tomb:"] {
+            let names = Names::new(prefix.to_owned());
+            for namespace in [
+                Namespace::unnamed(),
+                Namespace::named("machines"),
+                Namespace::named("}:"),
+                Namespace::appwrite(Authority::new("a")),
+            ] {
+                let cache = SessionCache::builder().build().unwrap();
+                let key = cache.with_namespace(namespace).key(&token);
+                let keys = names.keys(&key);
+                let hex = key.token.hex();
+                for key in [&keys.record, &keys.tomb] {
+                    let changed = names.read(key.as_bytes());
+                    assert_eq!(changed, Some(Changed::Token(hex.as_bytes())), "{key}");
+                    let kinds = names.tracked(true);
+                    assert!(kinds.iter().any(|kind| key.starts_with(kind)), "{key}");
+                }
+            }
+            let mark = names.mark("ad\u{e1}");
+            let changed = names.read(mark.as_bytes());
+            assert_eq!(changed, Some(Changed::User("ad\u{e1}")));
+        }
+    }
+
+    #[test]
+    fn other_keys_say_nothing() {
+        let names = Names::new("shop:".to_owned());
+        for key in [
+            "",
+            "shop:",
+            "session_cache:00",
+            "shop:session_tomb:",
+            "shop:session_tomb:{session_cache:00}",
+            "shop:session_tomb:{shop:session_cache:00",
+            "shop:something:else",
+        ] {
+            assert_eq!(names.read(key.as_bytes()), None, "{key}");
+        }
+        assert_eq!(names.read(names.probe(1).as_bytes()), None);
+        assert_eq!(names.read(b"shop:user_invalidated:\xff"), None);
+    }
+
+    #[test]
+    fn no_tracked_kind_begins_another() {
+        let kinds = Names::new(String::new()).tracked(true);
+        for (n, kind) in kinds.iter().enumerate() {
+            let others = kinds.iter().enumerate().filter(|(other, _)| *other != n);
+            assert!(
+                others
+                    .map(|(_, other)| other)
+                    .all(|other| !other.starts_with(kind.as_str()))
+            );
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Lookups that are asked for at the same moment travel together.
+//!
+//! A command costs Redis, the connection and this process far more than the keys in it, so what
+//! many requests ask at once is asked by one `MGET`. Nobody waits for company: the command is sent
+//! as soon as those tasks have had their turn that could run anyway, and whoever comes later is in
+//! the next one. A lookup thus never learns anything that is older than itself.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex},
+};
+
+use bb8_redis::redis::{Cmd, Value};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    task::yield_now,
+    time::{Instant, timeout_at},
+};
+
+use super::{reply::Looked, run_ids::Run};
+use crate::redis::{
+    connection::{Links, Terms, Unanswered},
+    record_cache::Known,
+};
+use crate::{protocol::Beside, sync::lock};
+
+const COMMAND: &str = "MGET";
+
+/// So many lookups at most are one command, since Redis serves nobody else meanwhile.
+const LONGEST: usize = 64;
+
+#[derive(Clone)]
+pub(crate) struct Batches {
+    links: Links,
+    waiting: Arc<Mutex<Vec<Waiting>>>,
+}
+
+struct Waiting {
+    known: Arc<Known>,
+    answer: oneshot::Sender<Looked>,
+}
+
+impl Batches {
+    pub(crate) fn new(links: Links) -> Self {
+        Self {
+            links,
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Asks until then, whatever becomes of those who ask at the same time.
+    pub(crate) async fn ask(
+        &self,
+        known: &Arc<Known>,
+        until: Instant,
+    ) -> Result<Looked, Unanswered> {
+        if self.links.is_skipped() {
+            return Err(Unanswered);
+        }
+        // Timers and tasks need a runtime.
+        let Ok(runtime) = Handle::try_current() else {
+            return Err(Unanswered);
+        };
+        let (answer, answered) = oneshot::channel();
+        let known = Arc::clone(known);
+        let (full, is_first) = {
+            let mut waiting = lock(&self.waiting);
+            let full = (waiting.len() >= LONGEST).then(|| std::mem::take(&mut *waiting));
+            waiting.push(Waiting { known, answer });
+            (full, waiting.len() == 1)
+        };
+        if let Some(full) = full {
+            runtime.spawn(send(self.links.clone(), full, until));
+        }
+        if is_first {
+            runtime.spawn(Turn(Some(self.clone())).come(until));
+        }
+        match timeout_at(until, answered).await {
+            Ok(Ok(standing)) => Ok(standing),
+            Ok(Err(_)) | Err(_) => Err(Unanswered),
+        }
+    }
+}
+
+/// The first one's duty towards those who join.
+struct Turn(Option<Batches>);
+
+impl Turn {
+    async fn come(mut self, until: Instant) {
+        // Whoever is ready to run asks before this goes on.
+        yield_now().await;
+        if let Some(Batches { links, waiting }) = self.0.take() {
+            let batch = std::mem::take(&mut *lock(&waiting));
+            send(links, batch, until).await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    /// Its runtime has ended before its turn came, and with it those who would answer.
+    fn drop(&mut self) {
+        if let Some(batches) = &self.0 {
+            lock(&batches.waiting).clear();
+        }
+    }
+}
+
+async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
+    if batch.is_empty() {
+        return;
+    }
+    let keys = batch.iter().flat_map(|Waiting { known, .. }| known.asked());
+    let length = keys.clone().map(str::len).sum::<usize>();
+    let mut ask = Cmd::with_capacity(1 + 3 * batch.len(), COMMAND.len() + length);
+    ask.arg(COMMAND);
+    for key in keys {
+        ask.arg(key);
+    }
+    let Ok(answer) = links.ask(Terms::read(until), |_| Cow::Borrowed(&ask)).await else {
+        return;
+    };
+    let Value::Array(values) = answer.value else {
+        return;
+    };
+    let mut values = values.into_iter().map(|value| match value {
+        Value::BulkString(bytes) => Some(bytes),
+        _ => None,
+    });
+    for Waiting { answer: to, .. } in batch {
+        let (Some(value), Some(tomb), Some(mark)) = (values.next(), values.next(), values.next())
+        else {
+            return;
+        };
+        // Who has gone does not need it.
+        let _ = to.send(Looked {
+            value,
+            mark_name: None,
+            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
+            run: Run::of_one(Arc::clone(&answer.run)),
+        });
+    }
+}

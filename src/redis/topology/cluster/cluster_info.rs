@@ -1,0 +1,218 @@
+//! What a node says of its cluster.
+//!
+//! `CLUSTER SLOTS` names each primary as clients are to address it, but none without slots.
+//! `CLUSTER NODES` names these as well. Both are understood by every version of Redis.
+
+use std::collections::BTreeMap;
+
+use bb8_redis::redis::{Value, from_redis_value};
+
+use super::hash_slot::SLOTS;
+use crate::redis::connection::field;
+
+/// More nodes are no cluster; Redis recommends at most 1,000.
+const MAX_PRIMARIES: usize = 4_096;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// Goes up with every failover.
+    pub(crate) epoch: u64,
+    /// Whether the node sees a majority of the primaries.
+    pub(crate) is_ok: bool,
+    pub(crate) primaries: Vec<Told>,
+}
+
+/// A primary.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) id: String,
+    pub(crate) address: Address,
+    pub(crate) slots: Vec<(u16, u16)>,
+}
+
+impl Address {
+    /// Reads `host:port`; without a host it is that of the node which says so.
+    pub(crate) fn parse(text: &str, teller: &Self) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        Self::new(host, port.parse().ok()?, teller)
+    }
+
+    fn new(host: &str, port: u16, teller: &Self) -> Option<Self> {
+        // A node that does not know its own name says so by a question mark.
+        if host == "?" || port == 0 {
+            return None;
+        }
+        let host = if host.is_empty() { &teller.host } else { host };
+        Some(Self {
+            host: host.to_owned(),
+            port,
+        })
+    }
+}
+
+impl View {
+    /// Reads the replies to `CLUSTER SLOTS`, `CLUSTER NODES` and `CLUSTER INFO`; nothing for what
+    /// are none.
+    pub(crate) fn parse(slots: Value, nodes: &str, info: &str, teller: &Address) -> Option<Self> {
+        let mut primaries = BTreeMap::new();
+        for range in from_redis_value::<Vec<Vec<Value>>>(slots).ok()? {
+            let mut range = range.into_iter();
+            let (from, to, primary) = (range.next()?, range.next()?, range.next()?);
+            let (from, to) = (number(from)?, number(to)?);
+            if from > to || to >= SLOTS {
+                return None;
+            }
+            let mut primary = from_redis_value::<Vec<Value>>(primary).ok()?.into_iter();
+            let host = from_redis_value::<Option<String>>(primary.next()?).ok()?;
+            let port = number(primary.next()?)?;
+            let id = from_redis_value::<String>(primary.next()?).ok()?;
+            // One that nobody can reach holds its slots in vain.
+            let host = host.unwrap_or_default();
+            let Some(address) = Address::new(&host, port, teller) else {
+                continue;
+            };
+            let told = primaries.entry(id.clone()).or_insert_with(|| Told {
+                id,
+                address,
+                slots: Vec::new(),
+            });
+            told.slots.push((from, to));
+        }
+        for node in nodes.lines() {
+            if let Some(told) = without_slots(node, teller) {
+                primaries.entry(told.id.clone()).or_insert(told);
+            }
+        }
+        let mut primaries: Vec<_> = primaries.into_values().collect();
+        for told in &mut primaries {
+            told.slots.sort_unstable();
+        }
+        (!primaries.is_empty() && primaries.len() <= MAX_PRIMARIES).then(|| Self {
+            epoch: field(info, "cluster_current_epoch").parse().unwrap_or(0),
+            is_ok: field(info, "cluster_state") == "ok",
+            primaries,
+        })
+    }
+}
+
+/// Not as a `u16` at once, which redis-rs makes of any number.
+fn number(value: Value) -> Option<u16> {
+    from_redis_value::<i64>(value).ok()?.try_into().ok()
+}
+
+/// A line of `CLUSTER NODES`: `id ip:port@bus[,hostname] flags …`, if it is about a primary.
+fn without_slots(line: &str, teller: &Address) -> Option<Told> {
+    let mut fields = line.split(' ');
+    let (id, address, flags) = (fields.next()?, fields.next()?, fields.next()?);
+    let has = |wanted| flags.split(',').any(|flag| flag == wanted);
+    if !has("master") || ["fail", "handshake", "noaddr"].into_iter().any(has) {
+        return None;
+    }
+    let (address, _) = address.split_once('@').unwrap_or((address, ""));
+    Some(Told {
+        id: id.to_owned(),
+        address: Address::parse(address, teller)?,
+        slots: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(host: &str, port: u16) -> Address {
+        Address {
+            host: host.to_owned(),
+            port,
+        }
+    }
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    fn range(from: i64, to: i64, host: Value, port: i64, id: &str) -> Value {
+        let node = Value::Array(vec![host, Value::Int(port), text(id), Value::Array(vec![])]);
+        let replica = Value::Array(vec![text("r"), Value::Int(1), text("r1")]);
+        Value::Array(vec![Value::Int(from), Value::Int(to), node, replica])
+    }
+
+    const INFO: &str = "cluster_state:ok\r\ncluster_current_epoch:7\r\n";
+
+    #[test]
+    fn primaries_are_read_with_their_slots_and_those_without() {
+        let slots = Value::Array(vec![
+            range(5_461, 16_383, text("::1"), 7_001, "b"),
+            range(0, 100, text(""), 7_000, "a"),
+            range(200, 5_460, Value::Nil, 7_000, "a"),
+        ]);
+        let nodes = "\
+a 10.0.0.1:7000@17000,here.example myself,master - 0 0 1 connected 0-5460
+b 10.0.0.2:7001@17001 master - 0 0 2 connected 5461-16383
+c 10.0.0.3:7002@17002 master - 0 0 3 connected
+d 10.0.0.4:7003@17003 slave b 0 0 2 connected
+e 10.0.0.5:7004@17004 master,fail - 0 0 3 disconnected
+f :0@0 master,noaddr - 0 0 3 disconnected
+";
+        let teller = address("seed", 7_000);
+        let view = View::parse(slots, nodes, INFO, &teller).unwrap();
+        let told = |id: &str, address: Address, slots: &[(u16, u16)]| Told {
+            id: id.to_owned(),
+            address,
+            slots: slots.to_vec(),
+        };
+        assert_eq!((view.epoch, view.is_ok), (7, true));
+        assert_eq!(
+            view.primaries,
+            [
+                told("a", address("seed", 7_000), &[(0, 100), (200, 5_460)]),
+                told("b", address("::1", 7_001), &[(5_461, 16_383)]),
+                told("c", address("10.0.0.3", 7_002), &[]),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_cluster_is_no_view() {
+        let teller = address("seed", 7_000);
+        let none = |slots: Value| View::parse(slots, "", INFO, &teller).is_none();
+        assert!(none(Value::Nil) && none(Value::Okay) && none(Value::Array(vec![])));
+        for (from, to) in [(5, 4), (0, 16_384), (-1, 5), (70_000, 80_000)] {
+            assert!(none(Value::Array(vec![range(from, to, text("a"), 1, "a")])));
+        }
+        let nobody = Value::Array(vec![range(0, 1, text("?"), 1, "a")]);
+        assert!(none(nobody), "nobody knows where");
+    }
+
+    #[test]
+    fn an_address_without_a_host_is_that_of_who_says_so() {
+        let teller = address("h", 1);
+        assert_eq!(Address::parse("a:2", &teller), Some(address("a", 2)));
+        assert_eq!(
+            Address::parse("fe80::1:2", &teller),
+            Some(address("fe80::1", 2))
+        );
+        assert_eq!(Address::parse(":2", &teller), Some(address("h", 2)));
+        for none in ["", "a", "a:", "a:x", "?:2", "a:0", "a:70000"] {
+            assert_eq!(Address::parse(none, &teller), None, "{none}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(nodes in "[ -~\n]{0,200}", host in "[ -~]{0,20}", port: u16) {
+            let teller = address("h", 1);
+            let slots = Value::Array(vec![range(0, 1, text(&host), port.into(), "a")]);
+            let _ = View::parse(slots, &nodes, &nodes, &teller);
+            let _ = Address::parse(&host, &teller);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Looks at the cluster again and again: which primaries there are, what they hold, and whether
+//! each is still in the run in which it was met.
+//!
+//! Whoever gets no answer, or is sent on, asks for a look ahead of time.
+
+use std::{
+    borrow::Cow,
+    hash::{BuildHasher, RandomState},
+    mem,
+    sync::{Arc, Weak, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use bb8_redis::redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Value,
+    aio::MultiplexedConnection, cmd, from_redis_value, pipe,
+};
+use futures_util::future::{join_all, select_ok};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    cluster_info::{Address, Told, View},
+    slot_map::{Map, Primary},
+    state::{Cluster, Known},
+};
+use crate::telemetry::REDIS;
+use crate::{
+    protocol::Stamp,
+    redis::{
+        connection::{Link, Links, Terms},
+        endpoint::silence,
+        error::told,
+    },
+    sync::{Backoff, lock},
+};
+
+/// Between two looks, at most and at least.
+const INTERVAL: Duration = Duration::from_millis(500);
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// So many nodes are asked at once, until one has told.
+const ASKED: usize = 8;
+
+pub(crate) async fn watch(cluster: Weak<Cluster>, look: Arc<Notify>) {
+    let (mut scout, mut backoff) = (None, Backoff::new(LEAST_INTERVAL));
+    loop {
+        let Some(cluster) = cluster.upgrade() else {
+            return;
+        };
+        let has_told = cluster.survey(&mut scout).await;
+        drop(cluster);
+        if has_told {
+            backoff.reset();
+            sleep(LEAST_INTERVAL).await;
+            let _ = timeout(INTERVAL - LEAST_INTERVAL, look.notified()).await;
+        } else {
+            sleep(backoff.pause(INTERVAL)).await;
+        }
+    }
+}
+
+/// The node that tells, until it does no more.
+pub(crate) struct Scout {
+    connection: MultiplexedConnection,
+    address: Address,
+}
+
+impl Cluster {
+    /// Whether a node has told anything.
+    async fn survey(&self, scout: &mut Option<Scout>) -> bool {
+        let view = self.view(scout).await;
+        let has_told = view.is_ok();
+        let before = self.known.borrow().map();
+        let map = match (view, before.clone()) {
+            (Ok(view), before) => self.draw(view, before).await,
+            (Err(_), Some(before)) => before,
+            (Err(trouble), None) => {
+                self.lose(&trouble);
+                return false;
+            }
+        };
+        if before.is_some() {
+            self.publish(&map);
+        }
+        let patience = match before {
+            Some(_) => self.deadlines.call,
+            None => self.deadlines.connect,
+        };
+        let until = Instant::now() + patience;
+        let is_as_met = |primary: &Primary| {
+            let links = primary.links.clone();
+            async move { links.is_as_met(until).await }
+        };
+        join_all(map.owners().map(is_as_met)).await;
+        if before.is_none() {
+            self.publish(&map);
+        }
+        // Nobody waits for those without slots, some of which may turn out to be replicas.
+        let others = map.primaries.iter().filter(|one| one.slots.is_empty());
+        join_all(others.map(is_as_met)).await;
+        if before.is_none() {
+            self.met.is_whole();
+        }
+        has_told
+    }
+
+    fn publish(&self, map: &Arc<Map>) {
+        let before = self.known.send_replace(Known::Map(Arc::clone(map)));
+        if matches!(before, Known::Lost) {
+            tracing::info!(target: REDIS, "the Redis cluster answers");
+        }
+    }
+
+    fn lose(&self, trouble: &str) {
+        if matches!(self.known.send_replace(Known::Lost), Known::Nothing) {
+            tracing::warn!(
+                target: REDIS,
+                error = trouble,
+                "no node of the Redis cluster tells where its slots are, so every session is \
+                 validated; check that it runs, that its state is ok, and hosts, ports, user and \
+                 password in the URLs that `RedisConfig::cluster` was given \
+                 (usually REDIS_CLUSTER_URLS)"
+            );
+        }
+    }
+
+    /// What a node tells that sees the majority of the cluster, and no older state than before.
+    async fn view(&self, scout: &mut Option<Scout>) -> Result<View, String> {
+        if let Some(known) = scout
+            && let Ok(view) = self.tell(known).await
+        {
+            return Ok(view);
+        }
+        *scout = None;
+        let asked = self.candidates().into_iter();
+        let asked = asked.map(|node| {
+            Box::pin(async move {
+                let mut scout = self.scout(node).await?;
+                let view = self.tell(&mut scout).await?;
+                Ok::<_, String>((scout, view))
+            })
+        });
+        match select_ok(asked).await {
+            Ok(((found, view), _)) => {
+                *scout = Some(found);
+                Ok(view)
+            }
+            Err(trouble) => {
+                // Next time an older one does: it may be a cluster that was made anew.
+                self.epoch.store(0, SeqCst);
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Never empty: a cluster has nodes that were named.
+    fn candidates(&self) -> Vec<ConnectionInfo> {
+        let map = self.known.borrow().map();
+        let primaries = map.iter().flat_map(|map| &map.primaries);
+        let known = primaries.map(|primary| self.connection_info(&primary.address));
+        let mut all: Vec<_> = known.chain(self.seeds.iter().cloned()).collect();
+        let at = RandomState::new().hash_one(()) as usize % all.len();
+        all.rotate_left(at);
+        all.truncate(ASKED);
+        all
+    }
+
+    async fn scout(&self, node: ConnectionInfo) -> Result<Scout, String> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.deadlines.connect))
+            .set_response_timeout(None);
+        let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
+            node.addr().clone()
+        else {
+            return Err("a node of a cluster has a port".to_owned());
+        };
+        let silence = silence(&node);
+        let connect = async {
+            let client = Client::open(node)?;
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            connection.await
+        };
+        // Greeting included, which a server may leave unanswered.
+        match timeout(self.deadlines.connect, connect).await {
+            Ok(Ok(connection)) => Ok(Scout {
+                connection,
+                address: Address { host, port },
+            }),
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err(silence.to_owned()),
+        }
+    }
+
+    async fn tell(&self, scout: &mut Scout) -> Result<View, String> {
+        let mut ask = pipe();
+        for what in ["SLOTS", "NODES", "INFO"] {
+            ask.cmd("CLUSTER").arg(what);
+        }
+        let asked = ask.query_async::<(Value, String, String)>(&mut scout.connection);
+        let (slots, nodes, info) = match timeout(self.deadlines.call, asked).await {
+            Ok(answer) => answer.map_err(|error| told(&error))?,
+            Err(_) => return Err("no answer within the timeout".to_owned()),
+        };
+        let view = View::parse(slots, &nodes, &info, &scout.address)
+            .ok_or("a node says of its cluster what cannot be read")?;
+        if !view.is_ok || view.epoch < self.epoch.load(SeqCst) {
+            return Err("a node does not see the whole cluster".to_owned());
+        }
+        self.epoch.fetch_max(view.epoch, SeqCst);
+        Ok(view)
+    }
+
+    /// Draws the map anew, and keeps the links that there are.
+    async fn draw(&self, view: View, before: Option<Arc<Map>>) -> Arc<Map> {
+        let mut strays = mem::take(&mut *lock(&self.strays));
+        let primaries = view.primaries.into_iter().map(|told| {
+            let Told { id, address, slots } = told;
+            let known = before.as_ref().and_then(|map| map.links(&address));
+            let known = known.or_else(|| strays.remove(&address));
+            let links = known.unwrap_or_else(|| self.links(&address));
+            Primary {
+                id,
+                address,
+                links,
+                slots,
+            }
+        });
+        let map = Map::new(primaries.collect());
+        if let Some(before) = before.as_ref().filter(|before| map.is_as(before)) {
+            return Arc::clone(before);
+        }
+        for primary in &map.primaries {
+            let probe = self.names.write_probe();
+            let key = map.key_on(&primary.address, |n| format!("{probe}{n}"));
+            primary.links.probe_by(key.unwrap_or(probe));
+        }
+        self.met.moved();
+        let is_there = |owner: &Primary| map.primaries.iter().any(|one| one.id == owner.id);
+        if before.is_some_and(|before| !before.owners().all(is_there)) {
+            // What it held may be lost, whoever holds its slots now.
+            if let Some(now) = time(&map, self.deadlines.call).await {
+                self.met.distrust(now);
+            }
+        }
+        Arc::new(map)
+    }
+}
+
+/// By the clock of the first primary that tells.
+async fn time(map: &Map, patience: Duration) -> Option<Stamp> {
+    let until = Instant::now() + patience;
+    let primaries = map.primaries.iter();
+    let asked: Vec<_> = primaries
+        .map(|primary| Box::pin(time_of(&primary.links, until)))
+        .collect();
+    if asked.is_empty() {
+        return None;
+    }
+    Some(select_ok(asked).await.ok()?.0)
+}
+
+async fn time_of(links: &Links, until: Instant) -> Result<Stamp, ()> {
+    let time = |_: &Link| Cow::Owned(cmd("TIME"));
+    let answer = links.ask(Terms::read(until), time).await.map_err(|_| ())?;
+    from_redis_value(answer.value)
+        .map(Stamp::from_redis_time)
+        .map_err(|_| ())
+}

@@ -1,0 +1,117 @@
+//! Sends a command to the primary that holds its key, wherever the cluster says that it is.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bb8_redis::redis::{Cmd, ErrorKind, ServerErrorKind};
+use futures_util::future::join_all;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    cluster_info::Address,
+    discovery::watch,
+    hash_slot::slot,
+    slot_map::Map,
+    state::{Cluster, Known},
+};
+use crate::redis::{
+    connection::{Answer, CommandError, Link, Terms},
+    endpoint::{Heard, Server},
+};
+
+/// So often a command is sent on; more are a cluster that does not know itself.
+const MAX_HOPS: usize = 5;
+
+const NOT_KNOWN: CommandError =
+    CommandError::Unavailable(Cow::Borrowed("the cluster does not tell who holds the key"));
+
+impl Cluster {
+    /// Asks the server that holds the key, wherever the cluster says that it is.
+    pub(crate) async fn ask<'c>(
+        self: &Arc<Self>,
+        mut terms: Terms,
+        key: &str,
+        command: impl Fn(&Link) -> Cow<'c, Cmd>,
+    ) -> Result<Answer, CommandError> {
+        let map = self.map(terms.until).await.ok_or(NOT_KNOWN)?;
+        let Some(owner) = map.owner(slot(key)) else {
+            self.look.notify_one();
+            return Err(NOT_KNOWN);
+        };
+        let (mut address, mut links) = (owner.address.clone(), owner.links.clone());
+        let mut before: Option<Arc<str>> = None;
+        for _ in 0..MAX_HOPS {
+            let (error, run) = match links.ask(terms, &command).await {
+                Ok(answer) => return Ok(answer.by_way_of(before)),
+                Err(CommandError::Redirected { error, run }) => (error, run),
+                Err(unavailable) => {
+                    self.look.notify_one();
+                    return Err(unavailable);
+                }
+            };
+            let next = error.redirect_node();
+            let Some(next) = next.and_then(|(node, _)| Address::parse(node, &address)) else {
+                return Err(CommandError::Redirected { error, run });
+            };
+            terms.is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+            if terms.is_asking {
+                before = Some(run);
+            } else {
+                before = None;
+                self.met.moved();
+                self.look.notify_one();
+            }
+            links = self.server(&map, &next).ok_or(NOT_KNOWN)?;
+            address = next;
+        }
+        Err(NOT_KNOWN)
+    }
+
+    /// Whether each slot has a primary, and each of these answers.
+    pub(crate) async fn all_answer(self: &Arc<Self>, terms: Terms, command: &Cmd) -> bool {
+        let Some(map) = self.map(terms.until).await else {
+            return false;
+        };
+        let asked = map.owners().map(async |owner| {
+            let answer = owner.links.ask(terms, |_| Cow::Borrowed(command)).await;
+            answer.is_ok()
+        });
+        map.is_whole() && join_all(asked).await.into_iter().all(|answers| answers)
+    }
+
+    /// All primaries, also those that hold nothing yet: a slot may be on its way to them.
+    pub(crate) async fn heard(self: &Arc<Self>, until: Instant, nonce: u64) -> (u64, Vec<Heard>) {
+        let turn = self.turn(until).await.unwrap_or_default();
+        let Some(map) = self.map(until).await else {
+            return (turn, Vec::new());
+        };
+        let heard = map.primaries.iter().map(|primary| Heard {
+            server: Server::Named(Box::new(self.connection_info(&primary.address))),
+            probe: map.key_on(&primary.address, |n| {
+                self.names.probe(nonce.wrapping_add(n))
+            }),
+        });
+        (turn, heard.collect())
+    }
+
+    /// Once the cluster is known: until then it is met for the first time.
+    pub(crate) async fn turn(self: &Arc<Self>, until: Instant) -> Option<u64> {
+        self.map(until).await?;
+        Some(self.met.turn())
+    }
+
+    async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<Map>> {
+        // Timers and connections need a runtime.
+        Handle::try_current().ok()?;
+        self.survey
+            .start(|| watch(Arc::downgrade(self), Arc::clone(&self.look)));
+        if let Some(map) = self.known.borrow().map() {
+            return Some(map);
+        }
+        let mut known = self.known.subscribe();
+        let is_known = known.wait_for(|known| !matches!(known, Known::Nothing));
+        timeout_at(until, is_known).await.ok()?.ok()?.map()
+    }
+}

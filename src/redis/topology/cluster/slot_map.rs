@@ -1,0 +1,88 @@
+//! Which primary holds which slots, as one look at the cluster has shown it.
+
+use super::{
+    cluster_info::Address,
+    hash_slot::{SLOTS, slot},
+};
+use crate::redis::connection::Links;
+
+/// So many keys are tried until one is found that a primary holds. A prefix with a hash tag puts
+/// all of them into one slot.
+const TRIES: u64 = 1 << 16;
+
+#[derive(Default)]
+pub(crate) struct Map {
+    pub(crate) primaries: Vec<Primary>,
+    /// In order; the last number is that of a primary.
+    ranges: Vec<(u16, u16, usize)>,
+}
+
+pub(crate) struct Primary {
+    /// The cluster's name for it.
+    pub(crate) id: String,
+    pub(crate) address: Address,
+    pub(crate) links: Links,
+    pub(crate) slots: Vec<(u16, u16)>,
+}
+
+impl Map {
+    pub(crate) fn new(primaries: Vec<Primary>) -> Self {
+        let mut ranges: Vec<_> = primaries
+            .iter()
+            .enumerate()
+            .flat_map(|(n, primary)| primary.slots.iter().map(move |(from, to)| (*from, *to, n)))
+            .collect();
+        ranges.sort_unstable();
+        Self { primaries, ranges }
+    }
+
+    pub(crate) fn owner(&self, slot: u16) -> Option<&Primary> {
+        let at = self.ranges.partition_point(|(_, to, _)| *to < slot);
+        let (from, _, primary) = self.ranges.get(at)?;
+        (*from <= slot).then(|| &self.primaries[*primary])
+    }
+
+    /// The primaries that hold anything.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = &Primary> {
+        self.primaries
+            .iter()
+            .filter(|primary| !primary.slots.is_empty())
+    }
+
+    /// Whether every slot has a primary.
+    pub(crate) fn is_whole(&self) -> bool {
+        let slots = self.ranges.iter();
+        let slots = slots.map(|(from, to, _)| u32::from(to - from) + 1);
+        slots.sum::<u32>() == u32::from(SLOTS)
+    }
+
+    pub(crate) fn links(&self, address: &Address) -> Option<Links> {
+        let mut primaries = self.primaries.iter();
+        let primary = primaries.find(|primary| primary.address == *address)?;
+        Some(primary.links.clone())
+    }
+
+    /// Whether the same primaries hold the same slots.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let facts = |map: &Self| {
+            let facts = map.primaries.iter();
+            let mut facts: Vec<_> = facts
+                .map(|one| (one.id.clone(), one.address.clone(), one.slots.clone()))
+                .collect();
+            facts.sort_unstable();
+            facts
+        };
+        facts(self) == facts(other)
+    }
+
+    /// A key that this primary holds, among those that numbers give.
+    pub(crate) fn key_on(&self, address: &Address, key: impl Fn(u64) -> String) -> Option<String> {
+        let is_there = |key: &String| {
+            let owner = self.owner(slot(key));
+            owner.is_some_and(|owner| owner.address == *address)
+        };
+        let holds_any = self.owners().any(|owner| owner.address == *address);
+        let mut keys = (0..TRIES).map(key);
+        holds_any.then(|| keys.find(is_there)).flatten()
+    }
+}

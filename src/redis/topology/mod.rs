@@ -1,0 +1,14 @@
+//! One server or many: dispatches a command to the server that holds its key.
+
+mod batch;
+mod cluster;
+mod dispatch;
+mod replicas;
+mod reply;
+mod run_ids;
+
+pub(crate) use self::{
+    dispatch::{Call, Place, Servers},
+    reply::Looked,
+    run_ids::Run,
+};

@@ -1,0 +1,141 @@
+//! How many replicas have a revocation, so that no failover to one of them loses it.
+//!
+//! `WAIT` holds up whatever comes after it on its connection, so it has one of its own. It waits
+//! for what *that* connection has written, so a key of no other use is written first: in the order
+//! of one server, whoever has that has all that was written before. Who comes while another waits
+//! takes the answer of the next wait, which began after its own revocation, and so covers it.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bb8_redis::{
+    bb8::{Pool, PooledConnection},
+    redis::{cmd, from_redis_value},
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::redis::{
+    connection::{Link, Links, Manager},
+    scripts::Script,
+};
+use crate::sync::lock;
+use crate::telemetry::REVOCATION;
+
+pub(crate) struct Replicas {
+    wanted: Wanted,
+    pool: OnceLock<Pool<Manager>>,
+    begun: AtomicU64,
+    ended: Mutex<Option<Round>>,
+    is_short: AtomicBool,
+}
+
+/// How many, and for how long to wait for them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) replicas: u32,
+    pub(crate) patience: Duration,
+}
+
+/// A wait that has ended.
+struct Round {
+    number: u64,
+    run: Arc<str>,
+    count: u32,
+}
+
+impl Replicas {
+    pub(crate) fn new(wanted: Wanted) -> Self {
+        Self {
+            wanted,
+            pool: OnceLock::new(),
+            begun: AtomicU64::default(),
+            ended: Mutex::default(),
+            is_short: AtomicBool::default(),
+        }
+    }
+
+    /// How many of them, at least, have what these runs of the server have written.
+    pub(crate) async fn have(&self, links: &Links, runs: &[Arc<str>]) -> u32 {
+        let until = Instant::now() + self.wanted.patience;
+        let count = self.count(links, runs, until).await.unwrap_or(0);
+        let is_short = count < self.wanted.replicas;
+        let was_short = self.is_short.swap(is_short, SeqCst);
+        if is_short && !was_short {
+            tracing::warn!(
+                target: REVOCATION,
+                wanted = self.wanted.replicas,
+                count,
+                "a revocation reached fewer replicas in time than `wait_for_replicas` asks for, so a \
+                 failover may lose it; check that the replicas are connected and keep up"
+            );
+        } else if was_short && !is_short {
+            tracing::info!(target: REVOCATION, "revocations reach the replicas in time again");
+        }
+        count
+    }
+
+    async fn count(&self, links: &Links, runs: &[Arc<str>], until: Instant) -> Option<u32> {
+        let before = self.begun.load(SeqCst);
+        let pool = self
+            .pool
+            .get_or_init(|| links.pool_of_one(self.wanted.patience));
+        let turn = timeout_at(until, pool.get()).await.ok()?.ok()?;
+        let later = lock(&self.ended)
+            .as_ref()
+            .filter(|round| round.number > before)
+            .map(|round| (Arc::clone(&round.run), round.count));
+        let (run, count) = match later {
+            Some(later) => later,
+            None => self.round(links, turn, until).await?,
+        };
+        runs.iter().all(|other| *other == run).then_some(count)
+    }
+
+    async fn round(
+        &self,
+        links: &Links,
+        mut link: PooledConnection<'_, Manager>,
+        until: Instant,
+    ) -> Option<(Arc<str>, u32)> {
+        let number = self.begun.fetch_add(1, SeqCst) + 1;
+        let left = until.saturating_duration_since(Instant::now());
+        // 0 would be for ever.
+        let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+        let mut wait = cmd("WAIT");
+        wait.arg(self.wanted.replicas).arg(left);
+        let key = links.probe();
+        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        let waited = timeout_at(until + links.deadline(), async {
+            link.query(false, probe).await?;
+            link.query(false, |_| Cow::Borrowed(&wait)).await
+        });
+        let Ok(Ok(count)) = waited.await else {
+            // It may still wait, and whoever came next would, too.
+            link.give_up();
+            return None;
+        };
+        let count = from_redis_value(count).ok()?;
+        let run = Arc::clone(link.run());
+        *lock(&self.ended) = Some(Round {
+            number,
+            run: Arc::clone(&run),
+            count,
+        });
+        Some((run, count))
+    }
+}
+
+impl fmt::Debug for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replicas")
+            .field("wanted", &self.wanted)
+            .finish_non_exhaustive()
+    }
+}

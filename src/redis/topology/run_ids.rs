@@ -1,0 +1,83 @@
+//! The runs of the servers that answered a lookup.
+
+use std::sync::Arc;
+
+/// One server holds all that a lookup reads. Of a cluster one holds what is the token's, and the
+/// same one or another the mark of its user.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    token: Arc<str>,
+    mark: Option<Arc<str>>,
+    /// What may have changed in the cluster until the lookup began.
+    turn: u64,
+}
+
+impl Run {
+    pub(crate) fn of_one(server: Arc<str>) -> Self {
+        Self {
+            token: server,
+            mark: None,
+            turn: 0,
+        }
+    }
+
+    /// Without the run of the mark's server where no mark was read.
+    pub(crate) fn of_cluster(token: Arc<str>, mark: Option<Arc<str>>, turn: u64) -> Self {
+        Self { token, mark, turn }
+    }
+
+    /// As it stands in a record.
+    pub(crate) fn text(&self) -> Arc<str> {
+        match &self.mark {
+            None => Arc::clone(&self.token),
+            Some(mark) => [&*self.token, mark].concat().into(),
+        }
+    }
+
+    /// Of the server that holds what is the token's.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &str> {
+        [Some(&*self.token), self.mark.as_deref()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Whether what the servers knew then they know now. Of a server that was not asked then it
+    /// takes that nothing at all has changed.
+    pub(crate) fn goes_on(&self, now: &Self) -> bool {
+        let is_marks = match &self.mark {
+            Some(_) => self.mark == now.mark,
+            None => now.mark.is_none() || self.turn == now.turn,
+        };
+        self.token == now.token && is_marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_goes_on_while_the_servers_are_the_same() {
+        let run = |token: &str, mark: Option<&str>, turn| {
+            Run::of_cluster(token.into(), mark.map(Into::into), turn)
+        };
+        let read = run("a", Some("b"), 1);
+        assert_eq!(&*read.text(), "ab");
+        assert_eq!(read.servers().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(read.goes_on(&run("a", Some("b"), 2)));
+        assert!(!read.goes_on(&run("c", Some("b"), 1)));
+        assert!(!read.goes_on(&run("a", Some("c"), 1)));
+        let unread = run("a", None, 1);
+        assert!(unread.goes_on(&run("a", Some("b"), 1)));
+        assert!(
+            !unread.goes_on(&run("a", Some("b"), 2)),
+            "it may be another"
+        );
+        assert!(!unread.goes_on(&run("c", Some("b"), 1)));
+        assert!(unread.goes_on(&run("a", None, 2)));
+    }
+}
