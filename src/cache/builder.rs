@@ -3,19 +3,20 @@
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use super::{
-    SessionCache, SessionCacheConfig,
+    config::SessionCacheConfig,
+    handle::SessionCache,
     limits::{CacheSettings, DEFAULT_CAPACITY, EffectiveSettings, TOMBSTONE_TTL},
     revocation_queue::Undelivered,
     store::Store,
     validations::Validations,
 };
-use crate::memory::{Local, LocalCacheConfig, Times};
-use crate::redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier};
 use crate::{
     coherence::Lease,
     config_error::ConfigError,
     crypto::SecretKey,
+    memory::{Local, LocalCacheConfig, Times},
     protocol::{Lifetimes, Naming, Sealing},
+    redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier},
     telemetry::CacheMetrics,
     time::Clock,
 };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The configuration section that the existing service reads, for any serde format.
 ///
 /// An unknown key is an error that lists the known ones. Values are checked by
-/// [`SessionCacheBuilder::build`](super::SessionCacheBuilder::build).
+/// [`SessionCacheBuilder::build`](super::builder::SessionCacheBuilder::build).
 ///
 /// ```
 /// use tower_session_cache::{SessionCache, SessionCacheConfig};

@@ -10,16 +10,17 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use tokio::sync::Semaphore;
 
-use crate::memory::LocalCacheConfig;
-use crate::redis::RedisTimeouts;
-use crate::{config_error::ConfigError, protocol::SLACK as SLACK_MICROS};
+use crate::{
+    config_error::ConfigError, memory::LocalCacheConfig, protocol::SLACK as SLACK_MICROS,
+    redis::RedisTimeouts,
+};
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
 /// same on every node.
-pub(super) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
+pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
 /// What clocks may differ by.
-pub(super) const SLACK: Duration = Duration::from_micros(SLACK_MICROS.unsigned_abs());
+pub(crate) const SLACK: Duration = Duration::from_micros(SLACK_MICROS.unsigned_abs());
 
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -44,34 +45,34 @@ const LONGEST_MAX_SESSION_LIFETIME: Duration = Duration::from_secs(10 * 366 * 24
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
 
-pub(super) const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
+pub(crate) const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 const MAX_CAPACITY: usize = u32::MAX as usize;
 
 /// The settings that limit each other. What is `None` was not set.
 #[derive(Clone, Debug)]
-pub(super) struct CacheSettings {
-    pub(super) ttl: Option<Duration>,
-    pub(super) negative_ttl: Option<Duration>,
-    pub(super) stale_if_error: Duration,
-    pub(super) max_session_lifetime: Duration,
-    pub(super) validation_timeout: Option<Duration>,
-    pub(super) request_timeout: Option<Duration>,
-    pub(super) max_concurrent_validations: usize,
-    pub(super) refresh_ahead: u8,
-    pub(super) capacity: usize,
-    pub(super) local_cache: Option<LocalCacheConfig>,
+pub(crate) struct CacheSettings {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) negative_ttl: Option<Duration>,
+    pub(crate) stale_if_error: Duration,
+    pub(crate) max_session_lifetime: Duration,
+    pub(crate) validation_timeout: Option<Duration>,
+    pub(crate) request_timeout: Option<Duration>,
+    pub(crate) max_concurrent_validations: usize,
+    pub(crate) refresh_ahead: u8,
+    pub(crate) capacity: usize,
+    pub(crate) local_cache: Option<LocalCacheConfig>,
 }
 
 /// What holds, whether it was set or not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EffectiveSettings {
-    pub(super) ttl: Duration,
-    pub(super) negative_ttl: Duration,
-    pub(super) validation_timeout: Duration,
-    pub(super) request_timeout: Duration,
-    pub(super) redis_timeout: Duration,
-    pub(super) checkout_timeout: Duration,
-    pub(super) connect_timeout: Duration,
+pub(crate) struct EffectiveSettings {
+    pub(crate) ttl: Duration,
+    pub(crate) negative_ttl: Duration,
+    pub(crate) validation_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) redis_timeout: Duration,
+    pub(crate) checkout_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
 }
 
 impl Default for CacheSettings {
@@ -94,12 +95,12 @@ impl Default for CacheSettings {
 impl CacheSettings {
     /// For a configuration file, where every setting has a value. One that equals the default
     /// counts as not set.
-    pub(super) fn set_ttl_unless_default(&mut self, ttl: Duration) {
+    pub(crate) fn set_ttl_unless_default(&mut self, ttl: Duration) {
         self.ttl = (ttl != DEFAULT_TTL).then_some(ttl);
     }
 
     /// Fills in the defaults. `redis` is `None` if there is no Redis.
-    pub(super) fn resolve(&self, redis: Option<RedisTimeouts>) -> EffectiveSettings {
+    pub(crate) fn resolve(&self, redis: Option<RedisTimeouts>) -> EffectiveSettings {
         let redis = redis.unwrap_or_default();
         // A record must not outlive the memory of its revocation.
         let records = TOMBSTONE_TTL - SLACK;
@@ -149,7 +150,7 @@ impl CacheSettings {
     }
 
     /// What was set makes sense, each by itself and all together.
-    pub(super) fn check(&self, redis: Option<RedisTimeouts>) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self, redis: Option<RedisTimeouts>) -> Result<(), ConfigError> {
         let effective = self.resolve(redis);
         self.check_capacities(redis.is_some())?;
         self.check_lifetimes(effective)?;
@@ -295,7 +296,7 @@ impl CacheSettings {
 
 impl EffectiveSettings {
     /// How old a record may be that is still usable.
-    pub(super) fn max_record_age(&self) -> Duration {
+    pub(crate) fn max_record_age(&self) -> Duration {
         self.ttl
             .saturating_add(self.validation_timeout)
             .saturating_add(SLACK)

@@ -168,7 +168,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cache::SessionCache, token::SessionToken};
+    use crate::{cache::handle::SessionCache, token::SessionToken};
 
     fn user(n: usize) -> Revoke {
         Revoke::User(format!("user-{n}"))

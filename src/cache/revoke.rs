@@ -108,7 +108,7 @@ async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeErr
 }
 
 impl Store {
-    pub(super) async fn revoke(self: &Arc<Self>, what: Revoke) -> Result<Revocation, RevokeError> {
+    pub(crate) async fn revoke(self: &Arc<Self>, what: Revoke) -> Result<Revocation, RevokeError> {
         self.metrics.revocations_started.increment();
         if self.redis.is_none() {
             self.apply(&what);
@@ -240,7 +240,7 @@ fn report_given_up(count: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cache::SessionCache, token::SessionToken};
+    use crate::{cache::handle::SessionCache, token::SessionToken};
 
     /// Who looked a record up before, and has slept since, finds the denial gone.
     #[tokio::test]

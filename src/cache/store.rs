@@ -5,31 +5,31 @@ use super::{
     ticket::{Far, Fill, Lookup, Ticket},
     validations::ValidationLeader,
 };
-use crate::coherence::Seen;
-use crate::memory::{Check, Local};
-use crate::protocol::{EntryKey, Naming, NearKey};
-use crate::redis::{Filled, Found, Redis, Replace};
-use crate::telemetry::{CacheMetrics, FillOutcome, LookupOutcome};
 use crate::{
+    coherence::Seen,
+    memory::{Check, Local},
     model::{CachedSession, Origin},
+    protocol::{EntryKey, Naming, NearKey},
+    redis::{Filled, Found, Redis, Replace},
     sync::singleflight::Closed,
+    telemetry::{CacheMetrics, FillOutcome, LookupOutcome},
     time::Clock,
     validator::ValidatedSession,
 };
 
 /// Both tiers, the revocations that wait for Redis, and the counters.
 pub(crate) struct Store {
-    pub(super) local: Local,
-    pub(super) redis: Option<Redis>,
-    pub(super) naming: Naming,
-    pub(super) undelivered: Undelivered,
-    pub(super) clock: Clock,
-    pub(super) is_enabled: bool,
+    pub(crate) local: Local,
+    pub(crate) redis: Option<Redis>,
+    pub(crate) naming: Naming,
+    pub(crate) undelivered: Undelivered,
+    pub(crate) clock: Clock,
+    pub(crate) is_enabled: bool,
     /// After so many microseconds no record from before can be usable any more.
-    pub(super) gives_up_after: u64,
+    pub(crate) gives_up_after: u64,
     /// How long a revoked token stays refused, in microseconds.
-    pub(super) verdict_ttl: u64,
-    pub(super) metrics: CacheMetrics,
+    pub(crate) verdict_ttl: u64,
+    pub(crate) metrics: CacheMetrics,
 }
 
 impl Store {
@@ -195,7 +195,7 @@ impl Store {
     }
 
     /// The same for a session that is shared with no other caller.
-    pub(super) async fn fill_by_ticket(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
+    pub(crate) async fn fill_by_ticket(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
         self.count_fill(self.try_fill(ticket, session, 0).await)
     }
 

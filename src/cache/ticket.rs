@@ -1,9 +1,6 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use crate::coherence::generations as stripes;
-use crate::model::CachedSession;
-use crate::protocol::EntryKey;
-use crate::redis;
+use crate::{coherence::generations as stripes, model::CachedSession, protocol::EntryKey, redis};
 
 /// What a lookup found.
 #[derive(Clone, Debug)]
@@ -21,18 +18,18 @@ pub enum Lookup {
 ///
 /// Taken *before* the validator is asked, consumed by [`SessionCache::set`].
 ///
-/// [`SessionCache::set`]: super::SessionCache::set
+/// [`SessionCache::set`]: super::handle::SessionCache::set
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Ticket {
-    pub(super) key: EntryKey,
-    pub(super) seen: stripes::Seen,
-    pub(super) far: Far,
+    pub(crate) key: EntryKey,
+    pub(crate) seen: stripes::Seen,
+    pub(crate) far: Far,
 }
 
 /// What a lookup saw in Redis.
 #[derive(Clone, Debug)]
-pub(super) enum Far {
+pub(crate) enum Far {
     /// There is none, or it is not to be asked.
     Absent,
     /// It gave no answer, or a revocation is on its way to it: nothing may be stored.

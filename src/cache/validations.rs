@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{outcome::Outcome, refresh::Refreshes};
-use crate::protocol::EntryKey;
-use crate::sync::singleflight::{Group, Leader};
-use crate::telemetry::{Gauge, VALIDATIONS_IN_FLIGHT};
+use super::{outcome::Outcome, refresh_tracker::Refreshes};
+use crate::{
+    protocol::EntryKey,
+    sync::singleflight::{Group, Leader},
+    telemetry::{Gauge, VALIDATIONS_IN_FLIGHT},
+};
 
 /// Beyond this many tokens in validation at once, requests for others are rejected with 503.
 const MAX_IN_FLIGHT: usize = 16_384;
@@ -30,7 +32,7 @@ pub(crate) struct Validations {
 }
 
 impl Validations {
-    pub(super) fn new(max_concurrent: usize, timeout: Duration, miss_timeout: Duration) -> Self {
+    pub(crate) fn new(max_concurrent: usize, timeout: Duration, miss_timeout: Duration) -> Self {
         Self {
             in_flight: Group::new(MAX_IN_FLIGHT, Gauge::new(VALIDATIONS_IN_FLIGHT)),
             refreshes: Refreshes::new(),

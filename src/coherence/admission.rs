@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::generations::UserStripe;
-use crate::model::Due;
-use crate::protocol::Record;
+use crate::{model::Due, protocol::Record};
 
 /// A record that may be served, and for how long.
 pub(crate) struct Served {

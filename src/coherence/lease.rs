@@ -17,8 +17,8 @@ use std::sync::{
 };
 
 use super::generations::{Seen, Stripes, TokenStripe, UserStripe};
-use crate::protocol::TokenKey;
 use crate::{
+    protocol::TokenKey,
     sync::lock,
     telemetry::{ListenerMetrics, Timer},
     time::Clock,

@@ -8,9 +8,11 @@
 
 use quick_cache::sync::Cache;
 
-use crate::coherence::{Seen, Stripes};
-use crate::protocol::EntryKey;
-use crate::time::Clock;
+use crate::{
+    coherence::{Seen, Stripes},
+    protocol::EntryKey,
+    time::Clock,
+};
 
 pub(crate) struct Refusals {
     /// By the token and the layer whose rules refused it, 0 for the identity provider.

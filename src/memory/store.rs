@@ -19,10 +19,10 @@ use quick_cache::{
 };
 
 use super::{negative_cache::Refusals, revoked_tokens::Verdicts};
-use crate::coherence::{Lease, Noted, Seen, Served, Stripes, TokenStripe, UserStripe};
-use crate::protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey};
 use crate::{
+    coherence::{Lease, Noted, Seen, Served, Stripes, TokenStripe, UserStripe},
     model::{CachedSession, Due, Origin, UserData},
+    protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey},
     sync::lock,
     time::{Clock, wall_micros},
     validator::ValidatedSession,

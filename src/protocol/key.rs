@@ -17,13 +17,12 @@ use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use zeroize::Zeroizing;
 
+use super::{local_key::NearKey, space::Space};
 use crate::{
     crypto::{SecretKey, hex, keyed},
     model::Namespace,
     token::SessionToken,
 };
-
-use super::{local_key::NearKey, space::Space};
 
 /// How sessions are named.
 pub(crate) struct Naming {

@@ -7,10 +7,12 @@ use std::{fmt, mem, str::FromStr, time::Duration};
 
 use bb8_redis::redis::ConnectionInfo;
 
-use crate::config_error::ConfigError;
-use crate::redis::endpoint::{NodeFault, ServerUrl, UrlFault};
 #[cfg(feature = "tls")]
 use crate::redis::endpoint::{RedisTls, TlsFault, has_tls};
+use crate::{
+    config_error::ConfigError,
+    redis::endpoint::{NodeFault, ServerUrl, UrlFault},
+};
 
 /// The longest that any of the timeouts may be.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -33,15 +33,15 @@ use super::{
     error::is_unauthenticated,
     keys::{Changed, Names},
 };
-use crate::redis::{
-    connection::{field, identity},
-    endpoint::{Heard, Server, Term},
-    topology::Servers,
-};
-use crate::telemetry::{INVALIDATION, Timer};
 use crate::{
     coherence::Lease,
+    redis::{
+        connection::{field, identity},
+        endpoint::{Heard, Server, Term},
+        topology::Servers,
+    },
     sync::{BackgroundTask, Backoff},
+    telemetry::{INVALIDATION, Timer},
 };
 
 /// Heartbeats in the length of a lease, and between two looks at the server's role.

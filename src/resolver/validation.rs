@@ -12,9 +12,9 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::telemetry::{Timer, VALIDATION, ValidationOutcome};
 use crate::{
     cache::SessionCache,
+    telemetry::{Timer, VALIDATION, ValidationOutcome},
     token::SessionToken,
     validator::{
         Cooldown, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,

@@ -11,11 +11,13 @@ use bb8_redis::redis::cmd;
 use futures_util::future::try_join4;
 
 use super::store::{Redis, read};
-use crate::protocol::{Beside, Stamp};
-use crate::redis::{
-    connection::Unanswered,
-    keys::Keys,
-    topology::{Call, Looked, Run},
+use crate::{
+    protocol::{Beside, Stamp},
+    redis::{
+        connection::Unanswered,
+        keys::Keys,
+        topology::{Call, Looked, Run},
+    },
 };
 
 type Text = (Option<Vec<u8>>, Arc<str>);

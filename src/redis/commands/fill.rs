@@ -4,14 +4,14 @@ use super::{
     outcome::{Filled, Seen, SeenMark},
     store::{Redis, micros, read},
 };
-use crate::redis::{
-    connection::{Effect, Unanswered},
-    keys::Keys,
-    scripts::Script,
-    topology::{Call, Run},
-};
 use crate::{
     protocol::{Beside, EntryKey, MAX_RECORD, SLACK, Stamp, Tomb, encode_prefix, encode_suffix},
+    redis::{
+        connection::{Effect, Unanswered},
+        keys::Keys,
+        scripts::Script,
+        topology::{Call, Run},
+    },
     time::wall_micros,
     validator::ValidatedSession,
 };

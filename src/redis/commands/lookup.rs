@@ -10,19 +10,19 @@ use super::{
     outcome::{Found, Replace, Seen},
     store::{Redis, micros, read},
 };
-use crate::redis::{
-    connection::{Effect, Unanswered},
-    keys::Keys,
-    record_cache::Known,
-    scripts::Script,
-    topology::{Call, Looked, Run},
-};
 use crate::{
     coherence::{Keep, Served},
     model::Due,
     protocol::{
         Beside, Cause, EntryKey, MAX_RECORD, Moment, Opened, Parsed, Record, Stamp, has_ended,
         is_acceptable, is_sealed, is_unrevoked,
+    },
+    redis::{
+        connection::{Effect, Unanswered},
+        keys::Keys,
+        record_cache::Known,
+        scripts::Script,
+        topology::{Call, Looked, Run},
     },
     time::wall_micros,
 };

@@ -1,9 +1,9 @@
 //! What lookups and fills in Redis come to.
 
-use crate::redis::topology::{Looked, Run};
 use crate::{
     coherence::Served,
     protocol::{Beside, Mark, Stamp, Tomb},
+    redis::topology::{Looked, Run},
 };
 
 /// What a lookup found in Redis.

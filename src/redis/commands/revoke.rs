@@ -9,10 +9,12 @@ use std::{
 use bb8_redis::redis::cmd;
 
 use super::store::Redis;
-use crate::protocol::{EntryKey, SLACK, Verdict};
-use crate::redis::{
-    connection::{Effect, Unanswered},
-    scripts::Script,
+use crate::{
+    protocol::{EntryKey, SLACK, Verdict},
+    redis::{
+        connection::{Effect, Unanswered},
+        scripts::Script,
+    },
 };
 
 impl Redis {

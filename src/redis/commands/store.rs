@@ -10,17 +10,17 @@ use std::{
 use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
 use super::warnings::Warned;
-use crate::redis::{
-    config::CheckedRedisConfig,
-    connection::{Deadlines, Effect},
-    invalidation::{Listener, Tier},
-    keys::{Keys, Names},
-    record_cache::Memory,
-    topology::{Place, Servers},
-};
-use crate::telemetry::RedisMetrics;
 use crate::{
     protocol::{EntryKey, Lifetimes, Sealing},
+    redis::{
+        config::CheckedRedisConfig,
+        connection::{Deadlines, Effect},
+        invalidation::{Listener, Tier},
+        keys::{Keys, Names},
+        record_cache::Memory,
+        topology::{Place, Servers},
+    },
+    telemetry::RedisMetrics,
     time::Clock,
 };
 

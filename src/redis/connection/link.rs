@@ -12,11 +12,13 @@ use bb8_redis::redis::{
     Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd, pipe,
 };
 
-use crate::redis::{
-    endpoint::Term,
-    scripts::{SCRIPTS, Script},
+use crate::{
+    redis::{
+        endpoint::Term,
+        scripts::{SCRIPTS, Script},
+    },
+    telemetry::GaugeGuard,
 };
-use crate::telemetry::GaugeGuard;
 
 #[derive(Clone)]
 pub(crate) struct Link {

@@ -16,8 +16,11 @@ use super::{
     link::{Facts, Link, load_scripts},
     server_registry::Met,
 };
-use crate::redis::{endpoint::Server, error::told};
-use crate::{protocol::Stamp, sync::lock};
+use crate::{
+    protocol::Stamp,
+    redis::{endpoint::Server, error::told},
+    sync::lock,
+};
 
 /// What all links know of their server.
 pub(crate) struct Shared {

@@ -37,8 +37,8 @@ use super::{
     options::{Answer, CommandError, Deadlines, Terms},
     server_registry::Met,
 };
-use crate::redis::{endpoint::Server, error::told, scripts::Script};
 use crate::{
+    redis::{endpoint::Server, error::told, scripts::Script},
     sync::{Backoff, lock},
     telemetry::REDIS,
 };

@@ -5,11 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
 };
 
-use crate::telemetry::{REDIS, RedisMetrics};
 use crate::{
     coherence::Lease,
     protocol::{SLACK, Stamp},
     sync::lock,
+    telemetry::{REDIS, RedisMetrics},
 };
 
 /// More runs are not remembered; one that is forgotten counts as another when it is met again.

@@ -26,9 +26,11 @@ use tokio::{
 };
 
 use super::url::at;
-use crate::redis::error::told;
-use crate::sync::{BackgroundTask, lock};
-use crate::telemetry::REDIS;
+use crate::{
+    redis::error::told,
+    sync::{BackgroundTask, lock},
+    telemetry::REDIS,
+};
 
 /// Between two times that all are asked.
 const PERIOD: Duration = Duration::from_secs(1);

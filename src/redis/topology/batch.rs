@@ -19,11 +19,14 @@ use tokio::{
 };
 
 use super::{reply::Looked, run_ids::Run};
-use crate::redis::{
-    connection::{Links, Terms, Unanswered},
-    record_cache::Known,
+use crate::{
+    protocol::Beside,
+    redis::{
+        connection::{Links, Terms, Unanswered},
+        record_cache::Known,
+    },
+    sync::lock,
 };
-use crate::{protocol::Beside, sync::lock};
 
 const COMMAND: &str = "MGET";
 

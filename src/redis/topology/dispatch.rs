@@ -10,15 +10,21 @@ use super::{
     batch::Batches,
     replicas::{Replicas, Wanted},
 };
-use crate::redis::topology::cluster::Cluster;
-use crate::redis::{
-    config::{Deployment, ReplicaWait},
-    connection::{Answer, CommandError, Deadlines, Effect, Link, Links, Met, Terms, Unanswered},
-    endpoint::{Heard, Sentinels, Server},
-    keys::Names,
-    scripts::Script,
+use crate::{
+    coherence::Lease,
+    protocol::Stamp,
+    redis::{
+        config::{Deployment, ReplicaWait},
+        connection::{
+            Answer, CommandError, Deadlines, Effect, Link, Links, Met, Terms, Unanswered,
+        },
+        endpoint::{Heard, Sentinels, Server},
+        keys::Names,
+        scripts::Script,
+        topology::cluster::Cluster,
+    },
+    telemetry::RedisMetrics,
 };
-use crate::{coherence::Lease, protocol::Stamp, telemetry::RedisMetrics};
 
 /// What a cache is told about where Redis is.
 pub(crate) enum Place {

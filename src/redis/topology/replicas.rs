@@ -21,12 +21,14 @@ use bb8_redis::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use crate::redis::{
-    connection::{Link, Links, Manager},
-    scripts::Script,
+use crate::{
+    redis::{
+        connection::{Link, Links, Manager},
+        scripts::Script,
+    },
+    sync::lock,
+    telemetry::REVOCATION,
 };
-use crate::sync::lock;
-use crate::telemetry::REVOCATION;
 
 pub(crate) struct Replicas {
     wanted: Wanted,

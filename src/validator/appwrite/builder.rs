@@ -7,7 +7,8 @@ use http::HeaderValue;
 use super::{
     client::AppwriteClient,
     config_error::AppwriteConfigError,
-    user::{self, AppwriteUser, Tier},
+    user,
+    user::{AppwriteUser, Tier},
     validator::{AppwriteValidator, Inner},
 };
 use crate::{

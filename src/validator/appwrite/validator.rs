@@ -8,7 +8,8 @@ use super::{
     client::AppwriteClient,
     error::AppwriteError,
     operation::Operation,
-    response::{self, Account, SessionResponse},
+    response,
+    response::{Account, SessionResponse},
     user::Tier,
 };
 use crate::{

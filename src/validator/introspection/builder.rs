@@ -5,7 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use chrono::TimeDelta;
 
 use super::{
-    auth::{self, IntrospectionAuth},
+    auth,
+    auth::IntrospectionAuth,
     claims::{SUB, Settings, Tier},
     client::IntrospectionClient,
     config_error::IntrospectionConfigError,

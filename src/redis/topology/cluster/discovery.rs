@@ -26,7 +26,6 @@ use super::{
     slot_map::{Map, Primary},
     state::{Cluster, Known},
 };
-use crate::telemetry::REDIS;
 use crate::{
     protocol::Stamp,
     redis::{
@@ -35,6 +34,7 @@ use crate::{
         error::told,
     },
     sync::{Backoff, lock},
+    telemetry::REDIS,
 };
 
 /// Between two looks, at most and at least.

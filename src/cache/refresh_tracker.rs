@@ -4,8 +4,7 @@
 
 use quick_cache::sync::Cache;
 
-use crate::model::Due;
-use crate::protocol::EntryKey;
+use crate::{model::Due, protocol::EntryKey};
 
 /// The records that are remembered. One that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
@@ -14,7 +13,7 @@ const MAX_REMEMBERED: usize = 16_384;
 pub(crate) struct Refreshes(Cache<EntryKey, Due>);
 
 impl Refreshes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Cache::new(MAX_REMEMBERED))
     }
 

@@ -8,43 +8,23 @@
 //! with the revoked identity, not even when a validation was in flight meanwhile. The identity
 //! provider must have been told *first*: what is validated after the revocation counts.
 //!
-//! With a [local cache](SessionCacheBuilder::local_cache) before Redis the same holds on other
+//! With a [local cache](crate::SessionCacheBuilder::local_cache) before Redis the same holds on other
 //! nodes within milliseconds, and at the latest one lease after the revocation returned.
-
-mod builder;
-mod config;
-mod limits;
-
-mod outcome;
-mod refresh;
-mod revocation_queue;
-mod revoke;
-
-mod store;
-mod ticket;
-mod validations;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use self::revocation_queue::Revoke;
-pub use self::{
-    builder::SessionCacheBuilder,
-    config::SessionCacheConfig,
-    revocation_queue::RevokeErrorKind,
+use super::{
+    revocation_queue::Revoke,
     revoke::{Revocation, RevokeError},
-    ticket::{Fill, Lookup, Ticket},
-};
-pub(crate) use self::{
-    outcome::{Denied, Outcome, Resolved},
     store::Store,
-    validations::{ValidationLeader, Validations},
+    ticket::{Fill, Lookup, Ticket},
+    validations::Validations,
 };
-use crate::protocol::Verdict;
-use crate::protocol::{EntryKey, Space};
-use crate::redis::Redis;
-use crate::telemetry::{LookupOutcome, Stats};
 use crate::{
     model::{Authority, CachedSession, Namespace},
+    protocol::{EntryKey, Space, Verdict},
+    redis::Redis,
+    telemetry::{LookupOutcome, Stats},
     token::SessionToken,
     validator::{SessionValidator, ValidatedSession},
 };
@@ -86,7 +66,7 @@ pub struct SessionCache {
 }
 
 impl SessionCache {
-    pub(super) fn new(store: Store, validations: Validations) -> Self {
+    pub(crate) fn new(store: Store, validations: Validations) -> Self {
         Self {
             space: store.naming.space(Namespace::unnamed()),
             is_named: false,
@@ -207,8 +187,8 @@ impl SessionCache {
     /// Refuses a token from now on, even if the identity provider would still accept it: logout.
     ///
     /// It stays refused until the longest session has ended
-    /// ([`max_session_lifetime`](SessionCacheBuilder::max_session_lifetime)). Without Redis at most as many
-    /// are remembered as the cache has [`capacity`](SessionCacheBuilder::capacity), the latest;
+    /// ([`max_session_lifetime`](crate::SessionCacheBuilder::max_session_lifetime)). Without Redis at most as many
+    /// are remembered as the cache has [`capacity`](crate::SessionCacheBuilder::capacity), the latest;
     /// for older ones the identity provider decides again.
     ///
     /// # Errors

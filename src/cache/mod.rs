@@ -1,0 +1,27 @@
+//! The public handle, and the two tiers and the revocation queue behind it.
+
+mod builder;
+mod config;
+mod handle;
+mod limits;
+mod outcome;
+mod refresh_tracker;
+mod revocation_queue;
+mod revoke;
+mod store;
+mod ticket;
+mod validations;
+
+pub use self::{
+    builder::SessionCacheBuilder,
+    config::SessionCacheConfig,
+    handle::{Health, RedisHealth, SessionCache},
+    revocation_queue::RevokeErrorKind,
+    revoke::{Revocation, RevokeError},
+    ticket::{Fill, Lookup, Ticket},
+};
+pub(crate) use self::{
+    outcome::{Denied, Outcome, Resolved},
+    store::Store,
+    validations::ValidationLeader,
+};
