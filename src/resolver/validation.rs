@@ -39,7 +39,7 @@ impl<V> Clone for ValidatorClient<V> {
 }
 
 impl<V> ValidatorClient<V> {
-    pub(super) fn new(validator: V, cooldown: Cooldown) -> Self {
+    pub(crate) fn new(validator: V, cooldown: Cooldown) -> Self {
         Self {
             validator: Arc::new(validator),
             health: Arc::default(),
@@ -47,18 +47,18 @@ impl<V> ValidatorClient<V> {
         }
     }
 
-    pub(super) fn validator(&self) -> &V {
+    pub(crate) fn validator(&self) -> &V {
         &self.validator
     }
 
     /// Whether the identity provider has asked not to be called for now.
-    pub(super) fn is_cooling_down(&self) -> bool {
+    pub(crate) fn is_cooling_down(&self) -> bool {
         self.cooldown.remaining().is_some()
     }
 }
 
 impl<V: SessionValidator> ValidatorClient<V> {
-    pub(super) async fn validate(
+    pub(crate) async fn validate(
         &self,
         cache: &SessionCache,
         token: &SessionToken,

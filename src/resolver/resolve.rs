@@ -6,14 +6,12 @@
 //! out; when another one comes, the answer goes to those who wait (they all began earlier), and
 //! nothing is stored. `tests/model/src/flight.rs` walks this order through all interleavings.
 
-mod validation;
-
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
-use self::validation::ValidatorClient;
+use super::validation::ValidatorClient;
 use crate::{
     cache::{
         Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket, ValidationLeader,

@@ -1,0 +1,6 @@
+//! From a token to a user: the cache first, then one validation for all that wait.
+
+mod resolve;
+mod validation;
+
+pub(crate) use self::resolve::{Near, Resolver};
