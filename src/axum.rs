@@ -41,9 +41,8 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
+    middleware::{Refusal, Rejection, RejectionBody, RejectionKind},
     model::{SessionInfo, UserData},
-    rejection::{Rejection, RejectionBody, RejectionKind},
-    response::Refusal,
     telemetry::LAYER,
 };
 

@@ -164,28 +164,20 @@
 
 #[cfg(feature = "axum")]
 mod axum;
-mod body;
 mod cache;
 mod coherence;
 mod config_error;
 mod crypto;
 pub mod docs;
-mod future;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod grpc;
-mod layer;
-
 mod memory;
+mod middleware;
 mod model;
-mod policy;
 mod protocol;
 mod redis;
-mod rejection;
 mod resolver;
-mod response;
-mod service;
 mod sync;
 mod telemetry;
 #[cfg(feature = "testing")]
@@ -198,25 +190,24 @@ mod validator;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use axum::ExtractError;
-pub use body::ResponseBody;
 pub use cache::{
     Fill, Health, Lookup, RedisHealth, Revocation, RevokeError, RevokeErrorKind, SessionCache,
     SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};
-pub use future::ResponseFuture;
-pub use layer::SessionCacheLayer;
 pub use memory::LocalCacheConfig;
-pub use model::{Authority, Namespace};
-pub use model::{CachedSession, Origin, SessionInfo};
-pub use model::{UserData, UserDataBuilder};
+pub use middleware::{
+    Rejection, RejectionBody, RejectionKind, ResponseBody, ResponseFuture, SessionCacheLayer,
+    SessionCacheService,
+};
+pub use model::{
+    Authority, CachedSession, Namespace, Origin, SessionInfo, UserData, UserDataBuilder,
+};
 pub use redis::RedisConfig;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use redis::RedisTls;
-pub use rejection::{Rejection, RejectionBody, RejectionKind};
-pub use service::SessionCacheService;
 pub use telemetry::{RevocationCounts, Stats};
 pub use token::{SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]

@@ -16,12 +16,10 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::{body::ResponseBody, policy::Policy, response::Refusal};
 use crate::{
-    body::ResponseBody,
     cache::{Outcome, Resolved},
     model::SessionInfo,
-    policy::Policy,
-    response::Refusal,
     token::SessionToken,
 };
 

@@ -4,11 +4,13 @@ use std::{fmt, sync::Arc};
 
 use http::{HeaderMap, Request};
 
-use crate::{
+use super::{
     grpc,
-    model::{SessionInfo, UserData},
     rejection::{Rejection, RejectionBody, RejectionKind},
     response::Refusal,
+};
+use crate::{
+    model::{SessionInfo, UserData},
     token::{SessionToken, TokenSource},
 };
 

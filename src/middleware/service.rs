@@ -9,11 +9,13 @@ use std::{
 use http::{Request, Response};
 use tower_service::Service;
 
-use crate::{
+use super::{
     body::ResponseBody,
     future::{ResponseFuture, Waiting, admit},
-    model::UserData,
     policy::Policy,
+};
+use crate::{
+    model::UserData,
     resolver::{Near, Resolver},
     validator::SessionValidator,
 };

@@ -5,14 +5,13 @@ use std::{fmt, sync::Arc};
 use http::HeaderMap;
 use tower_layer::Layer;
 
-use crate::{
-    cache::SessionCache,
-    model::Namespace,
+use super::{
     policy::Policy,
     rejection::{Rejection, RejectionBody},
-    resolver::Resolver,
     service::{Gate, SessionCacheService},
-    token::TokenSource,
+};
+use crate::{
+    cache::SessionCache, model::Namespace, resolver::Resolver, token::TokenSource,
     validator::SessionValidator,
 };
 

@@ -24,20 +24,8 @@
 //!
 //! For more, [`TestValidator`] fails, delays or hangs on command, and remembers what it was asked.
 
+mod layer;
 mod validator;
 
-pub use self::validator::TestValidator;
+pub use self::{layer::session_for, validator::TestValidator};
 pub use crate::time::ManualClock;
-use crate::{cache::SessionCache, layer::SessionCacheLayer, validator::ValidatedSession};
-
-/// A layer that knows one session, with a cache of its own in the process.
-///
-/// The token is expected as `Authorization: Bearer`; the layer can be set up further like any
-/// other.
-pub fn session_for(
-    token: &str,
-    session: impl Into<ValidatedSession>,
-) -> SessionCacheLayer<TestValidator> {
-    let validator = TestValidator::new().with_session(token, session);
-    SessionCacheLayer::new(SessionCache::default(), validator)
-}

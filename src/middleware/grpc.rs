@@ -12,7 +12,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use crate::rejection::{Rejection, RejectionKind};
+use super::rejection::{Rejection, RejectionKind};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 
-use crate::{
+use super::{
     body::ResponseBody,
     grpc,
     rejection::{Rejection, RejectionBody},
-    telemetry::LAYER,
 };
+use crate::telemetry::LAYER;
 
 /// A rejection with its body: all that the response takes, whatever the inner body's type.
 pub(crate) struct Refusal {

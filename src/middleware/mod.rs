@@ -1,0 +1,19 @@
+//! What tower sees: layer, service, future, response body and rejections.
+
+mod body;
+mod future;
+mod grpc;
+mod layer;
+mod policy;
+mod rejection;
+mod response;
+mod service;
+
+pub(crate) use self::response::Refusal;
+pub use self::{
+    body::ResponseBody,
+    future::ResponseFuture,
+    layer::SessionCacheLayer,
+    rejection::{Rejection, RejectionBody, RejectionKind},
+    service::SessionCacheService,
+};
