@@ -90,7 +90,7 @@ async fn origin(layer: &SessionCacheLayer<Probe>, text: &str) -> Origin {
 async fn until_cached(layer: &SessionCacheLayer<Probe>, text: &str) {
     soon("a hit", async {
         while origin(layer, text).await != Origin::Redis {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -324,7 +324,7 @@ async fn waves(
             for proxy in proxies {
                 proxy.let_commands_go();
             }
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
         lookup.await.unwrap()
     })
@@ -688,7 +688,7 @@ fn local_node(cluster: &Cluster, lease: Duration) -> Node {
 async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
     soon("a local hit", async {
         while origin(layer, text).await != Origin::Local {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;

@@ -78,7 +78,7 @@ impl Scene {
         let text = format!("ada-{when}");
         soon("the cache to be used", async {
             while ask(&self.layer, &text).await.unwrap().1 != Origin::Redis {
-                tokio::task::yield_now().await;
+                crate::support::pass().await;
             }
         })
         .await;
@@ -135,7 +135,7 @@ impl Scene {
                 if clients.count() <= 2 && tasks <= self.tasks {
                     break;
                 }
-                tokio::task::yield_now().await;
+                crate::support::pass().await;
             }
         })
         .await;
@@ -468,7 +468,7 @@ async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
         appwrite.clear_faults();
         soon("the provider to be asked again", async {
             while ask(&layer, &fresh).await.is_err() {
-                tokio::task::yield_now().await;
+                crate::support::pass().await;
             }
         })
         .await;

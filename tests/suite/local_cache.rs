@@ -63,7 +63,7 @@ async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
 async fn until_served_by(layer: &SessionCacheLayer<Probe>, text: &str, wanted: Origin) {
     soon("another origin", async {
         while origin(layer, text).await != wanted {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -145,7 +145,7 @@ async fn what_another_node_revokes_is_noticed_here() {
                 };
                 soon("the push", async {
                     while tier(&layer, "t").await.unwrap() != "new" {
-                        tokio::task::yield_now().await;
+                        crate::support::pass().await;
                     }
                 })
                 .await;
@@ -155,7 +155,7 @@ async fn what_another_node_revokes_is_noticed_here() {
             let _ = other.revoke_token(&token("t")).await.unwrap();
             soon(&format!("the push of a logout, setting {n}"), async {
                 while ask(&layer, "t").await != Err(http::StatusCode::UNAUTHORIZED) {
-                    tokio::task::yield_now().await;
+                    crate::support::pass().await;
                 }
             })
             .await;
@@ -207,7 +207,7 @@ async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
             while cache.stats().queued_revocations > 0 || origin(&layer, "t").await != Origin::Local
             {
                 assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
-                tokio::task::yield_now().await;
+                crate::support::pass().await;
             }
         })
         .await;
@@ -231,7 +231,7 @@ async fn what_the_peer_does_is_noticed_here() {
     peer.invalidate_user("ada");
     soon("the push of a mark", async {
         while tier(&layer, "t").await.unwrap() != "new" {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -241,7 +241,7 @@ async fn what_the_peer_does_is_noticed_here() {
     peer.store("t", "ada");
     soon("the push of a record", async {
         while ask(&layer, "t").await.unwrap() != (peers_ada(), Origin::Local) {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -369,7 +369,7 @@ async fn in_flight(
 async fn until_held(layer: &SessionCacheLayer<Probe>) -> Origin {
     loop {
         match origin(layer, "t").await {
-            Origin::Local => tokio::task::yield_now().await,
+            Origin::Local => crate::support::pass().await,
             other => return other,
         }
     }
@@ -543,7 +543,7 @@ async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() 
     let _ = other.invalidate_token(&token("t")).await.unwrap();
     soon("the push of a revocation", async {
         while tier(&layer, "t").await.unwrap() != "new" {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -692,7 +692,7 @@ async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::lo
     soon("the warning", async {
         while warnings() == 0 {
             let _ = ask(layer, "t").await.unwrap();
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;

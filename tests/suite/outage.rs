@@ -50,7 +50,7 @@ fn node_of(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLa
 async fn until_served_from_redis(layer: &SessionCacheLayer<Probe>) {
     soon("the cache to be used again", async {
         while ask(layer, "t").await.unwrap().1 != Origin::Redis {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -105,7 +105,7 @@ async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later(
     soon("its delivery", async {
         while cache.stats().queued_revocations > 0 {
             assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -136,7 +136,7 @@ async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
                 if origin == Origin::Redis && cache.stats().queued_revocations == 0 {
                     break;
                 }
-                tokio::task::yield_now().await;
+                crate::support::pass().await;
             }
         })
         .await;

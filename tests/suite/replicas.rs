@@ -24,7 +24,7 @@ fn pair() -> (Redis, Redis) {
         info.contains("state=online")
     };
     while !online() {
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(1));
     }
     (primary, replica)
 }

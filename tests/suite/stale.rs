@@ -99,7 +99,7 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
     let (cache, probe, layer) = layer_of(builder);
     soon("a local hit", async {
         while info(&layer, "t").await.unwrap().origin() != Origin::Local {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -110,7 +110,7 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
     .await;
     soon("the entry's end", async {
         while !is_stale(&layer, "t").await {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -182,7 +182,7 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
     let (_, probe, layer) = layer_of(builder);
     soon("a local hit", async {
         while info(&layer, "t").await.unwrap().origin() != Origin::Local {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;
@@ -194,7 +194,7 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
     clock.advance(Duration::from_secs(1));
     soon("the entry's end", async {
         while !is_stale(&layer, "t").await {
-            tokio::task::yield_now().await;
+            crate::support::pass().await;
         }
     })
     .await;

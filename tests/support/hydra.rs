@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     sync::Mutex,
+    time::Duration,
 };
 
 use http::{Method, header};
@@ -20,6 +21,8 @@ use super::{
 /// As `tests/idp/fetch` names it.
 const DISTRIBUTION: &str = "hydra-2.3.0-1";
 const REDIRECT_URI: &str = "http://127.0.0.1/callback";
+/// Between two requests to a server that starts, which needs the processor itself.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A server with its database in memory. It ends with this value.
 pub struct Hydra {
@@ -129,7 +132,7 @@ impl Hydra {
             }
             match http().get(&health).send().await {
                 Ok(response) if response.status().is_success() => break,
-                _ => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(PAUSE).await,
             }
         }
         let discovery = format!("{}/.well-known/openid-configuration", self.public);
@@ -145,7 +148,7 @@ impl Hydra {
                     }
                     break;
                 }
-                Err(_) => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
         // A client that is created at the admin port is known at the public port only if both belong to

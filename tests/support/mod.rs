@@ -35,11 +35,19 @@ pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
         .unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
+/// Lets other tasks run, and then other processes. A test waits for servers and runs next to other
+/// tests; a loop that only yields to its own tasks takes a processor from all of them. The thread
+/// sleeps, not the task, so that no step of a task goes unseen and a paused clock does not move.
+pub async fn pass() {
+    tokio::task::yield_now().await;
+    std::thread::sleep(Duration::from_micros(100));
+}
+
 /// Lets other tasks run until the condition holds.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     soon(what, async {
         while !condition() {
-            tokio::task::yield_now().await;
+            pass().await;
         }
     })
     .await;

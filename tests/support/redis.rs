@@ -258,7 +258,8 @@ fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {
             Ok(info) if info.contains(&pid) => return Some(process),
             Ok(_) => return None,
             Err(error) if error.to_string().contains("NOAUTH") => return Some(process),
-            Err(_) => std::thread::yield_now(),
+            // The server needs the processor that a spinning loop would take.
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
         }
     }
     None
