@@ -84,8 +84,9 @@ impl Cluster {
                 .arg("127.0.0.1")
                 .arg(node.port())
                 .arg(node.bus());
-            if n > 0 {
-                cluster.nodes[0].run::<()>(&meet);
+            // By each, since gossip about the others takes seconds.
+            for earlier in &cluster.nodes[..n] {
+                earlier.run::<()>(&meet);
             }
         }
         cluster.until("all know each other", |cluster| {
