@@ -701,7 +701,8 @@ async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
         ..Plan::default()
     });
     let (revoker, ..) = node(&cluster);
-    let (cache, probe, layer) = local_node(&cluster, LONG);
+    // The move of a slot is noticed at a heartbeat, an eighth of this later.
+    let (cache, probe, layer) = local_node(&cluster, Duration::from_secs(20));
     for text in tokens() {
         until_local(&layer, &text).await;
     }

@@ -315,7 +315,7 @@ async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
 async fn what_was_missed_between_two_connections_is_not_served() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
-    let (cache, probe, layer) = node(&proxy.url(), local());
+    let (cache, probe, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
     for round in 0..3 {
         probe.answer(of_tier("old"));
         until_local(&layer, "t").await;
@@ -393,7 +393,7 @@ async fn what_changes_while_its_read_is_on_its_way_is_not_kept() {
 async fn nor_is_what_changes_unheard_meanwhile() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
-    let (cache, _, layer) = node(&proxy.url(), local());
+    let (cache, _, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
     let lookup = in_flight(&redis, &proxy, &layer).await;
     proxy.refuse(true);
     for listener in redis.listeners() {
@@ -469,7 +469,7 @@ async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
 async fn a_listener_of_another_server_than_the_lookups_gives_no_lease() {
     let (one, other) = (Redis::start(), Redis::start());
     let proxy = Proxy::start(one.port()).await;
-    let (cache, probe, layer) = node(&proxy.url(), local());
+    let (cache, probe, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
     until_local(&layer, "t").await;
     proxy.lead_to(other.port());
     for client in one.other_clients() {
