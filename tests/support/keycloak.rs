@@ -5,6 +5,7 @@ use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Mutex};
 use http::Method;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     idp::{Response, START_TIMEOUT, Server, Tokens, distribution, http, post_form, send},
@@ -14,6 +15,9 @@ use super::{
 /// As `tests/idp/fetch` names it.
 const DISTRIBUTION: &str = "keycloak-26.7.3-2";
 const ADMIN: &str = "admin";
+/// Servers at the same time, each of which takes 0.5 GB of memory and a processor while it starts. One
+/// test needs two.
+static PLACES: Semaphore = Semaphore::const_new(3);
 
 /// A server with its own database. It ends with this value.
 pub struct Keycloak {
@@ -22,6 +26,7 @@ pub struct Keycloak {
     admin_token: Mutex<String>,
     _server: Server,
     home: TempDir,
+    _place: SemaphorePermit<'static>,
 }
 
 /// A confidential client that may use the password grant.
@@ -118,6 +123,7 @@ impl Keycloak {
     /// Returns `None` if Keycloak has not been fetched.
     pub async fn start() -> Option<Self> {
         let distribution = distribution(DISTRIBUTION)?;
+        let place = PLACES.acquire().await.unwrap();
         // A server writes into its home folder. The links keep the distribution unchanged.
         let home = tempfile::tempdir().unwrap();
         for part in ["conf", "lib", "providers", "themes"] {
@@ -152,6 +158,7 @@ impl Keycloak {
             admin_token: Mutex::default(),
             _server: server,
             home,
+            _place: place,
         })
     }
 
