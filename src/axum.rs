@@ -41,7 +41,7 @@ use http::{Extensions, StatusCode, header, request::Parts};
 
 use crate::{
     cache::RevokeError,
-    middleware::{Refusal, Rejection, RejectionBody, RejectionKind},
+    middleware::{Rejection, RejectionBody, RejectionKind, RejectionResponse},
     model::{SessionInfo, UserData},
     telemetry::LAYER,
 };
@@ -56,17 +56,17 @@ pub enum ExtractError {
     /// The request passed without a user, as in `optional` mode, or with one whom another layer
     /// authenticated and who has no session here. As a response: 401 with the challenge of the
     /// [`Rejection`].
-    Anonymous(Rejection),
+    Unauthenticated(Rejection),
     /// No layer has looked at the request. As a response: 500 without a body. What a developer
     /// has to do about it is logged, and told by `Display`.
-    NoLayer,
+    MissingLayer,
 }
 
 impl fmt::Display for ExtractError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Anonymous(_) => "the request has no session",
-            Self::NoLayer => {
+            Self::Unauthenticated(_) => "the request has no session",
+            Self::MissingLayer => {
                 "no SessionCacheLayer is around the route of a handler that wants the user; add \
                  `.layer(SessionCacheLayer::new(cache, validator))` after the route"
             }
@@ -79,15 +79,15 @@ impl StdError for ExtractError {}
 impl IntoResponse for ExtractError {
     fn into_response(self) -> Response {
         match self {
-            Self::Anonymous(rejection) => {
-                let refusal = Refusal {
+            Self::Unauthenticated(rejection) => {
+                let refusal = RejectionResponse {
                     rejection,
                     body: RejectionBody::empty(),
                     grpc: None,
                 };
                 refusal.into_response::<Body>().map(Body::new)
             }
-            Self::NoLayer => {
+            Self::MissingLayer => {
                 tracing::error!(target: LAYER, "{self}");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
@@ -104,9 +104,9 @@ fn find<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Result<T, 
         Some(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => rejection.clone(),
         Some(_) => Rejection::new(RejectionKind::Invalid),
         None if extensions.get::<UserData>().is_some() => Rejection::new(RejectionKind::Missing),
-        None => return Err(ExtractError::NoLayer),
+        None => return Err(ExtractError::MissingLayer),
     };
-    Err(ExtractError::Anonymous(rejection))
+    Err(ExtractError::Unauthenticated(rejection))
 }
 
 fn find_optional<T>(extensions: &Extensions) -> Result<Option<T>, ExtractError>
@@ -115,7 +115,7 @@ where
 {
     match find(extensions) {
         Ok(found) => Ok(Some(found)),
-        Err(ExtractError::Anonymous(_)) => Ok(None),
+        Err(ExtractError::Unauthenticated(_)) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -146,7 +146,7 @@ macro_rules! extractor {
 extractor!(UserData);
 extractor!(SessionInfo);
 
-/// 503 with `Retry-After`: the revocation does not hold everywhere yet.
+/// 503 with `Retry-StaleWindow`: the revocation does not hold everywhere yet.
 impl IntoResponse for RevokeError {
     fn into_response(self) -> Response {
         let headers = [

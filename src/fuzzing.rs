@@ -14,7 +14,8 @@ use crate::{
     crypto::SecretKey,
     model::{Authority, Namespace},
     protocol::{
-        Mark, Naming, Opened, Parsed, Record, Sealing, Stamp, Tomb, encode_prefix, encode_suffix,
+        KeyDeriver, Opened, Parsed, Record, RevocationMark, Sealing, Timestamp, Tombstone,
+        encode_prefix, encode_suffix,
     },
     token::{SessionToken, TokenSource},
 };
@@ -52,12 +53,12 @@ pub fn token(bytes: &[u8]) {
 /// A record of anybody; one that is read can be written, and read again as the same.
 pub fn record(bytes: &[u8]) {
     // The namespace that reads both kinds of records.
-    let space = Naming::new(None, None).space(Namespace::appwrite(Authority::new("a")));
+    let space = KeyDeriver::new(None, None).space(Namespace::appwrite(Authority::new("a")));
     let Parsed::Record(record) = Record::parse(bytes, &space) else {
         return;
     };
-    let fence = Stamp(5_000_000);
-    let written = encode_prefix(&record.user, record.expires_at, fence, Stamp(0), None)
+    let fence = Timestamp(5_000_000);
+    let written = encode_prefix(&record.user, record.expires_at, fence, Timestamp(0), None)
         + &encode_suffix("", "r");
     let Parsed::Record(again) = Record::parse(written.as_bytes(), &space) else {
         panic!("what we wrote is read");
@@ -68,11 +69,11 @@ pub fn record(bytes: &[u8]) {
 
 /// A mark or a tombstone of anybody.
 pub fn mark_and_tombstone(bytes: &[u8]) {
-    let _ = Mark::parse(bytes).is_readable();
-    let tomb = Tomb::parse(bytes);
+    let _ = RevocationMark::parse(bytes).is_readable();
+    let tomb = Tombstone::parse(bytes);
     let _ = (tomb.is_readable(), tomb.refuses());
-    if let Some(stamp) = Stamp::parse(bytes) {
-        assert_eq!(Stamp::parse(stamp.to_string().as_bytes()), Some(stamp));
+    if let Some(stamp) = Timestamp::parse(bytes) {
+        assert_eq!(Timestamp::parse(stamp.to_string().as_bytes()), Some(stamp));
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     config::SessionCacheConfig,
     handle::SessionCache,
     limits::{CacheSettings, DEFAULT_CAPACITY, EffectiveSettings, TOMBSTONE_TTL},
-    revocation_queue::Undelivered,
+    revocation_queue::RevocationQueue,
     store::Store,
     validations::Validations,
 };
@@ -14,9 +14,9 @@ use crate::{
     coherence::Lease,
     config_error::ConfigError,
     crypto::SecretKey,
-    memory::{Local, LocalCacheConfig, Times},
-    protocol::{Lifetimes, Naming, Sealing},
-    redis::{CheckedRedisConfig, Deadlines, Limits, Redis, RedisConfig, Tier},
+    memory::{LocalCacheConfig, LocalStore, Ttls},
+    protocol::{KeyDeriver, LifetimePolicy, Sealing},
+    redis::{CheckedRedisConfig, RedisConfig, RedisStore, StoreLimits, Timeouts, TrackingConfig},
     telemetry::CacheMetrics,
     time::Clock,
 };
@@ -313,8 +313,8 @@ impl SessionCacheBuilder {
         let entries = local.map_or(capacity, |local| {
             NonZeroUsize::new(local.capacity).unwrap_or(capacity)
         });
-        let limits = Limits {
-            deadlines: Deadlines {
+        let limits = StoreLimits {
+            deadlines: Timeouts {
                 connect: settings.connect_timeout,
                 checkout: settings.checkout_timeout,
                 call: settings.redis_timeout,
@@ -326,7 +326,7 @@ impl SessionCacheBuilder {
             tombstone_ttl: TOMBSTONE_TTL,
             capacity: self.settings.capacity,
         };
-        let tier = local.map(|local| Tier {
+        let tier = local.map(|local| TrackingConfig {
             lease: Arc::new(Lease::new(micros(local.lease), self.clock.clone())),
             hears_records: local.hears_records,
         });
@@ -337,7 +337,7 @@ impl SessionCacheBuilder {
                 .sealing_key
                 .as_ref()
                 .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
-            Redis::new(redis, database, sealing, clock, limits, tier)
+            RedisStore::new(redis, database, sealing, clock, limits, tier)
         });
         let local = self.local(settings, entries, capacity, lease);
         Ok(self.finish(settings, local, redis))
@@ -349,12 +349,12 @@ impl SessionCacheBuilder {
         sessions: NonZeroUsize,
         verdicts: NonZeroUsize,
         lease: Option<Arc<Lease>>,
-    ) -> Local {
+    ) -> LocalStore {
         let max_age = self
             .settings
             .local_cache
             .map_or(Duration::MAX, |local| local.max_age);
-        let times = Times {
+        let times = Ttls {
             max_age: micros(max_age),
             stale: micros(self.settings.stale_if_error),
             verdict_ttl: micros(self.settings.max_session_lifetime),
@@ -362,21 +362,21 @@ impl SessionCacheBuilder {
         };
         let clock = self.clock.clone();
         let lifetimes = self.lifetimes(settings);
-        Local::new(sessions, verdicts, lease, clock, lifetimes, times)
+        LocalStore::new(sessions, verdicts, lease, clock, lifetimes, times)
     }
 
     fn finish(
         self,
         settings: EffectiveSettings,
-        local: Local,
-        redis: Option<Redis>,
+        local: LocalStore,
+        redis: Option<RedisStore>,
     ) -> SessionCache {
-        let naming = Naming::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
+        let naming = KeyDeriver::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
         let store = Store {
             local,
             redis,
             naming,
-            undelivered: Undelivered::default(),
+            undelivered: RevocationQueue::default(),
             clock: self.clock,
             is_enabled: self.enabled,
             gives_up_after: micros(settings.max_record_age()),
@@ -394,8 +394,8 @@ impl SessionCacheBuilder {
         SessionCache::new(store, validations)
     }
 
-    fn lifetimes(&self, settings: EffectiveSettings) -> Lifetimes {
-        Lifetimes::new(micros(settings.ttl), self.settings.refresh_ahead)
+    fn lifetimes(&self, settings: EffectiveSettings) -> LifetimePolicy {
+        LifetimePolicy::new(micros(settings.ttl), self.settings.refresh_ahead)
     }
 }
 

@@ -14,7 +14,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    revocation_queue::Revoke,
+    revocation_queue::RevocationRequest,
     revoke::{Revocation, RevokeError},
     store::Store,
     ticket::{Fill, Lookup, Ticket},
@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     model::{Authority, CachedSession, Namespace},
-    protocol::{EntryKey, Space, Verdict},
-    redis::Redis,
+    protocol::{CacheKey, NamespaceContext, TombstoneKind},
+    redis::RedisStore,
     telemetry::{LookupOutcome, Stats},
     token::SessionToken,
     validator::{SessionValidator, ValidatedSession},
@@ -58,7 +58,7 @@ use crate::{
 pub struct SessionCache {
     store: Arc<Store>,
     validations: Arc<Validations>,
-    space: Arc<Space>,
+    space: Arc<NamespaceContext>,
     /// Whether the namespace was chosen for this handle.
     is_named: bool,
     /// Who issues the sessions that do not say so.
@@ -102,7 +102,7 @@ impl SessionCache {
         self
     }
 
-    pub(crate) fn space(&self) -> &Space {
+    pub(crate) fn space(&self) -> &NamespaceContext {
         &self.space
     }
 
@@ -180,7 +180,10 @@ impl SessionCache {
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
         self.store
-            .revoke(Revoke::Token(self.key(token), Verdict::Forget))
+            .revoke(RevocationRequest::Token(
+                self.key(token),
+                TombstoneKind::Invalidate,
+            ))
             .await
     }
 
@@ -200,7 +203,10 @@ impl SessionCache {
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
         self.store
-            .revoke(Revoke::Token(self.key(token), Verdict::Refuse))
+            .revoke(RevocationRequest::Token(
+                self.key(token),
+                TombstoneKind::Revoke,
+            ))
             .await
     }
 
@@ -215,7 +221,9 @@ impl SessionCache {
     ///
     /// Once polled it runs to its end, also when the future is dropped.
     pub async fn invalidate_user(&self, user_id: &str) -> Result<Revocation, RevokeError> {
-        self.store.revoke(Revoke::User(user_id.to_owned())).await
+        self.store
+            .revoke(RevocationRequest::User(user_id.to_owned()))
+            .await
     }
 
     /// Whether the stores behind the cache answer.
@@ -237,7 +245,7 @@ impl SessionCache {
         let (entries, verdicts, refusals) = store.local.len();
         let hearing = store.local.lease().map(|lease| lease.hearing());
         let hearing = hearing.unwrap_or_default();
-        let redis = store.redis.as_ref().map(Redis::metrics);
+        let redis = store.redis.as_ref().map(RedisStore::metrics);
         Stats {
             listener_connected: hearing.is_connected,
             lease_age: hearing.age.map(Duration::from_micros),
@@ -248,7 +256,7 @@ impl SessionCache {
             negative_entries: refusals as u64,
             validations_in_flight: validations.in_flight.len(),
             queued_revocations: store.undelivered.len(),
-            redis_circuit_open: store.redis.as_ref().is_some_and(Redis::is_skipped),
+            redis_circuit_open: store.redis.as_ref().is_some_and(RedisStore::is_skipped),
             redis_connections: redis.map_or(0, |redis| redis.connections.get()),
             redis_commands_in_flight: redis.map_or(0, |redis| redis.commands_in_flight.get()),
             redis_errors: redis.map_or(0, |redis| redis.errors.get()),
@@ -256,7 +264,7 @@ impl SessionCache {
         }
     }
 
-    pub(crate) fn key(&self, token: &SessionToken) -> EntryKey {
+    pub(crate) fn key(&self, token: &SessionToken) -> CacheKey {
         self.store.naming.entry(token, &self.space)
     }
 }

@@ -4,24 +4,24 @@
 
 use quick_cache::sync::Cache;
 
-use crate::{model::Due, protocol::EntryKey};
+use crate::{model::RecordVersion, protocol::CacheKey};
 
 /// The records that are remembered. One that is forgotten may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
 
 /// The records whose refresh has started.
-pub(crate) struct Refreshes(Cache<EntryKey, Due>);
+pub(crate) struct RefreshTracker(Cache<CacheKey, RecordVersion>);
 
-impl Refreshes {
+impl RefreshTracker {
     pub(crate) fn new() -> Self {
         Self(Cache::new(MAX_REMEMBERED))
     }
 
-    pub(crate) fn is_started(&self, key: &EntryKey, record: Due) -> bool {
+    pub(crate) fn is_started(&self, key: &CacheKey, record: RecordVersion) -> bool {
         self.0.get(key) == Some(record)
     }
 
-    pub(crate) fn start(&self, key: EntryKey, record: Due) {
+    pub(crate) fn start(&self, key: CacheKey, record: RecordVersion) {
         self.0.insert(key, record);
     }
 }

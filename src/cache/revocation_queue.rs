@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    protocol::{EntryKey, TokenKey, Verdict},
+    protocol::{CacheKey, TokenDigest, TombstoneKind},
     sync::lock,
     telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind},
 };
@@ -26,27 +26,27 @@ pub enum RevokeErrorKind {
     /// (cache TTL, validation timeout and 5 seconds).
     Queued,
     /// Redis does not answer, and too many revocations wait for it already. Repeat it later.
-    NotQueued,
+    QueueFull,
 }
 
 #[derive(Clone)]
-pub(crate) enum Revoke {
-    Token(EntryKey, Verdict),
+pub(crate) enum RevocationRequest {
+    Token(CacheKey, TombstoneKind),
     User(String),
 }
 
-impl Revoke {
+impl RevocationRequest {
     pub(crate) fn kind(&self) -> RevocationKind {
         match self {
-            Self::Token(_, Verdict::Forget) => RevocationKind::InvalidateToken,
-            Self::Token(_, Verdict::Refuse) => RevocationKind::RevokeToken,
+            Self::Token(_, TombstoneKind::Invalidate) => RevocationKind::InvalidateToken,
+            Self::Token(_, TombstoneKind::Revoke) => RevocationKind::RevokeToken,
             Self::User(_) => RevocationKind::InvalidateUser,
         }
     }
 }
 
 /// The revocations that Redis does not have yet, in order, and what they deny.
-pub(crate) struct Undelivered {
+pub(crate) struct RevocationQueue {
     queue: Mutex<Queue>,
     /// How many wait, so that a lookup need not take the lock while there is nothing to find.
     waiting: AtomicU64,
@@ -56,21 +56,21 @@ pub(crate) struct Undelivered {
 }
 
 /// The revocation whose turn it is.
-pub(crate) struct Next {
-    pub(crate) what: Revoke,
+pub(crate) struct QueuedRevocation {
+    pub(crate) what: RevocationRequest,
     /// All that it revoked is too old to be used; nothing has to be delivered any more.
     pub(crate) has_aged_out: bool,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<(Revoke, u64)>,
-    tokens: HashMap<TokenKey, usize>,
+    waiting: VecDeque<(RevocationRequest, u64)>,
+    tokens: HashMap<TokenDigest, usize>,
     users: HashMap<String, usize>,
     is_delivering: bool,
 }
 
-impl Default for Undelivered {
+impl Default for RevocationQueue {
     fn default() -> Self {
         Self {
             queue: Mutex::default(),
@@ -81,13 +81,13 @@ impl Default for Undelivered {
     }
 }
 
-impl Undelivered {
+impl RevocationQueue {
     pub(crate) fn len(&self) -> u64 {
         self.waiting.load(SeqCst)
     }
 
     /// For a lookup that began at this time of the process; how long it took must not count.
-    pub(crate) fn denies_token(&self, key: &EntryKey, began: u64) -> bool {
+    pub(crate) fn denies_token(&self, key: &CacheKey, began: u64) -> bool {
         self.nothing_until.load(SeqCst) > began
             || (self.len() > 0 && self.queue().tokens.contains_key(&key.token))
     }
@@ -96,15 +96,20 @@ impl Undelivered {
         self.len() > 0 && self.queue().users.contains_key(id)
     }
 
-    pub(crate) fn push(&self, what: Revoke, until: u64, records_end: u64) -> RevokeErrorKind {
+    pub(crate) fn push(
+        &self,
+        what: RevocationRequest,
+        until: u64,
+        records_end: u64,
+    ) -> RevokeErrorKind {
         let mut queue = self.queue();
         if queue.waiting.len() >= MAX_QUEUED {
             self.nothing_until.fetch_max(records_end, SeqCst);
-            return RevokeErrorKind::NotQueued;
+            return RevokeErrorKind::QueueFull;
         }
         match &what {
-            Revoke::Token(key, _) => *queue.tokens.entry(key.token).or_default() += 1,
-            Revoke::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
+            RevocationRequest::Token(key, _) => *queue.tokens.entry(key.token).or_default() += 1,
+            RevocationRequest::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
         }
         queue.waiting.push_back((what, until));
         self.waiting.fetch_add(1, SeqCst);
@@ -118,13 +123,13 @@ impl Undelivered {
     }
 
     /// The first; without one the task has ended.
-    pub(crate) fn next(&self, now: u64) -> Option<Next> {
+    pub(crate) fn next(&self, now: u64) -> Option<QueuedRevocation> {
         let mut queue = self.queue();
         let Some((what, until)) = queue.waiting.front() else {
             queue.is_delivering = false;
             return None;
         };
-        Some(Next {
+        Some(QueuedRevocation {
             what: what.clone(),
             has_aged_out: *until <= now,
         })
@@ -145,8 +150,8 @@ impl Undelivered {
 impl Queue {
     fn pop(&mut self) {
         match self.waiting.pop_front() {
-            Some((Revoke::Token(key, _), _)) => release(&mut self.tokens, &key.token),
-            Some((Revoke::User(id), _)) => release(&mut self.users, id.as_str()),
+            Some((RevocationRequest::Token(key, _), _)) => release(&mut self.tokens, &key.token),
+            Some((RevocationRequest::User(id), _)) => release(&mut self.users, id.as_str()),
             None => {}
         }
     }
@@ -170,22 +175,22 @@ mod tests {
     use super::*;
     use crate::{cache::handle::SessionCache, token::SessionToken};
 
-    fn user(n: usize) -> Revoke {
-        Revoke::User(format!("user-{n}"))
+    fn user(n: usize) -> RevocationRequest {
+        RevocationRequest::User(format!("user-{n}"))
     }
 
     #[test]
     fn what_waits_is_bounded_and_then_nothing_is_served_for_a_while() {
         let cache = SessionCache::builder().build().unwrap();
         let key = cache.key(&SessionToken::parse("t").unwrap());
-        let undelivered = Undelivered::default();
+        let undelivered = RevocationQueue::default();
         for n in 0..MAX_QUEUED {
             assert_eq!(undelivered.push(user(n), 100, 50), RevokeErrorKind::Queued);
         }
         assert!(!undelivered.denies_token(&key, 0));
         assert_eq!(
             undelivered.push(user(0), 100, 50),
-            RevokeErrorKind::NotQueued
+            RevokeErrorKind::QueueFull
         );
         assert_eq!(undelivered.len(), MAX_QUEUED as u64);
         assert!(undelivered.denies_token(&key, 49));
@@ -194,14 +199,14 @@ mod tests {
 
     #[test]
     fn a_denial_lasts_until_the_last_of_its_kind_is_delivered_or_given_up() {
-        let undelivered = Undelivered::default();
+        let undelivered = RevocationQueue::default();
         for (n, until) in [(1, 10), (2, 20), (1, 30)] {
             undelivered.push(user(n), until, 0);
         }
         let waits = |n: usize| undelivered.denies_user(&format!("user-{n}"));
         let next = |now| {
-            let Next { what, has_aged_out } = undelivered.next(now)?;
-            let Revoke::User(id) = what else {
+            let QueuedRevocation { what, has_aged_out } = undelivered.next(now)?;
+            let RevocationRequest::User(id) = what else {
                 panic!("no user")
             };
             Some((id, has_aged_out))

@@ -18,11 +18,11 @@ use std::{
 use tokio::runtime::Handle;
 
 use super::{
-    revocation_queue::{Next, Revoke, RevokeErrorKind},
+    revocation_queue::{QueuedRevocation, RevocationRequest, RevokeErrorKind},
     store::Store,
 };
 use crate::{
-    protocol::{EntryKey, Verdict},
+    protocol::{CacheKey, TombstoneKind},
     sync::Backoff,
     telemetry::{REVOCATION, RevocationKind, RevocationOutcome},
 };
@@ -72,7 +72,7 @@ impl fmt::Display for RevokeError {
             RevokeErrorKind::Queued => {
                 "the revocation holds on this node only, and waits for Redis to answer"
             }
-            RevokeErrorKind::NotQueued => {
+            RevokeErrorKind::QueueFull => {
                 "the revocation holds on this node only; repeat it when Redis answers again"
             }
         })
@@ -81,8 +81,8 @@ impl fmt::Display for RevokeError {
 
 impl StdError for RevokeError {}
 
-async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeError> {
-    if let Revoke::Token(key, Verdict::Refuse) = &what {
+async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation, RevokeError> {
+    if let RevocationRequest::Token(key, TombstoneKind::Revoke) = &what {
         store.refuse(key);
     }
     if let Some(runs) = store.deliver(&what).await {
@@ -108,7 +108,10 @@ async fn revoke(store: Arc<Store>, what: Revoke) -> Result<Revocation, RevokeErr
 }
 
 impl Store {
-    pub(crate) async fn revoke(self: &Arc<Self>, what: Revoke) -> Result<Revocation, RevokeError> {
+    pub(crate) async fn revoke(
+        self: &Arc<Self>,
+        what: RevocationRequest,
+    ) -> Result<Revocation, RevokeError> {
         self.metrics.revocations_started.increment();
         if self.redis.is_none() {
             self.apply(&what);
@@ -126,33 +129,33 @@ impl Store {
         }
     }
 
-    async fn deliver(&self, what: &Revoke) -> Option<Vec<Arc<str>>> {
+    async fn deliver(&self, what: &RevocationRequest) -> Option<Vec<Arc<str>>> {
         let Some(redis) = &self.redis else {
             return Some(Vec::new());
         };
         match what {
-            Revoke::Token(key, verdict) => redis.revoke_token(key, *verdict).await.ok(),
-            Revoke::User(id) => redis.revoke_user(id).await.ok(),
+            RevocationRequest::Token(key, verdict) => redis.revoke_token(key, *verdict).await.ok(),
+            RevocationRequest::User(id) => redis.revoke_user(id).await.ok(),
         }
     }
 
     /// Makes it hold in this process.
-    fn apply(&self, what: &Revoke) {
+    fn apply(&self, what: &RevocationRequest) {
         match what {
-            Revoke::Token(key, verdict) => {
-                if *verdict == Verdict::Refuse {
+            RevocationRequest::Token(key, verdict) => {
+                if *verdict == TombstoneKind::Revoke {
                     self.refuse(key);
                 }
                 self.local.invalidate_token(key);
             }
-            Revoke::User(id) => {
+            RevocationRequest::User(id) => {
                 let names = self.redis.iter().flat_map(|redis| redis.mark_names(id));
                 self.local.invalidate_user(id, names);
             }
         }
     }
 
-    fn refuse(&self, key: &EntryKey) {
+    fn refuse(&self, key: &CacheKey) {
         if self.local.refuse(key) && self.redis.is_none() {
             tracing::warn!(
                 target: REVOCATION,
@@ -172,11 +175,13 @@ impl Store {
     }
 
     /// Denies it here until it is delivered.
-    fn queue(&self, what: Revoke) -> Result<Revocation, RevokeError> {
+    fn queue(&self, what: RevocationRequest) -> Result<Revocation, RevokeError> {
         let now = self.clock.elapsed();
         let worth = match &what {
-            Revoke::Token(_, Verdict::Refuse) => self.verdict_ttl,
-            Revoke::Token(_, Verdict::Forget) | Revoke::User(_) => self.gives_up_after,
+            RevocationRequest::Token(_, TombstoneKind::Revoke) => self.verdict_ttl,
+            RevocationRequest::Token(_, TombstoneKind::Invalidate) | RevocationRequest::User(_) => {
+                self.gives_up_after
+            }
         };
         let kind = self.undelivered.push(
             what.clone(),
@@ -187,10 +192,10 @@ impl Store {
         self.apply(&what);
         let end = match kind {
             RevokeErrorKind::Queued => RevocationOutcome::Queued,
-            RevokeErrorKind::NotQueued => RevocationOutcome::QueueFull,
+            RevokeErrorKind::QueueFull => RevocationOutcome::QueueFull,
         };
         self.report(what.kind(), end);
-        if kind == RevokeErrorKind::NotQueued {
+        if kind == RevokeErrorKind::QueueFull {
             tracing::error!(
                 target: REVOCATION,
                 "too many revocations wait for Redis; one more is not delivered to other nodes"
@@ -210,7 +215,7 @@ async fn deliver_all(store: Weak<Store>) {
         if !has_aged_out {
             report_given_up(std::mem::take(&mut given_up));
         }
-        let Some(Next { what, .. }) = next else {
+        let Some(QueuedRevocation { what, .. }) = next else {
             return;
         };
         if has_aged_out || now.deliver(&what).await.is_some() {

@@ -1,16 +1,16 @@
 //! Lookups and fills across the memory of this process and Redis.
 
 use super::{
-    revocation_queue::Undelivered,
-    ticket::{Far, Fill, Lookup, Ticket},
+    revocation_queue::RevocationQueue,
+    ticket::{Fill, Lookup, RedisSnapshot, Ticket},
     validations::ValidationLeader,
 };
 use crate::{
-    coherence::Seen,
-    memory::{Check, Local},
+    coherence::Generation,
+    memory::{FillCheck, LocalStore},
     model::{CachedSession, Origin},
-    protocol::{EntryKey, Naming, NearKey},
-    redis::{Filled, Found, Redis, Replace},
+    protocol::{CacheKey, KeyDeriver, LocalKey},
+    redis::{FillReply, LookupResult, RedisStore, ReplacePolicy},
     sync::singleflight::Closed,
     telemetry::{CacheMetrics, FillOutcome, LookupOutcome},
     time::Clock,
@@ -19,10 +19,10 @@ use crate::{
 
 /// Both tiers, the revocations that wait for Redis, and the counters.
 pub(crate) struct Store {
-    pub(crate) local: Local,
-    pub(crate) redis: Option<Redis>,
-    pub(crate) naming: Naming,
-    pub(crate) undelivered: Undelivered,
+    pub(crate) local: LocalStore,
+    pub(crate) redis: Option<RedisStore>,
+    pub(crate) naming: KeyDeriver,
+    pub(crate) undelivered: RevocationQueue,
     pub(crate) clock: Clock,
     pub(crate) is_enabled: bool,
     /// After so many microseconds no record from before can be usable any more.
@@ -39,7 +39,7 @@ impl Store {
 
     /// What can be served without waiting, if anything can.
     #[inline]
-    pub(crate) fn near(&self, key: NearKey) -> Option<CachedSession> {
+    pub(crate) fn near(&self, key: LocalKey) -> Option<CachedSession> {
         if !self.serves_from_memory() {
             return None;
         }
@@ -47,11 +47,11 @@ impl Store {
     }
 
     /// Whether this process knows that the token was revoked. A hit never hides that it was.
-    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
+    pub(crate) fn refuses(&self, key: &CacheKey) -> bool {
         self.local.refuses(key)
     }
 
-    pub(crate) async fn lookup(&self, key: &EntryKey) -> Lookup {
+    pub(crate) async fn lookup(&self, key: &CacheKey) -> Lookup {
         // First of all, so that what is revoked from here on is seen as a change.
         let seen = self.local.seen();
         if self.serves_from_memory()
@@ -67,17 +67,17 @@ impl Store {
         let began = self.clock.elapsed();
         let far = match &self.redis {
             Some(redis) if self.is_enabled => redis.lookup(key).await,
-            _ => return self.ask(key, Replace::Any).await,
+            _ => return self.ask(key, ReplacePolicy::AnyOlder).await,
         };
         match far {
-            Found::Record(served) => {
+            LookupResult::Record(served) => {
                 let user = &served.record.user;
                 // In this order: a denial ends only after the change that replaces it.
                 if self.is_denied(key, Some(user.id()), began) {
-                    return Lookup::Miss(self.ticket(key, seen, Far::Unanswered));
+                    return Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Unavailable));
                 }
                 if !self.local.is_unchanged(key, seen, user.id()) {
-                    return self.ask(key, Replace::Any).await;
+                    return self.ask(key, ReplacePolicy::AnyOlder).await;
                 }
                 if let Some(noted) = noted {
                     self.local.keep(key, noted, &served);
@@ -94,20 +94,20 @@ impl Store {
     }
 
     /// A lookup by someone who does not like what is stored, or wants it validated again.
-    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Lookup {
+    pub(crate) async fn ask(&self, key: &CacheKey, replace: ReplacePolicy) -> Lookup {
         let seen = self.local.seen();
         if self.local.refuses(key) {
             return Lookup::Revoked;
         }
         let Some(redis) = &self.redis else {
-            return Lookup::Miss(self.ticket(key, seen, Far::Absent));
+            return Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Disabled));
         };
         let began = self.clock.elapsed();
         let found = redis.ask(key, replace).await;
         match found {
             // A cache that is off still refuses what another node has revoked, and nothing else.
-            Found::Refused => Lookup::Revoked,
-            _ if !self.is_enabled => Lookup::Miss(self.ticket(key, seen, Far::Absent)),
+            LookupResult::Revoked => Lookup::Revoked,
+            _ if !self.is_enabled => Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Disabled)),
             found => self.missed(key, seen, began, found),
         }
     }
@@ -118,7 +118,7 @@ impl Store {
     pub(crate) async fn stale(
         &self,
         _leader: &ValidationLeader<Closed>,
-        key: &EntryKey,
+        key: &CacheKey,
     ) -> Option<CachedSession> {
         let seen = self.local.seen();
         if !self.is_enabled || self.local.refuses(key) {
@@ -146,18 +146,22 @@ impl Store {
         })
     }
 
-    fn missed(&self, key: &EntryKey, seen: Seen, began: u64, found: Found) -> Lookup {
+    fn missed(&self, key: &CacheKey, seen: Generation, began: u64, found: LookupResult) -> Lookup {
         let far = match found {
-            Found::Refused => return Lookup::Revoked,
-            Found::Nothing(far) if !self.is_denied(key, None, began) => Far::Seen(far),
-            Found::Nothing(_) | Found::Record(..) | Found::Unanswered => Far::Unanswered,
+            LookupResult::Revoked => return Lookup::Revoked,
+            LookupResult::Miss(far) if !self.is_denied(key, None, began) => {
+                RedisSnapshot::Taken(far)
+            }
+            LookupResult::Miss(_) | LookupResult::Record(..) | LookupResult::Unavailable => {
+                RedisSnapshot::Unavailable
+            }
         };
         Lookup::Miss(self.ticket(key, seen, far))
     }
 
     /// Whether the identity provider refused the token a moment ago, or this layer did by its own
     /// rules; to be asked after a lookup.
-    pub(crate) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
+    pub(crate) fn was_refused(&self, key: &CacheKey, rules: u64) -> bool {
         self.is_enabled
             && [0, rules]
                 .into_iter()
@@ -176,7 +180,7 @@ impl Store {
     /// The same, and what is cached ends with it.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
         self.local.evict(&ticket.key);
-        if let (Some(redis), Far::Seen(seen)) = (&self.redis, &ticket.far) {
+        if let (Some(redis), RedisSnapshot::Taken(seen)) = (&self.redis, &ticket.far) {
             redis.evict(&ticket.key, seen).await;
         }
     }
@@ -203,8 +207,8 @@ impl Store {
         let fills = &self.metrics.fills;
         match fill {
             Fill::Stored => fills.with(FillOutcome::Stored).increment(),
-            Fill::Overtaken(_) => fills.with(FillOutcome::Conflict).increment(),
-            Fill::Skipped | Fill::Ended | Fill::Revoked | Fill::Unanswered => {}
+            Fill::Conflict(_) => fills.with(FillOutcome::Conflict).increment(),
+            Fill::Skipped | Fill::Expired | Fill::Revoked | Fill::Unavailable => {}
         }
         fill
     }
@@ -214,12 +218,12 @@ impl Store {
         // What is revoked from here on is seen by the next fill, if this one is overtaken.
         let now = self.local.seen();
         match self.local.check(&key, seen, session) {
-            Check::Fine => self.local.forget_refusal(&key, rules),
-            Check::Refused => return Fill::Revoked,
-            Check::Ended => return Fill::Ended,
-            Check::Moved => {
-                return match self.ask(&key, Replace::Any).await {
-                    Lookup::Miss(ticket) => Fill::Overtaken(ticket),
+            FillCheck::Ok => self.local.forget_refusal(&key, rules),
+            FillCheck::Revoked => return Fill::Revoked,
+            FillCheck::Expired => return Fill::Expired,
+            FillCheck::Conflict => {
+                return match self.ask(&key, ReplacePolicy::AnyOlder).await {
+                    Lookup::Miss(ticket) => Fill::Conflict(ticket),
                     Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
                 };
             }
@@ -232,22 +236,24 @@ impl Store {
             return Fill::Stored;
         };
         match far {
-            Far::Seen(far) => match redis.fill(&key, &far, session).await {
-                Filled::Stored => {
+            RedisSnapshot::Taken(far) => match redis.fill(&key, &far, session).await {
+                FillReply::Stored => {
                     // Of what this node has just learned it need not be told.
                     self.local.evict(&key);
                     Fill::Stored
                 }
-                Filled::Skipped => Fill::Skipped,
-                Filled::Refused => Fill::Revoked,
-                Filled::Unanswered => Fill::Unanswered,
-                Filled::Moved(far) => Fill::Overtaken(self.ticket(&key, now, Far::Seen(far))),
+                FillReply::Skipped => Fill::Skipped,
+                FillReply::Revoked => Fill::Revoked,
+                FillReply::Unavailable => Fill::Unavailable,
+                FillReply::Conflict(far) => {
+                    Fill::Conflict(self.ticket(&key, now, RedisSnapshot::Taken(far)))
+                }
             },
-            Far::Unanswered | Far::Absent => Fill::Skipped,
+            RedisSnapshot::Unavailable | RedisSnapshot::Disabled => Fill::Skipped,
         }
     }
 
-    fn ticket(&self, key: &EntryKey, seen: Seen, far: Far) -> Ticket {
+    fn ticket(&self, key: &CacheKey, seen: Generation, far: RedisSnapshot) -> Ticket {
         Ticket {
             key: key.clone(),
             seen,
@@ -256,7 +262,7 @@ impl Store {
     }
 
     /// Whether a revocation that Redis does not have yet makes its records unusable here.
-    fn is_denied(&self, key: &EntryKey, user_id: Option<&str>, began: u64) -> bool {
+    fn is_denied(&self, key: &CacheKey, user_id: Option<&str>, began: u64) -> bool {
         let undelivered = &self.undelivered;
         undelivered.denies_token(key, began)
             || user_id.is_some_and(|id| undelivered.denies_user(id))

@@ -1,6 +1,6 @@
 //! What a lookup and a fill have to say to each other, and to the application.
 
-use crate::{coherence::generations as stripes, model::CachedSession, protocol::EntryKey, redis};
+use crate::{coherence::Generation, model::CachedSession, protocol::CacheKey, redis};
 
 /// What a lookup found.
 #[derive(Clone, Debug)]
@@ -22,25 +22,25 @@ pub enum Lookup {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Ticket {
-    pub(crate) key: EntryKey,
-    pub(crate) seen: stripes::Seen,
-    pub(crate) far: Far,
+    pub(crate) key: CacheKey,
+    pub(crate) seen: Generation,
+    pub(crate) far: RedisSnapshot,
 }
 
 /// What a lookup saw in Redis.
 #[derive(Clone, Debug)]
-pub(crate) enum Far {
+pub(crate) enum RedisSnapshot {
     /// There is none, or it is not to be asked.
-    Absent,
+    Disabled,
     /// It gave no answer, or a revocation is on its way to it: nothing may be stored.
-    Unanswered,
-    Seen(Box<redis::Seen>),
+    Unavailable,
+    Taken(Box<redis::LookupSnapshot>),
 }
 
 impl Ticket {
     /// Whether the lookup learned what it had to. Without Redis it always has.
     pub(crate) fn is_answered(&self) -> bool {
-        !matches!(self.far, Far::Unanswered)
+        !matches!(self.far, RedisSnapshot::Unavailable)
     }
 }
 
@@ -55,12 +55,12 @@ pub enum Fill {
     /// holds a newer record.
     Skipped,
     /// It has ended already, or names no user; it must not be served.
-    Ended,
+    Expired,
     /// A revocation came after the lookup. Validate once more, with this new ticket.
-    Overtaken(Ticket),
+    Conflict(Ticket),
     /// The token was revoked. Its session must not be served.
     Revoked,
     /// Redis did not answer, or the validation took too long, so nobody knows whether a revocation
     /// came after the lookup. Serve it only to who asked before the validation began.
-    Unanswered,
+    Unavailable,
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{outcome::Outcome, refresh_tracker::Refreshes};
+use super::{outcome::Outcome, refresh_tracker::RefreshTracker};
 use crate::{
-    protocol::EntryKey,
+    protocol::CacheKey,
     sync::singleflight::{Group, Leader},
     telemetry::{Gauge, VALIDATIONS_IN_FLIGHT},
 };
@@ -16,14 +16,14 @@ const MAX_IN_FLIGHT: usize = 16_384;
 
 /// The session that is validated, and the layer whose rules it is validated by: what the validator
 /// of one layer says must not be served by a layer with other rules.
-pub(crate) type ValidationKey = (EntryKey, u64);
+pub(crate) type ValidationKey = (CacheKey, u64);
 
 /// The leader of a validation, in one of its phases.
 pub(crate) type ValidationLeader<P> = Leader<ValidationKey, Outcome, P>;
 
 pub(crate) struct Validations {
     pub(crate) in_flight: Group<ValidationKey, Outcome>,
-    pub(crate) refreshes: Refreshes,
+    pub(crate) refreshes: RefreshTracker,
     permits: Semaphore,
     /// For one call of the validator, with its wait for a permit.
     pub(crate) timeout: Duration,
@@ -35,7 +35,7 @@ impl Validations {
     pub(crate) fn new(max_concurrent: usize, timeout: Duration, miss_timeout: Duration) -> Self {
         Self {
             in_flight: Group::new(MAX_IN_FLIGHT, Gauge::new(VALIDATIONS_IN_FLIGHT)),
-            refreshes: Refreshes::new(),
+            refreshes: RefreshTracker::new(),
             permits: Semaphore::new(max_concurrent),
             timeout,
             miss_timeout,

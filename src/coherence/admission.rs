@@ -3,28 +3,28 @@
 use std::sync::Arc;
 
 use super::generations::UserStripe;
-use crate::{model::Due, protocol::Record};
+use crate::{model::RecordVersion, protocol::Record};
 
 /// A record that may be served, and for how long.
-pub(crate) struct Served {
+pub(crate) struct CacheableRecord {
     pub(crate) record: Arc<Record>,
     /// So many microseconds are left of its life.
     pub(crate) left: u64,
     /// And so many until it is time to validate it again, if ever.
     pub(crate) refresh_in: Option<u64>,
-    pub(crate) of: Due,
-    pub(crate) keep: Option<Keep>,
+    pub(crate) of: RecordVersion,
+    pub(crate) keep: Option<Admission>,
 }
 
-impl Served {
-    pub(crate) fn due(&self) -> Option<Due> {
+impl CacheableRecord {
+    pub(crate) fn due(&self) -> Option<RecordVersion> {
         (self.refresh_in == Some(0)).then_some(self.of)
     }
 }
 
 /// How it may be kept in memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Keep {
+pub(crate) struct Admission {
     /// The stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
     /// Whether its mark stands under the name that [`Redis::vouches`](crate::redis::Redis::vouches) looks under.

@@ -12,14 +12,14 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use crate::protocol::{TokenKey, stripe_of_hex};
+use crate::protocol::{TokenDigest, stripe_of_hex};
 
 /// 16,384 stripes of 8 bytes a kind: one in 16,384 sessions suffers from a stranger's logout.
 const STRIPES: usize = 1 << 14;
 
 /// What had been revoked when a lookup began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seen(u64);
+pub(crate) struct Generation(u64);
 
 /// Where a token's revocations are counted; kept with an entry, so that a hit need not know the
 /// token's digest.
@@ -27,7 +27,7 @@ pub(crate) struct Seen(u64);
 pub(crate) struct TokenStripe(u32);
 
 impl TokenStripe {
-    pub(crate) fn of(token: &TokenKey) -> Self {
+    pub(crate) fn of(token: &TokenDigest) -> Self {
         Self(token.stripe(STRIPES) as u32)
     }
 }
@@ -36,7 +36,7 @@ impl TokenStripe {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserStripe(u32);
 
-pub(crate) struct Stripes {
+pub(crate) struct Generations {
     sequence: AtomicU64,
     tokens: Box<[AtomicU64]>,
     users: Box<[AtomicU64]>,
@@ -44,7 +44,7 @@ pub(crate) struct Stripes {
     hasher: RandomState,
 }
 
-impl Stripes {
+impl Generations {
     pub(crate) fn new() -> Self {
         let stripes = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
         Self {
@@ -57,8 +57,8 @@ impl Stripes {
     }
 
     /// To be called before anything is looked up or validated.
-    pub(crate) fn seen(&self) -> Seen {
-        Seen(self.sequence.load(SeqCst))
+    pub(crate) fn seen(&self) -> Generation {
+        Generation(self.sequence.load(SeqCst))
     }
 
     pub(crate) fn user(&self, id: &str) -> UserStripe {
@@ -66,7 +66,7 @@ impl Stripes {
         UserStripe((self.hasher.hash_one(id) % STRIPES as u64) as u32)
     }
 
-    pub(crate) fn revoke_token(&self, token: &TokenKey) {
+    pub(crate) fn revoke_token(&self, token: &TokenDigest) {
         self.bump(self.token(TokenStripe::of(token)));
     }
 
@@ -83,13 +83,13 @@ impl Stripes {
     }
 
     /// The same for who knows only the token: whether it, or any user at all, was revoked.
-    pub(crate) fn unchanged_for_anyone(&self, seen: Seen, token: &TokenKey) -> bool {
+    pub(crate) fn unchanged_for_anyone(&self, seen: Generation, token: &TokenDigest) -> bool {
         self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
     }
 
     /// Whether neither token nor user was revoked since `seen`.
-    pub(crate) fn unchanged(&self, seen: Seen, token: TokenStripe, user: UserStripe) -> bool {
+    pub(crate) fn unchanged(&self, seen: Generation, token: TokenStripe, user: UserStripe) -> bool {
         // No stripe is ever above the sequence, so where that has not moved, none of them has, and
         // it is told without looking at two cold places.
         self.seen() == seen

@@ -16,9 +16,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use super::generations::{Seen, Stripes, TokenStripe, UserStripe};
+use super::generations::{Generation, Generations, TokenStripe, UserStripe};
 use crate::{
-    protocol::TokenKey,
+    protocol::TokenDigest,
     sync::lock,
     telemetry::{ListenerMetrics, Timer},
     time::Clock,
@@ -30,7 +30,7 @@ pub(crate) struct Lease {
     length: u64,
     until: AtomicU64,
     epoch: AtomicU64,
-    stripes: Stripes,
+    stripes: Generations,
     /// The runs of the servers that push.
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
@@ -39,21 +39,21 @@ pub(crate) struct Lease {
 
 /// What had been heard when a read was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct ReadVersion {
     epoch: u64,
-    pub(crate) seen: Seen,
+    pub(crate) seen: Generation,
 }
 
-impl Noted {
+impl ReadVersion {
     /// Where there is nothing to hear but what this process revokes itself.
-    pub(crate) fn own(seen: Seen) -> Self {
+    pub(crate) fn own(seen: Generation) -> Self {
         Self { epoch: 0, seen }
     }
 }
 
 /// What an operator may want to know.
 #[derive(Default)]
-pub(crate) struct Hearing {
+pub(crate) struct ListenerStatus {
     pub(crate) is_connected: bool,
     pub(crate) age: Option<u64>,
     pub(crate) pushes: u64,
@@ -67,7 +67,7 @@ impl Lease {
             length,
             until: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            stripes: Stripes::new(),
+            stripes: Generations::new(),
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
             metrics: ListenerMetrics::default(),
@@ -89,8 +89,8 @@ impl Lease {
     }
 
     /// To be called before a read is sent; without a lease its answer is not to be kept.
-    pub(crate) fn note(&self) -> Option<Noted> {
-        self.is_alive(self.now()).then(|| Noted {
+    pub(crate) fn note(&self) -> Option<ReadVersion> {
+        self.is_alive(self.now()).then(|| ReadVersion {
             epoch: self.epoch.load(SeqCst),
             seen: self.stripes.seen(),
         })
@@ -106,17 +106,22 @@ impl Lease {
     }
 
     /// Whether no connection was lost and no server flushed since.
-    pub(crate) fn is_of_now(&self, noted: Noted) -> bool {
+    pub(crate) fn is_of_now(&self, noted: ReadVersion) -> bool {
         self.epoch.load(SeqCst) == noted.epoch
     }
 
     /// Whether nothing was heard of token and user since, either.
-    pub(crate) fn is_unchanged(&self, noted: Noted, token: TokenStripe, user: UserStripe) -> bool {
+    pub(crate) fn is_unchanged(
+        &self,
+        noted: ReadVersion,
+        token: TokenStripe,
+        user: UserStripe,
+    ) -> bool {
         self.is_of_now(noted) && self.stripes.unchanged(noted.seen, token, user)
     }
 
     /// This process has revoked it itself.
-    pub(crate) fn revoke_token(&self, token: &TokenKey) {
+    pub(crate) fn revoke_token(&self, token: &TokenDigest) {
         self.stripes.revoke_token(token);
     }
 
@@ -167,10 +172,10 @@ impl Lease {
         self.is_connected.store(false, SeqCst);
     }
 
-    pub(crate) fn hearing(&self) -> Hearing {
+    pub(crate) fn hearing(&self) -> ListenerStatus {
         let until = self.until.load(SeqCst);
         let now = self.clock.elapsed();
-        Hearing {
+        ListenerStatus {
             is_connected: self.is_connected.load(SeqCst),
             age: (now < until).then(|| now.saturating_sub(until.saturating_sub(self.length))),
             pushes: self.metrics.invalidations.get(),

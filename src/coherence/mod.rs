@@ -1,11 +1,11 @@
 //! When the memory of this process may answer although Redis is authoritative.
 
 mod admission;
-pub(crate) mod generations;
+mod generations;
 mod lease;
 
 pub(crate) use self::{
-    admission::{Keep, Served},
-    generations::{Seen, Stripes, TokenStripe, UserStripe},
-    lease::{Lease, Noted},
+    admission::{Admission, CacheableRecord},
+    generations::{Generation, Generations, TokenStripe, UserStripe},
+    lease::{Lease, ReadVersion},
 };

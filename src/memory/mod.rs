@@ -6,4 +6,4 @@ mod revoked_tokens;
 mod store;
 
 pub use self::config::LocalCacheConfig;
-pub(crate) use self::store::{Check, Local, Times};
+pub(crate) use self::store::{FillCheck, LocalStore, Ttls};

@@ -9,25 +9,25 @@
 use quick_cache::sync::Cache;
 
 use crate::{
-    coherence::{Seen, Stripes},
-    protocol::EntryKey,
+    coherence::{Generation, Generations},
+    protocol::CacheKey,
     time::Clock,
 };
 
-pub(crate) struct Refusals {
+pub(crate) struct NegativeCache {
     /// By the token and the layer whose rules refused it, 0 for the identity provider.
-    tokens: Cache<(EntryKey, u64), Refusal>,
+    tokens: Cache<(CacheKey, u64), NegativeEntry>,
     clock: Clock,
     ttl: u64,
 }
 
 #[derive(Clone, Copy)]
-struct Refusal {
+struct NegativeEntry {
     until: u64,
-    seen: Seen,
+    seen: Generation,
 }
 
-impl Refusals {
+impl NegativeCache {
     pub(crate) fn new(capacity: usize, clock: Clock, ttl: u64) -> Self {
         Self {
             tokens: Cache::new(capacity),
@@ -37,15 +37,15 @@ impl Refusals {
     }
 
     /// `seen` is from before the validation that was refused.
-    pub(crate) fn remember(&self, key: &EntryKey, rules: u64, seen: Seen) {
+    pub(crate) fn remember(&self, key: &CacheKey, rules: u64, seen: Generation) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
-            let refusal = Refusal { until, seen };
+            let refusal = NegativeEntry { until, seen };
             self.tokens.insert((key.clone(), rules), refusal);
         }
     }
 
-    pub(crate) fn forget(&self, key: &EntryKey, rules: u64) {
+    pub(crate) fn forget(&self, key: &CacheKey, rules: u64) {
         if self.ttl > 0 {
             for rules in [0, rules] {
                 self.tokens.remove(&(key.clone(), rules));
@@ -53,7 +53,7 @@ impl Refusals {
         }
     }
 
-    pub(crate) fn holds(&self, key: &EntryKey, rules: u64, stripes: &Stripes) -> bool {
+    pub(crate) fn holds(&self, key: &CacheKey, rules: u64, stripes: &Generations) -> bool {
         if self.ttl == 0 {
             return false;
         }

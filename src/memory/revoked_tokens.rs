@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::protocol::TokenKey;
+use crate::protocol::TokenDigest;
 
 /// Bounded, oldest out first: all verdicts last equally long, so the oldest ends first, too.
-pub(crate) struct Verdicts {
-    until: HashMap<TokenKey, u64>,
-    order: VecDeque<(TokenKey, u64)>,
+pub(crate) struct RevokedTokens {
+    until: HashMap<TokenDigest, u64>,
+    order: VecDeque<(TokenDigest, u64)>,
     capacity: usize,
 }
 
-impl Verdicts {
+impl RevokedTokens {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             until: HashMap::new(),
@@ -21,7 +21,7 @@ impl Verdicts {
     }
 
     /// Remembers a verdict; answers whether a live one had to be forgotten for it.
-    pub(crate) fn insert(&mut self, token: TokenKey, until: u64, now: u64) -> bool {
+    pub(crate) fn insert(&mut self, token: TokenDigest, until: u64, now: u64) -> bool {
         self.until.insert(token, until);
         self.order.push_back((token, until));
         let mut forgot = false;
@@ -41,7 +41,7 @@ impl Verdicts {
         forgot
     }
 
-    pub(crate) fn refuses(&self, token: &TokenKey, now: u64) -> bool {
+    pub(crate) fn refuses(&self, token: &TokenDigest, now: u64) -> bool {
         self.until.get(token).is_some_and(|until| now < *until)
     }
 
@@ -55,13 +55,13 @@ mod tests {
     use super::*;
     use crate::token::SessionToken;
 
-    fn key(n: usize) -> TokenKey {
-        TokenKey::plain(&SessionToken::parse(format!("token-{n}")).unwrap())
+    fn key(n: usize) -> TokenDigest {
+        TokenDigest::plain(&SessionToken::parse(format!("token-{n}")).unwrap())
     }
 
     #[test]
     fn holds_until_its_end_and_no_longer() {
-        let mut verdicts = Verdicts::new(2);
+        let mut verdicts = RevokedTokens::new(2);
         assert!(!verdicts.insert(key(1), 10, 0));
         assert!(verdicts.refuses(&key(1), 9));
         assert!(!verdicts.refuses(&key(1), 10));
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn forgets_the_oldest_when_full_and_says_so() {
-        let mut verdicts = Verdicts::new(2);
+        let mut verdicts = RevokedTokens::new(2);
         assert!(!verdicts.insert(key(1), 10, 0));
         assert!(!verdicts.insert(key(2), 11, 1));
         assert!(verdicts.insert(key(3), 12, 2));
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn the_same_token_again_extends_and_takes_no_second_place() {
-        let mut verdicts = Verdicts::new(2);
+        let mut verdicts = RevokedTokens::new(2);
         for now in 0..100 {
             assert!(!verdicts.insert(key(1), now + 50, now));
             assert_eq!(verdicts.len(), 1);

@@ -18,11 +18,13 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{negative_cache::Refusals, revoked_tokens::Verdicts};
+use super::{negative_cache::NegativeCache, revoked_tokens::RevokedTokens};
 use crate::{
-    coherence::{Lease, Noted, Seen, Served, Stripes, TokenStripe, UserStripe},
-    model::{CachedSession, Due, Origin, UserData},
-    protocol::{Cause, EntryKey, Hashed, Lifetimes, NearKey},
+    coherence::{
+        CacheableRecord, Generation, Generations, Lease, ReadVersion, TokenStripe, UserStripe,
+    },
+    model::{CachedSession, Origin, RecordVersion, UserData},
+    protocol::{CacheKey, IdentityHasher, LifetimePolicy, LocalKey, Provenance},
     sync::lock,
     time::{Clock, wall_micros},
     validator::ValidatedSession,
@@ -31,21 +33,21 @@ use crate::{
 /// Refused tokens that are remembered, whatever the capacity for sessions is.
 const MAX_REFUSALS: usize = 10_000;
 
-pub(crate) struct Local {
-    entries: Cache<NearKey, Entry, UnitWeighter, BuildHasherDefault<Hashed>>,
-    stripes: Stripes,
-    verdicts: Mutex<Verdicts>,
-    refusals: Refusals,
+pub(crate) struct LocalStore {
+    entries: Cache<LocalKey, Entry, UnitWeighter, BuildHasherDefault<IdentityHasher>>,
+    stripes: Generations,
+    verdicts: Mutex<RevokedTokens>,
+    refusals: NegativeCache,
     /// What it takes to serve what stands in Redis as well.
     lease: Option<Arc<Lease>>,
     clock: Clock,
-    lifetimes: Lifetimes,
-    times: Times,
+    lifetimes: LifetimePolicy,
+    times: Ttls,
 }
 
 /// In microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub(crate) struct Ttls {
     /// The longest time in memory for what stands in Redis as well.
     pub(crate) max_age: u64,
     /// How long after its time in the cache a session may be served for want of a better answer.
@@ -61,46 +63,46 @@ struct Entry {
     usable_until: u64,
     refresh_at: u64,
     /// Which record of the session it is.
-    of: Due,
-    noted: Noted,
+    of: RecordVersion,
+    noted: ReadVersion,
     token_stripe: TokenStripe,
     user_stripe: UserStripe,
     /// Only where something may be served stale.
-    after: Option<Arc<After>>,
+    after: Option<Arc<StaleWindow>>,
 }
 
 /// What may become of a session when its time in the cache is over.
-pub(crate) struct After {
+pub(crate) struct StaleWindow {
     until: u64,
     /// By what Redis tells whether it still holds.
-    pub(crate) cause: Option<Cause>,
+    pub(crate) cause: Option<Provenance>,
 }
 
 /// A session whose time in the cache may be over.
-pub(crate) struct Aged {
+pub(crate) struct StaleEntry {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
-    pub(crate) seen: Seen,
-    pub(crate) after: Arc<After>,
+    pub(crate) seen: Generation,
+    pub(crate) after: Arc<StaleWindow>,
 }
 
 /// Whether what was validated may be stored and served.
-pub(crate) enum Check {
-    Fine,
+pub(crate) enum FillCheck {
+    Ok,
     /// A revocation came after the lookup.
-    Moved,
-    Refused,
-    Ended,
+    Conflict,
+    Revoked,
+    Expired,
 }
 
-impl Local {
+impl LocalStore {
     pub(crate) fn new(
         sessions: NonZeroUsize,
         verdicts: NonZeroUsize,
         lease: Option<Arc<Lease>>,
         clock: Clock,
-        lifetimes: Lifetimes,
-        times: Times,
+        lifetimes: LifetimePolicy,
+        times: Ttls,
     ) -> Self {
         Self {
             entries: Cache::with(
@@ -110,9 +112,9 @@ impl Local {
                 BuildHasherDefault::default(),
                 DefaultLifecycle::default(),
             ),
-            stripes: Stripes::new(),
-            verdicts: Mutex::new(Verdicts::new(verdicts.get())),
-            refusals: Refusals::new(MAX_REFUSALS, clock.clone(), times.negative_ttl),
+            stripes: Generations::new(),
+            verdicts: Mutex::new(RevokedTokens::new(verdicts.get())),
+            refusals: NegativeCache::new(MAX_REFUSALS, clock.clone(), times.negative_ttl),
             lease,
             clock,
             lifetimes,
@@ -125,7 +127,7 @@ impl Local {
     }
 
     /// The near lookup: a usable entry, or nothing.
-    pub(crate) fn hit(&self, key: NearKey) -> Option<CachedSession> {
+    pub(crate) fn hit(&self, key: LocalKey) -> Option<CachedSession> {
         let now = self.clock.elapsed();
         // Before the entry's numbers are compared: what the lease proves is counted by now.
         if let Some(lease) = &self.lease
@@ -161,7 +163,7 @@ impl Local {
     }
 
     /// What may be served for want of a better answer, once it is known that nothing was revoked.
-    pub(crate) fn aged(&self, key: &EntryKey) -> Option<Aged> {
+    pub(crate) fn aged(&self, key: &CacheKey) -> Option<StaleEntry> {
         let entry = self.entries.get(&key.near)?;
         let is_known = self
             .lease
@@ -169,7 +171,7 @@ impl Local {
             .is_none_or(|lease| lease.is_alive(lease.now()) && lease.is_of_now(entry.noted));
         let after = entry.after?;
         let is_over = self.clock.elapsed() >= after.until || ended(entry.expires_at, &self.clock);
-        (is_known && !is_over).then_some(Aged {
+        (is_known && !is_over).then_some(StaleEntry {
             user: entry.user,
             expires_at: entry.expires_at,
             seen: entry.noted.seen,
@@ -177,10 +179,14 @@ impl Local {
         })
     }
 
-    fn after(&self, end: u64, cause: impl FnOnce() -> Option<Cause>) -> Option<Arc<After>> {
+    fn after(
+        &self,
+        end: u64,
+        cause: impl FnOnce() -> Option<Provenance>,
+    ) -> Option<Arc<StaleWindow>> {
         let until = end.saturating_add(self.times.stale);
         (self.times.stale > 0).then(|| {
-            Arc::new(After {
+            Arc::new(StaleWindow {
                 until,
                 cause: cause(),
             })
@@ -189,11 +195,11 @@ impl Local {
 
     /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
     /// verdict that comes in between is then seen by the fill.
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Generation {
         self.stripes.seen()
     }
 
-    pub(crate) fn is_unchanged(&self, key: &EntryKey, seen: Seen, user_id: &str) -> bool {
+    pub(crate) fn is_unchanged(&self, key: &CacheKey, seen: Generation, user_id: &str) -> bool {
         self.stripes.unchanged(
             seen,
             TokenStripe::of(&key.token),
@@ -201,20 +207,25 @@ impl Local {
         )
     }
 
-    pub(crate) fn check(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) -> Check {
+    pub(crate) fn check(
+        &self,
+        key: &CacheKey,
+        seen: Generation,
+        session: &ValidatedSession,
+    ) -> FillCheck {
         if self.refuses(key) {
-            Check::Refused
+            FillCheck::Revoked
         } else if !self.is_unchanged(key, seen, session.user.id()) {
-            Check::Moved
+            FillCheck::Conflict
         } else if session.user.id().is_empty() || ended(session.expires_at, &self.clock) {
-            Check::Ended
+            FillCheck::Expired
         } else {
-            Check::Fine
+            FillCheck::Ok
         }
     }
 
     /// A revocation between the check and this does no harm: every hit compares `seen`.
-    pub(crate) fn store(&self, key: &EntryKey, seen: Seen, session: &ValidatedSession) {
+    pub(crate) fn store(&self, key: &CacheKey, seen: Generation, session: &ValidatedSession) {
         let now = self.clock.elapsed();
         let left = session
             .expires_at
@@ -229,8 +240,8 @@ impl Local {
                 expires_at: session.expires_at,
                 usable_until,
                 refresh_at: now.saturating_add(refresh_after),
-                of: Due(usable_until.cast_signed()),
-                noted: Noted::own(seen),
+                of: RecordVersion(usable_until.cast_signed()),
+                noted: ReadVersion::own(seen),
                 token_stripe: TokenStripe::of(&key.token),
                 user_stripe: self.stripes.user(session.user.id()),
                 after: self.after(usable_until, || None),
@@ -240,7 +251,7 @@ impl Local {
 
     /// What was found in Redis by a read that was sent after `noted`. Nor does it matter here what
     /// was revoked or pushed meanwhile.
-    pub(crate) fn keep(&self, key: &EntryKey, noted: Noted, served: &Served) {
+    pub(crate) fn keep(&self, key: &CacheKey, noted: ReadVersion, served: &CacheableRecord) {
         let Some(keep) = served.keep else { return };
         let record = &served.record;
         let now = self.clock.elapsed();
@@ -263,7 +274,7 @@ impl Local {
         );
     }
 
-    pub(crate) fn invalidate_token(&self, key: &EntryKey) {
+    pub(crate) fn invalidate_token(&self, key: &CacheKey) {
         self.stripes.revoke_token(&key.token);
         if let Some(lease) = &self.lease {
             lease.revoke_token(&key.token);
@@ -272,13 +283,13 @@ impl Local {
     }
 
     /// The identity provider has refused its token, or knows better by now.
-    pub(crate) fn evict(&self, key: &EntryKey) {
+    pub(crate) fn evict(&self, key: &CacheKey) {
         self.entries.remove(&key.near);
     }
 
     /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
     /// by [`Self::invalidate_token`], afterwards: whoever sees it moved finds the verdict.
-    pub(crate) fn refuse(&self, key: &EntryKey) -> bool {
+    pub(crate) fn refuse(&self, key: &CacheKey) -> bool {
         let now = self.clock.elapsed();
         self.verdicts()
             .insert(key.token, now.saturating_add(self.times.verdict_ttl), now)
@@ -304,25 +315,25 @@ impl Local {
     }
 
     /// The identity provider refused a token in a validation that began after `seen`.
-    pub(crate) fn remember_refusal(&self, key: &EntryKey, rules: u64, seen: Seen) {
+    pub(crate) fn remember_refusal(&self, key: &CacheKey, rules: u64, seen: Generation) {
         self.refusals.remember(key, rules, seen);
     }
 
     /// The provider's refusal is contradicted by a success, and so is that by these rules.
-    pub(crate) fn forget_refusal(&self, key: &EntryKey, rules: u64) {
+    pub(crate) fn forget_refusal(&self, key: &CacheKey, rules: u64) {
         self.refusals.forget(key, rules);
     }
 
     /// Whether it did so a moment ago, and nothing was revoked since.
-    pub(crate) fn was_refused(&self, key: &EntryKey, rules: u64) -> bool {
+    pub(crate) fn was_refused(&self, key: &CacheKey, rules: u64) -> bool {
         self.refusals.holds(key, rules, &self.stripes)
     }
 
-    pub(crate) fn refuses(&self, key: &EntryKey) -> bool {
+    pub(crate) fn refuses(&self, key: &CacheKey) -> bool {
         self.verdicts().refuses(&key.token, self.clock.elapsed())
     }
 
-    fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
+    fn verdicts(&self) -> MutexGuard<'_, RevokedTokens> {
         lock(&self.verdicts)
     }
 }

@@ -26,7 +26,7 @@ pin_project! {
     #[project = KindProj]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Refusal { bytes: Bytes },
+        Rejection { bytes: Bytes },
     }
 }
 
@@ -37,9 +37,9 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn refusal(bytes: Bytes) -> Self {
+    pub(crate) fn rejection(bytes: Bytes) -> Self {
         Self {
-            kind: Kind::Refusal { bytes },
+            kind: Kind::Rejection { bytes },
         }
     }
 }
@@ -58,8 +58,8 @@ where
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         match self.project().kind.project() {
             KindProj::Inner { body } => body.poll_frame(cx),
-            KindProj::Refusal { bytes } if bytes.is_empty() => Poll::Ready(None),
-            KindProj::Refusal { bytes } => {
+            KindProj::Rejection { bytes } if bytes.is_empty() => Poll::Ready(None),
+            KindProj::Rejection { bytes } => {
                 let data = std::mem::take(bytes);
                 Poll::Ready(Some(Ok(Frame::data(data.into()))))
             }
@@ -69,14 +69,14 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
-            Kind::Refusal { bytes } => bytes.is_empty(),
+            Kind::Rejection { bytes } => bytes.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Refusal { bytes } => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Rejection { bytes } => SizeHint::with_exact(bytes.len() as u64),
         }
     }
 }

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{body::ResponseBody, policy::Policy, response::Refusal};
+use super::{body::ResponseBody, policy::Policy, response::RejectionResponse};
 use crate::{
     cache::{Outcome, Resolved},
     model::SessionInfo,
@@ -38,13 +38,13 @@ pin_project! {
     #[project = StateProj]
     enum State<S, ReqBody, F> {
         Passed { #[pin] inner: F },
-        Waiting { waiting: Option<Box<Waiting<S, ReqBody>>> },
-        Refused { refusal: Option<Refusal> },
+        Pending { waiting: Option<Box<Pending<S, ReqBody>>> },
+        Refused { refusal: Option<RejectionResponse> },
     }
 }
 
 /// A request that waits, and everything that it takes to go on.
-pub(crate) struct Waiting<S, ReqBody> {
+pub(crate) struct Pending<S, ReqBody> {
     pub(crate) outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
     pub(crate) token: SessionToken,
     pub(crate) policy: Arc<Policy>,
@@ -63,15 +63,15 @@ where
         }
     }
 
-    pub(crate) fn waiting(waiting: Waiting<S, ReqBody>) -> Self {
+    pub(crate) fn waiting(waiting: Pending<S, ReqBody>) -> Self {
         Self {
-            state: State::Waiting {
+            state: State::Pending {
                 waiting: Some(Box::new(waiting)),
             },
         }
     }
 
-    pub(crate) fn refused(refusal: Refusal) -> Self {
+    pub(crate) fn refused(refusal: RejectionResponse) -> Self {
         Self {
             state: State::Refused {
                 refusal: Some(refusal),
@@ -118,7 +118,7 @@ where
                     // Polled again after its end: a caller's bug, and no reason to panic.
                     None => return Poll::Pending,
                 },
-                StateProj::Waiting { waiting } => {
+                StateProj::Pending { waiting } => {
                     let Some(now) = waiting else {
                         return Poll::Pending;
                     };
@@ -134,7 +134,7 @@ where
     }
 }
 
-impl<S, ReqBody> Waiting<S, ReqBody>
+impl<S, ReqBody> Pending<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
@@ -163,7 +163,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.state {
             State::Passed { .. } => "passed",
-            State::Waiting { .. } => "waiting",
+            State::Pending { .. } => "waiting",
             State::Refused { .. } => "refused",
         };
         f.debug_tuple("ResponseFuture").field(&state).finish()

@@ -8,7 +8,7 @@ use tower_layer::Layer;
 use super::{
     policy::Policy,
     rejection::{Rejection, RejectionBody},
-    service::{Gate, SessionCacheService},
+    service::{SessionCacheService, Shared},
 };
 use crate::{
     cache::SessionCache, model::Namespace, resolver::Resolver, token::TokenSource,
@@ -58,7 +58,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct SessionCacheLayer<V> {
-    gate: Arc<Gate<V>>,
+    gate: Arc<Shared<V>>,
 }
 
 impl<V: SessionValidator> SessionCacheLayer<V> {
@@ -70,7 +70,7 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// [one was chosen](SessionCache::with_namespace) for it.
     pub fn new(cache: SessionCache, validator: V) -> Self {
         Self {
-            gate: Arc::new(Gate {
+            gate: Arc::new(Shared {
                 policy: Arc::new(Policy::required()),
                 resolver: Resolver::new(cache, validator),
             }),

@@ -9,7 +9,7 @@ mod rejection;
 mod response;
 mod service;
 
-pub(crate) use self::response::Refusal;
+pub(crate) use self::response::RejectionResponse;
 pub use self::{
     body::ResponseBody,
     future::ResponseFuture,

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request};
 use super::{
     grpc,
     rejection::{Rejection, RejectionBody, RejectionKind},
-    response::Refusal,
+    response::RejectionResponse,
 };
 use crate::{
     model::{SessionInfo, UserData},
@@ -52,7 +52,7 @@ impl Policy {
         &self,
         rejection: Rejection,
         request: &mut Request<B>,
-    ) -> Option<Refusal> {
+    ) -> Option<RejectionResponse> {
         if self.optional && rejection.is_anonymous() {
             let extensions = request.extensions_mut();
             // The inner service must not take a user for authenticated that this layer rejects.
@@ -69,7 +69,7 @@ impl Policy {
             });
         let is_http = self.http_only || !body.is_empty();
         let grpc = (!is_http).then(|| grpc::answers_to(request)).flatten();
-        Some(Refusal {
+        Some(RejectionResponse {
             rejection,
             body,
             grpc,

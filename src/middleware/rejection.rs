@@ -56,7 +56,7 @@ pub enum RejectionKind {
     Revoked,
     /// The user is known, but not let in: 403.
     Forbidden(ForbiddenReason),
-    /// Nobody could decide: 503 with `Retry-After`.
+    /// Nobody could decide: 503 with `Retry-StaleWindow`.
     Unavailable,
 }
 

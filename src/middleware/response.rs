@@ -11,14 +11,14 @@ use super::{
 use crate::telemetry::LAYER;
 
 /// A rejection with its body: all that the response takes, whatever the inner body's type.
-pub(crate) struct Refusal {
+pub(crate) struct RejectionResponse {
     pub(crate) rejection: Rejection,
     pub(crate) body: RejectionBody,
     /// The content type of the answer to a gRPC request.
     pub(crate) grpc: Option<HeaderValue>,
 }
 
-impl Refusal {
+impl RejectionResponse {
     pub(crate) fn into_response<B>(self) -> Response<ResponseBody<B>> {
         let Self {
             rejection,
@@ -33,14 +33,14 @@ impl Refusal {
         );
         let mut response = match grpc {
             Some(content_type) => {
-                let mut response = Response::new(ResponseBody::refusal(Bytes::new()));
+                let mut response = Response::new(ResponseBody::rejection(Bytes::new()));
                 let headers = response.headers_mut();
                 headers.insert(header::CONTENT_TYPE, content_type);
                 grpc::refuse(&rejection, headers);
                 response
             }
             None => {
-                let mut response = Response::new(ResponseBody::refusal(body.bytes));
+                let mut response = Response::new(ResponseBody::rejection(body.bytes));
                 *response.status_mut() = rejection.status();
                 if let Some(content_type) = body.content_type {
                     let headers = response.headers_mut();

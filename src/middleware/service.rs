@@ -11,22 +11,22 @@ use tower_service::Service;
 
 use super::{
     body::ResponseBody,
-    future::{ResponseFuture, Waiting, admit},
+    future::{Pending, ResponseFuture, admit},
     policy::Policy,
 };
 use crate::{
     model::UserData,
-    resolver::{Near, Resolver},
+    resolver::{LocalResult, Resolver},
     validator::SessionValidator,
 };
 
 /// What all services of one layer share.
-pub(crate) struct Gate<V> {
+pub(crate) struct Shared<V> {
     pub(crate) policy: Arc<Policy>,
     pub(crate) resolver: Resolver<V>,
 }
 
-impl<V> Clone for Gate<V> {
+impl<V> Clone for Shared<V> {
     fn clone(&self) -> Self {
         Self {
             policy: Arc::clone(&self.policy),
@@ -41,11 +41,11 @@ impl<V> Clone for Gate<V> {
 /// polled ready. Its errors are the inner service's: a refusal is a response.
 pub struct SessionCacheService<S, V> {
     inner: S,
-    gate: Arc<Gate<V>>,
+    gate: Arc<Shared<V>>,
 }
 
 impl<S, V> SessionCacheService<S, V> {
-    pub(crate) fn new(inner: S, gate: Arc<Gate<V>>) -> Self {
+    pub(crate) fn new(inner: S, gate: Arc<Shared<V>>) -> Self {
         Self { inner, gate }
     }
 
@@ -79,7 +79,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let Gate { policy, resolver } = &*self.gate;
+        let Shared { policy, resolver } = &*self.gate;
         if let Some(user) = request.extensions().get::<UserData>()
             && (policy.trusts_outer_user || resolver.accepts_from_outside(user))
         {
@@ -89,15 +89,15 @@ where
         let rejection = match token.map(|token| resolver.canonical(token)) {
             Err(rejection) => rejection,
             Ok(token) => match resolver.near(&token) {
-                Near::Answer(Ok(resolved)) => {
+                LocalResult::Ready(Ok(resolved)) => {
                     admit(&mut request, token, resolved);
                     return ResponseFuture::passed(self.inner.call(request));
                 }
-                Near::Answer(Err(denied)) => denied.into(),
-                Near::Wait(key) => {
+                LocalResult::Ready(Err(denied)) => denied.into(),
+                LocalResult::Pending(key) => {
                     let outcome = resolver.clone().resolve(token.clone(), key);
                     let spare = self.inner.clone();
-                    return ResponseFuture::waiting(Waiting {
+                    return ResponseFuture::waiting(Pending {
                         outcome: Box::pin(outcome),
                         token,
                         policy: Arc::clone(policy),

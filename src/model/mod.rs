@@ -11,6 +11,6 @@ pub use self::{
 };
 pub(crate) use self::{
     namespace::{Branches, RecordKey, Source},
-    session::Due,
-    user::Draft,
+    session::RecordVersion,
+    user::UserFields,
 };

@@ -113,10 +113,10 @@ pub struct CachedSession {
     /// Where it was found.
     pub origin: Origin,
     /// When it is time to validate it again, though it may still be served.
-    pub(crate) due: Option<Due>,
+    pub(crate) due: Option<RecordVersion>,
 }
 
 /// That it is time to validate a session again, and which record of it: the time of its lookup,
 /// or its end in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Due(pub(crate) i64);
+pub(crate) struct RecordVersion(pub(crate) i64);

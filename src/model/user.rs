@@ -62,7 +62,7 @@ impl Fields {
 
 /// A user whose texts are still apart.
 #[derive(Clone)]
-pub(crate) struct Draft<T> {
+pub(crate) struct UserFields<T> {
     pub(crate) id: T,
     pub(crate) email: T,
     pub(crate) name: T,
@@ -75,7 +75,7 @@ pub(crate) struct Draft<T> {
     pub(crate) source: Option<Arc<Source>>,
 }
 
-impl<T: AsRef<str>> Draft<T> {
+impl<T: AsRef<str>> UserFields<T> {
     pub(crate) fn build(self) -> UserData {
         let [id, tier, name, email] =
             [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
@@ -108,7 +108,7 @@ impl UserData {
     /// Starts a user with every member but the id at its default: texts empty, `email_verified`
     /// false, tier `free`, no dates, no attributes.
     pub fn builder(id: impl Into<String>) -> UserDataBuilder {
-        UserDataBuilder(Draft {
+        UserDataBuilder(UserFields {
             id: id.into(),
             email: String::new(),
             name: String::new(),
@@ -205,7 +205,7 @@ impl UserData {
 
     /// A builder that starts from this user.
     pub fn to_builder(&self) -> UserDataBuilder {
-        UserDataBuilder(Draft {
+        UserDataBuilder(UserFields {
             id: self.id().to_owned(),
             email: self.email().to_owned(),
             name: self.name().to_owned(),
@@ -259,7 +259,7 @@ impl Serialize for UserData {
 /// Builds a [`UserData`]; made by [`UserData::builder`].
 #[derive(Clone)]
 #[must_use]
-pub struct UserDataBuilder(Draft<String>);
+pub struct UserDataBuilder(UserFields<String>);
 
 impl UserDataBuilder {
     /// Sets the e-mail address. Defaults to the empty text.

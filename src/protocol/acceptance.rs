@@ -14,9 +14,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{
-    record::{Cause, Record},
-    revocation::{Beside, Tomb},
-    timestamp::Stamp,
+    record::{Provenance, Record},
+    revocation::{RevocationState, Tombstone},
+    timestamp::Timestamp,
 };
 use crate::time::wall_micros;
 
@@ -25,25 +25,26 @@ pub(crate) const SLACK: i64 = 5_000_000;
 
 /// When a record is looked at.
 #[derive(Clone, Debug)]
-pub(crate) struct Moment {
+pub(crate) struct ReadContext {
     /// By the clock of Redis, or by the node's where Redis was not asked.
-    pub(crate) time: Stamp,
+    pub(crate) time: Timestamp,
     /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
     pub(crate) wall: i64,
     /// The run of the server that answered.
     pub(crate) run: Arc<str>,
     /// The peer's records from before it may be missing a mark that Redis has lost.
-    pub(crate) floor: Stamp,
+    pub(crate) floor: Timestamp,
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
 pub(crate) fn is_acceptable(
     record: &Record,
-    beside: &Beside,
-    moment: &Moment,
+    beside: &RevocationState,
+    moment: &ReadContext,
     max_age: i64,
 ) -> bool {
-    if has_ended(record.expires_at, moment.wall) || beside.tomb.as_ref().is_some_and(Tomb::refuses)
+    if has_ended(record.expires_at, moment.wall)
+        || beside.tomb.as_ref().is_some_and(Tombstone::refuses)
     {
         return false;
     }
@@ -66,18 +67,18 @@ pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
 }
 
 /// Whether nothing was revoked since, however old the session is.
-pub(crate) fn is_unrevoked(cause: &Cause, beside: &Beside, run: &str) -> bool {
-    !beside.tomb.as_ref().is_some_and(Tomb::refuses) && is_unchanged(cause, beside, run)
+pub(crate) fn is_unrevoked(cause: &Provenance, beside: &RevocationState, run: &str) -> bool {
+    !beside.tomb.as_ref().is_some_and(Tombstone::refuses) && is_unchanged(cause, beside, run)
 }
 
 /// Byte for byte, and one that has vanished is a change, too.
-fn is_unchanged(cause: &Cause, beside: &Beside, run: &str) -> bool {
+fn is_unchanged(cause: &Provenance, beside: &RevocationState, run: &str) -> bool {
     *cause.run == *run
         && cause.seen_mark.as_deref() == beside.mark.as_ref().map(|mark| mark.text.as_str())
         && cause.seen_tomb.as_deref() == beside.tomb.as_ref().map(|tomb| tomb.text.as_str())
 }
 
-fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
+fn is_after(since: Timestamp, revoked: Option<Option<Timestamp>>) -> bool {
     match revoked {
         None => true,
         Some(Some(at)) => since > at.plus(SLACK),
@@ -89,21 +90,21 @@ fn is_after(since: Stamp, revoked: Option<Option<Stamp>>) -> bool {
 mod tests {
     use super::*;
     use crate::model::UserData;
-    use crate::protocol::revocation::Mark;
+    use crate::protocol::revocation::RevocationMark;
 
-    const NOW: Stamp = Stamp(1_732_444_800_000_000);
+    const NOW: Timestamp = Timestamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;
 
-    fn moment() -> Moment {
-        Moment {
+    fn moment() -> ReadContext {
+        ReadContext {
             time: NOW,
             wall: NOW.0,
             run: "r1".into(),
-            floor: Stamp(0),
+            floor: Timestamp(0),
         }
     }
 
-    fn record(cached_at: Stamp, cause: Option<Cause>) -> Record {
+    fn record(cached_at: Timestamp, cause: Option<Provenance>) -> Record {
         Record {
             user: UserData::new("ada"),
             expires_at: None,
@@ -112,8 +113,8 @@ mod tests {
         }
     }
 
-    fn ours(fence: Stamp, mark: Option<&str>, tomb: Option<&str>) -> Record {
-        let cause = Cause {
+    fn ours(fence: Timestamp, mark: Option<&str>, tomb: Option<&str>) -> Record {
+        let cause = Provenance {
             fence,
             seen_tomb: tomb.map(str::to_owned),
             seen_mark: mark.map(str::to_owned),
@@ -122,14 +123,14 @@ mod tests {
         record(fence.minus(SLACK), Some(cause))
     }
 
-    fn beside(mark: Option<&str>, tomb: Option<&str>) -> Beside {
-        Beside {
-            tomb: tomb.map(|text| Tomb::parse(text.as_bytes())),
-            mark: mark.map(|text| Mark::parse(text.as_bytes())),
+    fn beside(mark: Option<&str>, tomb: Option<&str>) -> RevocationState {
+        RevocationState {
+            tomb: tomb.map(|text| Tombstone::parse(text.as_bytes())),
+            mark: mark.map(|text| RevocationMark::parse(text.as_bytes())),
         }
     }
 
-    fn served(record: &Record, beside: &Beside) -> bool {
+    fn served(record: &Record, beside: &RevocationState) -> bool {
         is_acceptable(record, beside, &moment(), TTL)
     }
 
@@ -170,7 +171,7 @@ mod tests {
         let tomb = Some("1732444700.000000:refuse:1");
         assert!(!served(&ours(NOW, None, tomb), &beside(None, tomb)));
         assert!(
-            Tomb::parse(b"garbage:refuse:1").refuses(),
+            Tombstone::parse(b"garbage:refuse:1").refuses(),
             "in doubt, refuse"
         );
     }
@@ -179,7 +180,7 @@ mod tests {
     fn age_and_end_bound_every_record() {
         let oldest = NOW.minus(TTL + SLACK);
         for record_of in [|at| ours(at, None, None), |at| record(at, None)] {
-            let none = Beside::default();
+            let none = RevocationState::default();
             assert!(served(&record_of(oldest), &none));
             assert!(!served(&record_of(oldest.minus(1)), &none));
             let mut ends = record_of(NOW);
@@ -192,13 +193,13 @@ mod tests {
 
     #[test]
     fn another_run_of_the_server_may_have_lost_what_was_revoked() {
-        let none = Beside::default();
-        let other = Moment {
+        let none = RevocationState::default();
+        let other = ReadContext {
             run: "r2".into(),
             ..moment()
         };
         assert!(!is_acceptable(&ours(NOW, None, None), &none, &other, TTL));
-        let floor = Moment {
+        let floor = ReadContext {
             floor: NOW.minus(10),
             ..moment()
         };
@@ -213,7 +214,7 @@ mod tests {
             Some("1732444790.000000"),
             Some("1732444790.000000:forget:1"),
         );
-        let edge = Stamp(1_732_444_795_000_000);
+        let edge = Timestamp(1_732_444_795_000_000);
         for beside in [beside(mark, None), beside(None, tomb)] {
             assert!(!served(&record(edge, None), &beside), "equality rejects");
             assert!(served(&record(edge.plus(1), None), &beside));
@@ -224,9 +225,15 @@ mod tests {
             &record(NOW, None),
             &beside(None, Some("1.0:perhaps:1"))
         ));
-        assert!(served(&record(NOW.plus(SLACK), None), &Beside::default()));
+        assert!(served(
+            &record(NOW.plus(SLACK), None),
+            &RevocationState::default()
+        ));
         assert!(
-            !served(&record(NOW.plus(SLACK + 1), None), &Beside::default()),
+            !served(
+                &record(NOW.plus(SLACK + 1), None),
+                &RevocationState::default()
+            ),
             "from the future"
         );
     }

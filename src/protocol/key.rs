@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 use zeroize::Zeroizing;
 
-use super::{local_key::NearKey, space::Space};
+use super::{local_key::LocalKey, space::NamespaceContext};
 use crate::{
     crypto::{SecretKey, hex, keyed},
     model::Namespace,
@@ -25,18 +25,18 @@ use crate::{
 };
 
 /// How sessions are named.
-pub(crate) struct Naming {
+pub(crate) struct KeyDeriver {
     /// For this process alone, and for as long as it runs.
     near: SipHasher24,
     /// Identifies the cache in this process.
     cache: u64,
-    shared: Shared,
+    shared: TokenHasher,
 }
 
 static NEXT_CACHE: AtomicU64 = AtomicU64::new(0);
 
 /// How tokens are named to others: by their SHA-256, or by HMAC-SHA-256 under a pepper.
-enum Shared {
+enum TokenHasher {
     Plain,
     Peppered {
         pepper: Pepper,
@@ -47,15 +47,15 @@ enum Shared {
 
 type Pepper = Zeroizing<[u8; 32]>;
 
-impl Naming {
+impl KeyDeriver {
     pub(crate) fn new(pepper: Option<&SecretKey>, previous: Option<&SecretKey>) -> Self {
         let random = RandomState::new();
         Self {
             near: SipHasher24::new_with_keys(random.hash_one(1), random.hash_one(2)),
             cache: NEXT_CACHE.fetch_add(1, Relaxed),
             shared: match pepper {
-                None => Shared::Plain,
-                Some(pepper) => Shared::Peppered {
+                None => TokenHasher::Plain,
+                Some(pepper) => TokenHasher::Peppered {
                     pepper: pepper.derive("tokens"),
                     previous: previous.map(|pepper| pepper.derive("tokens")),
                 },
@@ -64,25 +64,25 @@ impl Naming {
     }
 
     /// Each namespace hashes tokens under a separate key, so that a hit need not hash the namespace.
-    pub(crate) fn space(&self, namespace: Namespace) -> Arc<Space> {
+    pub(crate) fn space(&self, namespace: Namespace) -> Arc<NamespaceContext> {
         let mut hasher = self.near;
         hasher.write(namespace.as_str().as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
         let hasher = SipHasher24::new_with_keys(h1, h2);
-        Arc::new(Space::new(hasher, namespace, self.cache))
+        Arc::new(NamespaceContext::new(hasher, namespace, self.cache))
     }
 
-    pub(crate) fn entry(&self, token: &SessionToken, space: &Arc<Space>) -> EntryKey {
+    pub(crate) fn entry(&self, token: &SessionToken, space: &Arc<NamespaceContext>) -> CacheKey {
         let (digest, previous) = match &self.shared {
-            Shared::Plain => (TokenKey::plain(token), None),
-            Shared::Peppered { pepper, previous } => (
-                TokenKey::peppered(token, pepper),
+            TokenHasher::Plain => (TokenDigest::plain(token), None),
+            TokenHasher::Peppered { pepper, previous } => (
+                TokenDigest::peppered(token, pepper),
                 previous
                     .as_ref()
-                    .map(|pepper| Box::new(TokenKey::peppered(token, pepper))),
+                    .map(|pepper| Box::new(TokenDigest::peppered(token, pepper))),
             ),
         };
-        EntryKey {
+        CacheKey {
             near: space.near(token),
             token: digest,
             previous,
@@ -93,12 +93,12 @@ impl Naming {
 
 /// The digest of a token. Revocations speak of this: they hold in every namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TokenKey {
+pub(crate) struct TokenDigest {
     digest: [u8; 32],
     is_peppered: bool,
 }
 
-impl TokenKey {
+impl TokenDigest {
     pub(crate) fn plain(token: &SessionToken) -> Self {
         Self {
             digest: Sha256::digest(token.as_bytes()).into(),
@@ -143,7 +143,7 @@ pub(crate) fn stripe_of_hex(name: &[u8], count: usize) -> Option<usize> {
     Some(u32::from_le_bytes(bytes) as usize % count)
 }
 
-impl Hash for TokenKey {
+impl Hash for TokenDigest {
     /// Half of the digest: nobody finds two tokens that share it, and every map is seeded.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let half = self.digest.first_chunk();
@@ -151,7 +151,7 @@ impl Hash for TokenKey {
     }
 }
 
-impl fmt::Debug for TokenKey {
+impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenKey(…)")
     }
@@ -159,17 +159,17 @@ impl fmt::Debug for TokenKey {
 
 /// The name of a cached session: a token as one namespace's validator understands it.
 #[derive(Clone, Debug)]
-pub(crate) struct EntryKey {
+pub(crate) struct CacheKey {
     /// As this process names it.
-    pub(crate) near: NearKey,
-    pub(crate) token: TokenKey,
+    pub(crate) near: LocalKey,
+    pub(crate) token: TokenDigest,
     /// Boxed, since it is rare.
-    previous: Option<Box<TokenKey>>,
-    space: Arc<Space>,
+    previous: Option<Box<TokenDigest>>,
+    space: Arc<NamespaceContext>,
 }
 
-impl EntryKey {
-    pub(crate) fn space(&self) -> &Space {
+impl CacheKey {
+    pub(crate) fn space(&self) -> &NamespaceContext {
         &self.space
     }
 
@@ -184,15 +184,15 @@ impl EntryKey {
     }
 }
 
-impl PartialEq for EntryKey {
+impl PartialEq for CacheKey {
     fn eq(&self, other: &Self) -> bool {
         self.token == other.token && self.space.namespace() == other.space.namespace()
     }
 }
 
-impl Eq for EntryKey {}
+impl Eq for CacheKey {}
 
-impl Hash for EntryKey {
+impl Hash for CacheKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         // Few tokens are seen in two namespaces, so the digest alone spreads well enough.
         self.token.hash(state);
@@ -205,9 +205,9 @@ mod tests {
 
     #[test]
     fn a_near_key_is_of_one_token_in_one_namespace_and_one_process() {
-        let naming = Naming::new(None, None);
+        let naming = KeyDeriver::new(None, None);
         let token = |text: &str| SessionToken::parse(text.to_owned()).unwrap();
-        let space = |naming: &Naming, name: &str| naming.space(Namespace::named(name));
+        let space = |naming: &KeyDeriver, name: &str| naming.space(Namespace::named(name));
         let pairs = [
             ("ab", "c"),
             ("a", "c"),
@@ -223,7 +223,7 @@ mod tests {
             let entry = naming.entry(&token(pair.0), &space(&naming, pair.1));
             assert_eq!(entry.near, key(*pair), "two ways to one session");
         }
-        let elsewhere = space(&Naming::new(None, None), "c");
+        let elsewhere = space(&KeyDeriver::new(None, None), "c");
         assert_ne!(elsewhere.near(&token("ab")), key(pairs[0]));
     }
 
@@ -231,7 +231,7 @@ mod tests {
     fn a_name_in_redis_leads_to_its_tokens_stripe() {
         let secret = SecretKey::from_bytes("x".repeat(32)).unwrap();
         for pepper in [None, Some(&secret)] {
-            let naming = Naming::new(pepper, None);
+            let naming = KeyDeriver::new(pepper, None);
             for n in 0..100 {
                 let token = SessionToken::parse(format!("token-{n}")).unwrap();
                 let key = naming

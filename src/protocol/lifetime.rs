@@ -4,19 +4,19 @@
 //! gets a little less than the TTL. How much less follows from its token and the time at which it
 //! was looked up, so that every node that meets the record knows its life without being told.
 
-use super::key::TokenKey;
+use super::key::TokenDigest;
 
 /// At most one part in so many is taken off.
 const PARTS: u64 = 10;
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lifetimes {
+pub(crate) struct LifetimePolicy {
     ttl: u64,
     /// The share of a life after which a session in use is validated again; 100 for never.
     refresh_percent: u64,
 }
 
-impl Lifetimes {
+impl LifetimePolicy {
     /// The TTL in microseconds.
     pub(crate) fn new(ttl: u64, refresh_percent: u8) -> Self {
         Self {
@@ -27,7 +27,7 @@ impl Lifetimes {
 
     /// For so many microseconds is a session served that was looked up at `since` and ends by
     /// itself after `left`.
-    pub(crate) fn life(&self, token: &TokenKey, since: i64, left: Option<i64>) -> u64 {
+    pub(crate) fn life(&self, token: &TokenDigest, since: i64, left: Option<i64>) -> u64 {
         // Sixteen bits of it, as a fraction.
         let part = token.spread(since.unsigned_abs()) >> 48;
         let shorter = (self.ttl / PARTS).saturating_mul(part) >> 16;
@@ -48,13 +48,13 @@ mod tests {
     use super::*;
     use crate::token::SessionToken;
 
-    fn token(n: usize) -> TokenKey {
-        TokenKey::plain(&SessionToken::parse(format!("token-{n}")).unwrap())
+    fn token(n: usize) -> TokenDigest {
+        TokenDigest::plain(&SessionToken::parse(format!("token-{n}")).unwrap())
     }
 
     #[test]
     fn lives_differ_by_a_tenth_and_are_only_ever_shorter() {
-        let lifetimes = Lifetimes::new(300_000_000, 80);
+        let lifetimes = LifetimePolicy::new(300_000_000, 80);
         let lives: Vec<_> = (0..1_000)
             .map(|n| lifetimes.life(&token(n), 1_732_444_800_000_000, None))
             .collect();
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_life_ends_with_its_session() {
-        let lifetimes = Lifetimes::new(300_000_000, 80);
+        let lifetimes = LifetimePolicy::new(300_000_000, 80);
         assert_eq!(lifetimes.life(&token(0), 0, Some(5)), 5);
         assert_eq!(lifetimes.life(&token(0), 0, Some(-5)), 0);
         let unbounded = lifetimes.life(&token(0), 0, None);
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn refreshing_is_a_share_of_the_life_or_never() {
         let ttl = 300_000_000;
-        assert_eq!(Lifetimes::new(ttl, 80).refresh_after(1_000), Some(800));
-        assert_eq!(Lifetimes::new(ttl, 100).refresh_after(1_000), None);
+        assert_eq!(LifetimePolicy::new(ttl, 80).refresh_after(1_000), Some(800));
+        assert_eq!(LifetimePolicy::new(ttl, 100).refresh_after(1_000), None);
     }
 }

@@ -15,9 +15,9 @@ use crate::token::SessionToken;
 ///
 /// Two words and no `u128`, which would make room around it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NearKey([u64; 2]);
+pub(crate) struct LocalKey([u64; 2]);
 
-impl NearKey {
+impl LocalKey {
     pub(crate) fn new(mut hasher: SipHasher24, token: &SessionToken) -> Self {
         hasher.write(token.as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
@@ -25,14 +25,14 @@ impl NearKey {
     }
 }
 
-impl Hash for NearKey {
+impl Hash for LocalKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let [half, _] = self.0;
         state.write_u64(half);
     }
 }
 
-impl fmt::Debug for NearKey {
+impl fmt::Debug for LocalKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("NearKey(…)")
     }
@@ -40,11 +40,11 @@ impl fmt::Debug for NearKey {
 
 /// A map's hasher for what is a keyed hash already.
 #[derive(Clone, Default)]
-pub(crate) struct Hashed(u64);
+pub(crate) struct IdentityHasher(u64);
 
-impl Hasher for Hashed {
+impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // Not called by a `NearKey`; correct for anything else, and nothing more.
+        // Not called by a `LocalKey`; correct for anything else, and nothing more.
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }

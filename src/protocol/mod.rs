@@ -12,13 +12,13 @@ mod space;
 mod timestamp;
 
 pub(crate) use self::{
-    acceptance::{Moment, SLACK, has_ended, is_acceptable, is_unrevoked},
-    key::{EntryKey, Naming, TokenKey, stripe_of_hex},
-    lifetime::Lifetimes,
-    local_key::{Hashed, NearKey},
-    record::{Cause, MAX_RECORD, Parsed, Record, encode_prefix, encode_suffix},
-    revocation::{Beside, Mark, Tomb, Verdict},
+    acceptance::{ReadContext, SLACK, has_ended, is_acceptable, is_unrevoked},
+    key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},
+    lifetime::LifetimePolicy,
+    local_key::{IdentityHasher, LocalKey},
+    record::{MAX_RECORD, Parsed, Provenance, Record, encode_prefix, encode_suffix},
+    revocation::{RevocationMark, RevocationState, Tombstone, TombstoneKind},
     sealing::{Opened, Sealing, is_sealed},
-    space::Space,
-    timestamp::Stamp,
+    space::NamespaceContext,
+    timestamp::Timestamp,
 };

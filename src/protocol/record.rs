@@ -17,9 +17,9 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use super::{space::Space, timestamp::Stamp};
+use super::{space::NamespaceContext, timestamp::Timestamp};
 use crate::{
-    model::{Branches, Draft, UserData},
+    model::{Branches, UserData, UserFields},
     time::{isoformat, parse_isoformat},
 };
 
@@ -36,16 +36,16 @@ const UNVERSIONED: [&str; 4] = ["fence", "seen_tomb", "seen_mark", "run"];
 pub(crate) struct Record {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
-    pub(crate) cached_at: Stamp,
+    pub(crate) cached_at: Timestamp,
     /// Only in records of this crate.
-    pub(crate) cause: Option<Cause>,
+    pub(crate) cause: Option<Provenance>,
 }
 
 /// What had been revoked when the validation behind a record began.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Cause {
+pub(crate) struct Provenance {
     /// The time of the lookup that came before the validation.
-    pub(crate) fence: Stamp,
+    pub(crate) fence: Timestamp,
     /// The token's tombstone.
     pub(crate) seen_tomb: Option<String>,
     /// The user's mark.
@@ -65,20 +65,20 @@ pub(crate) enum Parsed {
 }
 
 #[derive(Deserialize)]
-struct Wire<'a> {
+struct RawRecord<'a> {
     #[serde(borrow)]
-    user_id: Text<'a>,
-    email: Text<'a>,
-    name: Text<'a>,
+    user_id: BorrowedStr<'a>,
+    email: BorrowedStr<'a>,
+    name: BorrowedStr<'a>,
     email_verified: bool,
-    tier: Text<'a>,
+    tier: BorrowedStr<'a>,
     #[serde(default)]
-    created_at: Option<Text<'a>>,
+    created_at: Option<BorrowedStr<'a>>,
     #[serde(default)]
-    updated_at: Option<Text<'a>>,
+    updated_at: Option<BorrowedStr<'a>>,
     /// Null for a session without an end; absent it is no record.
     #[serde(deserialize_with = "Option::deserialize")]
-    session_expire: Option<Text<'a>>,
+    session_expire: Option<BorrowedStr<'a>>,
     cached_at: f64,
     #[serde(default)]
     session_cache: Option<Native<'a>>,
@@ -91,15 +91,15 @@ struct Wire<'a> {
 struct Native<'a> {
     version: u32,
     #[serde(borrow, default)]
-    namespace: Option<Text<'a>>,
+    namespace: Option<BorrowedStr<'a>>,
     #[serde(borrow, default)]
-    authority: Option<Text<'a>>,
+    authority: Option<BorrowedStr<'a>>,
     #[serde(default)]
     branches: Branches,
     #[serde(borrow, default)]
-    session_id: Option<Text<'a>>,
+    session_id: Option<BorrowedStr<'a>>,
     #[serde(borrow, default)]
-    fence: Option<Text<'a>>,
+    fence: Option<BorrowedStr<'a>>,
     #[serde(default, deserialize_with = "present")]
     seen_tomb: Option<Option<String>>,
     #[serde(default)]
@@ -124,9 +124,9 @@ struct Version {
 /// Read where it stands, unless it is escaped. A type of its own, since within an `Option` serde
 /// would copy it.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+struct BorrowedStr<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl AsRef<str> for Text<'_> {
+impl AsRef<str> for BorrowedStr<'_> {
     fn as_ref(&self) -> &str {
         &self.0
     }
@@ -139,11 +139,11 @@ fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>
 
 impl Record {
     /// Reads what stands under a session key, as a validator of this namespace may.
-    pub(crate) fn parse(json: &[u8], space: &Space) -> Parsed {
+    pub(crate) fn parse(json: &[u8], space: &NamespaceContext) -> Parsed {
         if json.len() > MAX_RECORD {
             return Parsed::Unreadable;
         }
-        match serde_json::from_slice::<Wire<'_>>(json) {
+        match serde_json::from_slice::<RawRecord<'_>>(json) {
             Ok(wire) if !wire.user_id.0.is_empty() => {
                 wire.read(space).unwrap_or(Parsed::Unreadable)
             }
@@ -156,15 +156,15 @@ impl Record {
     }
 
     /// The time of the lookup before its validation; of the peer's records that of storing.
-    pub(crate) fn since(&self) -> Stamp {
+    pub(crate) fn since(&self) -> Timestamp {
         self.cause
             .as_ref()
             .map_or(self.cached_at, |cause| cause.fence)
     }
 }
 
-impl Wire<'_> {
-    fn read(self, space: &Space) -> Option<Parsed> {
+impl RawRecord<'_> {
+    fn read(self, space: &NamespaceContext) -> Option<Parsed> {
         let is_unversioned = || {
             UNVERSIONED
                 .iter()
@@ -180,8 +180,8 @@ impl Wire<'_> {
                     return Some(Parsed::NotOurs);
                 }
                 let source = space.source(&native.authority?.0, &native.branches, true);
-                let cause = Cause {
-                    fence: Stamp::parse(native.fence?.0.as_bytes())?,
+                let cause = Provenance {
+                    fence: Timestamp::parse(native.fence?.0.as_bytes())?,
                     seen_tomb: native.seen_tomb?,
                     seen_mark: native.seen_mark?,
                     run: native.run?,
@@ -193,7 +193,7 @@ impl Wire<'_> {
                 _ => return Some(Parsed::NotOurs),
             },
         };
-        let user = Draft {
+        let user = UserFields {
             id: self.user_id,
             email: self.email,
             name: self.name,
@@ -208,14 +208,14 @@ impl Wire<'_> {
         Some(Parsed::Record(Record {
             user: user.build(),
             expires_at: date(self.session_expire)?,
-            cached_at: Stamp::from_float(self.cached_at)?,
+            cached_at: Timestamp::from_float(self.cached_at)?,
             cause,
         }))
     }
 }
 
 /// Nothing for a text that is no date, which spoils the record.
-fn date(text: Option<Text<'_>>) -> Option<Option<DateTime<Utc>>> {
+fn date(text: Option<BorrowedStr<'_>>) -> Option<Option<DateTime<Utc>>> {
     match text {
         Some(text) => parse_isoformat(&text.0).map(Some),
         None => Some(None),
@@ -227,8 +227,8 @@ fn date(text: Option<Text<'_>>) -> Option<Option<DateTime<Utc>>> {
 pub(crate) fn encode_prefix(
     user: &UserData,
     expires_at: Option<DateTime<Utc>>,
-    fence: Stamp,
-    cached_at: Stamp,
+    fence: Timestamp,
+    cached_at: Timestamp,
     seen_tomb: Option<&str>,
 ) -> String {
     let mut json = String::with_capacity(512);
@@ -300,14 +300,14 @@ mod tests {
     use super::*;
     use crate::{
         model::{Authority, Namespace, RecordKey},
-        protocol::key::Naming,
+        protocol::key::KeyDeriver,
     };
 
     /// As `json.dumps` of the peer writes it.
     const PEERS: &str = r#"{"user_id": "680f4b03", "email": "ada@example.com", "name": "Ad\u00e1 \ud83d\ude80", "email_verified": true, "tier": "pro", "created_at": "2025-04-28T09:31:48.342000+00:00", "updated_at": "2025-05-03 16:44:35", "session_expire": "2026-05-03T16:52:48.759000+02:00", "cached_at": 1732444800.1234567}"#;
 
-    fn space(namespace: Namespace) -> Arc<Space> {
-        Naming::new(None, None).space(namespace)
+    fn space(namespace: Namespace) -> Arc<NamespaceContext> {
+        KeyDeriver::new(None, None).space(namespace)
     }
 
     fn appwrite() -> Namespace {
@@ -339,7 +339,7 @@ mod tests {
             isoformat(record.expires_at.unwrap()),
             "2026-05-03T14:52:48.759000+00:00"
         );
-        assert_eq!(record.cached_at, Stamp(1_732_444_800_123_457));
+        assert_eq!(record.cached_at, Timestamp(1_732_444_800_123_457));
         assert_eq!(record.cause, None);
         let source = user.source().unwrap();
         assert_eq!(source.authority.as_str(), "https://a.example.com/v1#p");
@@ -354,8 +354,8 @@ mod tests {
         encode_prefix(
             &user,
             None,
-            Stamp(5_000_000),
-            Stamp(0),
+            Timestamp(5_000_000),
+            Timestamp(0),
             Some("5.000000:forget:1"),
         )
     }
@@ -512,7 +512,7 @@ mod tests {
             });
             let source = space.native(&authority, &branches);
             let user = user.in_session(Arc::clone(&source), session_id.as_deref());
-            let fence = Stamp(fence);
+            let fence = Timestamp(fence);
             let mut json = encode_prefix(&user, time(expires), fence, fence.minus(5_000_000), None);
             json += &encode_suffix(mark.as_deref().unwrap_or_default(), "r1");
             let Parsed::Record(record) = Record::parse(json.as_bytes(), &space) else {
@@ -523,7 +523,7 @@ mod tests {
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));
-            prop_assert_eq!(record.cause, Some(Cause { fence, seen_tomb: None, seen_mark: mark, run: "r1".to_owned() }));
+            prop_assert_eq!(record.cause, Some(Provenance { fence, seen_tomb: None, seen_mark: mark, run: "r1".to_owned() }));
         }
 
         #[test]

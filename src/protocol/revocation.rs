@@ -1,36 +1,38 @@
 //! What Redis says of revocations: the tombstone of a token and the mark of a user.
 
-use super::timestamp::Stamp;
+use super::timestamp::Timestamp;
 
 /// What stands beside a record in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Beside {
-    pub(crate) tomb: Option<Tomb>,
-    pub(crate) mark: Option<Mark>,
+pub(crate) struct RevocationState {
+    pub(crate) tomb: Option<Tombstone>,
+    pub(crate) mark: Option<RevocationMark>,
 }
 
-impl Beside {
+impl RevocationState {
     pub(crate) fn parse(tomb: Option<&[u8]>, mark: Option<&[u8]>) -> Self {
         Self {
-            tomb: tomb.map(Tomb::parse),
-            mark: mark.map(Mark::parse),
+            tomb: tomb.map(Tombstone::parse),
+            mark: mark.map(RevocationMark::parse),
         }
     }
 }
 
 /// A tombstone: `<time>:<verdict>:<nonce>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Tomb {
+pub(crate) struct Tombstone {
     pub(crate) text: String,
-    pub(crate) time: Option<Stamp>,
+    pub(crate) time: Option<Timestamp>,
     refuses: bool,
 }
 
-impl Tomb {
+impl Tombstone {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes).into_owned();
         let mut parts = text.splitn(3, ':');
-        let time = parts.next().and_then(|time| Stamp::parse(time.as_bytes()));
+        let time = parts
+            .next()
+            .and_then(|time| Timestamp::parse(time.as_bytes()));
         let verdict = parts.next();
         Self {
             // One that cannot be read is older than nothing.
@@ -51,16 +53,16 @@ impl Tomb {
 
 /// A user's mark, as text since only its bytes are compared with what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct RevocationMark {
     pub(crate) text: String,
-    pub(crate) time: Option<Stamp>,
+    pub(crate) time: Option<Timestamp>,
 }
 
-impl Mark {
+impl RevocationMark {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         Self {
             text: String::from_utf8_lossy(bytes).into_owned(),
-            time: Stamp::parse(bytes),
+            time: Timestamp::parse(bytes),
         }
     }
 
@@ -68,16 +70,16 @@ impl Mark {
         self.time.is_some()
     }
 
-    pub(crate) fn is_before(&self, time: Stamp) -> bool {
+    pub(crate) fn is_before(&self, time: Timestamp) -> bool {
         self.time.is_some_and(|at| at < time)
     }
 }
 
 /// What a revocation of a token says about later answers of the identity provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum TombstoneKind {
     /// They count.
-    Forget,
+    Invalidate,
     /// They do not.
-    Refuse,
+    Revoke,
 }

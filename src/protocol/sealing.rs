@@ -11,7 +11,7 @@ use chacha20poly1305::{
     aead::{Aead, Generate, KeyInit, Payload},
 };
 
-use super::timestamp::Stamp;
+use super::timestamp::Timestamp;
 use crate::crypto::{SecretKey, hex, keyed};
 
 const MARKER: &str = "sealed1:";
@@ -19,11 +19,11 @@ const NONCE: usize = 24;
 
 /// The keys: one to seal with, and one that may still be met.
 pub(crate) struct Sealing {
-    current: Sealer,
-    previous: Option<Sealer>,
+    current: SealingKeys,
+    previous: Option<SealingKeys>,
 }
 
-struct Sealer {
+struct SealingKeys {
     cipher: XChaCha20Poly1305,
     /// Tells keys apart, and says nothing about them.
     id: String,
@@ -46,8 +46,8 @@ pub(crate) enum Opened {
 impl Sealing {
     pub(crate) fn new(current: &SecretKey, previous: Option<&SecretKey>) -> Self {
         Self {
-            current: Sealer::new(current),
-            previous: previous.map(Sealer::new),
+            current: SealingKeys::new(current),
+            previous: previous.map(SealingKeys::new),
         }
     }
 
@@ -66,10 +66,10 @@ impl Sealing {
         &self,
         key: &str,
         user_id: &str,
-        fence: Stamp,
+        fence: Timestamp,
         json: &[u8],
     ) -> Option<Vec<u8>> {
-        let Sealer { cipher, id, .. } = &self.current;
+        let SealingKeys { cipher, id, .. } = &self.current;
         let head = format!("{MARKER}{id}:{}:{fence}:", self.user(user_id));
         let nonce = XNonce::try_generate().ok()?;
         let sealed = cipher
@@ -112,7 +112,7 @@ impl Sealing {
     }
 }
 
-impl Sealer {
+impl SealingKeys {
     fn new(secret: &SecretKey) -> Self {
         Self {
             cipher: XChaCha20Poly1305::new((&*secret.derive("records")).into()),
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn only_the_very_value_under_its_very_key_opens() {
         let sealing = Sealing::new(&secret('a'), None);
-        let fence = Stamp(1_732_444_800_000_000);
+        let fence = Timestamp(1_732_444_800_000_000);
         let value = sealing
             .seal("session_cache:1", "ada", fence, b"{}")
             .unwrap();
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_previous_key_opens_and_no_other() {
         let old = Sealing::new(&secret('a'), None);
-        let value = old.seal("k", "ada", Stamp(0), b"{}").unwrap();
+        let value = old.seal("k", "ada", Timestamp(0), b"{}").unwrap();
         let both = Sealing::new(&secret('b'), Some(&secret('a')));
         assert!(opens(&both, "k", &value));
         assert_eq!(both.previous_user("ada"), Some(old.user("ada")));

@@ -7,7 +7,7 @@ use std::{
 
 use siphasher::sip128::SipHasher24;
 
-use super::local_key::NearKey;
+use super::local_key::LocalKey;
 use crate::{
     model::{Authority, Branches, Namespace, RecordKey, Source},
     token::SessionToken,
@@ -17,14 +17,14 @@ use crate::{
 /// between sessions, so that a writer of Redis cannot fill the table.
 const MAX_SOURCES: usize = 64;
 
-pub(crate) struct Space {
+pub(crate) struct NamespaceContext {
     hasher: SipHasher24,
     namespace: Namespace,
     cache: u64,
     sources: RwLock<Vec<Arc<Source>>>,
 }
 
-impl Space {
+impl NamespaceContext {
     pub(crate) fn new(hasher: SipHasher24, namespace: Namespace, cache: u64) -> Self {
         Self {
             hasher,
@@ -35,8 +35,8 @@ impl Space {
     }
 
     #[inline]
-    pub(crate) fn near(&self, token: &SessionToken) -> NearKey {
-        NearKey::new(self.hasher, token)
+    pub(crate) fn near(&self, token: &SessionToken) -> LocalKey {
+        LocalKey::new(self.hasher, token)
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -110,7 +110,7 @@ impl Space {
     }
 }
 
-impl fmt::Debug for Space {
+impl fmt::Debug for NamespaceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Space").field(&self.namespace).finish()
     }

@@ -9,9 +9,9 @@ const SECOND: i64 = 1_000_000;
 
 /// Microseconds since the Unix epoch, by the clock of Redis unless said otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Stamp(pub(crate) i64);
+pub(crate) struct Timestamp(pub(crate) i64);
 
-impl Stamp {
+impl Timestamp {
     /// The reply of `TIME`: seconds since the epoch, and the microseconds of the current one.
     pub(crate) fn from_redis_time((seconds, micros): (i64, i64)) -> Self {
         Self(seconds.saturating_mul(1_000_000).saturating_add(micros))
@@ -53,7 +53,7 @@ impl Stamp {
     }
 }
 
-impl fmt::Display for Stamp {
+impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (seconds, micros) = (self.0.div_euclid(SECOND), self.0.rem_euclid(SECOND));
         write!(f, "{seconds}.{micros:06}")
@@ -77,38 +77,42 @@ mod tests {
             ("1732444800", 1_732_444_800_000_000),
             ("0", 0),
         ] {
-            assert_eq!(Stamp::parse(text.as_bytes()), Some(Stamp(micros)), "{text}");
+            assert_eq!(
+                Timestamp::parse(text.as_bytes()),
+                Some(Timestamp(micros)),
+                "{text}"
+            );
         }
         for text in [
             "", ".", ".5", "-1", "+1", "1e9", "nan", "inf", " 1", "1 ", "1.2.3", "0x10",
         ] {
-            assert_eq!(Stamp::parse(text.as_bytes()), None, "{text}");
+            assert_eq!(Timestamp::parse(text.as_bytes()), None, "{text}");
         }
-        assert_eq!(Stamp::parse(&[b'1'; 33]), None);
-        assert_eq!(Stamp::parse(b"\xff"), None);
+        assert_eq!(Timestamp::parse(&[b'1'; 33]), None);
+        assert_eq!(Timestamp::parse(b"\xff"), None);
     }
 
     #[test]
     fn no_float_is_more_than_a_time() {
         for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e12] {
-            assert_eq!(Stamp::from_float(float), None);
+            assert_eq!(Timestamp::from_float(float), None);
         }
         assert_eq!(
-            Stamp::from_float(1_732_444_800.5),
-            Some(Stamp(1_732_444_800_500_000))
+            Timestamp::from_float(1_732_444_800.5),
+            Some(Timestamp(1_732_444_800_500_000))
         );
     }
 
     proptest! {
         #[test]
         fn what_is_written_is_read_again(micros in 0..1_000_000_000_000_000_000_i64) {
-            let stamp = Stamp(micros);
-            prop_assert_eq!(Stamp::parse(stamp.to_string().as_bytes()), Some(stamp));
+            let stamp = Timestamp(micros);
+            prop_assert_eq!(Timestamp::parse(stamp.to_string().as_bytes()), Some(stamp));
         }
 
         #[test]
         fn order_of_texts_is_order_in_time(a in 1_000_000_000_000_000..9_999_999_999_999_999_i64, b in 1_000_000_000_000_000..9_999_999_999_999_999_i64) {
-            prop_assert_eq!(Stamp(a).to_string() < Stamp(b).to_string(), a < b);
+            prop_assert_eq!(Timestamp(a).to_string() < Timestamp(b).to_string(), a < b);
         }
     }
 }

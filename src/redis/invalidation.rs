@@ -31,14 +31,14 @@ use tokio::{
 
 use super::{
     error::is_unauthenticated,
-    keys::{Changed, Names},
+    keys::{ChangedKey, KeySpace},
 };
 use crate::{
     coherence::Lease,
     redis::{
         connection::{field, identity},
-        endpoint::{Heard, Server, Term},
-        topology::Servers,
+        endpoint::{Endpoint, PrimaryTerm, TrackedNode},
+        topology::Topology,
     },
     sync::{BackgroundTask, Backoff},
     telemetry::{INVALIDATION, Timer},
@@ -54,7 +54,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
 
 /// The local cache that stands before this store.
-pub(crate) struct Tier {
+pub(crate) struct TrackingConfig {
     pub(crate) lease: Arc<Lease>,
     /// Whether it hears of changed records, or of tombstones and marks only.
     pub(crate) hears_records: bool,
@@ -62,34 +62,34 @@ pub(crate) struct Tier {
 
 /// The listener of a cache; it ends with this value.
 pub(crate) struct Listener {
-    job: Arc<Job>,
+    job: Arc<Subscription>,
     task: BackgroundTask,
 }
 
-struct Job {
+struct Subscription {
     lease: Arc<Lease>,
-    names: Names,
+    names: KeySpace,
     hears_records: bool,
     /// The longest wait for any one answer: after it the lease is over anyway.
     patience: Duration,
 }
 
 /// Why there is no lease now.
-enum Trouble {
+enum ListenError {
     /// Passes by itself, and is reported by whoever else waits for Redis.
-    Unanswered,
+    Unavailable,
     /// An operator has to do something about it.
-    Unusable(String),
+    Unsupported(String),
 }
 
 impl Listener {
-    pub(crate) fn new(tier: Tier, names: Names) -> Self {
-        let Tier {
+    pub(crate) fn new(tier: TrackingConfig, names: KeySpace) -> Self {
+        let TrackingConfig {
             lease,
             hears_records,
         } = tier;
         Self {
-            job: Arc::new(Job {
+            job: Arc::new(Subscription {
                 patience: Duration::from_micros(lease.length()),
                 lease,
                 names,
@@ -109,16 +109,16 @@ impl Listener {
 
     /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
     /// that one has ended.
-    pub(crate) fn start(&self, servers: &Servers) {
+    pub(crate) fn start(&self, servers: &Topology) {
         self.task
             .start(|| listen(Arc::clone(&self.job), servers.clone()));
     }
 }
 
-async fn listen(job: Arc<Job>, servers: Servers) {
+async fn listen(job: Arc<Subscription>, servers: Topology) {
     let (mut backoff, mut has_warned) = (Backoff::new(FIRST_PAUSE), false);
     loop {
-        let mut held = Held {
+        let mut held = LeaseGuard {
             lease: &job.lease,
             beats: 0,
             has_warned,
@@ -133,7 +133,7 @@ async fn listen(job: Arc<Job>, servers: Servers) {
         has_warned = held.has_warned;
         drop(held);
         let mut longest = LONGEST_PAUSE;
-        if let Trouble::Unusable(trouble) = trouble {
+        if let ListenError::Unsupported(trouble) = trouble {
             longest = LONGEST_PAUSE_IF_UNUSABLE;
             if !std::mem::replace(&mut has_warned, true) {
                 tracing::warn!(
@@ -151,13 +151,13 @@ async fn listen(job: Arc<Job>, servers: Servers) {
 
 /// The time of one connection to each server. However it ends, also with its runtime, so does the
 /// lease.
-struct Held<'a> {
+struct LeaseGuard<'a> {
     lease: &'a Lease,
     beats: u32,
     has_warned: bool,
 }
 
-impl Drop for Held<'_> {
+impl Drop for LeaseGuard<'_> {
     fn drop(&mut self) {
         self.lease.lose();
     }
@@ -166,27 +166,31 @@ impl Drop for Held<'_> {
 enum Never {}
 
 /// A server that tells what changes.
-struct Teller {
+struct TrackingConnection {
     connection: MultiplexedConnection,
     run: Arc<str>,
     /// While sentinels name it.
-    term: Option<Term>,
+    term: Option<PrimaryTerm>,
     probe: Option<Arc<Probe>>,
 }
 
-impl Teller {
+impl TrackingConnection {
     fn is_left(&self) -> bool {
-        self.term.as_ref().is_some_and(Term::is_over)
+        self.term.as_ref().is_some_and(PrimaryTerm::is_over)
     }
 }
 
-impl Job {
+impl Subscription {
     /// Connects, and holds the lease for as long as heartbeats are answered.
-    async fn hear(&self, servers: &Servers, held: &mut Held<'_>) -> Result<Never, Trouble> {
+    async fn hear(
+        &self,
+        servers: &Topology,
+        held: &mut LeaseGuard<'_>,
+    ) -> Result<Never, ListenError> {
         let nonce = RandomState::new().hash_one(());
         let (turn, heard) = servers.heard(&self.names, nonce).await;
         if heard.is_empty() {
-            return Err(Trouble::Unanswered);
+            return Err(ListenError::Unavailable);
         }
         let tellers = heard.into_iter().map(|server| self.track(server));
         let mut tellers = try_join_all(tellers).await?;
@@ -212,8 +216,8 @@ impl Job {
             }
             // Afterwards, so that either this sees the change or the change ends the lease.
             let runs = runs.iter().map(|run| &**run);
-            if !servers.lead_to(turn, runs) || tellers.iter().any(Teller::is_left) {
-                return Err(Trouble::Unanswered);
+            if !servers.lead_to(turn, runs) || tellers.iter().any(TrackingConnection::is_left) {
+                return Err(ListenError::Unavailable);
             }
             held.beats = held.beats.saturating_add(1);
             if held.beats > 1 && std::mem::take(&mut held.has_warned) {
@@ -227,7 +231,7 @@ impl Job {
                 let runs = runs.map(|teller| self.identify(&mut teller.connection));
                 let runs = try_join_all(runs).await?;
                 if runs.iter().ne(tellers.iter().map(|teller| &teller.run)) {
-                    return Err(Trouble::Unanswered);
+                    return Err(ListenError::Unavailable);
                 }
             }
             sleep(self.patience / BEATS).await;
@@ -235,8 +239,8 @@ impl Job {
     }
 
     /// Connects to a server, which from here on pushes.
-    async fn track(&self, heard: Heard) -> Result<Teller, Trouble> {
-        let Heard { server, probe } = heard;
+    async fn track(&self, heard: TrackedNode) -> Result<TrackingConnection, ListenError> {
+        let TrackedNode { server, probe } = heard;
         let probe = probe.map(|name| {
             Arc::new(Probe {
                 name,
@@ -251,7 +255,7 @@ impl Job {
             track.arg("PREFIX").arg(kind);
         }
         self.ask::<Value>(&mut connection, &track).await?;
-        Ok(Teller {
+        Ok(TrackingConnection {
             connection,
             run,
             term,
@@ -260,7 +264,7 @@ impl Job {
     }
 
     /// Waits for the push of a key that is written.
-    async fn prove(&self, teller: &mut Teller) -> Result<(), Trouble> {
+    async fn prove(&self, teller: &mut TrackingConnection) -> Result<(), ListenError> {
         let Some(probe) = &teller.probe else {
             return Ok(());
         };
@@ -269,14 +273,14 @@ impl Job {
         self.ask::<Value>(&mut teller.connection, &set).await?;
         timeout(self.patience, probe.pushed.notified())
             .await
-            .map_err(|_| Trouble::Unusable("a key was written, and no push came".to_owned()))
+            .map_err(|_| ListenError::Unsupported("a key was written, and no push came".to_owned()))
     }
 
     async fn connect(
         &self,
-        server: &Server,
+        server: &Endpoint,
         probe: Option<Arc<Probe>>,
-    ) -> Result<(MultiplexedConnection, Option<Term>), Trouble> {
+    ) -> Result<(MultiplexedConnection, Option<PrimaryTerm>), ListenError> {
         let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience))
@@ -298,11 +302,14 @@ impl Job {
     }
 
     /// The run of the server, which must be the one that takes the writes.
-    async fn identify(&self, connection: &mut MultiplexedConnection) -> Result<Arc<str>, Trouble> {
+    async fn identify(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Arc<str>, ListenError> {
         let info: String = self.ask(connection, &cmd("INFO")).await?;
         match field(&info, "role") {
             "master" => Ok(identity(&info)),
-            _ => Err(Trouble::Unanswered),
+            _ => Err(ListenError::Unavailable),
         }
     }
 
@@ -310,17 +317,17 @@ impl Job {
         &self,
         connection: &mut MultiplexedConnection,
         command: &Cmd,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ListenError> {
         self.within(command.query_async(connection)).await
     }
 
     async fn within<T>(
         &self,
         answer: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, ListenError> {
         match timeout(self.patience, answer).await {
             Ok(answer) => answer.map_err(trouble),
-            Err(_) => Err(Trouble::Unanswered),
+            Err(_) => Err(ListenError::Unavailable),
         }
     }
 }
@@ -332,7 +339,7 @@ struct Probe {
 }
 
 /// Runs before the connection delivers what came after the push, so it must not wait.
-fn heard(lease: &Lease, names: &Names, probe: Option<&Probe>, push: &PushInfo) {
+fn heard(lease: &Lease, names: &KeySpace, probe: Option<&Probe>, push: &PushInfo) {
     match (&push.kind, push.data.as_slice()) {
         (PushKind::Invalidate, [Value::Array(keys)]) => {
             for key in keys {
@@ -342,8 +349,8 @@ fn heard(lease: &Lease, names: &Names, probe: Option<&Probe>, push: &PushInfo) {
                     _ => continue,
                 };
                 match names.read(key) {
-                    Some(Changed::Token(name)) => lease.hear_token(name),
-                    Some(Changed::User(name)) => lease.hear_user(name),
+                    Some(ChangedKey::Token(name)) => lease.hear_token(name),
+                    Some(ChangedKey::User(name)) => lease.hear_user(name),
                     None => {
                         if let Some(probe) = probe.filter(|probe| key == probe.name.as_bytes()) {
                             probe.pushed.notify_one();
@@ -359,7 +366,7 @@ fn heard(lease: &Lease, names: &Names, probe: Option<&Probe>, push: &PushInfo) {
     }
 }
 
-fn trouble(error: RedisError) -> Trouble {
+fn trouble(error: RedisError) -> ListenError {
     use ServerErrorKind::{Ask, BusyLoading, ClusterDown, Moved, TryAgain};
     let passes = error.is_io_error()
         || error.is_connection_dropped()
@@ -369,9 +376,9 @@ fn trouble(error: RedisError) -> Trouble {
             .any(|kind| error.kind() == ErrorKind::Server(kind))
         || is_unauthenticated(&error);
     if passes {
-        Trouble::Unanswered
+        ListenError::Unavailable
     } else {
-        Trouble::Unusable(error.to_string())
+        ListenError::Unsupported(error.to_string())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The names of our keys in Redis, and what a name says when Redis pushes it.
 
-use crate::{model::RecordKey, protocol::EntryKey};
+use crate::{model::RecordKey, protocol::CacheKey};
 
 const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";
@@ -10,12 +10,12 @@ const MARK: &str = "user_invalidated:";
 const PROBE: &str = "session_listener:";
 
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct KeySpace {
     prefix: String,
 }
 
 #[derive(Clone)]
-pub(crate) struct Keys {
+pub(crate) struct SessionKeys {
     pub(crate) record: String,
     /// Where the Python service keeps the session; the record itself in its namespace.
     pub(crate) python: String,
@@ -24,23 +24,23 @@ pub(crate) struct Keys {
 
 /// Whom a key that has changed is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Changed<'a> {
+pub(crate) enum ChangedKey<'a> {
     /// The token of this name.
     Token(&'a [u8]),
     /// The user whose mark has this name.
     User(&'a str),
 }
 
-impl Names {
+impl KeySpace {
     pub(crate) fn new(prefix: String) -> Self {
         Self { prefix }
     }
 
     /// The braces are the hash tag that keeps all of a token in one slot of a cluster.
-    pub(crate) fn keys(&self, key: &EntryKey) -> Keys {
+    pub(crate) fn keys(&self, key: &CacheKey) -> SessionKeys {
         let prefix = &self.prefix;
         let session = format!("{prefix}{RECORD}{}", key.token.hex());
-        Keys {
+        SessionKeys {
             tomb: format!("{prefix}{TOMB}{{{session}}}"),
             record: match key.space().namespace().record_key() {
                 RecordKey::Python(_) => session.clone(),
@@ -74,15 +74,15 @@ impl Names {
     }
 
     /// Nothing for a key that is none of ours.
-    pub(crate) fn read<'a>(&self, key: &'a [u8]) -> Option<Changed<'a>> {
+    pub(crate) fn read<'a>(&self, key: &'a [u8]) -> Option<ChangedKey<'a>> {
         let prefix = self.prefix.as_bytes();
         let own = key.strip_prefix(prefix)?;
         if let Some(name) = own.strip_prefix(MARK.as_bytes()) {
             // One that is no text is the mark of no user whom we know.
-            return std::str::from_utf8(name).ok().map(Changed::User);
+            return std::str::from_utf8(name).ok().map(ChangedKey::User);
         }
         let session = match own.strip_prefix(RECORD.as_bytes()) {
-            Some(hex) => return Some(Changed::Token(hex)),
+            Some(hex) => return Some(ChangedKey::Token(hex)),
             None => own
                 .strip_prefix(TOMB.as_bytes())
                 .or_else(|| own.strip_prefix(SPACE.as_bytes()))?,
@@ -92,7 +92,7 @@ impl Names {
             .strip_prefix(prefix)?
             .strip_prefix(RECORD.as_bytes())?;
         let end = hex.iter().position(|byte| *byte == b'}')?;
-        Some(Changed::Token(&hex[..end]))
+        Some(ChangedKey::Token(&hex[..end]))
     }
 }
 
@@ -110,7 +110,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_key_panics(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let names = Names::new(String::new());
+            let names = KeySpace::new(String::new());
             let start = ["", RECORD, TOMB, "session_tomb:{session_cache:", MARK][start];
             let _ = names.read(&[start.as_bytes(), &bytes].concat());
         }
@@ -120,7 +120,7 @@ mod tests {
     fn every_key_that_is_written_is_read_again() {
         let token = SessionToken::parse("t").unwrap();
         for prefix in ["", "shop:", "{", "session_tomb:"] {
-            let names = Names::new(prefix.to_owned());
+            let names = KeySpace::new(prefix.to_owned());
             for namespace in [
                 Namespace::unnamed(),
                 Namespace::named("machines"),
@@ -133,20 +133,20 @@ mod tests {
                 let hex = key.token.hex();
                 for key in [&keys.record, &keys.tomb] {
                     let changed = names.read(key.as_bytes());
-                    assert_eq!(changed, Some(Changed::Token(hex.as_bytes())), "{key}");
+                    assert_eq!(changed, Some(ChangedKey::Token(hex.as_bytes())), "{key}");
                     let kinds = names.tracked(true);
                     assert!(kinds.iter().any(|kind| key.starts_with(kind)), "{key}");
                 }
             }
             let mark = names.mark("ad\u{e1}");
             let changed = names.read(mark.as_bytes());
-            assert_eq!(changed, Some(Changed::User("ad\u{e1}")));
+            assert_eq!(changed, Some(ChangedKey::User("ad\u{e1}")));
         }
     }
 
     #[test]
     fn other_keys_say_nothing() {
-        let names = Names::new("shop:".to_owned());
+        let names = KeySpace::new("shop:".to_owned());
         for key in [
             "",
             "shop:",
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn no_tracked_kind_begins_another() {
-        let kinds = Names::new(String::new()).tracked(true);
+        let kinds = KeySpace::new(String::new()).tracked(true);
         for (n, kind) in kinds.iter().enumerate() {
             let others = kinds.iter().enumerate().filter(|(other, _)| *other != n);
             assert!(

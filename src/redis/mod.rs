@@ -20,8 +20,8 @@ pub use self::config::RedisConfig;
 #[cfg(feature = "tls")]
 pub use self::endpoint::RedisTls;
 pub(crate) use self::{
-    commands::{Filled, Found, Limits, Redis, Replace, Seen},
+    commands::{FillReply, LookupResult, LookupSnapshot, RedisStore, ReplacePolicy, StoreLimits},
     config::{CheckedRedisConfig, RedisTimeouts},
-    connection::Deadlines,
-    invalidation::Tier,
+    connection::Timeouts,
+    invalidation::TrackingConfig,
 };

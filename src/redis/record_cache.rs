@@ -9,27 +9,27 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
-use super::keys::{Keys, Names};
-use crate::protocol::{EntryKey, Record};
+use super::keys::{KeySpace, SessionKeys};
+use crate::protocol::{CacheKey, Record};
 
 /// So many records are remembered as they were read, a few hundred bytes each.
 const MAX_READ: usize = 16_384;
 
-pub(crate) struct Memory {
+pub(crate) struct RecordCache {
     /// The names of the marks.
-    users: Cache<EntryKey, Arc<str>>,
-    read: Cache<EntryKey, Arc<Known>>,
+    users: Cache<CacheKey, Arc<str>>,
+    read: Cache<CacheKey, Arc<CachedLookup>>,
 }
 
 /// A token whose user is known from before.
-pub(crate) struct Known {
+pub(crate) struct CachedLookup {
     pub(crate) mark_name: Arc<str>,
-    pub(crate) keys: Keys,
+    pub(crate) keys: SessionKeys,
     mark: String,
     read: Option<(Vec<u8>, Arc<Record>)>,
 }
 
-impl Memory {
+impl RecordCache {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             users: Cache::new(capacity),
@@ -37,22 +37,28 @@ impl Memory {
         }
     }
 
-    pub(crate) fn known(&self, key: &EntryKey, names: &Names) -> Option<Arc<Known>> {
+    pub(crate) fn known(&self, key: &CacheKey, names: &KeySpace) -> Option<Arc<CachedLookup>> {
         if let Some(known) = self.read.get(key) {
             return Some(known);
         }
         let mark_name = self.users.get(key)?;
-        Some(Arc::new(Known::new(key, mark_name, names)))
+        Some(Arc::new(CachedLookup::new(key, mark_name, names)))
     }
 
     /// Whose the token is.
-    pub(crate) fn learn(&self, key: &EntryKey, mark_name: &str) {
+    pub(crate) fn learn(&self, key: &CacheKey, mark_name: &str) {
         self.users.insert(key.clone(), mark_name.into());
     }
 
     /// What the record said that was just read, for who gets the same bytes again.
-    pub(crate) fn read(&self, key: &EntryKey, known: &Known, value: Vec<u8>, record: Arc<Record>) {
-        let known = Known {
+    pub(crate) fn read(
+        &self,
+        key: &CacheKey,
+        known: &CachedLookup,
+        value: Vec<u8>,
+        record: Arc<Record>,
+    ) {
+        let known = CachedLookup {
             mark_name: Arc::clone(&known.mark_name),
             keys: known.keys.clone(),
             mark: known.mark.clone(),
@@ -61,14 +67,14 @@ impl Memory {
         self.read.insert(key.clone(), Arc::new(known));
     }
 
-    pub(crate) fn forget(&self, key: &EntryKey) {
+    pub(crate) fn forget(&self, key: &CacheKey) {
         self.users.remove(key);
         self.read.remove(key);
     }
 }
 
-impl Known {
-    fn new(key: &EntryKey, mark_name: Arc<str>, names: &Names) -> Self {
+impl CachedLookup {
+    fn new(key: &CacheKey, mark_name: Arc<str>, names: &KeySpace) -> Self {
         Self {
             keys: names.keys(key),
             mark: names.mark(&mark_name),
@@ -78,7 +84,7 @@ impl Known {
     }
 
     /// The keys to look at: record, tombstone and mark.
-    pub(crate) fn asked(&self) -> [&str; 3] {
+    pub(crate) fn keys(&self) -> [&str; 3] {
         [&self.keys.record, &self.keys.tomb, &self.mark]
     }
 

@@ -3,4 +3,4 @@
 mod resolve;
 mod validation;
 
-pub(crate) use self::resolve::{Near, Resolver};
+pub(crate) use self::resolve::{LocalResult, Resolver};

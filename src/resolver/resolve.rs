@@ -16,9 +16,9 @@ use crate::{
     cache::{
         Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket, ValidationLeader,
     },
-    model::{CachedSession, Due, Namespace, Origin, UserData},
-    protocol::EntryKey,
-    redis::Replace,
+    model::{CachedSession, Namespace, Origin, RecordVersion, UserData},
+    protocol::CacheKey,
+    redis::ReplacePolicy,
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
@@ -78,10 +78,10 @@ impl<V> Resolver<V> {
 }
 
 /// What can be said without waiting.
-pub(crate) enum Near {
-    Answer(Outcome),
+pub(crate) enum LocalResult {
+    Ready(Outcome),
     /// It takes more; what it takes is found under this key.
-    Wait(EntryKey),
+    Pending(CacheKey),
 }
 
 impl<V: SessionValidator> Resolver<V> {
@@ -99,23 +99,23 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     #[inline]
-    pub(crate) fn near(&self, token: &SessionToken) -> Near {
+    pub(crate) fn near(&self, token: &SessionToken) -> LocalResult {
         if let Some(hit) = self.store().near(self.cache.space().near(token))
             && self.client.validator().accepts(&hit.user)
         {
             self.store().record_lookup(hit.origin.into());
-            return Near::Answer(Ok(self.serve(hit, token)));
+            return LocalResult::Ready(Ok(self.serve(hit, token)));
         }
         let key = self.cache.key(token);
         if self.store().refuses(&key) {
             self.store().record_lookup(LookupOutcome::Revoked);
-            return Near::Answer(Err(Denied::Revoked));
+            return LocalResult::Ready(Err(Denied::Revoked));
         }
-        Near::Wait(key)
+        LocalResult::Pending(key)
     }
 
     /// Waits for the answer; dropping the future stops no validation that others wait for.
-    pub(crate) async fn resolve(self, token: SessionToken, key: EntryKey) -> Outcome {
+    pub(crate) async fn resolve(self, token: SessionToken, key: CacheKey) -> Outcome {
         if Handle::try_current().is_err() {
             tracing::error!(
                 target: LOOKUP,
@@ -142,7 +142,7 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    async fn answer(&self, token: &SessionToken, key: &EntryKey) -> (LookupOutcome, Outcome) {
+    async fn answer(&self, token: &SessionToken, key: &CacheKey) -> (LookupOutcome, Outcome) {
         let completions = self.cache.validations().in_flight.completions();
         match self.look_up(token, key).await {
             Ok(outcome) => {
@@ -171,7 +171,7 @@ impl<V: SessionValidator> Resolver<V> {
     async fn miss(
         &self,
         token: &SessionToken,
-        key: &EntryKey,
+        key: &CacheKey,
         mut ticket: Ticket,
         mut completions: u64,
     ) -> Outcome {
@@ -196,7 +196,7 @@ impl<V: SessionValidator> Resolver<V> {
     async fn wait(
         &self,
         token: &SessionToken,
-        key: &EntryKey,
+        key: &CacheKey,
         ticket: Ticket,
         completions: u64,
     ) -> Result<WaitResult<Outcome>, Denied> {
@@ -252,7 +252,7 @@ impl<V: SessionValidator> Resolver<V> {
     /// Validates a session in use again before its time in the cache is over, so that no active
     /// user waits for the identity provider. Does nothing if this was done for the record before,
     /// the token is being validated already, or no permit is free.
-    fn refresh(&self, token: &SessionToken, record: Due) {
+    fn refresh(&self, token: &SessionToken, record: RecordVersion) {
         // Before the token's digest is made, which a hit does without.
         if self.client.is_cooling_down() {
             return;
@@ -277,7 +277,7 @@ impl<V: SessionValidator> Resolver<V> {
         &self,
         leader: ValidationLeader<Open>,
         token: SessionToken,
-        key: EntryKey,
+        key: CacheKey,
         start: LeaderStart,
     ) {
         // Without a runtime a session is not refreshed, and goes on to its end.
@@ -302,12 +302,12 @@ impl<V: SessionValidator> Resolver<V> {
         &self,
         leader: ValidationLeader<Open>,
         token: &SessionToken,
-        key: &EntryKey,
+        key: &CacheKey,
         start: LeaderStart,
     ) -> Option<ValidationLeader<Open>> {
         let ticket = match start {
             LeaderStart::Ticket(ticket) => Ok(ticket),
-            LeaderStart::Refresh => match self.store().ask(key, Replace::ThatOne).await {
+            LeaderStart::Refresh => match self.store().ask(key, ReplacePolicy::Observed).await {
                 Lookup::Miss(ticket) => Ok(ticket),
                 Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
             },
@@ -361,9 +361,9 @@ impl<V: SessionValidator> Resolver<V> {
             .fill(leader, ticket, &session, self.rules)
             .await
         {
-            Fill::Overtaken(ticket) => ticket,
+            Fill::Conflict(ticket) => ticket,
             fill => {
-                let is_rechecked = !matches!(fill, Fill::Unanswered);
+                let is_rechecked = !matches!(fill, Fill::Unavailable);
                 return (served(&fill, session), is_rechecked);
             }
         };
@@ -407,7 +407,7 @@ impl<V: SessionValidator> Resolver<V> {
     async fn stale(
         &self,
         leader: &ValidationLeader<Closed>,
-        key: &EntryKey,
+        key: &CacheKey,
         error: ValidationError,
     ) -> Outcome {
         match self.store().stale(leader, key).await {
@@ -425,10 +425,10 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// The cache's answer, or the ticket for the validation that it takes.
-    async fn look_up(&self, token: &SessionToken, key: &EntryKey) -> Result<Outcome, Ticket> {
+    async fn look_up(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
         let lookup = match self.store().lookup(key).await {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
-                self.store().ask(key, Replace::Any).await
+                self.store().ask(key, ReplacePolicy::AnyOlder).await
             }
             lookup => lookup,
         };
@@ -490,13 +490,13 @@ fn unavailable(why: &'static str) -> Outcome {
 fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
     match fill {
         // Overtaken a second time: everyone who waits began before that revocation returned.
-        Fill::Stored | Fill::Skipped | Fill::Unanswered | Fill::Overtaken(_) => Ok(Resolved {
+        Fill::Stored | Fill::Skipped | Fill::Unavailable | Fill::Conflict(_) => Ok(Resolved {
             user: session.user,
             expires_at: session.expires_at,
             origin: Origin::Validator,
             is_stale: false,
         }),
-        Fill::Ended => Err(ValidationError::invalid().into()),
+        Fill::Expired => Err(ValidationError::invalid().into()),
         Fill::Revoked => Err(Denied::Revoked),
     }
 }

@@ -104,7 +104,7 @@ impl TestValidator {
 
     /// The tokens that it was asked about, in order.
     #[must_use]
-    pub fn asked(&self) -> Vec<SessionToken> {
+    pub fn received_tokens(&self) -> Vec<SessionToken> {
         self.state().asked.clone()
     }
 

@@ -44,9 +44,9 @@ impl Headers for &HeaderMap {
 }
 
 /// Keeps what was read out of `Debug` output.
-pub(super) struct Marking<'a>(pub(super) &'a mut HeaderMap);
+pub(super) struct SensitiveHeaders<'a>(pub(super) &'a mut HeaderMap);
 
-impl Marking<'_> {
+impl SensitiveHeaders<'_> {
     /// Not asked every time, since `entry` makes room for another header first.
     #[cold]
     fn all(&mut self, name: &HeaderName) -> Values<'_> {
@@ -59,7 +59,7 @@ impl Marking<'_> {
     }
 }
 
-impl Headers for Marking<'_> {
+impl Headers for SensitiveHeaders<'_> {
     #[inline]
     fn values(&mut self, name: &HeaderName) -> Values<'_> {
         // Told by counting, whether any header at all was sent more than once.

@@ -24,9 +24,9 @@ use http::HeaderValue;
 /// # Ok::<(), tower_session_cache::TokenError>(())
 /// ```
 #[derive(Clone)]
-pub struct SessionToken(pub(crate) Text);
+pub struct SessionToken(pub(crate) TokenRepr);
 
-pub(crate) enum Text {
+pub(crate) enum TokenRepr {
     Own(Arc<[u8]>),
     /// A part of a header's value, so that a hit copies nothing.
     Part(HeaderValue, Range<usize>),
@@ -44,7 +44,7 @@ impl SessionToken {
 
     pub(crate) fn copy(token: &[u8]) -> Result<Self, TokenError> {
         check(token, u8::is_ascii_graphic)?;
-        Ok(Self(Text::Own(token.into())))
+        Ok(Self(TokenRepr::Own(token.into())))
     }
 
     /// The token itself. Whoever sees it is the user: do not log it.
@@ -59,7 +59,7 @@ impl SessionToken {
     }
 }
 
-impl Text {
+impl TokenRepr {
     fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Own(bytes) => bytes,
@@ -69,7 +69,7 @@ impl Text {
     }
 }
 
-impl Clone for Text {
+impl Clone for TokenRepr {
     fn clone(&self) -> Self {
         Self::Own(match self {
             Self::Own(bytes) => Arc::clone(bytes),

@@ -17,8 +17,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::{
     cookie,
-    headers::{Headers, Marking, Values},
-    session_token::{SessionToken, Text, TokenError, check},
+    headers::{Headers, SensitiveHeaders, Values},
+    session_token::{SessionToken, TokenError, TokenRepr, check},
 };
 
 type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync;
@@ -55,12 +55,12 @@ type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError
 /// ```
 #[derive(Clone)]
 pub struct TokenSource {
-    places: Arc<[Place]>,
+    places: Arc<[Location]>,
     max_len: usize,
 }
 
 #[derive(Clone)]
-enum Place {
+enum Location {
     Bearer,
     Header(HeaderName),
     Cookie { name: Arc<str>, percent: bool },
@@ -77,20 +77,20 @@ impl TokenSource {
     /// [RFC 6750, section 2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
     #[must_use]
     pub fn bearer() -> Self {
-        Self::of(Place::Bearer)
+        Self::of(Location::Bearer)
     }
 
     /// A header that holds nothing but the token.
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
-        Self::of(Place::Header(name))
+        Self::of(Location::Header(name))
     }
 
     /// A cookie, by its case-sensitive name, its value taken as it is (a pair of double quotes
     /// around it apart).
     #[must_use]
     pub fn cookie(name: impl Into<String>) -> Self {
-        Self::of(Place::Cookie {
+        Self::of(Location::Cookie {
             name: name.into().into(),
             percent: false,
         })
@@ -99,7 +99,7 @@ impl TokenSource {
     /// A cookie whose value may be percent-encoded, as JavaScript's `encodeURIComponent` does it.
     #[must_use]
     pub fn percent_encoded_cookie(name: impl Into<String>) -> Self {
-        Self::of(Place::Cookie {
+        Self::of(Location::Cookie {
             name: name.into().into(),
             percent: true,
         })
@@ -112,7 +112,7 @@ impl TokenSource {
     where
         F: Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync + 'static,
     {
-        Self::of(Place::Custom(Arc::new(f)))
+        Self::of(Location::Custom(Arc::new(f)))
     }
 
     /// Where Appwrite's own clients put the session of a project: `Authorization: Bearer`,
@@ -158,7 +158,7 @@ impl TokenSource {
     /// The same, and the values of all headers that may carry a token are kept out of `Debug`
     /// output from now on.
     pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<Option<SessionToken>, TokenError> {
-        self.find(Marking(headers))
+        self.find(SensitiveHeaders(headers))
     }
 
     fn find(&self, mut headers: impl Headers) -> Result<Option<SessionToken>, TokenError> {
@@ -176,7 +176,7 @@ impl TokenSource {
         }
     }
 
-    fn of(place: Place) -> Self {
+    fn of(place: Location) -> Self {
         Self {
             places: Arc::new([place]),
             max_len: DEFAULT_MAX_LEN,
@@ -199,7 +199,7 @@ impl fmt::Debug for TokenSource {
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bearer => f.write_str("Bearer"),
@@ -210,7 +210,7 @@ impl fmt::Debug for Place {
     }
 }
 
-impl Place {
+impl Location {
     /// The headers that are looked at.
     fn names(&self) -> &[HeaderName] {
         static KNOWN: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
@@ -291,7 +291,7 @@ fn in_header(value: &HeaderValue, from: usize, max_len: usize) -> Result<Session
     check(&bytes[start..end], |byte| {
         byte.is_ascii_graphic() & (*byte != b',')
     })?;
-    Ok(SessionToken(Text::Part(value.clone(), start..end)))
+    Ok(SessionToken(TokenRepr::Part(value.clone(), start..end)))
 }
 
 #[cfg(test)]

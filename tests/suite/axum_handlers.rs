@@ -111,7 +111,7 @@ async fn a_route_without_the_layer_is_500_and_the_log_says_what_to_add() {
             .count(),
         3
     );
-    assert!(ExtractError::NoLayer.to_string().contains(".layer("));
+    assert!(ExtractError::MissingLayer.to_string().contains(".layer("));
 }
 
 #[tokio::test]

@@ -30,6 +30,12 @@ fn local() -> LocalCacheConfig {
     LocalCacheConfig::new(1_000).lease(LONG)
 }
 
+/// Where a connection ends. The listener notices it at its next heartbeat, after an eighth of the
+/// lease.
+fn local_with_frequent_heartbeats() -> LocalCacheConfig {
+    LocalCacheConfig::new(1_000).lease(Duration::from_secs(16))
+}
+
 /// A timeout that only a dead server exceeds.
 fn builder(url: &str) -> SessionCacheBuilder {
     builder_with(url, Duration::from_secs(20))

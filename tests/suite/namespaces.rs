@@ -675,8 +675,9 @@ async fn disabled_cache_refuses_what_another_node_revoked() {
     assert_eq!(origin(&on, "u").await, Origin::Validator);
     assert_eq!(origin(&layer, "u").await, Origin::Validator);
     assert_eq!(origin(&on, "u").await, Origin::Redis);
-    // A request waits out the deadline for a dead server, so here it is short.
-    let impatient = with_redis(&redis).redis_deadline(Duration::from_millis(500));
+    // A request waits out the timeout for a dead server, so here it is short.
+    let config = RedisConfig::single(redis.url()).timeout(Duration::from_millis(500));
+    let impatient = SessionCache::builder().redis(config).unwrap();
     let impatient = impatient.enabled(false).build().unwrap();
     let layer = SessionCacheLayer::new(impatient, probe.clone());
     assert_eq!(origin(&layer, "u").await, Origin::Validator);

@@ -267,5 +267,5 @@ async fn a_fill_that_comes_too_late_serves_nobody_who_asked_late() {
     hostile.says("*1\r\n$4\r\nlate\r\n");
     let session = ValidatedSession::new(UserData::new("ada"));
     let fill = cache.set(ticket, &session).await;
-    assert!(matches!(fill, Fill::Unanswered), "{fill:?}");
+    assert!(matches!(fill, Fill::Unavailable), "{fill:?}");
 }

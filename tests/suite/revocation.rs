@@ -172,7 +172,7 @@ async fn tickets_keep_out_what_was_validated_before_a_revocation() {
     ));
     revoke(&cache, Revoke::User, "t", "ada").await;
     assert!(matches!(cache.get(&t).await, Lookup::Miss(_)));
-    let Fill::Overtaken(ticket) = cache.set(ticket, &session("ada")).await else {
+    let Fill::Conflict(ticket) = cache.set(ticket, &session("ada")).await else {
         panic!("stored what was revoked")
     };
     assert!(matches!(

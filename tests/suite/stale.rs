@@ -92,13 +92,13 @@ async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) 
     aged_within(redis, Duration::from_secs(20)).await
 }
 
-/// With a deadline for Redis, which a request waits out where the server is dead.
+/// With a timeout for Redis, which a request waits out where the server is dead.
 async fn aged_within(
     redis: &Redis,
-    deadline: Duration,
+    timeout: Duration,
 ) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     let builder = SessionCache::builder()
-        .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
+        .redis(RedisConfig::single(redis.url()).timeout(timeout))
         .unwrap()
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)

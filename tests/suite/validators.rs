@@ -225,7 +225,7 @@ async fn the_test_validator_does_what_it_is_told() {
     assert!(start.elapsed() >= Duration::from_secs(1));
     validator.recover();
     assert_eq!(ask(&layer, "other").await.unwrap_err(), 401);
-    let asked: Vec<_> = validator.asked();
+    let asked: Vec<_> = validator.received_tokens();
     assert_eq!((validator.calls(), asked.len()), (4, 4));
     assert_eq!(asked[3].expose_secret(), "other");
     assert!(!format!("{validator:?}").contains("tok"));

@@ -16,7 +16,7 @@ pub async fn may_stay(
         Lookup::Miss(ticket) => match validator.validate(session.token().clone()).await {
             Ok(session) => !matches!(
                 cache.set(ticket, &session).await,
-                Fill::Revoked | Fill::Ended
+                Fill::Revoked | Fill::Expired
             ),
             Err(error) => !error.is_refused(),
         },

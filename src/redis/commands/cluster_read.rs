@@ -10,25 +10,25 @@ use std::sync::Arc;
 use bb8_redis::redis::cmd;
 use futures_util::future::try_join4;
 
-use super::store::{Redis, read};
+use super::store::{RedisStore, read};
 use crate::{
-    protocol::{Beside, Stamp},
+    protocol::{RevocationState, Timestamp},
     redis::{
-        connection::Unanswered,
-        keys::Keys,
-        topology::{Call, Looked, Run},
+        connection::Unavailable,
+        keys::SessionKeys,
+        topology::{LookupReply, Operation, RunIds},
     },
 };
 
 type Text = (Option<Vec<u8>>, Arc<str>);
 
-impl Redis {
+impl RedisStore {
     /// What one `MGET` says where one server holds all three.
     pub(crate) async fn read_apart(
         &self,
-        call: &Call<'_>,
+        call: &Operation<'_>,
         [record, tomb, mark]: [&str; 3],
-    ) -> Result<Looked, Unanswered> {
+    ) -> Result<LookupReply, Unavailable> {
         let (looked, ()) = read_keys(call, record, tomb, Some(mark), async { Ok(()) }).await?;
         Ok(looked)
     }
@@ -36,10 +36,10 @@ impl Redis {
     /// What the lookup script says where one server holds all; no mark where none is named.
     pub(crate) async fn look_apart(
         &self,
-        call: &Call<'_>,
-        keys: &Keys,
+        call: &Operation<'_>,
+        keys: &SessionKeys,
         mark_name: Option<&str>,
-    ) -> Result<(Looked, Stamp), Unanswered> {
+    ) -> Result<(LookupReply, Timestamp), Unavailable> {
         let mark = mark_name.map(|name| self.mark_key(name));
         let time = time(call, &keys.record);
         let (mut looked, time) =
@@ -51,12 +51,12 @@ impl Redis {
 
 /// Together with whatever else is asked at the same moment.
 async fn read_keys<T>(
-    call: &Call<'_>,
+    call: &Operation<'_>,
     record: &str,
     tomb: &str,
     mark: Option<&str>,
-    beside: impl Future<Output = Result<T, Unanswered>>,
-) -> Result<(Looked, T), Unanswered> {
+    beside: impl Future<Output = Result<T, Unavailable>>,
+) -> Result<(LookupReply, T), Unavailable> {
     let turn = call.turn().await?;
     let mark = async {
         match mark {
@@ -68,11 +68,11 @@ async fn read_keys<T>(
     let (record, tomb, mark, beside) = all.await?;
     let token = token(&record, &tomb);
     let (mark, marks) = mark.unzip();
-    let looked = Looked {
+    let looked = LookupReply {
         value: record.0,
         mark_name: None,
-        beside: Beside::parse(tomb.0.as_deref(), mark.flatten().as_deref()),
-        run: Run::of_cluster(token, marks, turn),
+        beside: RevocationState::parse(tomb.0.as_deref(), mark.flatten().as_deref()),
+        run: RunIds::of_cluster(token, marks, turn),
     };
     Ok((looked, beside))
 }
@@ -86,16 +86,16 @@ fn token(record: &Text, tomb: &Text) -> Arc<str> {
     format!("{}+{}", record.1, tomb.1).into()
 }
 
-async fn text(call: &Call<'_>, key: &str) -> Result<Text, Unanswered> {
+async fn text(call: &Operation<'_>, key: &str) -> Result<Text, Unavailable> {
     // Not `GET`, which fails where something else than a text stands.
     let answer = call.send(key, cmd("MGET").arg(key)).await?;
-    let [text] = read(answer.value).ok_or(Unanswered)?;
+    let [text] = read(answer.value).ok_or(Unavailable)?;
     Ok((text, answer.run))
 }
 
-async fn time(call: &Call<'_>, key: &str) -> Result<Stamp, Unanswered> {
+async fn time(call: &Operation<'_>, key: &str) -> Result<Timestamp, Unavailable> {
     let answer = call.send(key, &cmd("TIME")).await?;
     read(answer.value)
-        .map(Stamp::from_redis_time)
-        .ok_or(Unanswered)
+        .map(Timestamp::from_redis_time)
+        .ok_or(Unavailable)
 }

@@ -1,48 +1,51 @@
 //! Storing what was validated, unless something was revoked since the lookup.
 
 use super::{
-    outcome::{Filled, Seen, SeenMark},
-    store::{Redis, micros, read},
+    outcome::{FillReply, LookupSnapshot, MarkSnapshot},
+    store::{RedisStore, micros, read},
 };
 use crate::{
-    protocol::{Beside, EntryKey, MAX_RECORD, SLACK, Stamp, Tomb, encode_prefix, encode_suffix},
+    protocol::{
+        CacheKey, MAX_RECORD, RevocationState, SLACK, Timestamp, Tombstone, encode_prefix,
+        encode_suffix,
+    },
     redis::{
-        connection::{Effect, Unanswered},
-        keys::Keys,
+        connection::{Access, Unavailable},
+        keys::SessionKeys,
         scripts::Script,
-        topology::{Call, Run},
+        topology::{Operation, RunIds},
     },
     time::wall_micros,
     validator::ValidatedSession,
 };
 
-impl Redis {
+impl RedisStore {
     /// Stores a session that was validated after `seen`.
     pub(crate) async fn fill(
         &self,
-        key: &EntryKey,
-        seen: &Seen,
+        key: &CacheKey,
+        seen: &LookupSnapshot,
         session: &ValidatedSession,
-    ) -> Filled {
+    ) -> FillReply {
         self.try_fill(key, seen, session)
             .await
-            .unwrap_or(Filled::Unanswered)
+            .unwrap_or(FillReply::Unavailable)
     }
 
     async fn try_fill(
         &self,
-        key: &EntryKey,
-        seen: &Seen,
+        key: &CacheKey,
+        seen: &LookupSnapshot,
         session: &ValidatedSession,
-    ) -> Result<Filled, Unanswered> {
+    ) -> Result<FillReply, Unavailable> {
         // It has ended since it was validated, and nothing was compared.
-        let ttl = self.effective_ttl(key, seen, session).ok_or(Unanswered)?;
-        let call = self.links.call(Effect::Writes);
+        let ttl = self.effective_ttl(key, seen, session).ok_or(Unavailable)?;
+        let call = self.links.call(Access::Write);
         let keys = self.keys(key);
         let mark_name = self.mark_name(session.user.id());
         let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
         let mut mark = match &seen.mark {
-            SeenMark::Read { name, mark } if *name == mark_name => mark
+            MarkSnapshot::Read { name, mark } if *name == mark_name => mark
                 .as_ref()
                 .map_or("", |mark| mark.text.as_str())
                 .to_owned(),
@@ -62,7 +65,7 @@ impl Redis {
         if record.len() > MAX_RECORD - 1_024 {
             self.warned.too_long();
             return Ok(match recheck().await? {
-                Ok(_) => Filled::Skipped,
+                Ok(_) => FillReply::Skipped,
                 Err(filled) => filled,
             });
         }
@@ -82,7 +85,7 @@ impl Redis {
             let id = session.user.id();
             match sealing.seal(&keys.record, id, seen.fence, &value) {
                 Some(sealed) => value = sealed,
-                None => return Ok(Filled::Skipped),
+                None => return Ok(FillReply::Skipped),
             }
         }
         let mark_key = self.mark_key(&mark_name);
@@ -110,25 +113,25 @@ impl Redis {
             .await?;
         // Nothing was revoked until the re-check, and what is stored can wait for the next.
         let Some(answer) = answer else {
-            return Ok(Filled::Skipped);
+            return Ok(FillReply::Skipped);
         };
-        let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unanswered)?;
+        let reply = read::<Vec<Option<Vec<u8>>>>(answer.value).ok_or(Unavailable)?;
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
         match field(0) {
             Some(b"stored") => {
                 self.memory.learn(key, &mark_name);
-                Ok(Filled::Stored)
+                Ok(FillReply::Stored)
             }
-            Some(b"kept" | b"unreadable") => Ok(Filled::Skipped),
-            Some(b"refused") => Ok(Filled::Refused),
+            Some(b"kept" | b"unreadable") => Ok(FillReply::Skipped),
+            Some(b"refused") => Ok(FillReply::Revoked),
             Some(b"moved") => {
-                let fence = field(3).and_then(Stamp::parse).ok_or(Unanswered)?;
-                let beside = Beside::parse(field(1), field(2));
+                let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
+                let beside = RevocationState::parse(field(1), field(2));
                 Ok(seen.moved(fence, run, beside, mark_name))
             }
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
-            _ => Err(Unanswered),
+            _ => Err(Unavailable),
         }
     }
 
@@ -136,22 +139,22 @@ impl Redis {
     /// servers that said so, or how the fill ends.
     async fn recheck(
         &self,
-        call: &Call<'_>,
-        keys: &Keys,
-        seen: &Seen,
+        call: &Operation<'_>,
+        keys: &SessionKeys,
+        seen: &LookupSnapshot,
         mark_name: &str,
-    ) -> Result<Result<(String, Run), Filled>, Unanswered> {
+    ) -> Result<Result<(String, RunIds), FillReply>, Unavailable> {
         let (looked, time) = self.look(call, keys, Some(mark_name)).await?;
         let is_late = time > seen.fence.plus(self.longest_fill());
         if is_late || !seen.run.goes_on(&looked.run) {
-            return Err(Unanswered);
+            return Err(Unavailable);
         }
-        let Beside { tomb, mark } = &looked.beside;
-        if tomb.as_ref().is_some_and(Tomb::refuses) {
-            return Ok(Err(Filled::Refused));
+        let RevocationState { tomb, mark } = &looked.beside;
+        if tomb.as_ref().is_some_and(Tombstone::refuses) {
+            return Ok(Err(FillReply::Revoked));
         }
         let is_seen = match &seen.mark {
-            SeenMark::Read { name, mark: seen } if name == mark_name => mark == seen,
+            MarkSnapshot::Read { name, mark: seen } if name == mark_name => mark == seen,
             _ => mark
                 .as_ref()
                 .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
@@ -167,8 +170,8 @@ impl Redis {
     /// The milliseconds that the record may live; nothing for a session that has ended.
     fn effective_ttl(
         &self,
-        key: &EntryKey,
-        seen: &Seen,
+        key: &CacheKey,
+        seen: &LookupSnapshot,
         session: &ValidatedSession,
     ) -> Option<u64> {
         let life = self.limits.lifetimes.life(&key.token, seen.fence.0, None) / 1_000;

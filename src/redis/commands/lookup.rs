@@ -7,40 +7,40 @@
 use std::sync::Arc;
 
 use super::{
-    outcome::{Found, Replace, Seen},
-    store::{Redis, micros, read},
+    outcome::{LookupResult, LookupSnapshot, ReplacePolicy},
+    store::{RedisStore, micros, read},
 };
 use crate::{
-    coherence::{Keep, Served},
-    model::Due,
+    coherence::{Admission, CacheableRecord},
+    model::RecordVersion,
     protocol::{
-        Beside, Cause, EntryKey, MAX_RECORD, Moment, Opened, Parsed, Record, Stamp, has_ended,
-        is_acceptable, is_sealed, is_unrevoked,
+        CacheKey, MAX_RECORD, Opened, Parsed, Provenance, ReadContext, Record, RevocationState,
+        Timestamp, has_ended, is_acceptable, is_sealed, is_unrevoked,
     },
     redis::{
-        connection::{Effect, Unanswered},
-        keys::Keys,
-        record_cache::Known,
+        connection::{Access, Unavailable},
+        keys::SessionKeys,
+        record_cache::CachedLookup,
         scripts::Script,
-        topology::{Call, Looked, Run},
+        topology::{LookupReply, Operation, RunIds},
     },
     time::wall_micros,
 };
 
-impl Redis {
+impl RedisStore {
     /// One round trip for a token of our own that is known from before, and for any other; two
     /// only where the record's user is written in a way that the script does not see through, for
     /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
-    pub(crate) async fn lookup(&self, key: &EntryKey) -> Found {
-        let call = self.links.call(Effect::Reads);
+    pub(crate) async fn lookup(&self, key: &CacheKey) -> LookupResult {
+        let call = self.links.call(Access::Read);
         if let Some(listener) = &self.listener {
             listener.start(&self.links);
         }
         if let Some(known) = self.memory.known(key, &self.names) {
             match self.known(&call, key, &known).await {
-                Ok(Some(served)) => return Found::Record(served),
+                Ok(Some(served)) => return LookupResult::Record(served),
                 Ok(None) => self.memory.forget(key),
-                Err(Unanswered) => return Found::Unanswered,
+                Err(Unavailable) => return LookupResult::Unavailable,
             }
         }
         // Boxed, so that the shortcut need not carry the room for it.
@@ -48,38 +48,43 @@ impl Redis {
     }
 
     /// A lookup that serves nothing of what is stored.
-    pub(crate) async fn ask(&self, key: &EntryKey, replace: Replace) -> Found {
-        let call = self.links.call(Effect::Reads);
+    pub(crate) async fn ask(&self, key: &CacheKey, replace: ReplacePolicy) -> LookupResult {
+        let call = self.links.call(Access::Read);
         Box::pin(self.both_names(&call, key, Some(replace))).await
     }
 
-    async fn both_names(&self, call: &Call<'_>, key: &EntryKey, replace: Option<Replace>) -> Found {
+    async fn both_names(
+        &self,
+        call: &Operation<'_>,
+        key: &CacheKey,
+        replace: Option<ReplacePolicy>,
+    ) -> LookupResult {
         let found = self.script_lookup(call, key, replace).await;
-        let (Ok(Found::Nothing(_)), Some(previous)) = (&found, key.previous()) else {
-            return found.unwrap_or(Found::Unanswered);
+        let (Ok(LookupResult::Miss(_)), Some(previous)) = (&found, key.previous()) else {
+            return found.unwrap_or(LookupResult::Unavailable);
         };
         match self.script_lookup(call, &previous, replace).await {
-            Ok(Found::Nothing(_)) => found.unwrap_or(Found::Unanswered),
+            Ok(LookupResult::Miss(_)) => found.unwrap_or(LookupResult::Unavailable),
             // What ends it is pushed under that name, for which nothing here is listed.
-            Ok(Found::Record(mut served)) => {
+            Ok(LookupResult::Record(mut served)) => {
                 served.keep = None;
-                Found::Record(served)
+                LookupResult::Record(served)
             }
-            other => other.unwrap_or(Found::Unanswered),
+            other => other.unwrap_or(LookupResult::Unavailable),
         }
     }
 
     /// The shortcut: it can only accept records of our own, of the very user that was expected.
     async fn known(
         &self,
-        call: &Call<'_>,
-        key: &EntryKey,
-        known: &Arc<Known>,
-    ) -> Result<Option<Served>, Unanswered> {
+        call: &Operation<'_>,
+        key: &CacheKey,
+        known: &Arc<CachedLookup>,
+    ) -> Result<Option<CacheableRecord>, Unavailable> {
         let standing = match self.links.batches() {
             Some(batches) => batches.ask(known, call.until()).await?,
             // Boxed, so that one server need not carry the room for it.
-            None => Box::pin(self.read_apart(call, known.asked())).await?,
+            None => Box::pin(self.read_apart(call, known.keys())).await?,
         };
         let Some(value) = standing.value else {
             return Ok(None);
@@ -94,7 +99,7 @@ impl Redis {
             },
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let moment = self.moment(Stamp(self.clock.wall()), &standing.run);
+        let moment = self.moment(Timestamp(self.clock.wall()), &standing.run);
         let accepted = record.cause.is_some()
             && is_acceptable(&record, &standing.beside, &moment, self.max_age());
         if !accepted {
@@ -110,10 +115,10 @@ impl Redis {
 
     async fn script_lookup(
         &self,
-        call: &Call<'_>,
-        key: &EntryKey,
-        replace: Option<Replace>,
-    ) -> Result<Found, Unanswered> {
+        call: &Operation<'_>,
+        key: &CacheKey,
+        replace: Option<ReplacePolicy>,
+    ) -> Result<LookupResult, Unavailable> {
         let keys = self.keys(key);
         let (mut seen, mut time) = self.look(call, &keys, None).await?;
         let decoded = seen
@@ -121,21 +126,21 @@ impl Redis {
             .as_deref()
             .and_then(|value| self.decode(key, &keys, value));
         let Some((record, mark_name)) = decoded else {
-            return Ok(Found::unusable(seen, time, None, None, replace));
+            return Ok(LookupResult::unusable(seen, time, None, None, replace));
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text; the mark counts only for who we read.
             let (again, later) = self.look(call, &keys, Some(&mark_name)).await?;
             // What stands there now may be another's already.
             if again.value != seen.value {
-                return Ok(Found::unusable(again, later, None, None, replace));
+                return Ok(LookupResult::unusable(again, later, None, None, replace));
             }
             (seen, time) = (again, later);
         }
         // A time that Redis tells is no better than the rest of what it says.
         let now = match self.sealing {
             None => time,
-            Some(_) => Stamp(self.clock.wall()),
+            Some(_) => Timestamp(self.clock.wall()),
         };
         let moment = self.moment(now, &seen.run);
         if replace.is_none() && is_acceptable(&record, &seen.beside, &moment, self.max_age()) {
@@ -143,7 +148,7 @@ impl Redis {
                 self.memory.learn(key, &mark_name);
             }
             let served = self.served(key, Arc::new(record), &mark_name, &moment, &seen.run);
-            return Ok(Found::Record(served));
+            return Ok(LookupResult::Record(served));
         }
         if has_ended(record.expires_at, moment.wall)
             && let Some(value) = &seen.value
@@ -151,7 +156,7 @@ impl Redis {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
         }
         let standing = seen.value.take();
-        Ok(Found::unusable(
+        Ok(LookupResult::unusable(
             seen,
             time,
             Some(mark_name),
@@ -161,10 +166,10 @@ impl Redis {
     }
 
     /// Deletes the record that the lookup found, since the identity provider refused its token.
-    pub(crate) async fn evict(&self, key: &EntryKey, seen: &Seen) {
+    pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) {
         if let Some(standing) = &seen.standing {
             let keys = self.keys(key);
-            let call = self.links.call(Effect::Writes);
+            let call = self.links.call(Access::Write);
             // What it does not reach ends with its TTL.
             let _ = call.run(Script::Drop, &[&keys.record], &[standing]).await;
         }
@@ -172,24 +177,24 @@ impl Redis {
 
     fn served(
         &self,
-        key: &EntryKey,
+        key: &CacheKey,
         record: Arc<Record>,
         mark_name: &str,
-        moment: &Moment,
-        run: &Run,
-    ) -> Served {
+        moment: &ReadContext,
+        run: &RunIds,
+    ) -> CacheableRecord {
         let since = record.since();
         let ends = record.expires_at.map(wall_micros);
         let lifetimes = &self.limits.lifetimes;
         let left = ends.map(|at| at.saturating_sub(since.0));
         let life = lifetimes.life(&key.token, since.0, left);
         let age = u64::try_from(moment.time.0.saturating_sub(since.0)).unwrap_or_default();
-        Served {
+        CacheableRecord {
             left: life.saturating_sub(age),
             refresh_in: lifetimes
                 .refresh_after(life)
                 .map(|after| after.saturating_sub(age)),
-            of: Due(since.0),
+            of: RecordVersion(since.0),
             keep: self.keep(&record, mark_name, run),
             record,
         }
@@ -197,7 +202,7 @@ impl Redis {
 
     /// The record that a value is, if it is one of the key's namespace, and the name of its user's
     /// mark.
-    fn decode(&self, key: &EntryKey, keys: &Keys, value: &[u8]) -> Option<(Record, String)> {
+    fn decode(&self, key: &CacheKey, keys: &SessionKeys, value: &[u8]) -> Option<(Record, String)> {
         let Some(sealing) = &self.sealing else {
             if is_sealed(value) {
                 self.warned.sealed();
@@ -242,20 +247,20 @@ impl Redis {
 
     /// How a record that is served may be kept in memory: only if every change of what makes it
     /// unusable will be heard.
-    fn keep(&self, record: &Record, mark_name: &str, run: &Run) -> Option<Keep> {
+    fn keep(&self, record: &Record, mark_name: &str, run: &RunIds) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
         // The peer ends its own records by deleting them.
         let hears_its_end = listener.hears_records() || record.cause.is_some();
         let hears_all = || run.servers().all(|server| listener.lease().hears(server));
-        (hears_its_end && hears_all()).then(|| Keep {
+        (hears_its_end && hears_all()).then(|| Admission {
             user: listener.lease().user(mark_name),
             can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
         })
     }
 
     /// Whether mark and tombstone are still those that were seen before a session was validated.
-    pub(crate) async fn vouches(&self, key: &EntryKey, user_id: &str, cause: &Cause) -> bool {
-        let call = self.links.call(Effect::Reads);
+    pub(crate) async fn vouches(&self, key: &CacheKey, user_id: &str, cause: &Provenance) -> bool {
+        let call = self.links.call(Access::Read);
         let looked = self
             .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
@@ -266,16 +271,16 @@ impl Redis {
     /// On a cluster one that is not named is not read.
     pub(crate) async fn look(
         &self,
-        call: &Call<'_>,
-        keys: &Keys,
+        call: &Operation<'_>,
+        keys: &SessionKeys,
         mark_name: Option<&str>,
-    ) -> Result<(Looked, Stamp), Unanswered> {
+    ) -> Result<(LookupReply, Timestamp), Unavailable> {
         let (looked, time) = if self.links.are_many() {
             self.look_apart(call, keys, mark_name).await?
         } else {
             self.look_together(call, keys, mark_name).await?
         };
-        let Beside { tomb, mark } = &looked.beside;
+        let RevocationState { tomb, mark } = &looked.beside;
         if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
             self.warned.unreadable("a tombstone");
         }
@@ -287,10 +292,10 @@ impl Redis {
 
     async fn look_together(
         &self,
-        call: &Call<'_>,
-        keys: &Keys,
+        call: &Operation<'_>,
+        keys: &SessionKeys,
         mark_name: Option<&str>,
-    ) -> Result<(Looked, Stamp), Unanswered> {
+    ) -> Result<(LookupReply, Timestamp), Unavailable> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
@@ -305,18 +310,19 @@ impl Redis {
             Option<Vec<u8>>,
             Vec<u8>,
         );
-        let (value, tomb, mark_name, mark, time) = read::<Reply>(answer.value).ok_or(Unanswered)?;
-        let looked = Looked {
+        let (value, tomb, mark_name, mark, time) =
+            read::<Reply>(answer.value).ok_or(Unavailable)?;
+        let looked = LookupReply {
             value,
             mark_name,
-            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
-            run: Run::of_one(answer.run),
+            beside: RevocationState::parse(tomb.as_deref(), mark.as_deref()),
+            run: RunIds::of_one(answer.run),
         };
-        Ok((looked, Stamp::parse(&time).ok_or(Unanswered)?))
+        Ok((looked, Timestamp::parse(&time).ok_or(Unavailable)?))
     }
 
-    fn moment(&self, time: Stamp, run: &Run) -> Moment {
-        Moment {
+    fn moment(&self, time: Timestamp, run: &RunIds) -> ReadContext {
+        ReadContext {
             time,
             run: run.text(),
             wall: self.clock.wall(),

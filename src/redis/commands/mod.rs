@@ -9,6 +9,6 @@ mod store;
 mod warnings;
 
 pub(crate) use self::{
-    outcome::{Filled, Found, Replace, Seen},
-    store::{Limits, Redis},
+    outcome::{FillReply, LookupResult, LookupSnapshot, ReplacePolicy},
+    store::{RedisStore, StoreLimits},
 };

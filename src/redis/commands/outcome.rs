@@ -1,27 +1,27 @@
 //! What lookups and fills in Redis come to.
 
 use crate::{
-    coherence::Served,
-    protocol::{Beside, Mark, Stamp, Tomb},
-    redis::topology::{Looked, Run},
+    coherence::CacheableRecord,
+    protocol::{RevocationMark, RevocationState, Timestamp, Tombstone},
+    redis::topology::{LookupReply, RunIds},
 };
 
 /// What a lookup found in Redis.
-pub(crate) enum Found {
-    Record(Served),
-    Nothing(Box<Seen>),
-    Refused,
-    Unanswered,
+pub(crate) enum LookupResult {
+    Record(CacheableRecord),
+    Miss(Box<LookupSnapshot>),
+    Revoked,
+    Unavailable,
 }
 
 /// What a lookup saw, or the re-check of a fill.
 #[derive(Clone, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct LookupSnapshot {
     /// The run of the servers that were looked at.
-    pub(crate) run: Run,
-    pub(crate) fence: Stamp,
-    pub(crate) tomb: Option<Tomb>,
-    pub(crate) mark: SeenMark,
+    pub(crate) run: RunIds,
+    pub(crate) fence: Timestamp,
+    pub(crate) tomb: Option<Tombstone>,
+    pub(crate) mark: MarkSnapshot,
     /// The record of the namespace that stood there, whether it could be served or not.
     pub(crate) standing: Option<Vec<u8>>,
     /// Whether a fill may replace that very record and no other.
@@ -29,76 +29,76 @@ pub(crate) struct Seen {
 }
 
 #[derive(Clone, Debug)]
-pub(crate) enum SeenMark {
+pub(crate) enum MarkSnapshot {
     /// Nobody knew whose the token is.
     Unread,
     Read {
         name: String,
-        mark: Option<Mark>,
+        mark: Option<RevocationMark>,
     },
 }
 
 /// Which standing record the fill after a lookup may replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Replace {
+pub(crate) enum ReplacePolicy {
     /// Any that is not newer.
-    Any,
+    AnyOlder,
     /// The very one that the lookup found.
-    ThatOne,
+    Observed,
 }
 
 /// What became of a session that was to be stored in Redis.
-pub(crate) enum Filled {
+pub(crate) enum FillReply {
     Stored,
     /// A newer record stands there, or Redis holds garbage.
     Skipped,
-    Moved(Box<Seen>),
-    Refused,
-    Unanswered,
+    Conflict(Box<LookupSnapshot>),
+    Revoked,
+    Unavailable,
 }
 
-impl Found {
+impl LookupResult {
     /// What a lookup comes to that may serve nothing of what it saw.
     pub(crate) fn unusable(
-        looked: Looked,
-        fence: Stamp,
+        looked: LookupReply,
+        fence: Timestamp,
         mark_name: Option<String>,
         standing: Option<Vec<u8>>,
-        replace: Option<Replace>,
+        replace: Option<ReplacePolicy>,
     ) -> Self {
-        let Beside { tomb, mark } = looked.beside;
-        if tomb.as_ref().is_some_and(Tomb::refuses) {
-            return Self::Refused;
+        let RevocationState { tomb, mark } = looked.beside;
+        if tomb.as_ref().is_some_and(Tombstone::refuses) {
+            return Self::Revoked;
         }
-        Self::Nothing(Box::new(Seen {
+        Self::Miss(Box::new(LookupSnapshot {
             run: looked.run,
             fence,
             tomb,
             mark: match mark_name {
-                Some(name) => SeenMark::Read { name, mark },
-                None => SeenMark::Unread,
+                Some(name) => MarkSnapshot::Read { name, mark },
+                None => MarkSnapshot::Unread,
             },
-            replaces_standing: standing.is_some() && replace == Some(Replace::ThatOne),
+            replaces_standing: standing.is_some() && replace == Some(ReplacePolicy::Observed),
             standing,
         }))
     }
 }
 
-impl Seen {
+impl LookupSnapshot {
     /// What the re-check of a fill saw instead.
     pub(crate) fn moved(
         &self,
-        fence: Stamp,
-        run: Run,
-        beside: Beside,
+        fence: Timestamp,
+        run: RunIds,
+        beside: RevocationState,
         mark_name: String,
-    ) -> Filled {
-        let Beside { tomb, mark } = beside;
-        Filled::Moved(Box::new(Self {
+    ) -> FillReply {
+        let RevocationState { tomb, mark } = beside;
+        FillReply::Conflict(Box::new(Self {
             run,
             fence,
             tomb,
-            mark: SeenMark::Read {
+            mark: MarkSnapshot::Read {
                 name: mark_name,
                 mark,
             },

@@ -8,24 +8,24 @@ use std::{
 
 use bb8_redis::redis::cmd;
 
-use super::store::Redis;
+use super::store::RedisStore;
 use crate::{
-    protocol::{EntryKey, SLACK, Verdict},
+    protocol::{CacheKey, SLACK, TombstoneKind},
     redis::{
-        connection::{Effect, Unanswered},
+        connection::{Access, Unavailable},
         scripts::Script,
     },
 };
 
-impl Redis {
+impl RedisStore {
     pub(crate) async fn revoke_token(
         &self,
-        key: &EntryKey,
-        verdict: Verdict,
-    ) -> Result<Vec<Arc<str>>, Unanswered> {
+        key: &CacheKey,
+        verdict: TombstoneKind,
+    ) -> Result<Vec<Arc<str>>, Unavailable> {
         let (word, ttl) = match verdict {
-            Verdict::Forget => ("forget", self.limits.tombstone_ttl),
-            Verdict::Refuse => (
+            TombstoneKind::Invalidate => ("forget", self.limits.tombstone_ttl),
+            TombstoneKind::Revoke => (
                 "refuse",
                 self.limits
                     .max_session_lifetime
@@ -36,7 +36,7 @@ impl Redis {
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.memory.forget(key);
-        let call = self.links.call(Effect::Writes);
+        let call = self.links.call(Access::Write);
         let mut runs = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
@@ -61,12 +61,12 @@ impl Redis {
         Ok(runs)
     }
 
-    pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unanswered> {
+    pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unavailable> {
         // Never shorter than the records that it must outlive.
         let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
         let ttl = decimal(self.limits.max_session_lifetime.max(records));
         let slack = SLACK.to_string();
-        let call = self.links.call(Effect::Writes);
+        let call = self.links.call(Access::Write);
         let mut runs = Vec::new();
         for name in self.mark_names(id) {
             let mark = self.mark_key(&name);

@@ -9,53 +9,53 @@ use std::{
 
 use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
-use super::warnings::Warned;
+use super::warnings::RateLimitedWarnings;
 use crate::{
-    protocol::{EntryKey, Lifetimes, Sealing},
+    protocol::{CacheKey, LifetimePolicy, Sealing},
     redis::{
         config::CheckedRedisConfig,
-        connection::{Deadlines, Effect},
-        invalidation::{Listener, Tier},
-        keys::{Keys, Names},
-        record_cache::Memory,
-        topology::{Place, Servers},
+        connection::{Access, Timeouts},
+        invalidation::{Listener, TrackingConfig},
+        keys::{KeySpace, SessionKeys},
+        record_cache::RecordCache,
+        topology::Topology,
     },
     telemetry::RedisMetrics,
     time::Clock,
 };
 
-pub(crate) struct Redis {
-    pub(crate) links: Servers,
+pub(crate) struct RedisStore {
+    pub(crate) links: Topology,
     pub(crate) listener: Option<Listener>,
-    pub(crate) names: Names,
+    pub(crate) names: KeySpace,
     pub(crate) sealing: Option<Sealing>,
     pub(crate) clock: Clock,
-    pub(crate) limits: Limits,
-    pub(crate) memory: Memory,
-    pub(crate) warned: Warned,
+    pub(crate) limits: StoreLimits,
+    pub(crate) memory: RecordCache,
+    pub(crate) warned: RateLimitedWarnings,
     pub(crate) nonces: (RandomState, AtomicU64),
 }
 
 /// What the protocol is told, in the units in which it speaks.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) deadlines: Deadlines,
+pub(crate) struct StoreLimits {
+    pub(crate) deadlines: Timeouts,
     pub(crate) ttl: Duration,
-    pub(crate) lifetimes: Lifetimes,
+    pub(crate) lifetimes: LifetimePolicy,
     pub(crate) validation_timeout: Duration,
     pub(crate) max_session_lifetime: Duration,
     pub(crate) tombstone_ttl: Duration,
     pub(crate) capacity: usize,
 }
 
-impl Redis {
+impl RedisStore {
     pub(crate) fn new(
         config: CheckedRedisConfig,
         default_database: u16,
         sealing: Option<Sealing>,
         clock: Clock,
-        limits: Limits,
-        tier: Option<Tier>,
+        limits: StoreLimits,
+        tier: Option<TrackingConfig>,
     ) -> Self {
         let CheckedRedisConfig {
             deployment,
@@ -65,18 +65,24 @@ impl Redis {
             ..
         } = config;
         let database = database.unwrap_or(default_database);
-        let place = Place::new(deployment, database, replicas, limits.deadlines.connect);
-        let names = Names::new(key_prefix);
+        let names = KeySpace::new(key_prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Self {
             listener: tier.map(|tier| Listener::new(tier, names.clone())),
-            links: Servers::new(place, limits.deadlines, &names, lease),
+            links: Topology::new(
+                deployment,
+                database,
+                replicas,
+                limits.deadlines,
+                &names,
+                lease,
+            ),
             names,
             sealing,
             clock,
             limits,
-            memory: Memory::new(limits.capacity),
-            warned: Warned::default(),
+            memory: RecordCache::new(limits.capacity),
+            warned: RateLimitedWarnings::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
         }
     }
@@ -91,10 +97,10 @@ impl Redis {
     }
 
     pub(crate) async fn answers(&self) -> bool {
-        self.links.call(Effect::Reads).reaches_all().await
+        self.links.call(Access::Read).reaches_all().await
     }
 
-    pub(crate) fn keys(&self, key: &EntryKey) -> Keys {
+    pub(crate) fn keys(&self, key: &CacheKey) -> SessionKeys {
         self.names.keys(key)
     }
 
@@ -128,7 +134,7 @@ pub(crate) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-impl fmt::Debug for Redis {
+impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
             .field("links", &self.links)

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::telemetry::REDIS;
 
 #[derive(Default)]
-pub(crate) struct Warned(AtomicU64);
+pub(crate) struct RateLimitedWarnings(AtomicU64);
 
-impl Warned {
+impl RateLimitedWarnings {
     /// The first, and then each that doubles their number.
     fn is_news(&self) -> bool {
         (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two()

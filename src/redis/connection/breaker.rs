@@ -14,9 +14,9 @@ const FAILURES: u32 = 3;
 /// What an operation is to do. A server that is full, cannot save, or has become a replica goes on
 /// answering reads, so their success says nothing about writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    Reads,
-    Writes,
+pub(crate) enum Access {
+    Read,
+    Write,
 }
 
 /// Closed it lets calls through and counts failures in a row; open it lets none through, until
@@ -52,18 +52,18 @@ impl Breaker {
         self.is_open.load(SeqCst)
     }
 
-    pub(crate) fn succeeded(&self, effect: Effect) {
+    pub(crate) fn succeeded(&self, effect: Access) {
         reset(&self.reads);
-        if effect == Effect::Writes {
+        if effect == Access::Write {
             reset(&self.writes);
         }
     }
 
     /// Whether this failure opened it: one caller is told, and has to close it again.
-    pub(crate) fn failed(&self, effect: Effect) -> bool {
+    pub(crate) fn failed(&self, effect: Access) -> bool {
         let failures = match effect {
-            Effect::Reads => &self.reads,
-            Effect::Writes => &self.writes,
+            Access::Read => &self.reads,
+            Access::Write => &self.writes,
         };
         let failures = failures.fetch_add(1, SeqCst).saturating_add(1);
         let opens = failures >= FAILURES && !self.is_open.swap(true, SeqCst);
@@ -74,7 +74,7 @@ impl Breaker {
     }
 
     pub(crate) fn close(&self) {
-        self.succeeded(Effect::Writes);
+        self.succeeded(Access::Write);
         self.gauge.set(false);
         self.is_open.store(false, SeqCst);
     }
@@ -90,35 +90,35 @@ fn reset(failures: &AtomicU32) {
 #[cfg(test)]
 mod tests {
     use super::{
-        Effect::{Reads, Writes},
+        Access::{Read, Write},
         *,
     };
 
     #[test]
     fn three_failures_in_a_row_open_it_and_one_caller_closes_it() {
         let breaker = Breaker::default();
-        assert!(!breaker.failed(Reads) && !breaker.failed(Reads));
-        breaker.succeeded(Reads);
-        assert!(!breaker.failed(Reads) && !breaker.failed(Reads));
+        assert!(!breaker.failed(Read) && !breaker.failed(Read));
+        breaker.succeeded(Read);
+        assert!(!breaker.failed(Read) && !breaker.failed(Read));
         assert!(!breaker.is_open());
-        assert!(breaker.failed(Reads) && breaker.is_open());
-        assert!(!breaker.failed(Reads), "another has been told");
-        breaker.succeeded(Writes);
+        assert!(breaker.failed(Read) && breaker.is_open());
+        assert!(!breaker.failed(Read), "another has been told");
+        breaker.succeeded(Write);
         assert!(breaker.is_open(), "a late answer proves little");
         breaker.close();
-        assert!(!breaker.is_open() && !breaker.failed(Reads));
+        assert!(!breaker.is_open() && !breaker.failed(Read));
     }
 
     #[test]
     fn reads_that_succeed_do_not_hide_writes_that_fail() {
         let breaker = Breaker::default();
         for opens in [false, false, true] {
-            breaker.succeeded(Reads);
-            assert_eq!(breaker.failed(Writes), opens);
+            breaker.succeeded(Read);
+            assert_eq!(breaker.failed(Write), opens);
         }
         breaker.close();
-        assert!(!breaker.failed(Writes) && !breaker.failed(Writes));
-        breaker.succeeded(Writes);
-        assert!(!breaker.failed(Writes));
+        assert!(!breaker.failed(Write) && !breaker.failed(Write));
+        breaker.succeeded(Write);
+        assert!(!breaker.failed(Write));
     }
 }

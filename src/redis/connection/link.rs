@@ -14,29 +14,29 @@ use bb8_redis::redis::{
 
 use crate::{
     redis::{
-        endpoint::Term,
+        endpoint::PrimaryTerm,
         scripts::{SCRIPTS, Script},
     },
     telemetry::GaugeGuard,
 };
 
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(crate) struct SharedConnection {
     pub(crate) connection: MultiplexedConnection,
-    pub(crate) facts: Arc<Facts>,
+    pub(crate) facts: Arc<ConnectionState>,
 }
 
 /// What all clones of a link share.
-pub(crate) struct Facts {
+pub(crate) struct ConnectionState {
     pub(crate) is_dead: AtomicBool,
     pub(crate) hashes: Vec<String>,
     pub(crate) run: Arc<str>,
     /// While sentinels name its server.
-    pub(crate) term: Option<Term>,
+    pub(crate) term: Option<PrimaryTerm>,
     pub(crate) _open: GaugeGuard,
 }
 
-impl Link {
+impl SharedConnection {
     pub(crate) fn run(&self) -> &Arc<str> {
         &self.facts.run
     }
@@ -51,8 +51,8 @@ impl Link {
     }
 
     pub(crate) fn is_dead(&self) -> bool {
-        let Facts { is_dead, term, .. } = &*self.facts;
-        is_dead.load(SeqCst) || term.as_ref().is_some_and(Term::is_over)
+        let ConnectionState { is_dead, term, .. } = &*self.facts;
+        is_dead.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
     }
 
     /// It is used no more.

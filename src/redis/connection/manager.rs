@@ -13,18 +13,18 @@ use tokio::time::timeout;
 
 use super::{
     info::{field, identity},
-    link::{Facts, Link, load_scripts},
-    server_registry::Met,
+    link::{ConnectionState, SharedConnection, load_scripts},
+    server_registry::ServerRegistry,
 };
 use crate::{
-    protocol::Stamp,
-    redis::{endpoint::Server, error::told},
+    protocol::Timestamp,
+    redis::{endpoint::Endpoint, error::told},
     sync::lock,
 };
 
 /// What all links know of their server.
-pub(crate) struct Shared {
-    pub(crate) met: Arc<Met>,
+pub(crate) struct ServerState {
+    pub(crate) met: Arc<ServerRegistry>,
     /// Why the last connection failed.
     pub(crate) trouble: Mutex<Option<String>>,
     /// What is to be said of a server that says nothing.
@@ -33,17 +33,17 @@ pub(crate) struct Shared {
 
 #[derive(Clone)]
 pub(crate) struct Manager {
-    pub(crate) server: Server,
+    pub(crate) server: Endpoint,
     pub(crate) config: AsyncConnectionConfig,
     pub(crate) deadline: Duration,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<ServerState>,
 }
 
 impl ManageConnection for Manager {
-    type Connection = Link;
+    type Connection = SharedConnection;
     type Error = RedisError;
 
-    async fn connect(&self) -> Result<Link, RedisError> {
+    async fn connect(&self) -> Result<SharedConnection, RedisError> {
         // All of it, since a server that is frozen accepts connections and goes no further.
         let link = timeout(self.deadline, self.link())
             .await
@@ -52,20 +52,20 @@ impl ManageConnection for Manager {
         link
     }
 
-    async fn is_valid(&self, link: &mut Link) -> Result<(), RedisError> {
+    async fn is_valid(&self, link: &mut SharedConnection) -> Result<(), RedisError> {
         if link.is_dead() {
             return Err((ErrorKind::Io, "the connection has died").into());
         }
         Ok(())
     }
 
-    fn has_broken(&self, link: &mut Link) -> bool {
+    fn has_broken(&self, link: &mut SharedConnection) -> bool {
         link.is_dead()
     }
 }
 
 impl Manager {
-    async fn link(&self) -> Result<Link, RedisError> {
+    async fn link(&self) -> Result<SharedConnection, RedisError> {
         let (server, term) = self.server.find().await?;
         let mut connection = Client::open(server)?
             .get_multiplexed_async_connection_with_config(&self.config)
@@ -84,10 +84,10 @@ impl Manager {
             )
                 .into());
         }
-        let run = self.shared.meet(&info, Stamp::from_redis_time(time));
-        Ok(Link {
+        let run = self.shared.meet(&info, Timestamp::from_redis_time(time));
+        Ok(SharedConnection {
             connection,
-            facts: Arc::new(Facts {
+            facts: Arc::new(ConnectionState {
                 is_dead: AtomicBool::new(false),
                 hashes,
                 run,
@@ -98,9 +98,9 @@ impl Manager {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// Names the run of a server, before it serves.
-    fn meet(&self, info: &str, now: Stamp) -> Arc<str> {
+    fn meet(&self, info: &str, now: Timestamp) -> Arc<str> {
         let field = |name| field(info, name);
         // What revokes has a longer life than what it revokes; eviction does not care.
         let policy = field("maxmemory_policy");

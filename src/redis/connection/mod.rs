@@ -9,11 +9,11 @@ mod pool;
 mod server_registry;
 
 pub(crate) use self::{
-    breaker::Effect,
+    breaker::Access,
     info::{field, identity},
-    link::Link,
+    link::SharedConnection,
     manager::Manager,
-    options::{Answer, CommandError, Deadlines, Terms, Unanswered},
-    pool::Links,
-    server_registry::Met,
+    options::{CallOptions, CommandError, Reply, Timeouts, Unavailable},
+    pool::ServerPool,
+    server_registry::ServerRegistry,
 };

@@ -5,11 +5,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use bb8_redis::redis::{RedisError, Value};
 use tokio::time::Instant;
 
-use super::breaker::Effect;
+use super::breaker::Access;
 
 /// Redis did not answer in time, or not as it should.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unanswered;
+pub(crate) struct Unavailable;
 
 /// Why a server gave no answer.
 pub(crate) enum CommandError {
@@ -21,12 +21,12 @@ pub(crate) enum CommandError {
 }
 
 /// A reply, and the run of the server that gave it.
-pub(crate) struct Answer {
+pub(crate) struct Reply {
     pub(crate) value: Value,
     pub(crate) run: Arc<str>,
 }
 
-impl Answer {
+impl Reply {
     /// While a slot is on its way, what is not on the one server may be on the other, so that the
     /// answer depends on both.
     pub(crate) fn by_way_of(self, before: Option<Arc<str>>) -> Self {
@@ -42,23 +42,23 @@ impl Answer {
 
 /// What one operation may do, and until when: however many commands it takes.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Terms {
-    pub(crate) effect: Effect,
+pub(crate) struct CallOptions {
+    pub(crate) effect: Access,
     pub(crate) until: Instant,
     /// Whether to send it to a server that the slot of its keys is on its way to.
     pub(crate) is_asking: bool,
 }
 
-impl Terms {
+impl CallOptions {
     pub(crate) fn read(until: Instant) -> Self {
-        Self::new(Effect::Reads, until)
+        Self::new(Access::Read, until)
     }
 
     pub(crate) fn write(until: Instant) -> Self {
-        Self::new(Effect::Writes, until)
+        Self::new(Access::Write, until)
     }
 
-    pub(crate) fn new(effect: Effect, until: Instant) -> Self {
+    pub(crate) fn new(effect: Access, until: Instant) -> Self {
         Self {
             effect,
             until,
@@ -69,7 +69,7 @@ impl Terms {
 
 /// How long what may be waited for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines {
+pub(crate) struct Timeouts {
     /// Making a connection, until it has loaded the scripts.
     pub(crate) connect: Duration,
     /// A call's wait for a connection.

@@ -32,13 +32,13 @@ use tokio::{
 use super::{
     breaker::Breaker,
     info::{field, identity},
-    link::{Facts, Link, is_elsewhere, is_server_error},
-    manager::{Manager, Shared},
-    options::{Answer, CommandError, Deadlines, Terms},
-    server_registry::Met,
+    link::{ConnectionState, SharedConnection, is_elsewhere, is_server_error},
+    manager::{Manager, ServerState},
+    options::{CallOptions, CommandError, Reply, Timeouts},
+    server_registry::ServerRegistry,
 };
 use crate::{
-    redis::{endpoint::Server, error::told, scripts::Script},
+    redis::{endpoint::Endpoint, error::told, scripts::Script},
     sync::{Backoff, lock},
     telemetry::REDIS,
 };
@@ -52,27 +52,32 @@ const LINKS: u32 = 2;
 
 /// To one server.
 #[derive(Clone)]
-pub(crate) struct Links(Arc<Inner>);
+pub(crate) struct ServerPool(Arc<PoolInner>);
 
-struct Inner {
+struct PoolInner {
     /// Made on first use, since bb8 connects at once, which takes a runtime.
     pool: OnceLock<Pool<Manager>>,
     manager: Manager,
     /// The links in use. Who sends a command takes the next of these in turn, and asks the pool
     /// only for what is missing or has died.
-    links: [Mutex<Option<Link>>; LINKS as usize],
+    links: [Mutex<Option<SharedConnection>>; LINKS as usize],
     turn: AtomicUsize,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     breaker: Breaker,
-    deadlines: Deadlines,
+    deadlines: Timeouts,
     /// A key of our own, written to find out whether the server takes writes again.
     probe: Mutex<String>,
 }
 
-impl Links {
+impl ServerPool {
     /// Connects on first use.
-    pub(crate) fn new(server: Server, deadlines: Deadlines, probe: String, met: Arc<Met>) -> Self {
-        let shared = Arc::new(Shared {
+    pub(crate) fn new(
+        server: Endpoint,
+        deadlines: Timeouts,
+        probe: String,
+        met: Arc<ServerRegistry>,
+    ) -> Self {
+        let shared = Arc::new(ServerState {
             met,
             trouble: Mutex::default(),
             silence: server.silence(),
@@ -86,7 +91,7 @@ impl Links {
             deadline: deadlines.connect,
             shared: Arc::clone(&shared),
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(PoolInner {
             pool: OnceLock::new(),
             manager,
             links: Default::default(),
@@ -119,9 +124,9 @@ impl Links {
     /// Asks once more where a link turns out to be dead, for all that is asked can be repeated.
     pub(crate) async fn ask<'c>(
         &self,
-        terms: Terms,
-        command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, CommandError> {
+        terms: CallOptions,
+        command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+    ) -> Result<Reply, CommandError> {
         let inner = &self.0;
         let breaker = &inner.breaker;
         if breaker.is_open() {
@@ -167,8 +172,8 @@ impl Links {
     /// Whether the server is still in the run in which its links found it. A link of another run is
     /// used no more: the next one meets the server anew.
     pub(crate) async fn is_as_met(&self, until: Instant) -> bool {
-        let info = |_: &Link| Cow::Owned(cmd("INFO"));
-        let Ok(Answer { value, run }) = self.0.attempt(Terms::read(until), info).await else {
+        let info = |_: &SharedConnection| Cow::Owned(cmd("INFO"));
+        let Ok(Reply { value, run }) = self.0.attempt(CallOptions::read(until), info).await else {
             return false;
         };
         let is_as_met = from_redis_value::<String>(value)
@@ -185,15 +190,15 @@ impl Links {
 }
 
 /// Asks until there is an answer, or nobody left who wants one.
-async fn close_when_it_answers(links: Weak<Inner>) {
+async fn close_when_it_answers(links: Weak<PoolInner>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
     loop {
         tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
         let Some(links) = links.upgrade() else { return };
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let terms = Terms::write(Instant::now() + links.deadlines.call);
+        let terms = CallOptions::write(Instant::now() + links.deadlines.call);
         let key = lock(&links.probe).clone();
-        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        let probe = |link: &SharedConnection| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
         // Also one that sends us elsewhere answers.
         if !matches!(
             links.attempt(terms, probe).await,
@@ -206,7 +211,7 @@ async fn close_when_it_answers(links: Weak<Inner>) {
     }
 }
 
-impl Inner {
+impl PoolInner {
     fn pool(&self) -> &Pool<Manager> {
         self.pool
             .get_or_init(|| self.pool_of(LINKS, self.deadlines.checkout))
@@ -225,7 +230,7 @@ impl Inner {
             .build_unchecked(self.manager.clone())
     }
 
-    async fn link(&self) -> Result<Link, RunError<RedisError>> {
+    async fn link(&self) -> Result<SharedConnection, RunError<RedisError>> {
         let turn = self.turn.fetch_add(1, Relaxed) % self.links.len();
         let place = &self.links[turn];
         if let Some(link) = lock(place).as_ref().filter(|link| !link.is_dead()) {
@@ -240,10 +245,10 @@ impl Inner {
     /// One command within the deadline; the error says what went wrong.
     async fn attempt<'c>(
         &self,
-        terms: Terms,
-        command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, CommandError> {
-        let mut used: Option<Arc<Facts>> = None;
+        terms: CallOptions,
+        command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+    ) -> Result<Reply, CommandError> {
+        let mut used: Option<Arc<ConnectionState>> = None;
         timeout_at(terms.until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
@@ -259,7 +264,7 @@ impl Inner {
                 used = Some(Arc::clone(&link.facts));
                 match link.query(terms.is_asking, &command).await {
                     Ok(value) => {
-                        return Ok(Answer {
+                        return Ok(Reply {
                             value,
                             run: Arc::clone(&link.facts.run),
                         });
@@ -293,7 +298,7 @@ impl Inner {
     }
 }
 
-impl fmt::Debug for Links {
+impl fmt::Debug for ServerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links")
             .field("deadlines", &self.0.deadlines)

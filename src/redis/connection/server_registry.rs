@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     coherence::Lease,
-    protocol::{SLACK, Stamp},
+    protocol::{SLACK, Timestamp},
     sync::lock,
     telemetry::{REDIS, RedisMetrics},
 };
@@ -16,12 +16,12 @@ use crate::{
 const MAX_RUNS: usize = 4_096;
 
 /// What all servers of one cache have in common: one, or the primaries of a cluster.
-pub(crate) struct Met {
+pub(crate) struct ServerRegistry {
     /// Ends when another server is met: what was read before may be missing what it has lost.
     lease: Option<Arc<Lease>>,
     /// Several servers at once, or one at a time.
     is_cluster: bool,
-    runs: Mutex<Runs>,
+    runs: Mutex<KnownServers>,
     /// Records up to this time may be missing a mark that a failover or restart has lost.
     floor: AtomicI64,
     /// Counts whatever may have changed about who holds what.
@@ -30,19 +30,19 @@ pub(crate) struct Met {
     pub(crate) metrics: RedisMetrics,
 }
 
-struct Runs {
+struct KnownServers {
     /// The oldest first.
     met: Vec<Arc<str>>,
     /// From here on another run is one that has taken the place of one before.
     is_whole: bool,
 }
 
-impl Met {
+impl ServerRegistry {
     pub(crate) fn new(lease: Option<Arc<Lease>>, is_cluster: bool) -> Self {
         Self {
             lease,
             is_cluster,
-            runs: Mutex::new(Runs {
+            runs: Mutex::new(KnownServers {
                 met: Vec::new(),
                 is_whole: false,
             }),
@@ -54,7 +54,7 @@ impl Met {
     }
 
     /// A connection leads to this run, which has not served anybody yet; `now` is its time.
-    pub(crate) fn meet(&self, run: &Arc<str>, now: Stamp) {
+    pub(crate) fn meet(&self, run: &Arc<str>, now: Timestamp) {
         let mut runs = self.runs();
         if runs.met.contains(run) {
             return;
@@ -80,7 +80,7 @@ impl Met {
     }
 
     /// What was stored until now may be missing what revoked it.
-    pub(crate) fn distrust(&self, now: Stamp) {
+    pub(crate) fn distrust(&self, now: Timestamp) {
         self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
         if let Some(lease) = &self.lease {
             lease.lose();
@@ -95,8 +95,8 @@ impl Met {
         self.runs().met.iter().any(|met| **met == *run)
     }
 
-    pub(crate) fn floor(&self) -> Stamp {
-        Stamp(self.floor.load(SeqCst))
+    pub(crate) fn floor(&self) -> Timestamp {
+        Timestamp(self.floor.load(SeqCst))
     }
 
     pub(crate) fn turn(&self) -> u64 {
@@ -131,7 +131,7 @@ impl Met {
         }
     }
 
-    fn runs(&self) -> MutexGuard<'_, Runs> {
+    fn runs(&self) -> MutexGuard<'_, KnownServers> {
         lock(&self.runs)
     }
 }
@@ -140,26 +140,26 @@ impl Met {
 mod tests {
     use super::*;
 
-    const NOW: Stamp = Stamp(1_000_000_000);
+    const NOW: Timestamp = Timestamp(1_000_000_000);
 
-    fn floors(met: &Met, run: &str) -> bool {
+    fn floors(met: &ServerRegistry, run: &str) -> bool {
         let floor = met.floor();
-        met.meet(&run.into(), Stamp(floor.0 + NOW.0));
+        met.meet(&run.into(), Timestamp(floor.0 + NOW.0));
         met.floor() > floor
     }
 
     #[test]
     fn of_one_server_every_other_run_than_the_last_is_another() {
-        let met = Met::new(None, false);
+        let met = ServerRegistry::new(None, false);
         assert!(!floors(&met, "a") && !floors(&met, "a"));
         assert!(floors(&met, "b") && floors(&met, "a"));
         assert!(met.has_met("a") && !met.has_met("b"));
-        assert_eq!(met.floor(), Stamp(2 * (NOW.0 + SLACK)));
+        assert_eq!(met.floor(), Timestamp(2 * (NOW.0 + SLACK)));
     }
 
     #[test]
     fn of_a_cluster_every_run_that_was_not_there_at_first() {
-        let met = Met::new(None, true);
+        let met = ServerRegistry::new(None, true);
         assert!(!floors(&met, "a") && !floors(&met, "b"));
         met.is_whole();
         let turn = met.turn();

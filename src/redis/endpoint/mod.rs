@@ -11,7 +11,7 @@ pub use self::tls::RedisTls;
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::{TlsFault, has_tls};
 pub(crate) use self::{
-    sentinel::{Sentinels, Term},
-    server::{Heard, Server, silence},
+    sentinel::{PrimaryTerm, SentinelClient},
+    server::{Endpoint, TrackedNode, silence},
     url::{NodeFault, ServerUrl, UrlFault, at},
 };

@@ -36,12 +36,12 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// The sentinels of one primary; asking them ends with this value.
-pub(crate) struct Sentinels {
-    group: Arc<Group>,
+pub(crate) struct SentinelClient {
+    group: Arc<SentinelSet>,
     task: BackgroundTask,
 }
 
-struct Group {
+struct SentinelSet {
     sentinels: Vec<Arc<Sentinel>>,
     /// What they call the primary.
     name: String,
@@ -49,14 +49,14 @@ struct Group {
     how: ConnectionInfo,
     /// How long each may take to answer.
     patience: Duration,
-    view: watch::Sender<View>,
+    view: watch::Sender<PrimaryView>,
     terms: Arc<AtomicU64>,
     asked: Notify,
 }
 
 /// What they said last.
 #[derive(Default)]
-struct View {
+struct PrimaryView {
     newest: Option<Primary>,
     trouble: Option<RedisError>,
 }
@@ -71,18 +71,18 @@ struct Primary {
 
 /// The time for which a primary is the one that the sentinels name.
 #[derive(Clone)]
-pub(crate) struct Term {
+pub(crate) struct PrimaryTerm {
     terms: Arc<AtomicU64>,
     number: u64,
 }
 
-impl Term {
+impl PrimaryTerm {
     pub(crate) fn is_over(&self) -> bool {
         self.terms.load(SeqCst) != self.number
     }
 }
 
-impl Sentinels {
+impl SentinelClient {
     /// They are asked on first use. `how` is how to connect to the primary, at another address.
     pub(crate) fn new(
         sentinels: Vec<ConnectionInfo>,
@@ -97,7 +97,7 @@ impl Sentinels {
             .map(|server| Arc::new(Sentinel::new(server)))
             .collect();
         Self {
-            group: Arc::new(Group {
+            group: Arc::new(SentinelSet {
                 sentinels,
                 name,
                 how,
@@ -120,7 +120,7 @@ impl Sentinels {
     }
 
     /// Asks them. Ends with an error if none of them answers, or none that can know.
-    pub(crate) async fn primary(&self) -> Result<(ConnectionInfo, Term), RedisError> {
+    pub(crate) async fn primary(&self) -> Result<(ConnectionInfo, PrimaryTerm), RedisError> {
         let group = &self.group;
         let mut view = group.view.subscribe();
         self.task.start(|| Arc::clone(group).ask_again_and_again());
@@ -130,7 +130,7 @@ impl Sentinels {
         let view = view.borrow();
         match (&view.newest, &view.trouble) {
             (Some(primary), None) => {
-                let term = Term {
+                let term = PrimaryTerm {
                     terms: Arc::clone(&group.terms),
                     number: group.terms.load(SeqCst),
                 };
@@ -147,7 +147,7 @@ impl Sentinels {
     }
 }
 
-impl Group {
+impl SentinelSet {
     async fn ask_again_and_again(self: Arc<Self>) {
         loop {
             self.ask_all().await;
@@ -288,7 +288,7 @@ fn silence() -> RedisError {
     (ErrorKind::Io, "no answer within the timeout").into()
 }
 
-impl fmt::Debug for Sentinels {
+impl fmt::Debug for SentinelClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sentinels").finish_non_exhaustive()
     }

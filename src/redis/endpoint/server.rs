@@ -4,37 +4,37 @@ use std::{fmt, sync::Arc};
 
 use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, RedisError};
 
-use super::sentinel::{Sentinels, Term};
+use super::sentinel::{PrimaryTerm, SentinelClient};
 
 /// The server that takes the writes.
 #[derive(Clone)]
-pub(crate) enum Server {
-    Named(Box<ConnectionInfo>),
+pub(crate) enum Endpoint {
+    Fixed(Box<ConnectionInfo>),
     /// Whichever the sentinels name.
-    Elected(Arc<Sentinels>),
+    Sentinel(Arc<SentinelClient>),
 }
 
 /// A server whose changes have to be heard.
-pub(crate) struct Heard {
-    pub(crate) server: Server,
+pub(crate) struct TrackedNode {
+    pub(crate) server: Endpoint,
     /// A key of no other use that this server holds; one of a cluster may hold none at all.
     pub(crate) probe: Option<String>,
 }
 
-impl Server {
+impl Endpoint {
     /// What to say when it says nothing.
     pub(crate) fn silence(&self) -> &'static str {
         silence(match self {
-            Self::Named(server) => server,
-            Self::Elected(sentinels) => sentinels.how(),
+            Self::Fixed(server) => server,
+            Self::Sentinel(sentinels) => sentinels.how(),
         })
     }
 
     /// To be asked before every connection.
-    pub(crate) async fn find(&self) -> Result<(ConnectionInfo, Option<Term>), RedisError> {
+    pub(crate) async fn find(&self) -> Result<(ConnectionInfo, Option<PrimaryTerm>), RedisError> {
         match self {
-            Self::Named(server) => Ok((ConnectionInfo::clone(server), None)),
-            Self::Elected(sentinels) => {
+            Self::Fixed(server) => Ok((ConnectionInfo::clone(server), None)),
+            Self::Sentinel(sentinels) => {
                 let (server, term) = sentinels.primary().await?;
                 Ok((server, Some(term)))
             }
@@ -53,11 +53,11 @@ pub(crate) fn silence(server: &ConnectionInfo) -> &'static str {
 }
 
 /// As an operator knows it; no user or password.
-impl fmt::Display for Server {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named(server) => server.addr().fmt(f),
-            Self::Elected(sentinels) => sentinels.name().fmt(f),
+            Self::Fixed(server) => server.addr().fmt(f),
+            Self::Sentinel(sentinels) => sentinels.name().fmt(f),
         }
     }
 }

@@ -18,12 +18,12 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{reply::Looked, run_ids::Run};
+use super::{reply::LookupReply, run_ids::RunIds};
 use crate::{
-    protocol::Beside,
+    protocol::RevocationState,
     redis::{
-        connection::{Links, Terms, Unanswered},
-        record_cache::Known,
+        connection::{CallOptions, ServerPool, Unavailable},
+        record_cache::CachedLookup,
     },
     sync::lock,
 };
@@ -34,18 +34,18 @@ const COMMAND: &str = "MGET";
 const LONGEST: usize = 64;
 
 #[derive(Clone)]
-pub(crate) struct Batches {
-    links: Links,
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+pub(crate) struct LookupBatcher {
+    links: ServerPool,
+    waiting: Arc<Mutex<Vec<PendingLookup>>>,
 }
 
-struct Waiting {
-    known: Arc<Known>,
-    answer: oneshot::Sender<Looked>,
+struct PendingLookup {
+    known: Arc<CachedLookup>,
+    answer: oneshot::Sender<LookupReply>,
 }
 
-impl Batches {
-    pub(crate) fn new(links: Links) -> Self {
+impl LookupBatcher {
+    pub(crate) fn new(links: ServerPool) -> Self {
         Self {
             links,
             waiting: Arc::default(),
@@ -55,52 +55,52 @@ impl Batches {
     /// Asks until then, whatever becomes of those who ask at the same time.
     pub(crate) async fn ask(
         &self,
-        known: &Arc<Known>,
+        known: &Arc<CachedLookup>,
         until: Instant,
-    ) -> Result<Looked, Unanswered> {
+    ) -> Result<LookupReply, Unavailable> {
         if self.links.is_skipped() {
-            return Err(Unanswered);
+            return Err(Unavailable);
         }
         // Timers and tasks need a runtime.
         let Ok(runtime) = Handle::try_current() else {
-            return Err(Unanswered);
+            return Err(Unavailable);
         };
         let (answer, answered) = oneshot::channel();
         let known = Arc::clone(known);
         let (full, is_first) = {
             let mut waiting = lock(&self.waiting);
             let full = (waiting.len() >= LONGEST).then(|| std::mem::take(&mut *waiting));
-            waiting.push(Waiting { known, answer });
+            waiting.push(PendingLookup { known, answer });
             (full, waiting.len() == 1)
         };
         if let Some(full) = full {
             runtime.spawn(send(self.links.clone(), full, until));
         }
         if is_first {
-            runtime.spawn(Turn(Some(self.clone())).come(until));
+            runtime.spawn(FlushTask(Some(self.clone())).come(until));
         }
         match timeout_at(until, answered).await {
             Ok(Ok(standing)) => Ok(standing),
-            Ok(Err(_)) | Err(_) => Err(Unanswered),
+            Ok(Err(_)) | Err(_) => Err(Unavailable),
         }
     }
 }
 
 /// The first one's duty towards those who join.
-struct Turn(Option<Batches>);
+struct FlushTask(Option<LookupBatcher>);
 
-impl Turn {
+impl FlushTask {
     async fn come(mut self, until: Instant) {
         // Whoever is ready to run asks before this goes on.
         yield_now().await;
-        if let Some(Batches { links, waiting }) = self.0.take() {
+        if let Some(LookupBatcher { links, waiting }) = self.0.take() {
             let batch = std::mem::take(&mut *lock(&waiting));
             send(links, batch, until).await;
         }
     }
 }
 
-impl Drop for Turn {
+impl Drop for FlushTask {
     /// Its runtime has ended before its turn came, and with it those who would answer.
     fn drop(&mut self) {
         if let Some(batches) = &self.0 {
@@ -109,18 +109,23 @@ impl Drop for Turn {
     }
 }
 
-async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
+async fn send(links: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
     if batch.is_empty() {
         return;
     }
-    let keys = batch.iter().flat_map(|Waiting { known, .. }| known.asked());
+    let keys = batch
+        .iter()
+        .flat_map(|PendingLookup { known, .. }| known.keys());
     let length = keys.clone().map(str::len).sum::<usize>();
     let mut ask = Cmd::with_capacity(1 + 3 * batch.len(), COMMAND.len() + length);
     ask.arg(COMMAND);
     for key in keys {
         ask.arg(key);
     }
-    let Ok(answer) = links.ask(Terms::read(until), |_| Cow::Borrowed(&ask)).await else {
+    let Ok(answer) = links
+        .ask(CallOptions::read(until), |_| Cow::Borrowed(&ask))
+        .await
+    else {
         return;
     };
     let Value::Array(values) = answer.value else {
@@ -130,17 +135,17 @@ async fn send(links: Links, batch: Vec<Waiting>, until: Instant) {
         Value::BulkString(bytes) => Some(bytes),
         _ => None,
     });
-    for Waiting { answer: to, .. } in batch {
+    for PendingLookup { answer: to, .. } in batch {
         let (Some(value), Some(tomb), Some(mark)) = (values.next(), values.next(), values.next())
         else {
             return;
         };
         // Who has gone does not need it.
-        let _ = to.send(Looked {
+        let _ = to.send(LookupReply {
             value,
             mark_name: None,
-            beside: Beside::parse(tomb.as_deref(), mark.as_deref()),
-            run: Run::of_one(Arc::clone(&answer.run)),
+            beside: RevocationState::parse(tomb.as_deref(), mark.as_deref()),
+            run: RunIds::of_one(Arc::clone(&answer.run)),
         });
     }
 }

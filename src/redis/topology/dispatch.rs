@@ -1,125 +1,98 @@
 //! Where the keys are: on one server, or on the primaries of a cluster.
 
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use bb8_redis::redis::ConnectionInfo;
 use bb8_redis::redis::{Cmd, cmd};
 use tokio::time::Instant;
 
-use super::{
-    batch::Batches,
-    replicas::{Replicas, Wanted},
-};
+use super::{batch::LookupBatcher, replicas::ReplicaWaiter};
 use crate::{
     coherence::Lease,
-    protocol::Stamp,
+    protocol::Timestamp,
     redis::{
         config::{Deployment, ReplicaWait},
         connection::{
-            Answer, CommandError, Deadlines, Effect, Link, Links, Met, Terms, Unanswered,
+            Access, CallOptions, CommandError, Reply, ServerPool, ServerRegistry, SharedConnection,
+            Timeouts, Unavailable,
         },
-        endpoint::{Heard, Sentinels, Server},
-        keys::Names,
+        endpoint::{Endpoint, SentinelClient, TrackedNode},
+        keys::KeySpace,
         scripts::Script,
         topology::cluster::Cluster,
     },
     telemetry::RedisMetrics,
 };
 
-/// What a cache is told about where Redis is.
-pub(crate) enum Place {
-    /// And how many replicas of it are to have a revocation.
-    Server(Server, Option<Wanted>),
-    /// Some of the nodes, by which the others are found.
-    Cluster(Vec<ConnectionInfo>),
+#[derive(Clone)]
+pub(crate) struct Topology {
+    met: Arc<ServerRegistry>,
+    timeouts: Timeouts,
+    kind: TopologyKind,
 }
 
-impl Place {
+#[derive(Clone)]
+enum TopologyKind {
+    Single(Arc<SingleServer>),
+    Cluster(Arc<Cluster>),
+}
+
+struct SingleServer {
+    endpoint: Endpoint,
+    links: ServerPool,
+    batches: LookupBatcher,
+    replicas: Option<ReplicaWaiter>,
+}
+
+/// One operation, however many commands it takes: all are answered by one deadline.
+pub(crate) struct Operation<'a> {
+    servers: &'a Topology,
+    terms: CallOptions,
+}
+
+impl Topology {
+    /// Connects on first use.
     pub(crate) fn new(
         deployment: Deployment,
         database: u16,
         replicas: Option<ReplicaWait>,
-        connect_timeout: Duration,
+        timeouts: Timeouts,
+        names: &KeySpace,
+        lease: Option<Arc<Lease>>,
     ) -> Self {
-        let server = match deployment {
-            Deployment::Single(url) => Server::Named(Box::new(url.server(database))),
+        let endpoint = match deployment {
+            Deployment::Single(url) => Endpoint::Fixed(Box::new(url.server(database))),
             Deployment::Sentinel {
                 sentinels,
                 name,
                 primary,
             } => {
-                let how = primary.server(database);
-                let sentinels = Sentinels::new(sentinels, name, how, connect_timeout);
-                Server::Elected(Arc::new(sentinels))
+                let primary = primary.server(database);
+                let sentinels = SentinelClient::new(sentinels, name, primary, timeouts.connect);
+                Endpoint::Sentinel(Arc::new(sentinels))
             }
-            Deployment::Cluster(nodes) => return Self::Cluster(nodes),
+            Deployment::Cluster(nodes) => {
+                let met = Arc::new(ServerRegistry::new(lease, true));
+                let cluster = Cluster::new(nodes, timeouts, names.clone(), Arc::clone(&met));
+                return Self {
+                    met,
+                    timeouts,
+                    kind: TopologyKind::Cluster(Arc::new(cluster)),
+                };
+            }
         };
-        let replicas = replicas.map(|ReplicaWait { replicas, timeout }| Wanted {
-            replicas,
-            patience: timeout,
-        });
-        Self::Server(server, replicas)
-    }
-}
-
-#[derive(Clone)]
-pub(crate) struct Servers {
-    met: Arc<Met>,
-    deadlines: Deadlines,
-    kind: Kind,
-}
-
-#[derive(Clone)]
-enum Kind {
-    One(Arc<One>),
-    Cluster(Arc<Cluster>),
-}
-
-struct One {
-    server: Server,
-    links: Links,
-    batches: Batches,
-    replicas: Option<Replicas>,
-}
-
-/// One operation, however many commands it takes: all are answered by one deadline.
-pub(crate) struct Call<'a> {
-    servers: &'a Servers,
-    terms: Terms,
-}
-
-impl Servers {
-    /// Connects on first use.
-    pub(crate) fn new(
-        place: Place,
-        deadlines: Deadlines,
-        names: &Names,
-        lease: Option<Arc<Lease>>,
-    ) -> Self {
-        let (met, kind);
-        match place {
-            Place::Server(server, replicas) => {
-                met = Arc::new(Met::new(lease, false));
-                let (probe, met) = (names.write_probe(), Arc::clone(&met));
-                let links = Links::new(server.clone(), deadlines, probe, met);
-                kind = Kind::One(Arc::new(One {
-                    server,
-                    batches: Batches::new(links.clone()),
-                    links,
-                    replicas: replicas.map(Replicas::new),
-                }));
-            }
-            Place::Cluster(nodes) => {
-                met = Arc::new(Met::new(lease, true));
-                let met = Arc::clone(&met);
-                let cluster = Cluster::new(nodes, deadlines, names.clone(), met);
-                kind = Kind::Cluster(Arc::new(cluster));
-            }
-        }
+        let met = Arc::new(ServerRegistry::new(lease, false));
+        let probe = names.write_probe();
+        let links = ServerPool::new(endpoint.clone(), timeouts, probe, Arc::clone(&met));
+        let server = SingleServer {
+            endpoint,
+            batches: LookupBatcher::new(links.clone()),
+            links,
+            replicas: replicas.map(ReplicaWaiter::new),
+        };
         Self {
             met,
-            deadlines,
-            kind,
+            timeouts,
+            kind: TopologyKind::Single(Arc::new(server)),
         }
     }
 
@@ -130,8 +103,8 @@ impl Servers {
 
     pub(crate) fn is_skipped(&self) -> bool {
         match &self.kind {
-            Kind::One(one) => one.links.is_skipped(),
-            Kind::Cluster(cluster) => cluster.is_skipped(),
+            TopologyKind::Single(one) => one.links.is_skipped(),
+            TopologyKind::Cluster(cluster) => cluster.is_skipped(),
         }
     }
 
@@ -139,43 +112,43 @@ impl Servers {
         &self.met.metrics
     }
 
-    pub(crate) fn floor(&self) -> Stamp {
+    pub(crate) fn floor(&self) -> Timestamp {
         self.met.floor()
     }
 
     /// Begins an operation, and with it its deadline.
-    pub(crate) fn call(&self, effect: Effect) -> Call<'_> {
-        Call {
+    pub(crate) fn call(&self, effect: Access) -> Operation<'_> {
+        Operation {
             servers: self,
-            terms: Terms::new(effect, Instant::now() + self.deadlines.call),
+            terms: CallOptions::new(effect, Instant::now() + self.timeouts.call),
         }
     }
 
     /// By which lookups travel together, where one server holds all that they ask for.
-    pub(crate) fn batches(&self) -> Option<&Batches> {
+    pub(crate) fn batches(&self) -> Option<&LookupBatcher> {
         match &self.kind {
-            Kind::One(one) => Some(&one.batches),
-            Kind::Cluster(_) => None,
+            TopologyKind::Single(one) => Some(&one.batches),
+            TopologyKind::Cluster(_) => None,
         }
     }
 
     /// How many replicas have what these runs of the server took, if that was asked for.
     pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
         match &self.kind {
-            Kind::One(one) => Some(one.replicas.as_ref()?.have(&one.links, runs).await),
-            Kind::Cluster(_) => None,
+            TopologyKind::Single(one) => Some(one.replicas.as_ref()?.have(&one.links, runs).await),
+            TopologyKind::Cluster(_) => None,
         }
     }
 
     /// All that hold keys or may be given some, as of a turn of who holds what.
-    pub(crate) async fn heard(&self, names: &Names, nonce: u64) -> (u64, Vec<Heard>) {
+    pub(crate) async fn heard(&self, names: &KeySpace, nonce: u64) -> (u64, Vec<TrackedNode>) {
         match &self.kind {
-            Kind::One(one) => {
-                let (server, probe) = (one.server.clone(), Some(names.probe(nonce)));
-                (self.met.turn(), vec![Heard { server, probe }])
+            TopologyKind::Single(one) => {
+                let (server, probe) = (one.endpoint.clone(), Some(names.probe(nonce)));
+                (self.met.turn(), vec![TrackedNode { server, probe }])
             }
-            Kind::Cluster(cluster) => {
-                let until = Instant::now() + self.deadlines.connect;
+            TopologyKind::Cluster(cluster) => {
+                let until = Instant::now() + self.timeouts.connect;
                 cluster.heard(until, nonce).await
             }
         }
@@ -187,7 +160,7 @@ impl Servers {
     }
 }
 
-impl Call<'_> {
+impl Operation<'_> {
     /// When it ends.
     pub(crate) fn until(&self) -> Instant {
         self.terms.until
@@ -199,9 +172,9 @@ impl Call<'_> {
         script: Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<Answer, Unanswered> {
+    ) -> Result<Reply, Unavailable> {
         let answer = self.run_together(script, keys, arguments).await?;
-        answer.ok_or(Unanswered)
+        answer.ok_or(Unavailable)
     }
 
     /// Runs a script over keys of one slot, or nothing at all while the slot moves and they are
@@ -211,57 +184,59 @@ impl Call<'_> {
         script: Script,
         keys: &[&str],
         arguments: &[&[u8]],
-    ) -> Result<Option<Answer>, Unanswered> {
+    ) -> Result<Option<Reply>, Unavailable> {
         let key = keys.first().copied().unwrap_or_default();
         let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
         match answer.await {
             Ok(answer) => Ok(Some(answer)),
             Err(CommandError::Redirected { .. }) => Ok(None),
-            Err(CommandError::Unavailable(_)) => Err(Unanswered),
+            Err(CommandError::Unavailable(_)) => Err(Unavailable),
         }
     }
 
     /// Changes with whatever may have changed about who holds what.
-    pub(crate) async fn turn(&self) -> Result<u64, Unanswered> {
+    pub(crate) async fn turn(&self) -> Result<u64, Unavailable> {
         match &self.servers.kind {
-            Kind::One(_) => Ok(self.servers.met.turn()),
-            Kind::Cluster(cluster) => cluster.turn(self.terms.until).await.ok_or(Unanswered),
+            TopologyKind::Single(_) => Ok(self.servers.met.turn()),
+            TopologyKind::Cluster(cluster) => {
+                cluster.turn(self.terms.until).await.ok_or(Unavailable)
+            }
         }
     }
 
     /// Sends a command to the server that holds the key.
-    pub(crate) async fn send(&self, key: &str, command: &Cmd) -> Result<Answer, Unanswered> {
+    pub(crate) async fn send(&self, key: &str, command: &Cmd) -> Result<Reply, Unavailable> {
         let answer = self.ask(key, |_| Cow::Borrowed(command));
-        answer.await.map_err(|_| Unanswered)
+        answer.await.map_err(|_| Unavailable)
     }
 
     /// Whether all servers answer.
     pub(crate) async fn reaches_all(&self) -> bool {
         let ping = cmd("PING");
         match &self.servers.kind {
-            Kind::One(_) => self.send("", &ping).await.is_ok(),
-            Kind::Cluster(cluster) => Box::pin(cluster.all_answer(self.terms, &ping)).await,
+            TopologyKind::Single(_) => self.send("", &ping).await.is_ok(),
+            TopologyKind::Cluster(cluster) => Box::pin(cluster.all_answer(self.terms, &ping)).await,
         }
     }
 
     async fn ask<'c>(
         &self,
         key: &str,
-        command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, CommandError> {
+        command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+    ) -> Result<Reply, CommandError> {
         match &self.servers.kind {
-            Kind::One(one) => one.links.ask(self.terms, command).await,
+            TopologyKind::Single(one) => one.links.ask(self.terms, command).await,
             // Boxed, so that one server need not carry the room for it.
-            Kind::Cluster(cluster) => Box::pin(cluster.ask(self.terms, key, command)).await,
+            TopologyKind::Cluster(cluster) => Box::pin(cluster.ask(self.terms, key, command)).await,
         }
     }
 }
 
-impl fmt::Debug for Servers {
+impl fmt::Debug for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::One(one) => one.links.fmt(f),
-            Kind::Cluster(cluster) => cluster.fmt(f),
+            TopologyKind::Single(one) => one.links.fmt(f),
+            TopologyKind::Cluster(cluster) => cluster.fmt(f),
         }
     }
 }

@@ -8,7 +8,7 @@ mod reply;
 mod run_ids;
 
 pub(crate) use self::{
-    dispatch::{Call, Place, Servers},
-    reply::Looked,
-    run_ids::Run,
+    dispatch::{Operation, Topology},
+    reply::LookupReply,
+    run_ids::RunIds,
 };

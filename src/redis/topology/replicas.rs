@@ -12,7 +12,6 @@ use std::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
 };
 
 use bb8_redis::{
@@ -23,37 +22,31 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     redis::{
-        connection::{Link, Links, Manager},
+        config::ReplicaWait,
+        connection::{Manager, ServerPool, SharedConnection},
         scripts::Script,
     },
     sync::lock,
     telemetry::REVOCATION,
 };
 
-pub(crate) struct Replicas {
-    wanted: Wanted,
+pub(crate) struct ReplicaWaiter {
+    wanted: ReplicaWait,
     pool: OnceLock<Pool<Manager>>,
     begun: AtomicU64,
-    ended: Mutex<Option<Round>>,
+    ended: Mutex<Option<WaitRound>>,
     is_short: AtomicBool,
 }
 
-/// How many, and for how long to wait for them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) replicas: u32,
-    pub(crate) patience: Duration,
-}
-
 /// A wait that has ended.
-struct Round {
+struct WaitRound {
     number: u64,
     run: Arc<str>,
     count: u32,
 }
 
-impl Replicas {
-    pub(crate) fn new(wanted: Wanted) -> Self {
+impl ReplicaWaiter {
+    pub(crate) fn new(wanted: ReplicaWait) -> Self {
         Self {
             wanted,
             pool: OnceLock::new(),
@@ -64,8 +57,8 @@ impl Replicas {
     }
 
     /// How many of them, at least, have what these runs of the server have written.
-    pub(crate) async fn have(&self, links: &Links, runs: &[Arc<str>]) -> u32 {
-        let until = Instant::now() + self.wanted.patience;
+    pub(crate) async fn have(&self, links: &ServerPool, runs: &[Arc<str>]) -> u32 {
+        let until = Instant::now() + self.wanted.timeout;
         let count = self.count(links, runs, until).await.unwrap_or(0);
         let is_short = count < self.wanted.replicas;
         let was_short = self.is_short.swap(is_short, SeqCst);
@@ -83,11 +76,11 @@ impl Replicas {
         count
     }
 
-    async fn count(&self, links: &Links, runs: &[Arc<str>], until: Instant) -> Option<u32> {
+    async fn count(&self, links: &ServerPool, runs: &[Arc<str>], until: Instant) -> Option<u32> {
         let before = self.begun.load(SeqCst);
         let pool = self
             .pool
-            .get_or_init(|| links.pool_of_one(self.wanted.patience));
+            .get_or_init(|| links.pool_of_one(self.wanted.timeout));
         let turn = timeout_at(until, pool.get()).await.ok()?.ok()?;
         let later = lock(&self.ended)
             .as_ref()
@@ -102,7 +95,7 @@ impl Replicas {
 
     async fn round(
         &self,
-        links: &Links,
+        links: &ServerPool,
         mut link: PooledConnection<'_, Manager>,
         until: Instant,
     ) -> Option<(Arc<str>, u32)> {
@@ -113,7 +106,7 @@ impl Replicas {
         let mut wait = cmd("WAIT");
         wait.arg(self.wanted.replicas).arg(left);
         let key = links.probe();
-        let probe = |link: &Link| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        let probe = |link: &SharedConnection| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
         let waited = timeout_at(until + links.deadline(), async {
             link.query(false, probe).await?;
             link.query(false, |_| Cow::Borrowed(&wait)).await
@@ -125,7 +118,7 @@ impl Replicas {
         };
         let count = from_redis_value(count).ok()?;
         let run = Arc::clone(link.run());
-        *lock(&self.ended) = Some(Round {
+        *lock(&self.ended) = Some(WaitRound {
             number,
             run: Arc::clone(&run),
             count,
@@ -134,7 +127,7 @@ impl Replicas {
     }
 }
 
-impl fmt::Debug for Replicas {
+impl fmt::Debug for ReplicaWaiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replicas")
             .field("wanted", &self.wanted)

@@ -5,14 +5,14 @@ use std::sync::Arc;
 /// One server holds all that a lookup reads. Of a cluster one holds what is the token's, and the
 /// same one or another the mark of its user.
 #[derive(Clone, Debug)]
-pub(crate) struct Run {
+pub(crate) struct RunIds {
     token: Arc<str>,
     mark: Option<Arc<str>>,
     /// What may have changed in the cluster until the lookup began.
     turn: u64,
 }
 
-impl Run {
+impl RunIds {
     pub(crate) fn of_one(server: Arc<str>) -> Self {
         Self {
             token: server,
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn a_run_goes_on_while_the_servers_are_the_same() {
         let run = |token: &str, mark: Option<&str>, turn| {
-            Run::of_cluster(token.into(), mark.map(Into::into), turn)
+            RunIds::of_cluster(token.into(), mark.map(Into::into), turn)
         };
         let read = run("a", Some("b"), 1);
         assert_eq!(&*read.text(), "ab");

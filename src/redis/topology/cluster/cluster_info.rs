@@ -20,17 +20,17 @@ pub(crate) struct Address {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct View {
+pub(crate) struct ClusterInfo {
     /// Goes up with every failover.
     pub(crate) epoch: u64,
     /// Whether the node sees a majority of the primaries.
     pub(crate) is_ok: bool,
-    pub(crate) primaries: Vec<Told>,
+    pub(crate) primaries: Vec<PrimaryInfo>,
 }
 
 /// A primary.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct PrimaryInfo {
     pub(crate) id: String,
     pub(crate) address: Address,
     pub(crate) slots: Vec<(u16, u16)>,
@@ -56,7 +56,7 @@ impl Address {
     }
 }
 
-impl View {
+impl ClusterInfo {
     /// Reads the replies to `CLUSTER SLOTS`, `CLUSTER NODES` and `CLUSTER INFO`; nothing for what
     /// are none.
     pub(crate) fn parse(slots: Value, nodes: &str, info: &str, teller: &Address) -> Option<Self> {
@@ -77,7 +77,7 @@ impl View {
             let Some(address) = Address::new(&host, port, teller) else {
                 continue;
             };
-            let told = primaries.entry(id.clone()).or_insert_with(|| Told {
+            let told = primaries.entry(id.clone()).or_insert_with(|| PrimaryInfo {
                 id,
                 address,
                 slots: Vec::new(),
@@ -107,7 +107,7 @@ fn number(value: Value) -> Option<u16> {
 }
 
 /// A line of `CLUSTER NODES`: `id ip:port@bus[,hostname] flags …`, if it is about a primary.
-fn without_slots(line: &str, teller: &Address) -> Option<Told> {
+fn without_slots(line: &str, teller: &Address) -> Option<PrimaryInfo> {
     let mut fields = line.split(' ');
     let (id, address, flags) = (fields.next()?, fields.next()?, fields.next()?);
     let has = |wanted| flags.split(',').any(|flag| flag == wanted);
@@ -115,7 +115,7 @@ fn without_slots(line: &str, teller: &Address) -> Option<Told> {
         return None;
     }
     let (address, _) = address.split_once('@').unwrap_or((address, ""));
-    Some(Told {
+    Some(PrimaryInfo {
         id: id.to_owned(),
         address: Address::parse(address, teller)?,
         slots: Vec::new(),
@@ -163,8 +163,8 @@ e 10.0.0.5:7004@17004 master,fail - 0 0 3 disconnected
 f :0@0 master,noaddr - 0 0 3 disconnected
 ";
         let teller = address("seed", 7_000);
-        let view = View::parse(slots, nodes, INFO, &teller).unwrap();
-        let told = |id: &str, address: Address, slots: &[(u16, u16)]| Told {
+        let view = ClusterInfo::parse(slots, nodes, INFO, &teller).unwrap();
+        let told = |id: &str, address: Address, slots: &[(u16, u16)]| PrimaryInfo {
             id: id.to_owned(),
             address,
             slots: slots.to_vec(),
@@ -183,7 +183,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
     #[test]
     fn what_is_no_cluster_is_no_view() {
         let teller = address("seed", 7_000);
-        let none = |slots: Value| View::parse(slots, "", INFO, &teller).is_none();
+        let none = |slots: Value| ClusterInfo::parse(slots, "", INFO, &teller).is_none();
         assert!(none(Value::Nil) && none(Value::Okay) && none(Value::Array(vec![])));
         for (from, to) in [(5, 4), (0, 16_384), (-1, 5), (70_000, 80_000)] {
             assert!(none(Value::Array(vec![range(from, to, text("a"), 1, "a")])));
@@ -211,7 +211,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
         fn no_text_panics(nodes in "[ -~\n]{0,200}", host in "[ -~]{0,20}", port: u16) {
             let teller = address("h", 1);
             let slots = Value::Array(vec![range(0, 1, text(&host), port.into(), "a")]);
-            let _ = View::parse(slots, &nodes, &nodes, &teller);
+            let _ = ClusterInfo::parse(slots, &nodes, &nodes, &teller);
             let _ = Address::parse(&host, &teller);
         }
     }

@@ -22,14 +22,14 @@ use tokio::{
 };
 
 use super::{
-    cluster_info::{Address, Told, View},
-    slot_map::{Map, Primary},
-    state::{Cluster, Known},
+    cluster_info::{Address, ClusterInfo, PrimaryInfo},
+    slot_map::{Primary, SlotMap},
+    state::{Cluster, ClusterStatus},
 };
 use crate::{
-    protocol::Stamp,
+    protocol::Timestamp,
     redis::{
-        connection::{Link, Links, Terms},
+        connection::{CallOptions, ServerPool, SharedConnection},
         endpoint::silence,
         error::told,
     },
@@ -63,14 +63,14 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, look: Arc<Notify>) {
 }
 
 /// The node that tells, until it does no more.
-pub(crate) struct Scout {
+pub(crate) struct DiscoveryConnection {
     connection: MultiplexedConnection,
     address: Address,
 }
 
 impl Cluster {
     /// Whether a node has told anything.
-    async fn survey(&self, scout: &mut Option<Scout>) -> bool {
+    async fn survey(&self, scout: &mut Option<DiscoveryConnection>) -> bool {
         let view = self.view(scout).await;
         let has_told = view.is_ok();
         let before = self.known.borrow().map();
@@ -107,15 +107,20 @@ impl Cluster {
         has_told
     }
 
-    fn publish(&self, map: &Arc<Map>) {
-        let before = self.known.send_replace(Known::Map(Arc::clone(map)));
-        if matches!(before, Known::Lost) {
+    fn publish(&self, map: &Arc<SlotMap>) {
+        let before = self
+            .known
+            .send_replace(ClusterStatus::Mapped(Arc::clone(map)));
+        if matches!(before, ClusterStatus::Unreachable) {
             tracing::info!(target: REDIS, "the Redis cluster answers");
         }
     }
 
     fn lose(&self, trouble: &str) {
-        if matches!(self.known.send_replace(Known::Lost), Known::Nothing) {
+        if matches!(
+            self.known.send_replace(ClusterStatus::Unreachable),
+            ClusterStatus::Undiscovered
+        ) {
             tracing::warn!(
                 target: REDIS,
                 error = trouble,
@@ -128,7 +133,7 @@ impl Cluster {
     }
 
     /// What a node tells that sees the majority of the cluster, and no older state than before.
-    async fn view(&self, scout: &mut Option<Scout>) -> Result<View, String> {
+    async fn view(&self, scout: &mut Option<DiscoveryConnection>) -> Result<ClusterInfo, String> {
         if let Some(known) = scout
             && let Ok(view) = self.tell(known).await
         {
@@ -168,7 +173,7 @@ impl Cluster {
         all
     }
 
-    async fn scout(&self, node: ConnectionInfo) -> Result<Scout, String> {
+    async fn scout(&self, node: ConnectionInfo) -> Result<DiscoveryConnection, String> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.deadlines.connect))
             .set_response_timeout(None);
@@ -185,7 +190,7 @@ impl Cluster {
         };
         // Greeting included, which a server may leave unanswered.
         match timeout(self.deadlines.connect, connect).await {
-            Ok(Ok(connection)) => Ok(Scout {
+            Ok(Ok(connection)) => Ok(DiscoveryConnection {
                 connection,
                 address: Address { host, port },
             }),
@@ -194,7 +199,7 @@ impl Cluster {
         }
     }
 
-    async fn tell(&self, scout: &mut Scout) -> Result<View, String> {
+    async fn tell(&self, scout: &mut DiscoveryConnection) -> Result<ClusterInfo, String> {
         let mut ask = pipe();
         for what in ["SLOTS", "NODES", "INFO"] {
             ask.cmd("CLUSTER").arg(what);
@@ -204,7 +209,7 @@ impl Cluster {
             Ok(answer) => answer.map_err(|error| told(&error))?,
             Err(_) => return Err("no answer within the timeout".to_owned()),
         };
-        let view = View::parse(slots, &nodes, &info, &scout.address)
+        let view = ClusterInfo::parse(slots, &nodes, &info, &scout.address)
             .ok_or("a node says of its cluster what cannot be read")?;
         if !view.is_ok || view.epoch < self.epoch.load(SeqCst) {
             return Err("a node does not see the whole cluster".to_owned());
@@ -214,10 +219,10 @@ impl Cluster {
     }
 
     /// Draws the map anew, and keeps the links that there are.
-    async fn draw(&self, view: View, before: Option<Arc<Map>>) -> Arc<Map> {
+    async fn draw(&self, view: ClusterInfo, before: Option<Arc<SlotMap>>) -> Arc<SlotMap> {
         let mut strays = mem::take(&mut *lock(&self.strays));
         let primaries = view.primaries.into_iter().map(|told| {
-            let Told { id, address, slots } = told;
+            let PrimaryInfo { id, address, slots } = told;
             let known = before.as_ref().and_then(|map| map.links(&address));
             let known = known.or_else(|| strays.remove(&address));
             let links = known.unwrap_or_else(|| self.links(&address));
@@ -228,7 +233,7 @@ impl Cluster {
                 slots,
             }
         });
-        let map = Map::new(primaries.collect());
+        let map = SlotMap::new(primaries.collect());
         if let Some(before) = before.as_ref().filter(|before| map.is_as(before)) {
             return Arc::clone(before);
         }
@@ -250,7 +255,7 @@ impl Cluster {
 }
 
 /// By the clock of the first primary that tells.
-async fn time(map: &Map, patience: Duration) -> Option<Stamp> {
+async fn time(map: &SlotMap, patience: Duration) -> Option<Timestamp> {
     let until = Instant::now() + patience;
     let primaries = map.primaries.iter();
     let asked: Vec<_> = primaries
@@ -262,10 +267,13 @@ async fn time(map: &Map, patience: Duration) -> Option<Stamp> {
     Some(select_ok(asked).await.ok()?.0)
 }
 
-async fn time_of(links: &Links, until: Instant) -> Result<Stamp, ()> {
-    let time = |_: &Link| Cow::Owned(cmd("TIME"));
-    let answer = links.ask(Terms::read(until), time).await.map_err(|_| ())?;
+async fn time_of(links: &ServerPool, until: Instant) -> Result<Timestamp, ()> {
+    let time = |_: &SharedConnection| Cow::Owned(cmd("TIME"));
+    let answer = links
+        .ask(CallOptions::read(until), time)
+        .await
+        .map_err(|_| ())?;
     from_redis_value(answer.value)
-        .map(Stamp::from_redis_time)
+        .map(Timestamp::from_redis_time)
         .map_err(|_| ())
 }

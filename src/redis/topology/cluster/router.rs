@@ -13,12 +13,12 @@ use super::{
     cluster_info::Address,
     discovery::watch,
     hash_slot::slot,
-    slot_map::Map,
-    state::{Cluster, Known},
+    slot_map::SlotMap,
+    state::{Cluster, ClusterStatus},
 };
 use crate::redis::{
-    connection::{Answer, CommandError, Link, Terms},
-    endpoint::{Heard, Server},
+    connection::{CallOptions, CommandError, Reply, SharedConnection},
+    endpoint::{Endpoint, TrackedNode},
 };
 
 /// So often a command is sent on; more are a cluster that does not know itself.
@@ -31,10 +31,10 @@ impl Cluster {
     /// Asks the server that holds the key, wherever the cluster says that it is.
     pub(crate) async fn ask<'c>(
         self: &Arc<Self>,
-        mut terms: Terms,
+        mut terms: CallOptions,
         key: &str,
-        command: impl Fn(&Link) -> Cow<'c, Cmd>,
-    ) -> Result<Answer, CommandError> {
+        command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+    ) -> Result<Reply, CommandError> {
         let map = self.map(terms.until).await.ok_or(NOT_KNOWN)?;
         let Some(owner) = map.owner(slot(key)) else {
             self.look.notify_one();
@@ -70,7 +70,7 @@ impl Cluster {
     }
 
     /// Whether each slot has a primary, and each of these answers.
-    pub(crate) async fn all_answer(self: &Arc<Self>, terms: Terms, command: &Cmd) -> bool {
+    pub(crate) async fn all_answer(self: &Arc<Self>, terms: CallOptions, command: &Cmd) -> bool {
         let Some(map) = self.map(terms.until).await else {
             return false;
         };
@@ -82,13 +82,17 @@ impl Cluster {
     }
 
     /// All primaries, also those that hold nothing yet: a slot may be on its way to them.
-    pub(crate) async fn heard(self: &Arc<Self>, until: Instant, nonce: u64) -> (u64, Vec<Heard>) {
+    pub(crate) async fn heard(
+        self: &Arc<Self>,
+        until: Instant,
+        nonce: u64,
+    ) -> (u64, Vec<TrackedNode>) {
         let turn = self.turn(until).await.unwrap_or_default();
         let Some(map) = self.map(until).await else {
             return (turn, Vec::new());
         };
-        let heard = map.primaries.iter().map(|primary| Heard {
-            server: Server::Named(Box::new(self.connection_info(&primary.address))),
+        let heard = map.primaries.iter().map(|primary| TrackedNode {
+            server: Endpoint::Fixed(Box::new(self.connection_info(&primary.address))),
             probe: map.key_on(&primary.address, |n| {
                 self.names.probe(nonce.wrapping_add(n))
             }),
@@ -102,7 +106,7 @@ impl Cluster {
         Some(self.met.turn())
     }
 
-    async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<Map>> {
+    async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<SlotMap>> {
         // Timers and connections need a runtime.
         Handle::try_current().ok()?;
         self.survey
@@ -111,7 +115,7 @@ impl Cluster {
             return Some(map);
         }
         let mut known = self.known.subscribe();
-        let is_known = known.wait_for(|known| !matches!(known, Known::Nothing));
+        let is_known = known.wait_for(|known| !matches!(known, ClusterStatus::Undiscovered));
         timeout_at(until, is_known).await.ok()?.ok()?.map()
     }
 }

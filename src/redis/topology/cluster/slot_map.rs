@@ -4,14 +4,14 @@ use super::{
     cluster_info::Address,
     hash_slot::{SLOTS, slot},
 };
-use crate::redis::connection::Links;
+use crate::redis::connection::ServerPool;
 
 /// So many keys are tried until one is found that a primary holds. A prefix with a hash tag puts
 /// all of them into one slot.
 const TRIES: u64 = 1 << 16;
 
 #[derive(Default)]
-pub(crate) struct Map {
+pub(crate) struct SlotMap {
     pub(crate) primaries: Vec<Primary>,
     /// In order; the last number is that of a primary.
     ranges: Vec<(u16, u16, usize)>,
@@ -21,11 +21,11 @@ pub(crate) struct Primary {
     /// The cluster's name for it.
     pub(crate) id: String,
     pub(crate) address: Address,
-    pub(crate) links: Links,
+    pub(crate) links: ServerPool,
     pub(crate) slots: Vec<(u16, u16)>,
 }
 
-impl Map {
+impl SlotMap {
     pub(crate) fn new(primaries: Vec<Primary>) -> Self {
         let mut ranges: Vec<_> = primaries
             .iter()
@@ -56,7 +56,7 @@ impl Map {
         slots.sum::<u32>() == u32::from(SLOTS)
     }
 
-    pub(crate) fn links(&self, address: &Address) -> Option<Links> {
+    pub(crate) fn links(&self, address: &Address) -> Option<ServerPool> {
         let mut primaries = self.primaries.iter();
         let primary = primaries.find(|primary| primary.address == *address)?;
         Some(primary.links.clone())

@@ -9,12 +9,12 @@ use std::{
 use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::{Notify, watch};
 
-use super::{cluster_info::Address, slot_map::Map};
+use super::{cluster_info::Address, slot_map::SlotMap};
 use crate::{
     redis::{
-        connection::{Deadlines, Links, Met},
-        endpoint::{Server, at},
-        keys::Names,
+        connection::{ServerPool, ServerRegistry, Timeouts},
+        endpoint::{Endpoint, at},
+        keys::KeySpace,
     },
     sync::{BackgroundTask, lock},
 };
@@ -25,11 +25,11 @@ const MAX_STRAYS: usize = 64;
 pub(crate) struct Cluster {
     /// The nodes that were named, by which the others are found.
     pub(crate) seeds: Vec<ConnectionInfo>,
-    pub(crate) deadlines: Deadlines,
-    pub(crate) names: Names,
-    pub(crate) met: Arc<Met>,
-    pub(crate) known: watch::Sender<Known>,
-    pub(crate) strays: Mutex<HashMap<Address, Links>>,
+    pub(crate) deadlines: Timeouts,
+    pub(crate) names: KeySpace,
+    pub(crate) met: Arc<ServerRegistry>,
+    pub(crate) known: watch::Sender<ClusterStatus>,
+    pub(crate) strays: Mutex<HashMap<Address, ServerPool>>,
     /// The latest epoch of the cluster's own that was seen.
     pub(crate) epoch: AtomicU64,
     /// Asks for a look at the cluster ahead of the next.
@@ -37,28 +37,28 @@ pub(crate) struct Cluster {
     pub(crate) survey: BackgroundTask,
 }
 
-pub(crate) enum Known {
+pub(crate) enum ClusterStatus {
     /// Nobody has looked yet.
-    Nothing,
+    Undiscovered,
     /// No node has told so far.
-    Lost,
-    Map(Arc<Map>),
+    Unreachable,
+    Mapped(Arc<SlotMap>),
 }
 
 impl Cluster {
     /// Connects on first use.
     pub(crate) fn new(
         seeds: Vec<ConnectionInfo>,
-        deadlines: Deadlines,
-        names: Names,
-        met: Arc<Met>,
+        deadlines: Timeouts,
+        names: KeySpace,
+        met: Arc<ServerRegistry>,
     ) -> Self {
         Self {
             seeds,
             deadlines,
             names,
             met,
-            known: watch::Sender::new(Known::Nothing),
+            known: watch::Sender::new(ClusterStatus::Undiscovered),
             strays: Mutex::default(),
             epoch: AtomicU64::new(0),
             look: Arc::default(),
@@ -69,14 +69,14 @@ impl Cluster {
     /// Whether no command has a chance now.
     pub(crate) fn is_skipped(&self) -> bool {
         match &*self.known.borrow() {
-            Known::Nothing => false,
-            Known::Lost => true,
-            Known::Map(map) => map.owners().all(|owner| owner.links.is_skipped()),
+            ClusterStatus::Undiscovered => false,
+            ClusterStatus::Unreachable => true,
+            ClusterStatus::Mapped(map) => map.owners().all(|owner| owner.links.is_skipped()),
         }
     }
 
     /// A server that a command was sent on to.
-    pub(crate) fn server(&self, map: &Map, address: &Address) -> Option<Links> {
+    pub(crate) fn server(&self, map: &SlotMap, address: &Address) -> Option<ServerPool> {
         if let Some(links) = map.links(address) {
             return Some(links);
         }
@@ -92,10 +92,10 @@ impl Cluster {
         Some(links)
     }
 
-    pub(crate) fn links(&self, address: &Address) -> Links {
-        let server = Server::Named(Box::new(self.connection_info(address)));
+    pub(crate) fn links(&self, address: &Address) -> ServerPool {
+        let server = Endpoint::Fixed(Box::new(self.connection_info(address)));
         let (probe, met) = (self.names.write_probe(), Arc::clone(&self.met));
-        Links::new(server, self.deadlines, probe, met)
+        ServerPool::new(server, self.deadlines, probe, met)
     }
 
     /// As the first of the named nodes, but for its address.
@@ -104,11 +104,11 @@ impl Cluster {
     }
 }
 
-impl Known {
-    pub(crate) fn map(&self) -> Option<Arc<Map>> {
+impl ClusterStatus {
+    pub(crate) fn map(&self) -> Option<Arc<SlotMap>> {
         match self {
-            Self::Map(map) => Some(Arc::clone(map)),
-            Self::Nothing | Self::Lost => None,
+            Self::Mapped(map) => Some(Arc::clone(map)),
+            Self::Undiscovered | Self::Unreachable => None,
         }
     }
 }
