@@ -8,12 +8,12 @@
 //! | layer | `layer.rs`, `policy.rs` | [`SessionCacheLayer`]: built once, cheap to clone, wraps any service |
 //! | call | `service.rs` | [`SessionCacheService`] takes the request and the inner service that was polled ready |
 //! | token | `token.rs` | a [`TokenSource`] reads the headers: found, absent or malformed |
-//! | near | `cache/key.rs`, `cache/local.rs` | a usable session in memory, found by a keyed hash of the token: no await, no box, straight to the inner service |
-//! | key | `cache/key.rs` | the token's digest; past this file only the validator sees the token |
-//! | hear | `cache/redis/listener.rs`, `cache/lease.rs` | beside requests: what changes in Redis, which ends what is in memory before it |
-//! | far | `cache/redis/lookup.rs`, `cache/accept.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
-//! | ask | `resolver.rs`, `cache/flights.rs`, `validator/` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
-//! | fill | `resolver.rs`, `cache/redis/fill.rs` | re-check, store, answer; ask once more if a revocation came between |
+//! | near | `protocol/key.rs`, `memory/store.rs` | a usable session in memory, found by a keyed hash of the token: no await, no box, straight to the inner service |
+//! | key | `protocol/key.rs` | the token's digest; past this file only the validator sees the token |
+//! | hear | `redis/invalidation.rs`, `coherence/lease.rs` | beside requests: what changes in Redis, which ends what is in memory before it |
+//! | far | `redis/commands/lookup.rs`, `protocol/acceptance.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
+//! | ask | `resolver.rs`, `sync/singleflight.rs`, `validator/` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
+//! | fill | `resolver.rs`, `redis/commands/fill.rs` | re-check, store, answer; ask once more if a revocation came between |
 //! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
 //! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
 //!

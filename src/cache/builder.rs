@@ -314,7 +314,7 @@ impl SessionCacheBuilder {
             NonZeroUsize::new(local.capacity).unwrap_or(capacity)
         });
         let limits = StoreLimits {
-            deadlines: Timeouts {
+            timeouts: Timeouts {
                 connect: settings.connect_timeout,
                 checkout: settings.checkout_timeout,
                 call: settings.redis_timeout,
@@ -328,7 +328,7 @@ impl SessionCacheBuilder {
         };
         let tier = local.map(|local| TrackingConfig {
             lease: Arc::new(Lease::new(micros(local.lease), self.clock.clone())),
-            hears_records: local.hears_records,
+            tracks_records: local.tracks_records,
         });
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         let redis = self.redis.clone().map(|redis| {
@@ -357,7 +357,7 @@ impl SessionCacheBuilder {
         let times = Ttls {
             max_age: micros(max_age),
             stale: micros(self.settings.stale_if_error),
-            verdict_ttl: micros(self.settings.max_session_lifetime),
+            revoked_token_ttl: micros(self.settings.max_session_lifetime),
             negative_ttl: micros(settings.negative_ttl),
         };
         let clock = self.clock.clone();
@@ -371,16 +371,16 @@ impl SessionCacheBuilder {
         local: LocalStore,
         redis: Option<RedisStore>,
     ) -> SessionCache {
-        let naming = KeyDeriver::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
+        let key_deriver = KeyDeriver::new(self.pepper.as_ref(), self.previous_pepper.as_ref());
         let store = Store {
             local,
             redis,
-            naming,
-            undelivered: RevocationQueue::default(),
+            key_deriver,
+            queue: RevocationQueue::default(),
             clock: self.clock,
             is_enabled: self.enabled,
-            gives_up_after: micros(settings.max_record_age()),
-            verdict_ttl: micros(self.settings.max_session_lifetime),
+            max_record_age: micros(settings.max_record_age()),
+            revoked_token_ttl: micros(self.settings.max_session_lifetime),
             metrics: CacheMetrics::default(),
         };
         let miss_timeout = settings

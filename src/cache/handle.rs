@@ -68,7 +68,7 @@ pub struct SessionCache {
 impl SessionCache {
     pub(crate) fn new(store: Store, validations: Validations) -> Self {
         Self {
-            space: store.naming.space(Namespace::unnamed()),
+            space: store.key_deriver.space(Namespace::unnamed()),
             is_named: false,
             authority: None,
             store: Arc::new(store),
@@ -86,7 +86,7 @@ impl SessionCache {
     /// Whatever validators share a namespace accept each other's sessions: see [`Namespace`].
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
-        self.space = self.store.naming.space(namespace.into());
+        self.space = self.store.key_deriver.space(namespace.into());
         self.is_named = true;
         self
     }
@@ -96,7 +96,7 @@ impl SessionCache {
     #[must_use]
     pub fn for_validator(mut self, validator: &impl SessionValidator) -> Self {
         if !self.is_named {
-            self.space = self.store.naming.space(validator.namespace());
+            self.space = self.store.key_deriver.space(validator.namespace());
         }
         self.authority = Some(validator.authority());
         self
@@ -243,20 +243,23 @@ impl SessionCache {
             store, validations, ..
         } = self;
         let (entries, verdicts, refusals) = store.local.len();
-        let hearing = store.local.lease().map(|lease| lease.hearing());
-        let hearing = hearing.unwrap_or_default();
+        let status = store.local.lease().map(|lease| lease.status());
+        let status = status.unwrap_or_default();
         let redis = store.redis.as_ref().map(RedisStore::metrics);
         Stats {
-            listener_connected: hearing.is_connected,
-            lease_age: hearing.age.map(Duration::from_micros),
-            invalidations: hearing.pushes,
-            local_resets: hearing.epochs,
+            listener_connected: status.is_connected,
+            lease_age: status.age.map(Duration::from_micros),
+            invalidations: status.pushes,
+            local_resets: status.epochs,
             local_entries: entries as u64,
             revoked_token_entries: verdicts as u64,
             negative_entries: refusals as u64,
             validations_in_flight: validations.in_flight.len(),
-            queued_revocations: store.undelivered.len(),
-            redis_circuit_open: store.redis.as_ref().is_some_and(RedisStore::is_skipped),
+            queued_revocations: store.queue.len(),
+            redis_circuit_open: store
+                .redis
+                .as_ref()
+                .is_some_and(RedisStore::is_circuit_open),
             redis_connections: redis.map_or(0, |redis| redis.connections.get()),
             redis_commands_in_flight: redis.map_or(0, |redis| redis.commands_in_flight.get()),
             redis_errors: redis.map_or(0, |redis| redis.errors.get()),
@@ -265,7 +268,7 @@ impl SessionCache {
     }
 
     pub(crate) fn key(&self, token: &SessionToken) -> CacheKey {
-        self.store.naming.entry(token, &self.space)
+        self.store.key_deriver.entry(token, &self.space)
     }
 }
 

@@ -11,8 +11,8 @@ use std::{num::NonZeroUsize, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config_error::ConfigError, memory::LocalCacheConfig, protocol::SLACK as SLACK_MICROS,
-    redis::RedisTimeouts,
+    config_error::ConfigError, memory::LocalCacheConfig,
+    protocol::CLOCK_SKEW_TOLERANCE as SLACK_MICROS, redis::RedisTimeouts,
 };
 
 /// How long a revocation must be remembered beside the records that it outlives: one hour, the
@@ -20,7 +20,8 @@ use crate::{
 pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
 /// What clocks may differ by.
-pub(crate) const SLACK: Duration = Duration::from_micros(SLACK_MICROS.unsigned_abs());
+pub(crate) const CLOCK_SKEW_TOLERANCE: Duration =
+    Duration::from_micros(SLACK_MICROS.unsigned_abs());
 
 const DEFAULT_TTL: Duration = Duration::from_secs(300);
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -103,7 +104,7 @@ impl CacheSettings {
     pub(crate) fn resolve(&self, redis: Option<RedisTimeouts>) -> EffectiveSettings {
         let redis = redis.unwrap_or_default();
         // A record must not outlive the memory of its revocation.
-        let records = TOMBSTONE_TTL - SLACK;
+        let records = TOMBSTONE_TTL - CLOCK_SKEW_TOLERANCE;
         let shortest_ttl = self.ttl.unwrap_or(MIN_TTL);
         let (redis_timeout, for_validation) = self.split_request_timeout(redis);
         let validation_timeout = self.validation_timeout.unwrap_or_else(|| {
@@ -114,7 +115,9 @@ impl CacheSettings {
         });
         let ttl = self.ttl.unwrap_or_else(|| {
             let room = records.saturating_sub(validation_timeout);
-            let session = self.max_session_lifetime.saturating_sub(SLACK);
+            let session = self
+                .max_session_lifetime
+                .saturating_sub(CLOCK_SKEW_TOLERANCE);
             let room = room.min(session).saturating_sub(self.stale_if_error);
             DEFAULT_TTL.min(room)
         });
@@ -222,7 +225,7 @@ impl CacheSettings {
                 "`validation_timeout` must be greater than zero, for example 5 s",
             ));
         }
-        let used = ttl.saturating_add(SLACK);
+        let used = ttl.saturating_add(CLOCK_SKEW_TOLERANCE);
         if used.saturating_add(validation) > TOMBSTONE_TTL {
             return Err(ConfigError::new(
                 "`ttl` (`ttl_seconds`) + `validation_timeout` + 5 s must not exceed 1 hour, the \
@@ -299,7 +302,7 @@ impl EffectiveSettings {
     pub(crate) fn max_record_age(&self) -> Duration {
         self.ttl
             .saturating_add(self.validation_timeout)
-            .saturating_add(SLACK)
+            .saturating_add(CLOCK_SKEW_TOLERANCE)
     }
 }
 
@@ -519,7 +522,7 @@ mod tests {
             // Whatever gave way to what, no record outlives its revocation.
             let longest = effective.max_record_age() + settings.stale_if_error;
             assert!(longest <= TOMBSTONE_TTL, "{name}: {effective:?}");
-            let longest = effective.ttl + SLACK + settings.stale_if_error;
+            let longest = effective.ttl + CLOCK_SKEW_TOLERANCE + settings.stale_if_error;
             assert!(longest <= settings.max_session_lifetime, "{name}");
         }
     }

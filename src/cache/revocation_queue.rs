@@ -52,14 +52,14 @@ pub(crate) struct RevocationQueue {
     waiting: AtomicU64,
     gauge: Gauge,
     /// The time of this process, in microseconds, until which nothing is served from Redis.
-    nothing_until: AtomicU64,
+    reads_disabled_until: AtomicU64,
 }
 
 /// The revocation whose turn it is.
 pub(crate) struct QueuedRevocation {
     pub(crate) what: RevocationRequest,
     /// All that it revoked is too old to be used; nothing has to be delivered any more.
-    pub(crate) has_aged_out: bool,
+    pub(crate) is_expired: bool,
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ impl Default for RevocationQueue {
             queue: Mutex::default(),
             waiting: AtomicU64::default(),
             gauge: Gauge::new(REVOCATIONS_QUEUED),
-            nothing_until: AtomicU64::default(),
+            reads_disabled_until: AtomicU64::default(),
         }
     }
 }
@@ -88,7 +88,7 @@ impl RevocationQueue {
 
     /// For a lookup that began at this time of the process; how long it took must not count.
     pub(crate) fn denies_token(&self, key: &CacheKey, began: u64) -> bool {
-        self.nothing_until.load(SeqCst) > began
+        self.reads_disabled_until.load(SeqCst) > began
             || (self.len() > 0 && self.queue().tokens.contains_key(&key.token))
     }
 
@@ -104,7 +104,7 @@ impl RevocationQueue {
     ) -> RevokeErrorKind {
         let mut queue = self.queue();
         if queue.waiting.len() >= MAX_QUEUED {
-            self.nothing_until.fetch_max(records_end, SeqCst);
+            self.reads_disabled_until.fetch_max(records_end, SeqCst);
             return RevokeErrorKind::QueueFull;
         }
         match &what {
@@ -118,7 +118,7 @@ impl RevocationQueue {
     }
 
     /// Whether the caller has to deliver: one task at a time does.
-    pub(crate) fn begins(&self) -> bool {
+    pub(crate) fn try_start_delivery(&self) -> bool {
         !std::mem::replace(&mut self.queue().is_delivering, true)
     }
 
@@ -131,7 +131,7 @@ impl RevocationQueue {
         };
         Some(QueuedRevocation {
             what: what.clone(),
-            has_aged_out: *until <= now,
+            is_expired: *until <= now,
         })
     }
 
@@ -183,49 +183,46 @@ mod tests {
     fn what_waits_is_bounded_and_then_nothing_is_served_for_a_while() {
         let cache = SessionCache::builder().build().unwrap();
         let key = cache.key(&SessionToken::parse("t").unwrap());
-        let undelivered = RevocationQueue::default();
+        let queue = RevocationQueue::default();
         for n in 0..MAX_QUEUED {
-            assert_eq!(undelivered.push(user(n), 100, 50), RevokeErrorKind::Queued);
+            assert_eq!(queue.push(user(n), 100, 50), RevokeErrorKind::Queued);
         }
-        assert!(!undelivered.denies_token(&key, 0));
-        assert_eq!(
-            undelivered.push(user(0), 100, 50),
-            RevokeErrorKind::QueueFull
-        );
-        assert_eq!(undelivered.len(), MAX_QUEUED as u64);
-        assert!(undelivered.denies_token(&key, 49));
-        assert!(!undelivered.denies_token(&key, 50));
+        assert!(!queue.denies_token(&key, 0));
+        assert_eq!(queue.push(user(0), 100, 50), RevokeErrorKind::QueueFull);
+        assert_eq!(queue.len(), MAX_QUEUED as u64);
+        assert!(queue.denies_token(&key, 49));
+        assert!(!queue.denies_token(&key, 50));
     }
 
     #[test]
     fn a_denial_lasts_until_the_last_of_its_kind_is_delivered_or_given_up() {
-        let undelivered = RevocationQueue::default();
+        let queue = RevocationQueue::default();
         for (n, until) in [(1, 10), (2, 20), (1, 30)] {
-            undelivered.push(user(n), until, 0);
+            queue.push(user(n), until, 0);
         }
-        let waits = |n: usize| undelivered.denies_user(&format!("user-{n}"));
+        let waits = |n: usize| queue.denies_user(&format!("user-{n}"));
         let next = |now| {
-            let QueuedRevocation { what, has_aged_out } = undelivered.next(now)?;
+            let QueuedRevocation { what, is_expired } = queue.next(now)?;
             let RevocationRequest::User(id) = what else {
                 panic!("no user")
             };
-            Some((id, has_aged_out))
+            Some((id, is_expired))
         };
         assert!(
-            undelivered.begins() && !undelivered.begins(),
+            queue.try_start_delivery() && !queue.try_start_delivery(),
             "one task delivers"
         );
         assert_eq!(next(0), Some(("user-1".to_owned(), false)));
-        undelivered.pop();
+        queue.pop();
         assert!(waits(1) && waits(2));
         assert_eq!(next(20), Some(("user-2".to_owned(), true)));
         assert!(waits(2), "until the stripes have moved");
-        undelivered.pop();
+        queue.pop();
         assert_eq!(next(20), Some(("user-1".to_owned(), false)));
         assert!(waits(1) && !waits(2), "the second was given up");
-        undelivered.pop();
+        queue.pop();
         assert!(!waits(1));
         assert_eq!(next(20), None);
-        assert!(undelivered.begins(), "the task has ended");
+        assert!(queue.try_start_delivery(), "the task has ended");
     }
 }

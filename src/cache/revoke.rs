@@ -83,7 +83,7 @@ impl StdError for RevokeError {}
 
 async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation, RevokeError> {
     if let RevocationRequest::Token(key, TombstoneKind::Revoke) = &what {
-        store.refuse(key);
+        store.mark_revoked(key);
     }
     if let Some(runs) = store.deliver(&what).await {
         store.apply(&what);
@@ -100,9 +100,9 @@ async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation
         == Err(RevokeError {
             kind: RevokeErrorKind::Queued,
         })
-        && store.undelivered.begins()
+        && store.queue.try_start_delivery()
     {
-        tokio::spawn(deliver_all(Arc::downgrade(&store)));
+        tokio::spawn(deliver_queued(Arc::downgrade(&store)));
     }
     outcome
 }
@@ -144,7 +144,7 @@ impl Store {
         match what {
             RevocationRequest::Token(key, verdict) => {
                 if *verdict == TombstoneKind::Revoke {
-                    self.refuse(key);
+                    self.mark_revoked(key);
                 }
                 self.local.invalidate_token(key);
             }
@@ -155,8 +155,8 @@ impl Store {
         }
     }
 
-    fn refuse(&self, key: &CacheKey) {
-        if self.local.refuse(key) && self.redis.is_none() {
+    fn mark_revoked(&self, key: &CacheKey) {
+        if self.local.mark_revoked(key) && self.redis.is_none() {
             tracing::warn!(
                 target: REVOCATION,
                 "a revoked token was forgotten before its time; raise the cache's capacity"
@@ -177,16 +177,16 @@ impl Store {
     /// Denies it here until it is delivered.
     fn queue(&self, what: RevocationRequest) -> Result<Revocation, RevokeError> {
         let now = self.clock.elapsed();
-        let worth = match &what {
-            RevocationRequest::Token(_, TombstoneKind::Revoke) => self.verdict_ttl,
+        let retention = match &what {
+            RevocationRequest::Token(_, TombstoneKind::Revoke) => self.revoked_token_ttl,
             RevocationRequest::Token(_, TombstoneKind::Invalidate) | RevocationRequest::User(_) => {
-                self.gives_up_after
+                self.max_record_age
             }
         };
-        let kind = self.undelivered.push(
+        let kind = self.queue.push(
             what.clone(),
-            now.saturating_add(worth),
-            now.saturating_add(self.gives_up_after),
+            now.saturating_add(retention),
+            now.saturating_add(self.max_record_age),
         );
         // After the denial stands: a lookup that sees no change finds it.
         self.apply(&what);
@@ -205,25 +205,25 @@ impl Store {
     }
 }
 
-async fn deliver_all(store: Weak<Store>) {
+async fn deliver_queued(store: Weak<Store>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
-    let mut given_up = 0;
+    let mut expired = 0;
     loop {
         let Some(now) = store.upgrade() else { return };
-        let next = now.undelivered.next(now.clock.elapsed());
-        let has_aged_out = matches!(&next, Some(next) if next.has_aged_out);
-        if !has_aged_out {
-            report_given_up(std::mem::take(&mut given_up));
+        let next = now.queue.next(now.clock.elapsed());
+        let is_expired = matches!(&next, Some(next) if next.is_expired);
+        if !is_expired {
+            report_expired(std::mem::take(&mut expired));
         }
         let Some(QueuedRevocation { what, .. }) = next else {
             return;
         };
-        if has_aged_out || now.deliver(&what).await.is_some() {
+        if is_expired || now.deliver(&what).await.is_some() {
             // The change first, also for what is given up: a lookup that began before it, and has
             // slept since, must not find the denial gone.
             now.apply(&what);
-            now.undelivered.pop();
-            given_up += u32::from(has_aged_out);
+            now.queue.pop();
+            expired += u32::from(is_expired);
             backoff.reset();
             continue;
         }
@@ -232,7 +232,7 @@ async fn deliver_all(store: Weak<Store>) {
     }
 }
 
-fn report_given_up(count: u32) {
+fn report_expired(count: u32) {
     if count > 0 {
         tracing::error!(
             target: REVOCATION,
@@ -261,17 +261,17 @@ mod tests {
         let queued = cache.invalidate_user("ada").await.unwrap_err();
         assert_eq!(queued.kind(), RevokeErrorKind::Queued);
         let local = &cache.store().local;
-        let seen = local.seen();
-        assert!(local.is_unchanged(&key, seen, "ada"));
-        clock.advance(Duration::from_micros(cache.store().gives_up_after));
-        let given_up = async {
-            while cache.store().undelivered.denies_user("ada") {
+        let generation = local.generation();
+        assert!(local.is_unchanged(&key, generation, "ada"));
+        clock.advance(Duration::from_micros(cache.store().max_record_age));
+        let expired = async {
+            while cache.store().queue.denies_user("ada") {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), given_up)
+        tokio::time::timeout(Duration::from_secs(60), expired)
             .await
             .expect("an end of the denial");
-        assert!(!local.is_unchanged(&key, seen, "ada"));
+        assert!(!local.is_unchanged(&key, generation, "ada"));
     }
 }

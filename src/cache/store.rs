@@ -21,14 +21,14 @@ use crate::{
 pub(crate) struct Store {
     pub(crate) local: LocalStore,
     pub(crate) redis: Option<RedisStore>,
-    pub(crate) naming: KeyDeriver,
-    pub(crate) undelivered: RevocationQueue,
+    pub(crate) key_deriver: KeyDeriver,
+    pub(crate) queue: RevocationQueue,
     pub(crate) clock: Clock,
     pub(crate) is_enabled: bool,
     /// After so many microseconds no record from before can be usable any more.
-    pub(crate) gives_up_after: u64,
+    pub(crate) max_record_age: u64,
     /// How long a revoked token stays refused, in microseconds.
-    pub(crate) verdict_ttl: u64,
+    pub(crate) revoked_token_ttl: u64,
     pub(crate) metrics: CacheMetrics,
 }
 
@@ -39,48 +39,48 @@ impl Store {
 
     /// What can be served without waiting, if anything can.
     #[inline]
-    pub(crate) fn near(&self, key: LocalKey) -> Option<CachedSession> {
+    pub(crate) fn get_local(&self, key: LocalKey) -> Option<CachedSession> {
         if !self.serves_from_memory() {
             return None;
         }
-        self.local.hit(key)
+        self.local.get(key)
     }
 
     /// Whether this process knows that the token was revoked. A hit never hides that it was.
-    pub(crate) fn refuses(&self, key: &CacheKey) -> bool {
-        self.local.refuses(key)
+    pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
+        self.local.is_revoked(key)
     }
 
     pub(crate) async fn lookup(&self, key: &CacheKey) -> Lookup {
         // First of all, so that what is revoked from here on is seen as a change.
-        let seen = self.local.seen();
+        let generation = self.local.generation();
         if self.serves_from_memory()
-            && let Some(session) = self.local.hit(key.near)
+            && let Some(session) = self.local.get(key.near)
         {
             return Lookup::Hit(session);
         }
-        if self.refuses(key) {
+        if self.is_revoked(key) {
             return Lookup::Revoked;
         }
         // Nor is a change missed that comes while the read is on its way.
-        let noted = self.local.lease().and_then(|lease| lease.note());
+        let version = self.local.lease().and_then(|lease| lease.read_version());
         let began = self.clock.elapsed();
-        let far = match &self.redis {
+        let snapshot = match &self.redis {
             Some(redis) if self.is_enabled => redis.lookup(key).await,
-            _ => return self.ask(key, ReplacePolicy::AnyOlder).await,
+            _ => return self.take_ticket(key, ReplacePolicy::AnyOlder).await,
         };
-        match far {
+        match snapshot {
             LookupResult::Record(served) => {
                 let user = &served.record.user;
                 // In this order: a denial ends only after the change that replaces it.
-                if self.is_denied(key, Some(user.id()), began) {
-                    return Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Unavailable));
+                if self.has_queued_revocation(key, Some(user.id()), began) {
+                    return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Unavailable));
                 }
-                if !self.local.is_unchanged(key, seen, user.id()) {
-                    return self.ask(key, ReplacePolicy::AnyOlder).await;
+                if !self.local.is_unchanged(key, generation, user.id()) {
+                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
-                if let Some(noted) = noted {
-                    self.local.keep(key, noted, &served);
+                if let Some(version) = version {
+                    self.local.insert_from_redis(key, version, &served);
                 }
                 Lookup::Hit(CachedSession {
                     due: served.due(),
@@ -89,26 +89,28 @@ impl Store {
                     origin: Origin::Redis,
                 })
             }
-            found => self.missed(key, seen, began, found),
+            found => self.miss(key, generation, began, found),
         }
     }
 
     /// A lookup by someone who does not like what is stored, or wants it validated again.
-    pub(crate) async fn ask(&self, key: &CacheKey, replace: ReplacePolicy) -> Lookup {
-        let seen = self.local.seen();
-        if self.local.refuses(key) {
+    pub(crate) async fn take_ticket(&self, key: &CacheKey, replace: ReplacePolicy) -> Lookup {
+        let generation = self.local.generation();
+        if self.local.is_revoked(key) {
             return Lookup::Revoked;
         }
         let Some(redis) = &self.redis else {
-            return Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Disabled));
+            return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Disabled));
         };
         let began = self.clock.elapsed();
-        let found = redis.ask(key, replace).await;
+        let found = redis.take_snapshot(key, replace).await;
         match found {
             // A cache that is off still refuses what another node has revoked, and nothing else.
             LookupResult::Revoked => Lookup::Revoked,
-            _ if !self.is_enabled => Lookup::Miss(self.ticket(key, seen, RedisSnapshot::Disabled)),
-            found => self.missed(key, seen, began, found),
+            _ if !self.is_enabled => {
+                Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Disabled))
+            }
+            found => self.miss(key, generation, began, found),
         }
     }
 
@@ -120,68 +122,78 @@ impl Store {
         _leader: &ValidationLeader<Closed>,
         key: &CacheKey,
     ) -> Option<CachedSession> {
-        let seen = self.local.seen();
-        if !self.is_enabled || self.local.refuses(key) {
+        let generation = self.local.generation();
+        if !self.is_enabled || self.local.is_revoked(key) {
             return None;
         }
-        let aged = self.local.aged(key)?;
-        let (id, seen) = match &self.redis {
-            None => (aged.user.id(), aged.seen),
+        let stale = self.local.get_stale(key)?;
+        let (id, generation) = match &self.redis {
+            None => (stale.user.id(), stale.generation),
             Some(redis) => {
-                let cause = aged.after.cause.as_ref()?;
-                let id = aged.user.id();
+                let provenance = stale.window.provenance.as_ref()?;
+                let id = stale.user.id();
                 let began = self.clock.elapsed();
-                if !redis.vouches(key, id, cause).await || self.is_denied(key, Some(id), began) {
+                if !redis.is_still_valid(key, id, provenance).await
+                    || self.has_queued_revocation(key, Some(id), began)
+                {
                     return None;
                 }
-                (id, seen)
+                (id, generation)
             }
         };
-        let holds = self.local.is_unchanged(key, seen, id);
+        let holds = self.local.is_unchanged(key, generation, id);
         holds.then_some(CachedSession {
-            user: aged.user,
-            expires_at: aged.expires_at,
+            user: stale.user,
+            expires_at: stale.expires_at,
             origin: Origin::Local,
             due: None,
         })
     }
 
-    fn missed(&self, key: &CacheKey, seen: Generation, began: u64, found: LookupResult) -> Lookup {
-        let far = match found {
+    fn miss(
+        &self,
+        key: &CacheKey,
+        generation: Generation,
+        began: u64,
+        found: LookupResult,
+    ) -> Lookup {
+        let snapshot = match found {
             LookupResult::Revoked => return Lookup::Revoked,
-            LookupResult::Miss(far) if !self.is_denied(key, None, began) => {
-                RedisSnapshot::Taken(far)
+            LookupResult::Miss(snapshot) if !self.has_queued_revocation(key, None, began) => {
+                RedisSnapshot::Taken(snapshot)
             }
             LookupResult::Miss(_) | LookupResult::Record(..) | LookupResult::Unavailable => {
                 RedisSnapshot::Unavailable
             }
         };
-        Lookup::Miss(self.ticket(key, seen, far))
+        Lookup::Miss(self.ticket(key, generation, snapshot))
     }
 
     /// Whether the identity provider refused the token a moment ago, or this layer did by its own
     /// rules; to be asked after a lookup.
-    pub(crate) fn was_refused(&self, key: &CacheKey, rules: u64) -> bool {
+    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
         self.is_enabled
             && [0, rules]
                 .into_iter()
-                .any(|rules| self.local.was_refused(key, rules))
+                .any(|rules| self.local.is_negatively_cached(key, rules))
     }
 
     /// The token was refused in a validation that this ticket was taken for: by the identity
     /// provider, which counts for all layers of the namespace, or by this layer's own rules.
-    pub(crate) fn remember_refusal(&self, ticket: &Ticket, rules: u64) {
+    pub(crate) fn cache_negative(&self, ticket: &Ticket, rules: u64) {
         if self.is_enabled {
-            let Ticket { key, seen, .. } = ticket;
-            self.local.remember_refusal(key, rules, *seen);
+            let Ticket {
+                key, generation, ..
+            } = ticket;
+            self.local.cache_negative(key, rules, *generation);
         }
     }
 
     /// The same, and what is cached ends with it.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
         self.local.evict(&ticket.key);
-        if let (Some(redis), RedisSnapshot::Taken(seen)) = (&self.redis, &ticket.far) {
-            redis.evict(&ticket.key, seen).await;
+        if let (Some(redis), RedisSnapshot::Taken(generation)) = (&self.redis, &ticket.snapshot) {
+            redis.evict(&ticket.key, generation).await;
         }
     }
 
@@ -214,15 +226,19 @@ impl Store {
     }
 
     async fn try_fill(&self, ticket: Ticket, session: &ValidatedSession, rules: u64) -> Fill {
-        let Ticket { key, seen, far } = ticket;
+        let Ticket {
+            key,
+            generation,
+            snapshot,
+        } = ticket;
         // What is revoked from here on is seen by the next fill, if this one is overtaken.
-        let now = self.local.seen();
-        match self.local.check(&key, seen, session) {
-            FillCheck::Ok => self.local.forget_refusal(&key, rules),
+        let now = self.local.generation();
+        match self.local.check(&key, generation, session) {
+            FillCheck::Ok => self.local.forget_negative(&key, rules),
             FillCheck::Revoked => return Fill::Revoked,
             FillCheck::Expired => return Fill::Expired,
             FillCheck::Conflict => {
-                return match self.ask(&key, ReplacePolicy::AnyOlder).await {
+                return match self.take_ticket(&key, ReplacePolicy::AnyOlder).await {
                     Lookup::Miss(ticket) => Fill::Conflict(ticket),
                     Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
                 };
@@ -232,11 +248,11 @@ impl Store {
             return Fill::Skipped;
         }
         let Some(redis) = &self.redis else {
-            self.local.store(&key, seen, session);
+            self.local.insert(&key, generation, session);
             return Fill::Stored;
         };
-        match far {
-            RedisSnapshot::Taken(far) => match redis.fill(&key, &far, session).await {
+        match snapshot {
+            RedisSnapshot::Taken(snapshot) => match redis.fill(&key, &snapshot, session).await {
                 FillReply::Stored => {
                     // Of what this node has just learned it need not be told.
                     self.local.evict(&key);
@@ -245,27 +261,26 @@ impl Store {
                 FillReply::Skipped => Fill::Skipped,
                 FillReply::Revoked => Fill::Revoked,
                 FillReply::Unavailable => Fill::Unavailable,
-                FillReply::Conflict(far) => {
-                    Fill::Conflict(self.ticket(&key, now, RedisSnapshot::Taken(far)))
+                FillReply::Conflict(snapshot) => {
+                    Fill::Conflict(self.ticket(&key, now, RedisSnapshot::Taken(snapshot)))
                 }
             },
             RedisSnapshot::Unavailable | RedisSnapshot::Disabled => Fill::Skipped,
         }
     }
 
-    fn ticket(&self, key: &CacheKey, seen: Generation, far: RedisSnapshot) -> Ticket {
+    fn ticket(&self, key: &CacheKey, generation: Generation, snapshot: RedisSnapshot) -> Ticket {
         Ticket {
             key: key.clone(),
-            seen,
-            far,
+            generation,
+            snapshot,
         }
     }
 
     /// Whether a revocation that Redis does not have yet makes its records unusable here.
-    fn is_denied(&self, key: &CacheKey, user_id: Option<&str>, began: u64) -> bool {
-        let undelivered = &self.undelivered;
-        undelivered.denies_token(key, began)
-            || user_id.is_some_and(|id| undelivered.denies_user(id))
+    fn has_queued_revocation(&self, key: &CacheKey, user_id: Option<&str>, began: u64) -> bool {
+        let queue = &self.queue;
+        queue.denies_token(key, began) || user_id.is_some_and(|id| queue.denies_user(id))
     }
 
     /// What a request is that finds nothing.

@@ -23,8 +23,8 @@ pub enum Lookup {
 #[must_use]
 pub struct Ticket {
     pub(crate) key: CacheKey,
-    pub(crate) seen: Generation,
-    pub(crate) far: RedisSnapshot,
+    pub(crate) generation: Generation,
+    pub(crate) snapshot: RedisSnapshot,
 }
 
 /// What a lookup saw in Redis.
@@ -40,7 +40,7 @@ pub(crate) enum RedisSnapshot {
 impl Ticket {
     /// Whether the lookup learned what it had to. Without Redis it always has.
     pub(crate) fn is_answered(&self) -> bool {
-        !matches!(self.far, RedisSnapshot::Unavailable)
+        !matches!(self.snapshot, RedisSnapshot::Unavailable)
     }
 }
 

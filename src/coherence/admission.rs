@@ -12,13 +12,13 @@ pub(crate) struct CacheableRecord {
     pub(crate) left: u64,
     /// And so many until it is time to validate it again, if ever.
     pub(crate) refresh_in: Option<u64>,
-    pub(crate) of: RecordVersion,
-    pub(crate) keep: Option<Admission>,
+    pub(crate) version: RecordVersion,
+    pub(crate) admission: Option<Admission>,
 }
 
 impl CacheableRecord {
     pub(crate) fn due(&self) -> Option<RecordVersion> {
-        (self.refresh_in == Some(0)).then_some(self.of)
+        (self.refresh_in == Some(0)).then_some(self.version)
     }
 }
 
@@ -27,6 +27,6 @@ impl CacheableRecord {
 pub(crate) struct Admission {
     /// The stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
-    /// Whether its mark stands under the name that [`Redis::vouches`](crate::redis::Redis::vouches) looks under.
-    pub(crate) can_be_vouched_for: bool,
+    /// Whether its mark stands under the name that [`RedisStore::is_still_valid`](crate::redis::Redis::vouches) looks under.
+    pub(crate) can_revalidate: bool,
 }

@@ -57,7 +57,7 @@ impl Generations {
     }
 
     /// To be called before anything is looked up or validated.
-    pub(crate) fn seen(&self) -> Generation {
+    pub(crate) fn current(&self) -> Generation {
         Generation(self.sequence.load(SeqCst))
     }
 
@@ -67,32 +67,37 @@ impl Generations {
     }
 
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
-        self.bump(self.token(TokenStripe::of(token)));
+        self.advance(self.token(TokenStripe::of(token)));
     }
 
     /// The same for who knows the token's name in Redis; what is no such name is nobody's.
     pub(crate) fn revoke_token_named(&self, hex: &[u8]) {
         if let Some(stripe) = stripe_of_hex(hex, STRIPES) {
-            self.bump(&self.tokens[stripe]);
+            self.advance(&self.tokens[stripe]);
         }
     }
 
     pub(crate) fn revoke_user(&self, id: &str) {
-        self.bump(&self.users[self.user(id).0 as usize]);
-        self.bump(&self.any_user);
+        self.advance(&self.users[self.user(id).0 as usize]);
+        self.advance(&self.any_user);
     }
 
     /// The same for who knows only the token: whether it, or any user at all, was revoked.
-    pub(crate) fn unchanged_for_anyone(&self, seen: Generation, token: &TokenDigest) -> bool {
+    pub(crate) fn is_current_for_all_users(&self, seen: Generation, token: &TokenDigest) -> bool {
         self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
     }
 
     /// Whether neither token nor user was revoked since `seen`.
-    pub(crate) fn unchanged(&self, seen: Generation, token: TokenStripe, user: UserStripe) -> bool {
+    pub(crate) fn is_current(
+        &self,
+        seen: Generation,
+        token: TokenStripe,
+        user: UserStripe,
+    ) -> bool {
         // No stripe is ever above the sequence, so where that has not moved, none of them has, and
         // it is told without looking at two cold places.
-        self.seen() == seen
+        self.current() == seen
             || (self.token(token).load(SeqCst) <= seen.0
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)
     }
@@ -104,7 +109,7 @@ impl Generations {
     /// The sequence first, so that no stripe is ever above it. A lookup between the two steps sees
     /// the new number but not yet its stripe. That is sound: it began after the revocation did, so
     /// its validation knows what the provider revoked.
-    fn bump(&self, stripe: &AtomicU64) {
+    fn advance(&self, stripe: &AtomicU64) {
         let number = self.sequence.fetch_add(1, SeqCst) + 1;
         stripe.fetch_max(number, SeqCst);
     }

@@ -1,7 +1,7 @@
 //! The right to answer from memory while Redis holds the truth.
 //!
 //! Redis pushes the name of each key that changes, and each push is counted in the stripe of its
-//! token or user. An entry is good while its stripes hold no later number than was noted before
+//! token or user. An entry is good while its stripes hold no later number than was version before
 //! the read that it came from. That alone would trust a connection to be alive, so it takes two
 //! things more:
 //!
@@ -41,13 +41,16 @@ pub(crate) struct Lease {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReadVersion {
     epoch: u64,
-    pub(crate) seen: Generation,
+    pub(crate) generation: Generation,
 }
 
 impl ReadVersion {
     /// Where there is nothing to hear but what this process revokes itself.
-    pub(crate) fn own(seen: Generation) -> Self {
-        Self { epoch: 0, seen }
+    pub(crate) fn local(generation: Generation) -> Self {
+        Self {
+            epoch: 0,
+            generation,
+        }
     }
 }
 
@@ -89,15 +92,15 @@ impl Lease {
     }
 
     /// To be called before a read is sent; without a lease its answer is not to be kept.
-    pub(crate) fn note(&self) -> Option<ReadVersion> {
+    pub(crate) fn read_version(&self) -> Option<ReadVersion> {
         self.is_alive(self.now()).then(|| ReadVersion {
             epoch: self.epoch.load(SeqCst),
-            seen: self.stripes.seen(),
+            generation: self.stripes.current(),
         })
     }
 
     /// Whether the answer to a read came from a server that pushes.
-    pub(crate) fn hears(&self, run: &str) -> bool {
+    pub(crate) fn is_tracking(&self, run: &str) -> bool {
         self.runs().iter().any(|heard| **heard == *run)
     }
 
@@ -106,18 +109,18 @@ impl Lease {
     }
 
     /// Whether no connection was lost and no server flushed since.
-    pub(crate) fn is_of_now(&self, noted: ReadVersion) -> bool {
-        self.epoch.load(SeqCst) == noted.epoch
+    pub(crate) fn is_current_epoch(&self, version: ReadVersion) -> bool {
+        self.epoch.load(SeqCst) == version.epoch
     }
 
     /// Whether nothing was heard of token and user since, either.
     pub(crate) fn is_unchanged(
         &self,
-        noted: ReadVersion,
+        version: ReadVersion,
         token: TokenStripe,
         user: UserStripe,
     ) -> bool {
-        self.is_of_now(noted) && self.stripes.unchanged(noted.seen, token, user)
+        self.is_current_epoch(version) && self.stripes.is_current(version.generation, token, user)
     }
 
     /// This process has revoked it itself.
@@ -130,12 +133,12 @@ impl Lease {
     }
 
     /// Something under a token's name has changed in Redis.
-    pub(crate) fn hear_token(&self, hex: &[u8]) {
+    pub(crate) fn invalidate_token_name(&self, hex: &[u8]) {
         self.metrics.invalidations.increment();
         self.stripes.revoke_token_named(hex);
     }
 
-    pub(crate) fn hear_user(&self, mark_name: &str) {
+    pub(crate) fn invalidate_user_mark(&self, mark_name: &str) {
         self.metrics.invalidations.increment();
         self.stripes.revoke_user(mark_name);
     }
@@ -146,15 +149,15 @@ impl Lease {
         self.metrics.local_resets.increment();
     }
 
-    /// Whatever changed before `proven` has been heard.
-    pub(crate) fn extend(&self, proven: u64) {
+    /// Whatever changed before `confirmed_at` has been heard.
+    pub(crate) fn extend(&self, confirmed_at: u64) {
         self.until
-            .fetch_max(proven.saturating_add(self.length), SeqCst);
+            .fetch_max(confirmed_at.saturating_add(self.length), SeqCst);
         self.metrics.lease_held.set(true);
     }
 
     /// A heartbeat that was sent then is answered.
-    pub(crate) fn beat(&self, timer: Timer) {
+    pub(crate) fn record_heartbeat(&self, timer: Timer) {
         self.metrics.heartbeat.record(timer);
     }
 
@@ -165,14 +168,14 @@ impl Lease {
     }
 
     /// The connection has ended, or is not to be believed any more.
-    pub(crate) fn lose(&self) {
+    pub(crate) fn release(&self) {
         self.begin_epoch();
         self.until.store(0, SeqCst);
         self.metrics.lease_held.set(false);
         self.is_connected.store(false, SeqCst);
     }
 
-    pub(crate) fn hearing(&self) -> ListenerStatus {
+    pub(crate) fn status(&self) -> ListenerStatus {
         let until = self.until.load(SeqCst);
         let now = self.clock.elapsed();
         ListenerStatus {

@@ -25,7 +25,7 @@ pub struct LocalCacheConfig {
     pub(crate) capacity: usize,
     pub(crate) lease: Duration,
     pub(crate) max_age: Duration,
-    pub(crate) hears_records: bool,
+    pub(crate) tracks_records: bool,
 }
 
 impl LocalCacheConfig {
@@ -36,7 +36,7 @@ impl LocalCacheConfig {
             capacity,
             lease: Duration::from_secs(1),
             max_age: Duration::MAX,
-            hears_records: true,
+            tracks_records: true,
         }
     }
 
@@ -71,7 +71,7 @@ impl LocalCacheConfig {
     /// without a revocation, such as a name, is seen here when the entry has ended. Do *not* turn
     /// it on while anything else ends sessions by deleting their keys: that is not noticed.
     pub fn revocations_only(mut self) -> Self {
-        self.hears_records = false;
+        self.tracks_records = false;
         self
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct NegativeCache {
 #[derive(Clone, Copy)]
 struct NegativeEntry {
     until: u64,
-    seen: Generation,
+    generation: Generation,
 }
 
 impl NegativeCache {
@@ -36,16 +36,16 @@ impl NegativeCache {
         }
     }
 
-    /// `seen` is from before the validation that was refused.
-    pub(crate) fn remember(&self, key: &CacheKey, rules: u64, seen: Generation) {
+    /// `generation` is from before the validation that was refused.
+    pub(crate) fn insert(&self, key: &CacheKey, rules: u64, generation: Generation) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
-            let refusal = NegativeEntry { until, seen };
+            let refusal = NegativeEntry { until, generation };
             self.tokens.insert((key.clone(), rules), refusal);
         }
     }
 
-    pub(crate) fn forget(&self, key: &CacheKey, rules: u64) {
+    pub(crate) fn remove(&self, key: &CacheKey, rules: u64) {
         if self.ttl > 0 {
             for rules in [0, rules] {
                 self.tokens.remove(&(key.clone(), rules));
@@ -53,7 +53,7 @@ impl NegativeCache {
         }
     }
 
-    pub(crate) fn holds(&self, key: &CacheKey, rules: u64, stripes: &Generations) -> bool {
+    pub(crate) fn contains(&self, key: &CacheKey, rules: u64, stripes: &Generations) -> bool {
         if self.ttl == 0 {
             return false;
         }
@@ -62,7 +62,7 @@ impl NegativeCache {
             return false;
         };
         let holds = self.clock.elapsed() < refusal.until
-            && stripes.unchanged_for_anyone(refusal.seen, &key.token);
+            && stripes.is_current_for_all_users(refusal.generation, &key.token);
         if !holds {
             self.tokens
                 .remove_if(&place, |now| now.until == refusal.until);

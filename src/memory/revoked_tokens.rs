@@ -41,7 +41,7 @@ impl RevokedTokens {
         forgot
     }
 
-    pub(crate) fn refuses(&self, token: &TokenDigest, now: u64) -> bool {
+    pub(crate) fn contains(&self, token: &TokenDigest, now: u64) -> bool {
         self.until.get(token).is_some_and(|until| now < *until)
     }
 
@@ -63,9 +63,9 @@ mod tests {
     fn holds_until_its_end_and_no_longer() {
         let mut verdicts = RevokedTokens::new(2);
         assert!(!verdicts.insert(key(1), 10, 0));
-        assert!(verdicts.refuses(&key(1), 9));
-        assert!(!verdicts.refuses(&key(1), 10));
-        assert!(!verdicts.refuses(&key(2), 0));
+        assert!(verdicts.contains(&key(1), 9));
+        assert!(!verdicts.contains(&key(1), 10));
+        assert!(!verdicts.contains(&key(2), 0));
     }
 
     #[test]
@@ -74,8 +74,8 @@ mod tests {
         assert!(!verdicts.insert(key(1), 10, 0));
         assert!(!verdicts.insert(key(2), 11, 1));
         assert!(verdicts.insert(key(3), 12, 2));
-        assert!(!verdicts.refuses(&key(1), 3));
-        assert!(verdicts.refuses(&key(2), 3) && verdicts.refuses(&key(3), 3));
+        assert!(!verdicts.contains(&key(1), 3));
+        assert!(verdicts.contains(&key(2), 3) && verdicts.contains(&key(3), 3));
         assert!(!verdicts.insert(key(4), 30, 20), "the others have ended");
         assert_eq!(verdicts.len(), 1);
     }
@@ -88,6 +88,6 @@ mod tests {
             assert_eq!(verdicts.len(), 1);
             assert!(verdicts.order.len() <= 2);
         }
-        assert!(verdicts.refuses(&key(1), 148));
+        assert!(verdicts.contains(&key(1), 148));
     }
 }

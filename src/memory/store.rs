@@ -31,13 +31,13 @@ use crate::{
 };
 
 /// Refused tokens that are remembered, whatever the capacity for sessions is.
-const MAX_REFUSALS: usize = 10_000;
+const MAX_NEGATIVE_ENTRIES: usize = 10_000;
 
 pub(crate) struct LocalStore {
     entries: Cache<LocalKey, Entry, UnitWeighter, BuildHasherDefault<IdentityHasher>>,
     stripes: Generations,
-    verdicts: Mutex<RevokedTokens>,
-    refusals: NegativeCache,
+    revoked: Mutex<RevokedTokens>,
+    negative: NegativeCache,
     /// What it takes to serve what stands in Redis as well.
     lease: Option<Arc<Lease>>,
     clock: Clock,
@@ -52,7 +52,7 @@ pub(crate) struct Ttls {
     pub(crate) max_age: u64,
     /// How long after its time in the cache a session may be served for want of a better answer.
     pub(crate) stale: u64,
-    pub(crate) verdict_ttl: u64,
+    pub(crate) revoked_token_ttl: u64,
     pub(crate) negative_ttl: u64,
 }
 
@@ -63,27 +63,27 @@ struct Entry {
     usable_until: u64,
     refresh_at: u64,
     /// Which record of the session it is.
-    of: RecordVersion,
-    noted: ReadVersion,
+    record: RecordVersion,
+    version: ReadVersion,
     token_stripe: TokenStripe,
     user_stripe: UserStripe,
     /// Only where something may be served stale.
-    after: Option<Arc<StaleWindow>>,
+    stale: Option<Arc<StaleWindow>>,
 }
 
 /// What may become of a session when its time in the cache is over.
 pub(crate) struct StaleWindow {
     until: u64,
     /// By what Redis tells whether it still holds.
-    pub(crate) cause: Option<Provenance>,
+    pub(crate) provenance: Option<Provenance>,
 }
 
 /// A session whose time in the cache may be over.
 pub(crate) struct StaleEntry {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
-    pub(crate) seen: Generation,
-    pub(crate) after: Arc<StaleWindow>,
+    pub(crate) generation: Generation,
+    pub(crate) window: Arc<StaleWindow>,
 }
 
 /// Whether what was validated may be stored and served.
@@ -98,7 +98,7 @@ pub(crate) enum FillCheck {
 impl LocalStore {
     pub(crate) fn new(
         sessions: NonZeroUsize,
-        verdicts: NonZeroUsize,
+        revoked: NonZeroUsize,
         lease: Option<Arc<Lease>>,
         clock: Clock,
         lifetimes: LifetimePolicy,
@@ -113,8 +113,8 @@ impl LocalStore {
                 DefaultLifecycle::default(),
             ),
             stripes: Generations::new(),
-            verdicts: Mutex::new(RevokedTokens::new(verdicts.get())),
-            refusals: NegativeCache::new(MAX_REFUSALS, clock.clone(), times.negative_ttl),
+            revoked: Mutex::new(RevokedTokens::new(revoked.get())),
+            negative: NegativeCache::new(MAX_NEGATIVE_ENTRIES, clock.clone(), times.negative_ttl),
             lease,
             clock,
             lifetimes,
@@ -127,7 +127,7 @@ impl LocalStore {
     }
 
     /// The near lookup: a usable entry, or nothing.
-    pub(crate) fn hit(&self, key: LocalKey) -> Option<CachedSession> {
+    pub(crate) fn get(&self, key: LocalKey) -> Option<CachedSession> {
         let now = self.clock.elapsed();
         // Before the entry's numbers are compared: what the lease proves is counted by now.
         if let Some(lease) = &self.lease
@@ -138,9 +138,11 @@ impl LocalStore {
         let entry = self.entries.get(&key)?;
         let (token, user) = (entry.token_stripe, entry.user_stripe);
         let is_unchanged = match &self.lease {
-            None => self.stripes.unchanged(entry.noted.seen, token, user),
+            None => self
+                .stripes
+                .is_current(entry.version.generation, token, user),
             // Not whether a revocation still waits for Redis: it was counted when it began to.
-            Some(lease) => lease.is_unchanged(entry.noted, token, user),
+            Some(lease) => lease.is_unchanged(entry.version, token, user),
         };
         let has_ended = ended(entry.expires_at, &self.clock);
         if is_unchanged && now < entry.usable_until && !has_ended {
@@ -148,60 +150,64 @@ impl LocalStore {
                 user: entry.user,
                 expires_at: entry.expires_at,
                 origin: Origin::Local,
-                due: (now >= entry.refresh_at).then_some(entry.of),
+                due: (now >= entry.refresh_at).then_some(entry.record),
             });
         }
         // Redis may still vouch for what was pushed for another reason than a revocation.
-        let until = entry.after.as_ref().map_or(0, |after| after.until);
+        let until = entry.stale.as_ref().map_or(0, |window| window.until);
         let is_over = now >= until || (!is_unchanged && self.lease.is_none());
         if is_over || has_ended {
             // Only that very entry: a newer one may have come meanwhile.
             self.entries
-                .remove_if(&key, |standing| standing.noted == entry.noted);
+                .remove_if(&key, |standing| standing.version == entry.version);
         }
         None
     }
 
     /// What may be served for want of a better answer, once it is known that nothing was revoked.
-    pub(crate) fn aged(&self, key: &CacheKey) -> Option<StaleEntry> {
+    pub(crate) fn get_stale(&self, key: &CacheKey) -> Option<StaleEntry> {
         let entry = self.entries.get(&key.near)?;
-        let is_known = self
-            .lease
-            .as_ref()
-            .is_none_or(|lease| lease.is_alive(lease.now()) && lease.is_of_now(entry.noted));
-        let after = entry.after?;
-        let is_over = self.clock.elapsed() >= after.until || ended(entry.expires_at, &self.clock);
+        let is_known = self.lease.as_ref().is_none_or(|lease| {
+            lease.is_alive(lease.now()) && lease.is_current_epoch(entry.version)
+        });
+        let window = entry.stale?;
+        let is_over = self.clock.elapsed() >= window.until || ended(entry.expires_at, &self.clock);
         (is_known && !is_over).then_some(StaleEntry {
             user: entry.user,
             expires_at: entry.expires_at,
-            seen: entry.noted.seen,
-            after,
+            generation: entry.version.generation,
+            window,
         })
     }
 
-    fn after(
+    fn stale_window(
         &self,
         end: u64,
-        cause: impl FnOnce() -> Option<Provenance>,
+        provenance: impl FnOnce() -> Option<Provenance>,
     ) -> Option<Arc<StaleWindow>> {
         let until = end.saturating_add(self.times.stale);
         (self.times.stale > 0).then(|| {
             Arc::new(StaleWindow {
                 until,
-                cause: cause(),
+                provenance: provenance(),
             })
         })
     }
 
-    /// To be noted before anything is looked up or validated, and before [`Self::refuses`]: a
+    /// To be version before anything is looked up or validated, and before [`Self::is_revoked`]: a
     /// verdict that comes in between is then seen by the fill.
-    pub(crate) fn seen(&self) -> Generation {
-        self.stripes.seen()
+    pub(crate) fn generation(&self) -> Generation {
+        self.stripes.current()
     }
 
-    pub(crate) fn is_unchanged(&self, key: &CacheKey, seen: Generation, user_id: &str) -> bool {
-        self.stripes.unchanged(
-            seen,
+    pub(crate) fn is_unchanged(
+        &self,
+        key: &CacheKey,
+        generation: Generation,
+        user_id: &str,
+    ) -> bool {
+        self.stripes.is_current(
+            generation,
             TokenStripe::of(&key.token),
             self.stripes.user(user_id),
         )
@@ -210,12 +216,12 @@ impl LocalStore {
     pub(crate) fn check(
         &self,
         key: &CacheKey,
-        seen: Generation,
+        generation: Generation,
         session: &ValidatedSession,
     ) -> FillCheck {
-        if self.refuses(key) {
+        if self.is_revoked(key) {
             FillCheck::Revoked
-        } else if !self.is_unchanged(key, seen, session.user.id()) {
+        } else if !self.is_unchanged(key, generation, session.user.id()) {
             FillCheck::Conflict
         } else if session.user.id().is_empty() || ended(session.expires_at, &self.clock) {
             FillCheck::Expired
@@ -224,8 +230,13 @@ impl LocalStore {
         }
     }
 
-    /// A revocation between the check and this does no harm: every hit compares `seen`.
-    pub(crate) fn store(&self, key: &CacheKey, seen: Generation, session: &ValidatedSession) {
+    /// A revocation between the check and this does no harm: every hit compares `generation`.
+    pub(crate) fn insert(
+        &self,
+        key: &CacheKey,
+        generation: Generation,
+        session: &ValidatedSession,
+    ) {
         let now = self.clock.elapsed();
         let left = session
             .expires_at
@@ -240,24 +251,31 @@ impl LocalStore {
                 expires_at: session.expires_at,
                 usable_until,
                 refresh_at: now.saturating_add(refresh_after),
-                of: RecordVersion(usable_until.cast_signed()),
-                noted: ReadVersion::own(seen),
+                record: RecordVersion(usable_until.cast_signed()),
+                version: ReadVersion::local(generation),
                 token_stripe: TokenStripe::of(&key.token),
                 user_stripe: self.stripes.user(session.user.id()),
-                after: self.after(usable_until, || None),
+                stale: self.stale_window(usable_until, || None),
             },
         );
     }
 
-    /// What was found in Redis by a read that was sent after `noted`. Nor does it matter here what
+    /// What was found in Redis by a read that was sent after `version`. Nor does it matter here what
     /// was revoked or pushed meanwhile.
-    pub(crate) fn keep(&self, key: &CacheKey, noted: ReadVersion, served: &CacheableRecord) {
-        let Some(keep) = served.keep else { return };
+    pub(crate) fn insert_from_redis(
+        &self,
+        key: &CacheKey,
+        version: ReadVersion,
+        served: &CacheableRecord,
+    ) {
+        let Some(admission) = served.admission else {
+            return;
+        };
         let record = &served.record;
         let now = self.clock.elapsed();
         let ends = now.saturating_add(served.left);
-        let vouches = keep.can_be_vouched_for;
-        let cause = || record.cause.clone().filter(|_| vouches);
+        let vouches = admission.can_revalidate;
+        let provenance = || record.provenance.clone().filter(|_| vouches);
         self.entries.insert(
             key.near,
             Entry {
@@ -265,11 +283,11 @@ impl LocalStore {
                 expires_at: record.expires_at,
                 usable_until: ends.min(now.saturating_add(self.times.max_age)),
                 refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
-                of: served.of,
-                noted,
+                record: served.version,
+                version,
                 token_stripe: TokenStripe::of(&key.token),
-                user_stripe: keep.user,
-                after: self.after(ends, cause),
+                user_stripe: admission.user,
+                stale: self.stale_window(ends, provenance),
             },
         );
     }
@@ -289,10 +307,13 @@ impl LocalStore {
 
     /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
     /// by [`Self::invalidate_token`], afterwards: whoever sees it moved finds the verdict.
-    pub(crate) fn refuse(&self, key: &CacheKey) -> bool {
+    pub(crate) fn mark_revoked(&self, key: &CacheKey) -> bool {
         let now = self.clock.elapsed();
-        self.verdicts()
-            .insert(key.token, now.saturating_add(self.times.verdict_ttl), now)
+        self.revoked().insert(
+            key.token,
+            now.saturating_add(self.times.revoked_token_ttl),
+            now,
+        )
     }
 
     /// The marks have the names that they have in Redis.
@@ -305,36 +326,36 @@ impl LocalStore {
         }
     }
 
-    /// Sessions, verdicts and refusals held.
+    /// Sessions, revoked and negative held.
     pub(crate) fn len(&self) -> (usize, usize, usize) {
         (
             self.entries.len(),
-            self.verdicts().len(),
-            self.refusals.len(),
+            self.revoked().len(),
+            self.negative.len(),
         )
     }
 
-    /// The identity provider refused a token in a validation that began after `seen`.
-    pub(crate) fn remember_refusal(&self, key: &CacheKey, rules: u64, seen: Generation) {
-        self.refusals.remember(key, rules, seen);
+    /// The identity provider refused a token in a validation that began after `generation`.
+    pub(crate) fn cache_negative(&self, key: &CacheKey, rules: u64, generation: Generation) {
+        self.negative.insert(key, rules, generation);
     }
 
     /// The provider's refusal is contradicted by a success, and so is that by these rules.
-    pub(crate) fn forget_refusal(&self, key: &CacheKey, rules: u64) {
-        self.refusals.forget(key, rules);
+    pub(crate) fn forget_negative(&self, key: &CacheKey, rules: u64) {
+        self.negative.remove(key, rules);
     }
 
     /// Whether it did so a moment ago, and nothing was revoked since.
-    pub(crate) fn was_refused(&self, key: &CacheKey, rules: u64) -> bool {
-        self.refusals.holds(key, rules, &self.stripes)
+    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
+        self.negative.contains(key, rules, &self.stripes)
     }
 
-    pub(crate) fn refuses(&self, key: &CacheKey) -> bool {
-        self.verdicts().refuses(&key.token, self.clock.elapsed())
+    pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
+        self.revoked().contains(&key.token, self.clock.elapsed())
     }
 
-    fn verdicts(&self) -> MutexGuard<'_, RevokedTokens> {
-        lock(&self.verdicts)
+    fn revoked(&self) -> MutexGuard<'_, RevokedTokens> {
+        lock(&self.revoked)
     }
 }
 

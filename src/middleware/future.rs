@@ -82,7 +82,7 @@ where
 
 /// Lets a request in: who it is goes into its extensions.
 #[inline]
-pub(crate) fn admit<ReqBody>(
+pub(crate) fn insert_extensions<ReqBody>(
     request: &mut Request<ReqBody>,
     token: SessionToken,
     resolved: Resolved,
@@ -124,7 +124,7 @@ where
                     };
                     let outcome = ready!(now.outcome.as_mut().poll(cx));
                     match waiting.take() {
-                        Some(waiting) => waiting.go_on(outcome),
+                        Some(waiting) => waiting.finish(outcome),
                         None => return Poll::Pending,
                     }
                 }
@@ -138,9 +138,9 @@ impl<S, ReqBody> Pending<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    fn go_on(mut self, outcome: Outcome) -> State<S, ReqBody, S::Future> {
+    fn finish(mut self, outcome: Outcome) -> State<S, ReqBody, S::Future> {
         match outcome {
-            Ok(resolved) => admit(&mut self.request, self.token, resolved),
+            Ok(resolved) => insert_extensions(&mut self.request, self.token, resolved),
             Err(denied) => {
                 let rejection = denied.into();
                 if let Some(refusal) = self.policy.refusal(rejection, &mut self.request) {

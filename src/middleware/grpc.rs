@@ -22,7 +22,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// The content type of the answer to a gRPC request; nothing for any other request.
-pub(crate) fn answers_to<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(crate) fn response_content_type<B>(request: &Request<B>) -> Option<HeaderValue> {
     if request.method() != Method::POST {
         return None;
     }
@@ -45,7 +45,7 @@ fn is_web(rest: &[u8]) -> bool {
 }
 
 /// Puts a rejection into the headers that a gRPC client reads.
-pub(crate) fn refuse(rejection: &Rejection, headers: &mut HeaderMap) {
+pub(crate) fn insert_status(rejection: &Rejection, headers: &mut HeaderMap) {
     let code: u16 = match rejection.kind() {
         RejectionKind::Malformed(_) => 3,
         RejectionKind::Missing | RejectionKind::Invalid | RejectionKind::Revoked => 16,

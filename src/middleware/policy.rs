@@ -68,7 +68,9 @@ impl Policy {
                 make(&rejection, request.headers())
             });
         let is_http = self.http_only || !body.is_empty();
-        let grpc = (!is_http).then(|| grpc::answers_to(request)).flatten();
+        let grpc = (!is_http)
+            .then(|| grpc::response_content_type(request))
+            .flatten();
         Some(RejectionResponse {
             rejection,
             body,

@@ -36,7 +36,7 @@ impl RejectionResponse {
                 let mut response = Response::new(ResponseBody::rejection(Bytes::new()));
                 let headers = response.headers_mut();
                 headers.insert(header::CONTENT_TYPE, content_type);
-                grpc::refuse(&rejection, headers);
+                grpc::insert_status(&rejection, headers);
                 response
             }
             None => {

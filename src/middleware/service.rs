@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::{
     body::ResponseBody,
-    future::{Pending, ResponseFuture, admit},
+    future::{Pending, ResponseFuture, insert_extensions},
     policy::Policy,
 };
 use crate::{
@@ -88,9 +88,9 @@ where
         let token = policy.token(request.headers_mut());
         let rejection = match token.map(|token| resolver.canonical(token)) {
             Err(rejection) => rejection,
-            Ok(token) => match resolver.near(&token) {
+            Ok(token) => match resolver.try_local(&token) {
                 LocalResult::Ready(Ok(resolved)) => {
-                    admit(&mut request, token, resolved);
+                    insert_extensions(&mut request, token, resolved);
                     return ResponseFuture::passed(self.inner.call(request));
                 }
                 LocalResult::Ready(Err(denied)) => denied.into(),

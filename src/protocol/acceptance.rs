@@ -21,7 +21,7 @@ use super::{
 use crate::time::wall_micros;
 
 /// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
-pub(crate) const SLACK: i64 = 5_000_000;
+pub(crate) const CLOCK_SKEW_TOLERANCE: i64 = 5_000_000;
 
 /// When a record is looked at.
 #[derive(Clone, Debug)]
@@ -39,25 +39,32 @@ pub(crate) struct ReadContext {
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
 pub(crate) fn is_acceptable(
     record: &Record,
-    beside: &RevocationState,
-    moment: &ReadContext,
+    state: &RevocationState,
+    context: &ReadContext,
     max_age: i64,
 ) -> bool {
-    if has_ended(record.expires_at, moment.wall)
-        || beside.tomb.as_ref().is_some_and(Tombstone::refuses)
+    if has_ended(record.expires_at, context.wall)
+        || state.tombstone.as_ref().is_some_and(Tombstone::refuses)
     {
         return false;
     }
-    let oldest = moment.time.minus(max_age.saturating_add(SLACK));
-    match &record.cause {
-        Some(cause) => cause.fence >= oldest && is_unchanged(cause, beside, &moment.run),
+    let oldest = context
+        .time
+        .minus(max_age.saturating_add(CLOCK_SKEW_TOLERANCE));
+    match &record.provenance {
+        Some(provenance) => {
+            provenance.fence >= oldest && is_unchanged(provenance, state, &context.run)
+        }
         None => {
             let since = record.cached_at;
-            since > moment.floor
+            since > context.floor
                 && since >= oldest
-                && since <= moment.time.plus(SLACK)
-                && is_after(since, beside.mark.as_ref().map(|mark| mark.time))
-                && is_after(since, beside.tomb.as_ref().map(|tomb| tomb.time))
+                && since <= context.time.plus(CLOCK_SKEW_TOLERANCE)
+                && is_after(since, state.mark.as_ref().map(|mark| mark.time))
+                && is_after(
+                    since,
+                    state.tombstone.as_ref().map(|tombstone| tombstone.time),
+                )
         }
     }
 }
@@ -67,21 +74,26 @@ pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
 }
 
 /// Whether nothing was revoked since, however old the session is.
-pub(crate) fn is_unrevoked(cause: &Provenance, beside: &RevocationState, run: &str) -> bool {
-    !beside.tomb.as_ref().is_some_and(Tombstone::refuses) && is_unchanged(cause, beside, run)
+pub(crate) fn is_unrevoked(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
+    !state.tombstone.as_ref().is_some_and(Tombstone::refuses)
+        && is_unchanged(provenance, state, run)
 }
 
 /// Byte for byte, and one that has vanished is a change, too.
-fn is_unchanged(cause: &Provenance, beside: &RevocationState, run: &str) -> bool {
-    *cause.run == *run
-        && cause.seen_mark.as_deref() == beside.mark.as_ref().map(|mark| mark.text.as_str())
-        && cause.seen_tomb.as_deref() == beside.tomb.as_ref().map(|tomb| tomb.text.as_str())
+fn is_unchanged(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
+    *provenance.run == *run
+        && provenance.seen_mark.as_deref() == state.mark.as_ref().map(|mark| mark.text.as_str())
+        && provenance.seen_tomb.as_deref()
+            == state
+                .tombstone
+                .as_ref()
+                .map(|tombstone| tombstone.text.as_str())
 }
 
 fn is_after(since: Timestamp, revoked: Option<Option<Timestamp>>) -> bool {
     match revoked {
         None => true,
-        Some(Some(at)) => since > at.plus(SLACK),
+        Some(Some(at)) => since > at.plus(CLOCK_SKEW_TOLERANCE),
         Some(None) => false,
     }
 }
@@ -95,7 +107,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;
 
-    fn moment() -> ReadContext {
+    fn context() -> ReadContext {
         ReadContext {
             time: NOW,
             wall: NOW.0,
@@ -104,54 +116,54 @@ mod tests {
         }
     }
 
-    fn record(cached_at: Timestamp, cause: Option<Provenance>) -> Record {
+    fn record(cached_at: Timestamp, provenance: Option<Provenance>) -> Record {
         Record {
             user: UserData::new("ada"),
             expires_at: None,
             cached_at,
-            cause,
+            provenance,
         }
     }
 
-    fn ours(fence: Timestamp, mark: Option<&str>, tomb: Option<&str>) -> Record {
-        let cause = Provenance {
+    fn ours(fence: Timestamp, mark: Option<&str>, tombstone: Option<&str>) -> Record {
+        let provenance = Provenance {
             fence,
-            seen_tomb: tomb.map(str::to_owned),
+            seen_tomb: tombstone.map(str::to_owned),
             seen_mark: mark.map(str::to_owned),
             run: "r1".to_owned(),
         };
-        record(fence.minus(SLACK), Some(cause))
+        record(fence.minus(CLOCK_SKEW_TOLERANCE), Some(provenance))
     }
 
-    fn beside(mark: Option<&str>, tomb: Option<&str>) -> RevocationState {
+    fn beside(mark: Option<&str>, tombstone: Option<&str>) -> RevocationState {
         RevocationState {
-            tomb: tomb.map(|text| Tombstone::parse(text.as_bytes())),
+            tombstone: tombstone.map(|text| Tombstone::parse(text.as_bytes())),
             mark: mark.map(|text| RevocationMark::parse(text.as_bytes())),
         }
     }
 
-    fn served(record: &Record, beside: &RevocationState) -> bool {
-        is_acceptable(record, beside, &moment(), TTL)
+    fn served(record: &Record, state: &RevocationState) -> bool {
+        is_acceptable(record, state, &context(), TTL)
     }
 
     #[test]
     fn ours_is_served_while_mark_and_tombstone_are_those_that_were_seen() {
-        let (mark, tomb) = ("1732444799.999999", "1732444799.999999:forget:1");
+        let (mark, tombstone) = ("1732444799.999999", "1732444799.999999:forget:1");
         for (seen_mark, seen_tomb) in [
             (None, None),
             (Some(mark), None),
-            (None, Some(tomb)),
-            (Some(mark), Some(tomb)),
+            (None, Some(tombstone)),
+            (Some(mark), Some(tombstone)),
         ] {
             let record = ours(NOW, seen_mark, seen_tomb);
             assert!(served(&record, &beside(seen_mark, seen_tomb)));
-            for (mark, tomb) in [
+            for (mark, tombstone) in [
                 (Some("1732444799.99999"), seen_tomb),
                 (seen_mark, Some("1732444799.999999:forget:2")),
                 (Some("garbage"), seen_tomb),
                 (seen_mark, Some("garbage")),
             ] {
-                assert!(!served(&record, &beside(mark, tomb)));
+                assert!(!served(&record, &beside(mark, tombstone)));
             }
             assert_eq!(
                 served(&record, &beside(None, seen_tomb)),
@@ -168,8 +180,11 @@ mod tests {
 
     #[test]
     fn a_refusing_verdict_is_refused_even_if_it_was_seen() {
-        let tomb = Some("1732444700.000000:refuse:1");
-        assert!(!served(&ours(NOW, None, tomb), &beside(None, tomb)));
+        let tombstone = Some("1732444700.000000:refuse:1");
+        assert!(!served(
+            &ours(NOW, None, tombstone),
+            &beside(None, tombstone)
+        ));
         assert!(
             Tombstone::parse(b"garbage:refuse:1").refuses(),
             "in doubt, refuse"
@@ -178,7 +193,7 @@ mod tests {
 
     #[test]
     fn age_and_end_bound_every_record() {
-        let oldest = NOW.minus(TTL + SLACK);
+        let oldest = NOW.minus(TTL + CLOCK_SKEW_TOLERANCE);
         for record_of in [|at| ours(at, None, None), |at| record(at, None)] {
             let none = RevocationState::default();
             assert!(served(&record_of(oldest), &none));
@@ -196,12 +211,12 @@ mod tests {
         let none = RevocationState::default();
         let other = ReadContext {
             run: "r2".into(),
-            ..moment()
+            ..context()
         };
         assert!(!is_acceptable(&ours(NOW, None, None), &none, &other, TTL));
         let floor = ReadContext {
             floor: NOW.minus(10),
-            ..moment()
+            ..context()
         };
         let theirs = |at| record(at, None);
         assert!(!is_acceptable(&theirs(NOW.minus(10)), &none, &floor, TTL));
@@ -210,12 +225,12 @@ mod tests {
 
     #[test]
     fn the_peers_is_served_only_well_after_mark_and_tombstone() {
-        let (mark, tomb) = (
+        let (mark, tombstone) = (
             Some("1732444790.000000"),
             Some("1732444790.000000:forget:1"),
         );
         let edge = Timestamp(1_732_444_795_000_000);
-        for beside in [beside(mark, None), beside(None, tomb)] {
+        for beside in [beside(mark, None), beside(None, tombstone)] {
             assert!(!served(&record(edge, None), &beside), "equality rejects");
             assert!(served(&record(edge.plus(1), None), &beside));
         }
@@ -226,12 +241,12 @@ mod tests {
             &beside(None, Some("1.0:perhaps:1"))
         ));
         assert!(served(
-            &record(NOW.plus(SLACK), None),
+            &record(NOW.plus(CLOCK_SKEW_TOLERANCE), None),
             &RevocationState::default()
         ));
         assert!(
             !served(
-                &record(NOW.plus(SLACK + 1), None),
+                &record(NOW.plus(CLOCK_SKEW_TOLERANCE + 1), None),
                 &RevocationState::default()
             ),
             "from the future"

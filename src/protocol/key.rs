@@ -120,7 +120,7 @@ impl TokenDigest {
     }
 
     /// A number that differs between tokens, and for one token between salts.
-    pub(crate) fn spread(&self, salt: u64) -> u64 {
+    pub(crate) fn jitter(&self, salt: u64) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.digest;
         // An odd constant near the golden ratio carries every bit to the top.
         (u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)

@@ -7,7 +7,7 @@
 use super::key::TokenDigest;
 
 /// At most one part in so many is taken off.
-const PARTS: u64 = 10;
+const JITTER_DIVISOR: u64 = 10;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LifetimePolicy {
@@ -29,8 +29,8 @@ impl LifetimePolicy {
     /// itself after `left`.
     pub(crate) fn life(&self, token: &TokenDigest, since: i64, left: Option<i64>) -> u64 {
         // Sixteen bits of it, as a fraction.
-        let part = token.spread(since.unsigned_abs()) >> 48;
-        let shorter = (self.ttl / PARTS).saturating_mul(part) >> 16;
+        let part = token.jitter(since.unsigned_abs()) >> 48;
+        let shorter = (self.ttl / JITTER_DIVISOR).saturating_mul(part) >> 16;
         let life = self.ttl - shorter;
         left.map_or(life, |left| {
             life.min(u64::try_from(left).unwrap_or_default())

@@ -12,7 +12,7 @@ mod space;
 mod timestamp;
 
 pub(crate) use self::{
-    acceptance::{ReadContext, SLACK, has_ended, is_acceptable, is_unrevoked},
+    acceptance::{CLOCK_SKEW_TOLERANCE, ReadContext, has_ended, is_acceptable, is_unrevoked},
     key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},
     lifetime::LifetimePolicy,
     local_key::{IdentityHasher, LocalKey},

@@ -38,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) cached_at: Timestamp,
     /// Only in records of this crate.
-    pub(crate) cause: Option<Provenance>,
+    pub(crate) provenance: Option<Provenance>,
 }
 
 /// What had been revoked when the validation behind a record began.
@@ -157,9 +157,9 @@ impl Record {
 
     /// The time of the lookup before its validation; of the peer's records that of storing.
     pub(crate) fn since(&self) -> Timestamp {
-        self.cause
+        self.provenance
             .as_ref()
-            .map_or(self.cached_at, |cause| cause.fence)
+            .map_or(self.cached_at, |provenance| provenance.fence)
     }
 }
 
@@ -170,7 +170,7 @@ impl RawRecord<'_> {
                 .iter()
                 .any(|name| self.others.contains_key(*name))
         };
-        let (source, session_id, attributes, cause) = match self.session_cache {
+        let (source, session_id, attributes, provenance) = match self.session_cache {
             Some(native) => {
                 let is_ours = native.version == VERSION
                     && native.namespace.as_ref().map(AsRef::as_ref)
@@ -180,13 +180,18 @@ impl RawRecord<'_> {
                     return Some(Parsed::NotOurs);
                 }
                 let source = space.source(&native.authority?.0, &native.branches, true);
-                let cause = Provenance {
+                let provenance = Provenance {
                     fence: Timestamp::parse(native.fence?.0.as_bytes())?,
                     seen_tomb: native.seen_tomb?,
                     seen_mark: native.seen_mark?,
                     run: native.run?,
                 };
-                (source, native.session_id, native.attributes, Some(cause))
+                (
+                    source,
+                    native.session_id,
+                    native.attributes,
+                    Some(provenance),
+                )
             }
             None => match space.foreign() {
                 Some(source) if !is_unversioned() => (source, None, self.others, None),
@@ -209,7 +214,7 @@ impl RawRecord<'_> {
             user: user.build(),
             expires_at: date(self.session_expire)?,
             cached_at: Timestamp::from_float(self.cached_at)?,
-            cause,
+            provenance,
         }))
     }
 }
@@ -340,7 +345,7 @@ mod tests {
             "2026-05-03T14:52:48.759000+00:00"
         );
         assert_eq!(record.cached_at, Timestamp(1_732_444_800_123_457));
-        assert_eq!(record.cause, None);
+        assert_eq!(record.provenance, None);
         let source = user.source().unwrap();
         assert_eq!(source.authority.as_str(), "https://a.example.com/v1#p");
         assert!(!source.is_native);
@@ -523,7 +528,7 @@ mod tests {
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));
-            prop_assert_eq!(record.cause, Some(Provenance { fence, seen_tomb: None, seen_mark: mark, run: "r1".to_owned() }));
+            prop_assert_eq!(record.provenance, Some(Provenance { fence, seen_tomb: None, seen_mark: mark, run: "r1".to_owned() }));
         }
 
         #[test]

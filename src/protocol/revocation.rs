@@ -5,14 +5,14 @@ use super::timestamp::Timestamp;
 /// What stands beside a record in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RevocationState {
-    pub(crate) tomb: Option<Tombstone>,
+    pub(crate) tombstone: Option<Tombstone>,
     pub(crate) mark: Option<RevocationMark>,
 }
 
 impl RevocationState {
-    pub(crate) fn parse(tomb: Option<&[u8]>, mark: Option<&[u8]>) -> Self {
+    pub(crate) fn parse(tombstone: Option<&[u8]>, mark: Option<&[u8]>) -> Self {
         Self {
-            tomb: tomb.map(Tombstone::parse),
+            tombstone: tombstone.map(Tombstone::parse),
             mark: mark.map(RevocationMark::parse),
         }
     }

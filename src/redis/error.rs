@@ -3,7 +3,7 @@
 use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// The error, and what to do about it where that is known.
-pub(crate) fn told(error: &RedisError) -> String {
+pub(crate) fn with_hint(error: &RedisError) -> String {
     match advice(error) {
         Some(advice) => format!("{error}: {advice}"),
         None => error.to_string(),

@@ -57,21 +57,21 @@ const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
 pub(crate) struct TrackingConfig {
     pub(crate) lease: Arc<Lease>,
     /// Whether it hears of changed records, or of tombstones and marks only.
-    pub(crate) hears_records: bool,
+    pub(crate) tracks_records: bool,
 }
 
 /// The listener of a cache; it ends with this value.
 pub(crate) struct Listener {
-    job: Arc<Subscription>,
+    subscription: Arc<Subscription>,
     task: BackgroundTask,
 }
 
 struct Subscription {
     lease: Arc<Lease>,
-    names: KeySpace,
-    hears_records: bool,
+    key_space: KeySpace,
+    tracks_records: bool,
     /// The longest wait for any one answer: after it the lease is over anyway.
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// Why there is no lease now.
@@ -83,47 +83,47 @@ enum ListenError {
 }
 
 impl Listener {
-    pub(crate) fn new(tier: TrackingConfig, names: KeySpace) -> Self {
+    pub(crate) fn new(tier: TrackingConfig, key_space: KeySpace) -> Self {
         let TrackingConfig {
             lease,
-            hears_records,
+            tracks_records,
         } = tier;
         Self {
-            job: Arc::new(Subscription {
-                patience: Duration::from_micros(lease.length()),
+            subscription: Arc::new(Subscription {
+                timeout: Duration::from_micros(lease.length()),
                 lease,
-                names,
-                hears_records,
+                key_space,
+                tracks_records,
             }),
             task: BackgroundTask::default(),
         }
     }
 
     pub(crate) fn lease(&self) -> &Arc<Lease> {
-        &self.job.lease
+        &self.subscription.lease
     }
 
-    pub(crate) fn hears_records(&self) -> bool {
-        self.job.hears_records
+    pub(crate) fn tracks_records(&self) -> bool {
+        self.subscription.tracks_records
     }
 
     /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
     /// that one has ended.
     pub(crate) fn start(&self, servers: &Topology) {
         self.task
-            .start(|| listen(Arc::clone(&self.job), servers.clone()));
+            .start(|| listen(Arc::clone(&self.subscription), servers.clone()));
     }
 }
 
-async fn listen(job: Arc<Subscription>, servers: Topology) {
+async fn listen(subscription: Arc<Subscription>, servers: Topology) {
     let (mut backoff, mut has_warned) = (Backoff::new(FIRST_PAUSE), false);
     loop {
         let mut held = LeaseGuard {
-            lease: &job.lease,
+            lease: &subscription.lease,
             beats: 0,
             has_warned,
         };
-        let trouble = match job.hear(&servers, &mut held).await {
+        let trouble = match subscription.run(&servers, &mut held).await {
             Err(trouble) => trouble,
             Ok(never) => match never {},
         };
@@ -159,7 +159,7 @@ struct LeaseGuard<'a> {
 
 impl Drop for LeaseGuard<'_> {
     fn drop(&mut self) {
-        self.lease.lose();
+        self.lease.release();
     }
 }
 
@@ -182,41 +182,38 @@ impl TrackingConnection {
 
 impl Subscription {
     /// Connects, and holds the lease for as long as heartbeats are answered.
-    async fn hear(
+    async fn run(
         &self,
         servers: &Topology,
         held: &mut LeaseGuard<'_>,
     ) -> Result<Never, ListenError> {
         let nonce = RandomState::new().hash_one(());
-        let (turn, heard) = servers.heard(&self.names, nonce).await;
+        let (turn, heard) = servers.tracked_nodes(&self.key_space, nonce).await;
         if heard.is_empty() {
             return Err(ListenError::Unavailable);
         }
-        let tellers = heard.into_iter().map(|server| self.track(server));
-        let mut tellers = try_join_all(tellers).await?;
-        let runs: Vec<_> = tellers
-            .iter()
-            .map(|teller| Arc::clone(&teller.run))
-            .collect();
+        let nodes = heard.into_iter().map(|server| self.track(server));
+        let mut nodes = try_join_all(nodes).await?;
+        let runs: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.run)).collect();
         // Only now: what was read before may have changed without a push.
         self.lease.connected(runs.clone());
-        try_join_all(tellers.iter_mut().map(|teller| self.prove(teller))).await?;
+        try_join_all(nodes.iter_mut().map(|node| self.verify_push(node))).await?;
 
         let mut previous = None;
         loop {
             // The lease is that of the slowest, since all have to answer.
-            let (sent, beat) = (self.lease.now(), Timer::start());
+            let (sent, timer) = (self.lease.now(), Timer::start());
             let ping = cmd("PING");
-            let pongs = tellers.iter_mut();
-            let pongs = pongs.map(|teller| self.ask::<Value>(&mut teller.connection, &ping));
+            let pongs = nodes.iter_mut();
+            let pongs = pongs.map(|node| self.ask::<Value>(&mut node.connection, &ping));
             try_join_all(pongs).await?;
-            self.lease.beat(beat);
+            self.lease.record_heartbeat(timer);
             if let Some(previous) = previous.replace(sent) {
                 self.lease.extend(previous);
             }
             // Afterwards, so that either this sees the change or the change ends the lease.
             let runs = runs.iter().map(|run| &**run);
-            if !servers.lead_to(turn, runs) || tellers.iter().any(TrackingConnection::is_left) {
+            if !servers.are_current(turn, runs) || nodes.iter().any(TrackingConnection::is_left) {
                 return Err(ListenError::Unavailable);
             }
             held.beats = held.beats.saturating_add(1);
@@ -227,14 +224,14 @@ impl Subscription {
                 continue;
             }
             if held.beats.is_multiple_of(BEATS) {
-                let runs = tellers.iter_mut();
-                let runs = runs.map(|teller| self.identify(&mut teller.connection));
+                let runs = nodes.iter_mut();
+                let runs = runs.map(|node| self.identify(&mut node.connection));
                 let runs = try_join_all(runs).await?;
-                if runs.iter().ne(tellers.iter().map(|teller| &teller.run)) {
+                if runs.iter().ne(nodes.iter().map(|node| &node.run)) {
                     return Err(ListenError::Unavailable);
                 }
             }
-            sleep(self.patience / BEATS).await;
+            sleep(self.timeout / BEATS).await;
         }
     }
 
@@ -251,7 +248,7 @@ impl Subscription {
         let run = self.identify(&mut connection).await?;
         let mut track = cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
-        for kind in self.names.tracked(self.hears_records) {
+        for kind in self.key_space.tracked(self.tracks_records) {
             track.arg("PREFIX").arg(kind);
         }
         self.ask::<Value>(&mut connection, &track).await?;
@@ -264,14 +261,14 @@ impl Subscription {
     }
 
     /// Waits for the push of a key that is written.
-    async fn prove(&self, teller: &mut TrackingConnection) -> Result<(), ListenError> {
-        let Some(probe) = &teller.probe else {
+    async fn verify_push(&self, node: &mut TrackingConnection) -> Result<(), ListenError> {
+        let Some(probe) = &node.probe else {
             return Ok(());
         };
         let mut set = cmd("SET");
         set.arg(&probe.name).arg("").arg("PX").arg(1_000);
-        self.ask::<Value>(&mut teller.connection, &set).await?;
-        timeout(self.patience, probe.pushed.notified())
+        self.ask::<Value>(&mut node.connection, &set).await?;
+        timeout(self.timeout, probe.pushed.notified())
             .await
             .map_err(|_| ListenError::Unsupported("a key was written, and no push came".to_owned()))
     }
@@ -281,17 +278,17 @@ impl Subscription {
         server: &Endpoint,
         probe: Option<Arc<Probe>>,
     ) -> Result<(MultiplexedConnection, Option<PrimaryTerm>), ListenError> {
-        let (lease, names) = (Arc::clone(&self.lease), self.names.clone());
+        let (lease, key_space) = (Arc::clone(&self.lease), self.key_space.clone());
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.patience))
+            .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None)
             .set_push_sender(move |push: PushInfo| {
-                heard(&lease, &names, probe.as_deref(), &push);
+                on_push(&lease, &key_space, probe.as_deref(), &push);
                 Ok::<_, fmt::Error>(())
             });
         // Greeting included, which a server may leave unanswered.
         self.within(async {
-            let (server, term) = server.find().await?;
+            let (server, term) = server.resolve().await?;
             let settings = server.redis_settings().clone();
             let settings = settings.set_protocol(ProtocolVersion::RESP3);
             let client = Client::open(server.set_redis_settings(settings))?;
@@ -325,7 +322,7 @@ impl Subscription {
         &self,
         answer: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, ListenError> {
-        match timeout(self.patience, answer).await {
+        match timeout(self.timeout, answer).await {
             Ok(answer) => answer.map_err(trouble),
             Err(_) => Err(ListenError::Unavailable),
         }
@@ -339,7 +336,7 @@ struct Probe {
 }
 
 /// Runs before the connection delivers what came after the push, so it must not wait.
-fn heard(lease: &Lease, names: &KeySpace, probe: Option<&Probe>, push: &PushInfo) {
+fn on_push(lease: &Lease, key_space: &KeySpace, probe: Option<&Probe>, push: &PushInfo) {
     match (&push.kind, push.data.as_slice()) {
         (PushKind::Invalidate, [Value::Array(keys)]) => {
             for key in keys {
@@ -348,9 +345,9 @@ fn heard(lease: &Lease, names: &KeySpace, probe: Option<&Probe>, push: &PushInfo
                     Value::SimpleString(key) => key.as_bytes(),
                     _ => continue,
                 };
-                match names.read(key) {
-                    Some(ChangedKey::Token(name)) => lease.hear_token(name),
-                    Some(ChangedKey::User(name)) => lease.hear_user(name),
+                match key_space.read(key) {
+                    Some(ChangedKey::Token(name)) => lease.invalidate_token_name(name),
+                    Some(ChangedKey::User(name)) => lease.invalidate_user_mark(name),
                     None => {
                         if let Some(probe) = probe.filter(|probe| key == probe.name.as_bytes()) {
                             probe.pushed.notify_one();
@@ -361,7 +358,7 @@ fn heard(lease: &Lease, names: &KeySpace, probe: Option<&Probe>, push: &PushInfo
         }
         // Without keys all of them are meant: somebody flushed the server.
         (PushKind::Invalidate, _) => lease.begin_epoch(),
-        (PushKind::Disconnection, _) => lease.lose(),
+        (PushKind::Disconnection, _) => lease.release(),
         _ => {}
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct SessionKeys {
     pub(crate) record: String,
     /// Where the Python service keeps the session; the record itself in its namespace.
     pub(crate) python: String,
-    pub(crate) tomb: String,
+    pub(crate) tombstone: String,
 }
 
 /// Whom a key that has changed is about.
@@ -41,7 +41,7 @@ impl KeySpace {
         let prefix = &self.prefix;
         let session = format!("{prefix}{RECORD}{}", key.token.hex());
         SessionKeys {
-            tomb: format!("{prefix}{TOMB}{{{session}}}"),
+            tombstone: format!("{prefix}{TOMB}{{{session}}}"),
             record: match key.space().namespace().record_key() {
                 RecordKey::Python(_) => session.clone(),
                 RecordKey::Own(suffix) => format!("{prefix}{SPACE}{{{session}}}:{suffix}"),
@@ -110,9 +110,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_key_panics(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let names = KeySpace::new(String::new());
+            let key_space = KeySpace::new(String::new());
             let start = ["", RECORD, TOMB, "session_tomb:{session_cache:", MARK][start];
-            let _ = names.read(&[start.as_bytes(), &bytes].concat());
+            let _ = key_space.read(&[start.as_bytes(), &bytes].concat());
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
     fn every_key_that_is_written_is_read_again() {
         let token = SessionToken::parse("t").unwrap();
         for prefix in ["", "shop:", "{", "session_tomb:"] {
-            let names = KeySpace::new(prefix.to_owned());
+            let key_space = KeySpace::new(prefix.to_owned());
             for namespace in [
                 Namespace::unnamed(),
                 Namespace::named("machines"),
@@ -129,24 +129,24 @@ mod tests {
             ] {
                 let cache = SessionCache::builder().build().unwrap();
                 let key = cache.with_namespace(namespace).key(&token);
-                let keys = names.keys(&key);
+                let keys = key_space.keys(&key);
                 let hex = key.token.hex();
-                for key in [&keys.record, &keys.tomb] {
-                    let changed = names.read(key.as_bytes());
+                for key in [&keys.record, &keys.tombstone] {
+                    let changed = key_space.read(key.as_bytes());
                     assert_eq!(changed, Some(ChangedKey::Token(hex.as_bytes())), "{key}");
-                    let kinds = names.tracked(true);
+                    let kinds = key_space.tracked(true);
                     assert!(kinds.iter().any(|kind| key.starts_with(kind)), "{key}");
                 }
             }
-            let mark = names.mark("ad\u{e1}");
-            let changed = names.read(mark.as_bytes());
+            let mark = key_space.mark("ad\u{e1}");
+            let changed = key_space.read(mark.as_bytes());
             assert_eq!(changed, Some(ChangedKey::User("ad\u{e1}")));
         }
     }
 
     #[test]
     fn other_keys_say_nothing() {
-        let names = KeySpace::new("shop:".to_owned());
+        let key_space = KeySpace::new("shop:".to_owned());
         for key in [
             "",
             "shop:",
@@ -156,10 +156,10 @@ mod tests {
             "shop:session_tomb:{shop:session_cache:00",
             "shop:something:else",
         ] {
-            assert_eq!(names.read(key.as_bytes()), None, "{key}");
+            assert_eq!(key_space.read(key.as_bytes()), None, "{key}");
         }
-        assert_eq!(names.read(names.probe(1).as_bytes()), None);
-        assert_eq!(names.read(b"shop:user_invalidated:\xff"), None);
+        assert_eq!(key_space.read(key_space.probe(1).as_bytes()), None);
+        assert_eq!(key_space.read(b"shop:user_invalidated:\xff"), None);
     }
 
     #[test]

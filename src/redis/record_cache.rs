@@ -37,12 +37,12 @@ impl RecordCache {
         }
     }
 
-    pub(crate) fn known(&self, key: &CacheKey, names: &KeySpace) -> Option<Arc<CachedLookup>> {
+    pub(crate) fn known(&self, key: &CacheKey, key_space: &KeySpace) -> Option<Arc<CachedLookup>> {
         if let Some(known) = self.read.get(key) {
             return Some(known);
         }
         let mark_name = self.users.get(key)?;
-        Some(Arc::new(CachedLookup::new(key, mark_name, names)))
+        Some(Arc::new(CachedLookup::new(key, mark_name, key_space)))
     }
 
     /// Whose the token is.
@@ -74,10 +74,10 @@ impl RecordCache {
 }
 
 impl CachedLookup {
-    fn new(key: &CacheKey, mark_name: Arc<str>, names: &KeySpace) -> Self {
+    fn new(key: &CacheKey, mark_name: Arc<str>, key_space: &KeySpace) -> Self {
         Self {
-            keys: names.keys(key),
-            mark: names.mark(&mark_name),
+            keys: key_space.keys(key),
+            mark: key_space.mark(&mark_name),
             mark_name,
             read: None,
         }
@@ -85,7 +85,7 @@ impl CachedLookup {
 
     /// The keys to look at: record, tombstone and mark.
     pub(crate) fn keys(&self) -> [&str; 3] {
-        [&self.keys.record, &self.keys.tomb, &self.mark]
+        [&self.keys.record, &self.keys.tombstone, &self.mark]
     }
 
     /// The record that these very bytes were before.

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Each turn but the first follows a re-check without an answer, so two are already bad luck.
-const TURNS: usize = 4;
+const MAX_ATTEMPTS: usize = 4;
 
 /// The next number for the rules of a layer. 0 stands for the identity provider.
 static NEXT_RULES: AtomicU64 = AtomicU64::new(1);
@@ -99,15 +99,15 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     #[inline]
-    pub(crate) fn near(&self, token: &SessionToken) -> LocalResult {
-        if let Some(hit) = self.store().near(self.cache.space().near(token))
+    pub(crate) fn try_local(&self, token: &SessionToken) -> LocalResult {
+        if let Some(hit) = self.store().get_local(self.cache.space().near(token))
             && self.client.validator().accepts(&hit.user)
         {
             self.store().record_lookup(hit.origin.into());
-            return LocalResult::Ready(Ok(self.serve(hit, token)));
+            return LocalResult::Ready(Ok(self.resolved_from_hit(hit, token)));
         }
         let key = self.cache.key(token);
-        if self.store().refuses(&key) {
+        if self.store().is_revoked(&key) {
             self.store().record_lookup(LookupOutcome::Revoked);
             return LocalResult::Ready(Err(Denied::Revoked));
         }
@@ -124,7 +124,10 @@ impl<V: SessionValidator> Resolver<V> {
             return unavailable("no Tokio runtime");
         }
         let (timer, span) = (Timer::start(), lookup_span());
-        let (answer, outcome) = self.answer(&token, &key).instrument(span.clone()).await;
+        let (answer, outcome) = self
+            .lookup_or_validate(&token, &key)
+            .instrument(span.clone())
+            .await;
         self.store()
             .metrics()
             .lookup_duration
@@ -142,9 +145,13 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    async fn answer(&self, token: &SessionToken, key: &CacheKey) -> (LookupOutcome, Outcome) {
+    async fn lookup_or_validate(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+    ) -> (LookupOutcome, Outcome) {
         let completions = self.cache.validations().in_flight.completions();
-        match self.look_up(token, key).await {
+        match self.lookup(token, key).await {
             Ok(outcome) => {
                 let answer = LookupOutcome::from(&outcome);
                 self.store().record_lookup(answer);
@@ -154,7 +161,7 @@ impl<V: SessionValidator> Resolver<V> {
                 let missing = self.store().miss_outcome();
                 self.store().record_lookup(missing);
                 // Boxed, so that a hit need not carry the room for it.
-                let answer = Box::pin(self.miss(token, key, ticket, completions));
+                let answer = Box::pin(self.validate_coalesced(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
                     .unwrap_or_else(|_| unavailable("no answer within `request_timeout`"));
@@ -168,15 +175,18 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    async fn miss(
+    async fn validate_coalesced(
         &self,
         token: &SessionToken,
         key: &CacheKey,
         mut ticket: Ticket,
         mut completions: u64,
     ) -> Outcome {
-        for _ in 0..TURNS {
-            match self.wait(token, key, ticket, completions).await? {
+        for _ in 0..MAX_ATTEMPTS {
+            match self
+                .join_validation(token, key, ticket, completions)
+                .await?
+            {
                 WaitResult::Done(outcome) => return outcome,
                 WaitResult::Retry => {}
                 WaitResult::Abandoned => {
@@ -184,7 +194,7 @@ impl<V: SessionValidator> Resolver<V> {
                 }
             }
             completions = self.cache.validations().in_flight.completions();
-            ticket = match self.look_up(token, key).await {
+            ticket = match self.lookup(token, key).await {
                 Ok(outcome) => return outcome,
                 Err(ticket) => ticket,
             };
@@ -193,7 +203,7 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// Waits for one validation, which this request or an earlier one leads.
-    async fn wait(
+    async fn join_validation(
         &self,
         token: &SessionToken,
         key: &CacheKey,
@@ -237,7 +247,7 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// A session from the cache; if it is time, it is validated again behind the request's back.
     #[inline]
-    fn serve(&self, hit: CachedSession, token: &SessionToken) -> Resolved {
+    fn resolved_from_hit(&self, hit: CachedSession, token: &SessionToken) -> Resolved {
         if let Some(due) = hit.due {
             self.refresh(token, due);
         }
@@ -307,11 +317,13 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Option<ValidationLeader<Open>> {
         let ticket = match start {
             LeaderStart::Ticket(ticket) => Ok(ticket),
-            LeaderStart::Refresh => match self.store().ask(key, ReplacePolicy::Observed).await {
-                Lookup::Miss(ticket) => Ok(ticket),
-                Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
-            },
-            LeaderStart::Lookup => self.look_up(token, key).await.map_or_else(Ok, Err),
+            LeaderStart::Refresh => {
+                match self.store().take_ticket(key, ReplacePolicy::Observed).await {
+                    Lookup::Miss(ticket) => Ok(ticket),
+                    Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
+                }
+            }
+            LeaderStart::Lookup => self.lookup(token, key).await.map_or_else(Ok, Err),
         };
         let (leader, ticket) = match ticket {
             Ok(ticket) => {
@@ -323,7 +335,7 @@ impl<V: SessionValidator> Resolver<V> {
             // callers that joined must be looked up after the last of them did.
             Err(Ok(_)) => {
                 let leader = leader.close();
-                match self.look_up(token, key).await {
+                match self.lookup(token, key).await {
                     Err(ticket) => (LeaderPhase::Closed(leader), ticket),
                     Ok(outcome) => return leader.complete(outcome, true),
                 }
@@ -397,7 +409,7 @@ impl<V: SessionValidator> Resolver<V> {
             }
             if error.kind() == ValidationErrorKind::Invalid {
                 let rules = if is_own_rule { self.rules } else { 0 };
-                self.store().remember_refusal(ticket, rules);
+                self.store().cache_negative(ticket, rules);
             }
         }
         result
@@ -425,16 +437,16 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// The cache's answer, or the ticket for the validation that it takes.
-    async fn look_up(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
+    async fn lookup(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
         let lookup = match self.store().lookup(key).await {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
-                self.store().ask(key, ReplacePolicy::AnyOlder).await
+                self.store().take_ticket(key, ReplacePolicy::AnyOlder).await
             }
             lookup => lookup,
         };
         match lookup {
-            Lookup::Hit(hit) => Ok(Ok(self.serve(hit, token))),
-            Lookup::Miss(_) if self.store().was_refused(key, self.rules) => {
+            Lookup::Hit(hit) => Ok(Ok(self.resolved_from_hit(hit, token))),
+            Lookup::Miss(_) if self.store().is_negatively_cached(key, self.rules) => {
                 Ok(Err(ValidationError::invalid().into()))
             }
             Lookup::Miss(ticket) => Err(ticket),

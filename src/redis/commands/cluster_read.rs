@@ -24,17 +24,17 @@ type Text = (Option<Vec<u8>>, Arc<str>);
 
 impl RedisStore {
     /// What one `MGET` says where one server holds all three.
-    pub(crate) async fn read_apart(
+    pub(crate) async fn read_known_from_cluster(
         &self,
         call: &Operation<'_>,
-        [record, tomb, mark]: [&str; 3],
+        [record, tombstone, mark]: [&str; 3],
     ) -> Result<LookupReply, Unavailable> {
-        let (looked, ()) = read_keys(call, record, tomb, Some(mark), async { Ok(()) }).await?;
-        Ok(looked)
+        let (reply, ()) = read_keys(call, record, tombstone, Some(mark), async { Ok(()) }).await?;
+        Ok(reply)
     }
 
     /// What the lookup script says where one server holds all; no mark where none is named.
-    pub(crate) async fn look_apart(
+    pub(crate) async fn read_from_cluster(
         &self,
         call: &Operation<'_>,
         keys: &SessionKeys,
@@ -42,10 +42,10 @@ impl RedisStore {
     ) -> Result<(LookupReply, Timestamp), Unavailable> {
         let mark = mark_name.map(|name| self.mark_key(name));
         let time = time(call, &keys.record);
-        let (mut looked, time) =
-            read_keys(call, &keys.record, &keys.tomb, mark.as_deref(), time).await?;
-        looked.mark_name = mark_name.map(|name| name.as_bytes().to_vec());
-        Ok((looked, time))
+        let (mut reply, time) =
+            read_keys(call, &keys.record, &keys.tombstone, mark.as_deref(), time).await?;
+        reply.mark_name = mark_name.map(|name| name.as_bytes().to_vec());
+        Ok((reply, time))
     }
 }
 
@@ -53,37 +53,37 @@ impl RedisStore {
 async fn read_keys<T>(
     call: &Operation<'_>,
     record: &str,
-    tomb: &str,
+    tombstone: &str,
     mark: Option<&str>,
-    beside: impl Future<Output = Result<T, Unavailable>>,
+    revocations: impl Future<Output = Result<T, Unavailable>>,
 ) -> Result<(LookupReply, T), Unavailable> {
-    let turn = call.turn().await?;
+    let turn = call.topology_version().await?;
     let mark = async {
         match mark {
             Some(mark) => text(call, mark).await.map(Some),
             None => Ok(None),
         }
     };
-    let all = try_join4(text(call, record), text(call, tomb), mark, beside);
-    let (record, tomb, mark, beside) = all.await?;
-    let token = token(&record, &tomb);
+    let all = try_join4(text(call, record), text(call, tombstone), mark, revocations);
+    let (record, tombstone, mark, revocations) = all.await?;
+    let token = token(&record, &tombstone);
     let (mark, marks) = mark.unzip();
-    let looked = LookupReply {
+    let reply = LookupReply {
         value: record.0,
         mark_name: None,
-        beside: RevocationState::parse(tomb.0.as_deref(), mark.flatten().as_deref()),
+        revocations: RevocationState::parse(tombstone.0.as_deref(), mark.flatten().as_deref()),
         run: RunIds::of_cluster(token, marks, turn),
     };
-    Ok((looked, beside))
+    Ok((reply, revocations))
 }
 
 /// The run of the server that holds what is the token's. While its slot moves there may be two,
 /// and what they say together is no record's.
-fn token(record: &Text, tomb: &Text) -> Arc<str> {
-    if record.1 == tomb.1 {
+fn token(record: &Text, tombstone: &Text) -> Arc<str> {
+    if record.1 == tombstone.1 {
         return Arc::clone(&record.1);
     }
-    format!("{}+{}", record.1, tomb.1).into()
+    format!("{}+{}", record.1, tombstone.1).into()
 }
 
 async fn text(call: &Operation<'_>, key: &str) -> Result<Text, Unavailable> {

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        CacheKey, MAX_RECORD, RevocationState, SLACK, Timestamp, Tombstone, encode_prefix,
-        encode_suffix,
+        CLOCK_SKEW_TOLERANCE, CacheKey, MAX_RECORD, RevocationState, Timestamp, Tombstone,
+        encode_prefix, encode_suffix,
     },
     redis::{
         connection::{Access, Unavailable},
@@ -40,10 +40,13 @@ impl RedisStore {
     ) -> Result<FillReply, Unavailable> {
         // It has ended since it was validated, and nothing was compared.
         let ttl = self.effective_ttl(key, seen, session).ok_or(Unavailable)?;
-        let call = self.links.call(Access::Write);
+        let call = self.topology.call(Access::Write);
         let keys = self.keys(key);
         let mark_name = self.mark_name(session.user.id());
-        let tomb = seen.tomb.as_ref().map(|tomb| tomb.text.as_str());
+        let tombstone = seen
+            .tombstone
+            .as_ref()
+            .map(|tombstone| tombstone.text.as_str());
         let mut mark = match &seen.mark {
             MarkSnapshot::Read { name, mark } if *name == mark_name => mark
                 .as_ref()
@@ -56,22 +59,22 @@ impl RedisStore {
             &session.user,
             session.expires_at,
             seen.fence,
-            seen.fence.minus(SLACK),
-            tomb,
+            seen.fence.minus(CLOCK_SKEW_TOLERANCE),
+            tombstone,
         );
         // Boxed, so that one server need not carry the room for it.
         let recheck = || Box::pin(self.recheck(&call, &keys, seen, &mark_name));
         // Mark, run and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
-            self.warned.too_long();
+            self.warnings.too_long();
             return Ok(match recheck().await? {
                 Ok(_) => FillReply::Skipped,
                 Err(filled) => filled,
             });
         }
         // Neither what is sealed can be completed by Redis, nor by one server what takes two.
-        let is_complete = self.sealing.is_some() || self.links.are_many();
-        if self.links.are_many() || (is_complete && mark == "?") {
+        let is_complete = self.sealing.is_some() || self.topology.are_many();
+        if self.topology.are_many() || (is_complete && mark == "?") {
             match recheck().await? {
                 Ok(now) => (mark, run) = now,
                 Err(filled) => return Ok(filled),
@@ -89,25 +92,25 @@ impl RedisStore {
             }
         }
         let mark_key = self.mark_key(&mark_name);
-        let together: &[&str] = &[&keys.record, &keys.tomb, &mark_key];
-        let together = &together[..if self.links.are_many() { 2 } else { 3 }];
-        let over = seen.standing.as_deref().filter(|_| seen.replaces_standing);
-        let over = over.unwrap_or_default();
+        let together: &[&str] = &[&keys.record, &keys.tombstone, &mark_key];
+        let together = &together[..if self.topology.are_many() { 2 } else { 3 }];
+        let observed = seen.standing.as_deref().filter(|_| seen.replaces_standing);
+        let observed = observed.unwrap_or_default();
         let answer = call
             .run_together(
                 Script::Fill,
                 together,
                 &[
-                    tomb.unwrap_or_default().as_bytes(),
+                    tombstone.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
                     seen.fence.0.to_string().as_bytes(),
                     self.longest_fill().to_string().as_bytes(),
-                    SLACK.to_string().as_bytes(),
+                    CLOCK_SKEW_TOLERANCE.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
                     seen.run.token().as_bytes(),
                     if is_complete { b"complete" } else { b"" },
-                    over,
+                    observed,
                 ],
             )
             .await?;
@@ -126,8 +129,8 @@ impl RedisStore {
             Some(b"refused") => Ok(FillReply::Revoked),
             Some(b"moved") => {
                 let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
-                let beside = RevocationState::parse(field(1), field(2));
-                Ok(seen.moved(fence, run, beside, mark_name))
+                let revocations = RevocationState::parse(field(1), field(2));
+                Ok(seen.moved(fence, run, revocations, mark_name))
             }
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
@@ -144,27 +147,36 @@ impl RedisStore {
         seen: &LookupSnapshot,
         mark_name: &str,
     ) -> Result<Result<(String, RunIds), FillReply>, Unavailable> {
-        let (looked, time) = self.look(call, keys, Some(mark_name)).await?;
+        let (reply, time) = self.read(call, keys, Some(mark_name)).await?;
         let is_late = time > seen.fence.plus(self.longest_fill());
-        if is_late || !seen.run.goes_on(&looked.run) {
+        if is_late || !seen.run.goes_on(&reply.run) {
             return Err(Unavailable);
         }
-        let RevocationState { tomb, mark } = &looked.beside;
-        if tomb.as_ref().is_some_and(Tombstone::refuses) {
+        let RevocationState { tombstone, mark } = &reply.revocations;
+        if tombstone.as_ref().is_some_and(Tombstone::refuses) {
             return Ok(Err(FillReply::Revoked));
         }
         let is_seen = match &seen.mark {
             MarkSnapshot::Read { name, mark: seen } if name == mark_name => mark == seen,
             _ => mark
                 .as_ref()
-                .is_none_or(|mark| mark.is_before(seen.fence.minus(SLACK))),
+                .is_none_or(|mark| mark.is_before(seen.fence.minus(CLOCK_SKEW_TOLERANCE))),
         };
-        if is_seen && *tomb == seen.tomb {
-            let mark = looked.beside.mark.map(|mark| mark.text).unwrap_or_default();
-            return Ok(Ok((mark, looked.run)));
+        if is_seen && *tombstone == seen.tombstone {
+            let mark = reply
+                .revocations
+                .mark
+                .map(|mark| mark.text)
+                .unwrap_or_default();
+            return Ok(Ok((mark, reply.run)));
         }
         let mark_name = mark_name.to_owned();
-        Ok(Err(seen.moved(time, looked.run, looked.beside, mark_name)))
+        Ok(Err(seen.moved(
+            time,
+            reply.run,
+            reply.revocations,
+            mark_name,
+        )))
     }
 
     /// The milliseconds that the record may live; nothing for a session that has ended.
@@ -186,6 +198,6 @@ impl RedisStore {
 
     /// A process that slept for longer between lookup and fill knows too little to fill.
     fn longest_fill(&self) -> i64 {
-        micros(self.limits.validation_timeout).saturating_add(SLACK)
+        micros(self.limits.validation_timeout).saturating_add(CLOCK_SKEW_TOLERANCE)
     }
 }

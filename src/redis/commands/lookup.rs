@@ -32,12 +32,12 @@ impl RedisStore {
     /// only where the record's user is written in a way that the script does not see through, for
     /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
     pub(crate) async fn lookup(&self, key: &CacheKey) -> LookupResult {
-        let call = self.links.call(Access::Read);
+        let call = self.topology.call(Access::Read);
         if let Some(listener) = &self.listener {
-            listener.start(&self.links);
+            listener.start(&self.topology);
         }
-        if let Some(known) = self.memory.known(key, &self.names) {
-            match self.known(&call, key, &known).await {
+        if let Some(known) = self.memory.known(key, &self.key_space) {
+            match self.read_cached(&call, key, &known).await {
                 Ok(Some(served)) => return LookupResult::Record(served),
                 Ok(None) => self.memory.forget(key),
                 Err(Unavailable) => return LookupResult::Unavailable,
@@ -48,8 +48,12 @@ impl RedisStore {
     }
 
     /// A lookup that serves nothing of what is stored.
-    pub(crate) async fn ask(&self, key: &CacheKey, replace: ReplacePolicy) -> LookupResult {
-        let call = self.links.call(Access::Read);
+    pub(crate) async fn take_snapshot(
+        &self,
+        key: &CacheKey,
+        replace: ReplacePolicy,
+    ) -> LookupResult {
+        let call = self.topology.call(Access::Read);
         Box::pin(self.both_names(&call, key, Some(replace))).await
     }
 
@@ -67,7 +71,7 @@ impl RedisStore {
             Ok(LookupResult::Miss(_)) => found.unwrap_or(LookupResult::Unavailable),
             // What ends it is pushed under that name, for which nothing here is listed.
             Ok(LookupResult::Record(mut served)) => {
-                served.keep = None;
+                served.admission = None;
                 LookupResult::Record(served)
             }
             other => other.unwrap_or(LookupResult::Unavailable),
@@ -75,16 +79,16 @@ impl RedisStore {
     }
 
     /// The shortcut: it can only accept records of our own, of the very user that was expected.
-    async fn known(
+    async fn read_cached(
         &self,
         call: &Operation<'_>,
         key: &CacheKey,
         known: &Arc<CachedLookup>,
     ) -> Result<Option<CacheableRecord>, Unavailable> {
-        let standing = match self.links.batches() {
-            Some(batches) => batches.ask(known, call.until()).await?,
+        let standing = match self.topology.batcher() {
+            Some(batcher) => batcher.ask(known, call.until()).await?,
             // Boxed, so that one server need not carry the room for it.
-            None => Box::pin(self.read_apart(call, known.keys())).await?,
+            None => Box::pin(self.read_known_from_cluster(call, known.keys())).await?,
         };
         let Some(value) = standing.value else {
             return Ok(None);
@@ -99,9 +103,9 @@ impl RedisStore {
             },
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let moment = self.moment(Timestamp(self.clock.wall()), &standing.run);
-        let accepted = record.cause.is_some()
-            && is_acceptable(&record, &standing.beside, &moment, self.max_age());
+        let context = self.context(Timestamp(self.clock.wall()), &standing.run);
+        let accepted = record.provenance.is_some()
+            && is_acceptable(&record, &standing.revocations, &context, self.max_age());
         if !accepted {
             return Ok(None);
         }
@@ -109,7 +113,7 @@ impl RedisStore {
             self.memory.read(key, known, value, Arc::clone(&record));
         }
         let mark_name = &known.mark_name;
-        let served = self.served(key, record, mark_name, &moment, &standing.run);
+        let served = self.served(key, record, mark_name, &context, &standing.run);
         Ok(Some(served))
     }
 
@@ -120,7 +124,7 @@ impl RedisStore {
         replace: Option<ReplacePolicy>,
     ) -> Result<LookupResult, Unavailable> {
         let keys = self.keys(key);
-        let (mut seen, mut time) = self.look(call, &keys, None).await?;
+        let (mut seen, mut time) = self.read(call, &keys, None).await?;
         let decoded = seen
             .value
             .as_deref()
@@ -130,7 +134,7 @@ impl RedisStore {
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text; the mark counts only for who we read.
-            let (again, later) = self.look(call, &keys, Some(&mark_name)).await?;
+            let (again, later) = self.read(call, &keys, Some(&mark_name)).await?;
             // What stands there now may be another's already.
             if again.value != seen.value {
                 return Ok(LookupResult::unusable(again, later, None, None, replace));
@@ -142,15 +146,16 @@ impl RedisStore {
             None => time,
             Some(_) => Timestamp(self.clock.wall()),
         };
-        let moment = self.moment(now, &seen.run);
-        if replace.is_none() && is_acceptable(&record, &seen.beside, &moment, self.max_age()) {
-            if record.cause.is_some() {
+        let context = self.context(now, &seen.run);
+        if replace.is_none() && is_acceptable(&record, &seen.revocations, &context, self.max_age())
+        {
+            if record.provenance.is_some() {
                 self.memory.learn(key, &mark_name);
             }
-            let served = self.served(key, Arc::new(record), &mark_name, &moment, &seen.run);
+            let served = self.served(key, Arc::new(record), &mark_name, &context, &seen.run);
             return Ok(LookupResult::Record(served));
         }
-        if has_ended(record.expires_at, moment.wall)
+        if has_ended(record.expires_at, context.wall)
             && let Some(value) = &seen.value
         {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
@@ -169,7 +174,7 @@ impl RedisStore {
     pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) {
         if let Some(standing) = &seen.standing {
             let keys = self.keys(key);
-            let call = self.links.call(Access::Write);
+            let call = self.topology.call(Access::Write);
             // What it does not reach ends with its TTL.
             let _ = call.run(Script::Drop, &[&keys.record], &[standing]).await;
         }
@@ -180,7 +185,7 @@ impl RedisStore {
         key: &CacheKey,
         record: Arc<Record>,
         mark_name: &str,
-        moment: &ReadContext,
+        context: &ReadContext,
         run: &RunIds,
     ) -> CacheableRecord {
         let since = record.since();
@@ -188,14 +193,14 @@ impl RedisStore {
         let lifetimes = &self.limits.lifetimes;
         let left = ends.map(|at| at.saturating_sub(since.0));
         let life = lifetimes.life(&key.token, since.0, left);
-        let age = u64::try_from(moment.time.0.saturating_sub(since.0)).unwrap_or_default();
+        let age = u64::try_from(context.time.0.saturating_sub(since.0)).unwrap_or_default();
         CacheableRecord {
             left: life.saturating_sub(age),
             refresh_in: lifetimes
                 .refresh_after(life)
                 .map(|after| after.saturating_sub(age)),
-            of: RecordVersion(since.0),
-            keep: self.keep(&record, mark_name, run),
+            version: RecordVersion(since.0),
+            admission: self.admission(&record, mark_name, run),
             record,
         }
     }
@@ -205,14 +210,14 @@ impl RedisStore {
     fn decode(&self, key: &CacheKey, keys: &SessionKeys, value: &[u8]) -> Option<(Record, String)> {
         let Some(sealing) = &self.sealing else {
             if is_sealed(value) {
-                self.warned.sealed();
+                self.warnings.sealed();
                 return None;
             }
             let record = match Record::parse(value, key.space()) {
                 Parsed::Record(record) => record,
                 Parsed::NotOurs => return None,
                 Parsed::Unreadable => {
-                    self.warned.unreadable("a record");
+                    self.warnings.unreadable("a record");
                     return None;
                 }
             };
@@ -228,18 +233,18 @@ impl RedisStore {
                 let id = record.user.id();
                 let is_the_users =
                     user == sealing.user(id) || Some(&user) == sealing.previous_user(id).as_ref();
-                (is_the_users && record.cause.is_some()).then_some((record, user))
+                (is_the_users && record.provenance.is_some()).then_some((record, user))
             }
             Opened::NotSealed => {
-                self.warned.not_sealed();
+                self.warnings.not_sealed();
                 None
             }
             Opened::UnknownKey => {
-                self.warned.sealed();
+                self.warnings.sealed();
                 None
             }
             Opened::Forged => {
-                self.warned.unreadable("a sealed record");
+                self.warnings.unreadable("a sealed record");
                 None
             }
         }
@@ -247,50 +252,62 @@ impl RedisStore {
 
     /// How a record that is served may be kept in memory: only if every change of what makes it
     /// unusable will be heard.
-    fn keep(&self, record: &Record, mark_name: &str, run: &RunIds) -> Option<Admission> {
+    fn admission(&self, record: &Record, mark_name: &str, run: &RunIds) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
         // The peer ends its own records by deleting them.
-        let hears_its_end = listener.hears_records() || record.cause.is_some();
-        let hears_all = || run.servers().all(|server| listener.lease().hears(server));
+        let hears_its_end = listener.tracks_records() || record.provenance.is_some();
+        let hears_all = || {
+            run.servers()
+                .all(|server| listener.lease().is_tracking(server))
+        };
         (hears_its_end && hears_all()).then(|| Admission {
             user: listener.lease().user(mark_name),
-            can_be_vouched_for: mark_name == self.mark_name(record.user.id()),
+            can_revalidate: mark_name == self.mark_name(record.user.id()),
         })
     }
 
     /// Whether mark and tombstone are still those that were seen before a session was validated.
-    pub(crate) async fn vouches(&self, key: &CacheKey, user_id: &str, cause: &Provenance) -> bool {
-        let call = self.links.call(Access::Read);
-        let looked = self
-            .look(&call, &self.keys(key), Some(&self.mark_name(user_id)))
+    pub(crate) async fn is_still_valid(
+        &self,
+        key: &CacheKey,
+        user_id: &str,
+        provenance: &Provenance,
+    ) -> bool {
+        let call = self.topology.call(Access::Read);
+        let reply = self
+            .read(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
-        looked.is_ok_and(|(looked, _)| is_unrevoked(cause, &looked.beside, &looked.run.text()))
+        reply
+            .is_ok_and(|(reply, _)| is_unrevoked(provenance, &reply.revocations, &reply.run.text()))
     }
 
     /// What the lookup script says; the mark is that of the user in the record unless it is named.
     /// On a cluster one that is not named is not read.
-    pub(crate) async fn look(
+    pub(crate) async fn read(
         &self,
         call: &Operation<'_>,
         keys: &SessionKeys,
         mark_name: Option<&str>,
     ) -> Result<(LookupReply, Timestamp), Unavailable> {
-        let (looked, time) = if self.links.are_many() {
-            self.look_apart(call, keys, mark_name).await?
+        let (reply, time) = if self.topology.are_many() {
+            self.read_from_cluster(call, keys, mark_name).await?
         } else {
-            self.look_together(call, keys, mark_name).await?
+            self.read_by_script(call, keys, mark_name).await?
         };
-        let RevocationState { tomb, mark } = &looked.beside;
-        if tomb.as_ref().is_some_and(|tomb| !tomb.is_readable()) {
-            self.warned.unreadable("a tombstone");
+        let RevocationState { tombstone, mark } = &reply.revocations;
+        if tombstone
+            .as_ref()
+            .is_some_and(|tombstone| !tombstone.is_readable())
+        {
+            self.warnings.unreadable("a tombstone");
         }
         if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
-            self.warned.unreadable("a user's mark");
+            self.warnings.unreadable("a user's mark");
         }
-        Ok((looked, time))
+        Ok((reply, time))
     }
 
-    async fn look_together(
+    async fn read_by_script(
         &self,
         call: &Operation<'_>,
         keys: &SessionKeys,
@@ -301,7 +318,7 @@ impl RedisStore {
         let name = mark_name.unwrap_or_default();
         let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
         let answer = call
-            .run(Script::Lookup, &[&keys.record, &keys.tomb], &arguments)
+            .run(Script::Lookup, &[&keys.record, &keys.tombstone], &arguments)
             .await?;
         type Reply = (
             Option<Vec<u8>>,
@@ -310,23 +327,23 @@ impl RedisStore {
             Option<Vec<u8>>,
             Vec<u8>,
         );
-        let (value, tomb, mark_name, mark, time) =
+        let (value, tombstone, mark_name, mark, time) =
             read::<Reply>(answer.value).ok_or(Unavailable)?;
-        let looked = LookupReply {
+        let reply = LookupReply {
             value,
             mark_name,
-            beside: RevocationState::parse(tomb.as_deref(), mark.as_deref()),
+            revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),
             run: RunIds::of_one(answer.run),
         };
-        Ok((looked, Timestamp::parse(&time).ok_or(Unavailable)?))
+        Ok((reply, Timestamp::parse(&time).ok_or(Unavailable)?))
     }
 
-    fn moment(&self, time: Timestamp, run: &RunIds) -> ReadContext {
+    fn context(&self, time: Timestamp, run: &RunIds) -> ReadContext {
         ReadContext {
             time,
             run: run.text(),
             wall: self.clock.wall(),
-            floor: self.links.floor(),
+            floor: self.topology.trust_floor(),
         }
     }
 

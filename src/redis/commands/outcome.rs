@@ -17,10 +17,10 @@ pub(crate) enum LookupResult {
 /// What a lookup saw, or the re-check of a fill.
 #[derive(Clone, Debug)]
 pub(crate) struct LookupSnapshot {
-    /// The run of the servers that were looked at.
+    /// The run of the servers that were reply at.
     pub(crate) run: RunIds,
     pub(crate) fence: Timestamp,
-    pub(crate) tomb: Option<Tombstone>,
+    pub(crate) tombstone: Option<Tombstone>,
     pub(crate) mark: MarkSnapshot,
     /// The record of the namespace that stood there, whether it could be served or not.
     pub(crate) standing: Option<Vec<u8>>,
@@ -60,20 +60,20 @@ pub(crate) enum FillReply {
 impl LookupResult {
     /// What a lookup comes to that may serve nothing of what it saw.
     pub(crate) fn unusable(
-        looked: LookupReply,
+        reply: LookupReply,
         fence: Timestamp,
         mark_name: Option<String>,
         standing: Option<Vec<u8>>,
         replace: Option<ReplacePolicy>,
     ) -> Self {
-        let RevocationState { tomb, mark } = looked.beside;
-        if tomb.as_ref().is_some_and(Tombstone::refuses) {
+        let RevocationState { tombstone, mark } = reply.revocations;
+        if tombstone.as_ref().is_some_and(Tombstone::refuses) {
             return Self::Revoked;
         }
         Self::Miss(Box::new(LookupSnapshot {
-            run: looked.run,
+            run: reply.run,
             fence,
-            tomb,
+            tombstone,
             mark: match mark_name {
                 Some(name) => MarkSnapshot::Read { name, mark },
                 None => MarkSnapshot::Unread,
@@ -90,14 +90,14 @@ impl LookupSnapshot {
         &self,
         fence: Timestamp,
         run: RunIds,
-        beside: RevocationState,
+        revocations: RevocationState,
         mark_name: String,
     ) -> FillReply {
-        let RevocationState { tomb, mark } = beside;
+        let RevocationState { tombstone, mark } = revocations;
         FillReply::Conflict(Box::new(Self {
             run,
             fence,
-            tomb,
+            tombstone,
             mark: MarkSnapshot::Read {
                 name: mark_name,
                 mark,

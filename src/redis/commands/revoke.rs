@@ -10,7 +10,7 @@ use bb8_redis::redis::cmd;
 
 use super::store::RedisStore;
 use crate::{
-    protocol::{CacheKey, SLACK, TombstoneKind},
+    protocol::{CLOCK_SKEW_TOLERANCE, CacheKey, TombstoneKind},
     redis::{
         connection::{Access, Unavailable},
         scripts::Script,
@@ -36,20 +36,20 @@ impl RedisStore {
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.memory.forget(key);
-        let call = self.links.call(Access::Write);
+        let call = self.topology.call(Access::Write);
         let mut runs = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
             // The Python service, which knows no tombstones, serves what stands under its own key,
             // whatever namespace the revocation is made in.
-            let all: &[&str] = &[&keys.tomb, &keys.python, &keys.record];
+            let all: &[&str] = &[&keys.tombstone, &keys.python, &keys.record];
             let all = &all[..if keys.python == keys.record { 2 } else { 3 }];
             let script = Script::RevokeToken;
             let answer = match call.run_together(script, all, &arguments).await? {
                 Some(answer) => answer,
                 None => {
                     // Each where it is; the tombstone first, so that no record is put back.
-                    let answer = call.run(script, &[&keys.tomb], &arguments).await?;
+                    let answer = call.run(script, &[&keys.tombstone], &arguments).await?;
                     for record in &all[1..] {
                         call.send(record, cmd("DEL").arg(record)).await?;
                     }
@@ -63,10 +63,10 @@ impl RedisStore {
 
     pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unavailable> {
         // Never shorter than the records that it must outlive.
-        let records = self.limits.ttl + Duration::from_micros(SLACK.unsigned_abs());
+        let records = self.limits.ttl + Duration::from_micros(CLOCK_SKEW_TOLERANCE.unsigned_abs());
         let ttl = decimal(self.limits.max_session_lifetime.max(records));
-        let slack = SLACK.to_string();
-        let call = self.links.call(Access::Write);
+        let slack = CLOCK_SKEW_TOLERANCE.to_string();
+        let call = self.topology.call(Access::Write);
         let mut runs = Vec::new();
         for name in self.mark_names(id) {
             let mark = self.mark_key(&name);
@@ -79,7 +79,7 @@ impl RedisStore {
 
     /// How many replicas have what these runs took, if that was asked for.
     pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
-        self.links.replicas(runs).await
+        self.topology.replicas(runs).await
     }
 }
 

@@ -25,21 +25,21 @@ use crate::{
 };
 
 pub(crate) struct RedisStore {
-    pub(crate) links: Topology,
+    pub(crate) topology: Topology,
     pub(crate) listener: Option<Listener>,
-    pub(crate) names: KeySpace,
+    pub(crate) key_space: KeySpace,
     pub(crate) sealing: Option<Sealing>,
     pub(crate) clock: Clock,
     pub(crate) limits: StoreLimits,
     pub(crate) memory: RecordCache,
-    pub(crate) warned: RateLimitedWarnings,
+    pub(crate) warnings: RateLimitedWarnings,
     pub(crate) nonces: (RandomState, AtomicU64),
 }
 
 /// What the protocol is told, in the units in which it speaks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoreLimits {
-    pub(crate) deadlines: Timeouts,
+    pub(crate) timeouts: Timeouts,
     pub(crate) ttl: Duration,
     pub(crate) lifetimes: LifetimePolicy,
     pub(crate) validation_timeout: Duration,
@@ -65,47 +65,47 @@ impl RedisStore {
             ..
         } = config;
         let database = database.unwrap_or(default_database);
-        let names = KeySpace::new(key_prefix);
+        let key_space = KeySpace::new(key_prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Self {
-            listener: tier.map(|tier| Listener::new(tier, names.clone())),
-            links: Topology::new(
+            listener: tier.map(|tier| Listener::new(tier, key_space.clone())),
+            topology: Topology::new(
                 deployment,
                 database,
                 replicas,
-                limits.deadlines,
-                &names,
+                limits.timeouts,
+                &key_space,
                 lease,
             ),
-            names,
+            key_space,
             sealing,
             clock,
             limits,
             memory: RecordCache::new(limits.capacity),
-            warned: RateLimitedWarnings::default(),
+            warnings: RateLimitedWarnings::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
         }
     }
 
     /// Whether requests ask Redis at all, or would wait in vain.
-    pub(crate) fn is_skipped(&self) -> bool {
-        self.links.is_skipped()
+    pub(crate) fn is_circuit_open(&self) -> bool {
+        self.topology.is_circuit_open()
     }
 
     pub(crate) fn metrics(&self) -> &RedisMetrics {
-        self.links.metrics()
+        self.topology.metrics()
     }
 
     pub(crate) async fn answers(&self) -> bool {
-        self.links.call(Access::Read).reaches_all().await
+        self.topology.call(Access::Read).reaches_all().await
     }
 
     pub(crate) fn keys(&self, key: &CacheKey) -> SessionKeys {
-        self.names.keys(key)
+        self.key_space.keys(key)
     }
 
     pub(crate) fn mark_key(&self, name: &str) -> String {
-        self.names.mark(name)
+        self.key_space.mark(name)
     }
 
     /// The user's id, or its keyed hash where records are sealed.
@@ -137,7 +137,7 @@ pub(crate) fn micros(duration: Duration) -> i64 {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
-            .field("links", &self.links)
+            .field("links", &self.topology)
             .finish_non_exhaustive()
     }
 }

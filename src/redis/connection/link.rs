@@ -23,12 +23,12 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct SharedConnection {
     pub(crate) connection: MultiplexedConnection,
-    pub(crate) facts: Arc<ConnectionState>,
+    pub(crate) state: Arc<ConnectionState>,
 }
 
 /// What all clones of a link share.
 pub(crate) struct ConnectionState {
-    pub(crate) is_dead: AtomicBool,
+    pub(crate) is_broken: AtomicBool,
     pub(crate) hashes: Vec<String>,
     pub(crate) run: Arc<str>,
     /// While sentinels name its server.
@@ -38,26 +38,28 @@ pub(crate) struct ConnectionState {
 
 impl SharedConnection {
     pub(crate) fn run(&self) -> &Arc<str> {
-        &self.facts.run
+        &self.state.run
     }
 
     /// The run of the server is handed to the script as its last argument.
     pub(crate) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
-        call.arg(&self.facts.hashes[script as usize])
+        call.arg(&self.state.hashes[script as usize])
             .arg(keys.len());
-        call.arg(keys).arg(arguments).arg(&*self.facts.run);
+        call.arg(keys).arg(arguments).arg(&*self.state.run);
         call
     }
 
-    pub(crate) fn is_dead(&self) -> bool {
-        let ConnectionState { is_dead, term, .. } = &*self.facts;
-        is_dead.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
+    pub(crate) fn is_broken(&self) -> bool {
+        let ConnectionState {
+            is_broken, term, ..
+        } = &*self.state;
+        is_broken.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
     }
 
     /// It is used no more.
-    pub(crate) fn give_up(&self) {
-        self.facts.is_dead.store(true, SeqCst);
+    pub(crate) fn mark_broken(&self) {
+        self.state.is_broken.store(true, SeqCst);
     }
 
     pub(crate) async fn query<'c>(

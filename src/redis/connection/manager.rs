@@ -18,17 +18,17 @@ use super::{
 };
 use crate::{
     protocol::Timestamp,
-    redis::{endpoint::Endpoint, error::told},
+    redis::{endpoint::Endpoint, error::with_hint},
     sync::lock,
 };
 
 /// What all links know of their server.
 pub(crate) struct ServerState {
-    pub(crate) met: Arc<ServerRegistry>,
+    pub(crate) registry: Arc<ServerRegistry>,
     /// Why the last connection failed.
     pub(crate) trouble: Mutex<Option<String>>,
     /// What is to be said of a server that says nothing.
-    pub(crate) silence: &'static str,
+    pub(crate) timeout_message: &'static str,
 }
 
 #[derive(Clone)]
@@ -47,26 +47,26 @@ impl ManageConnection for Manager {
         // All of it, since a server that is frozen accepts connections and goes no further.
         let link = timeout(self.deadline, self.link())
             .await
-            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.silence).into()));
-        *lock(&self.shared.trouble) = link.as_ref().err().map(told);
+            .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.timeout_message).into()));
+        *lock(&self.shared.trouble) = link.as_ref().err().map(with_hint);
         link
     }
 
     async fn is_valid(&self, link: &mut SharedConnection) -> Result<(), RedisError> {
-        if link.is_dead() {
+        if link.is_broken() {
             return Err((ErrorKind::Io, "the connection has died").into());
         }
         Ok(())
     }
 
     fn has_broken(&self, link: &mut SharedConnection) -> bool {
-        link.is_dead()
+        link.is_broken()
     }
 }
 
 impl Manager {
     async fn link(&self) -> Result<SharedConnection, RedisError> {
-        let (server, term) = self.server.find().await?;
+        let (server, term) = self.server.resolve().await?;
         let mut connection = Client::open(server)?
             .get_multiplexed_async_connection_with_config(&self.config)
             .await?;
@@ -84,15 +84,17 @@ impl Manager {
             )
                 .into());
         }
-        let run = self.shared.meet(&info, Timestamp::from_redis_time(time));
+        let run = self
+            .shared
+            .register(&info, Timestamp::from_redis_time(time));
         Ok(SharedConnection {
             connection,
-            facts: Arc::new(ConnectionState {
-                is_dead: AtomicBool::new(false),
+            state: Arc::new(ConnectionState {
+                is_broken: AtomicBool::new(false),
                 hashes,
                 run,
                 term,
-                _open: self.shared.met.metrics.connections.guard(),
+                _open: self.shared.registry.metrics.connections.guard(),
             }),
         })
     }
@@ -100,21 +102,21 @@ impl Manager {
 
 impl ServerState {
     /// Names the run of a server, before it serves.
-    fn meet(&self, info: &str, now: Timestamp) -> Arc<str> {
+    fn register(&self, info: &str, now: Timestamp) -> Arc<str> {
         let field = |name| field(info, name);
         // What revokes has a longer life than what it revokes; eviction does not care.
         let policy = field("maxmemory_policy");
         if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
-            self.met.warn_of_eviction(policy);
+            self.registry.warn_of_eviction(policy);
         }
         let run = identity(info);
-        self.met.meet(&run, now);
+        self.registry.register(&run, now);
         run
     }
 
     pub(crate) fn trouble(&self) -> String {
         lock(&self.trouble)
             .clone()
-            .unwrap_or_else(|| self.silence.to_owned())
+            .unwrap_or_else(|| self.timeout_message.to_owned())
     }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Reply {
 impl Reply {
     /// While a slot is on its way, what is not on the one server may be on the other, so that the
     /// answer depends on both.
-    pub(crate) fn by_way_of(self, before: Option<Arc<str>>) -> Self {
+    pub(crate) fn via(self, before: Option<Arc<str>>) -> Self {
         match before {
             None => self,
             Some(before) => Self {

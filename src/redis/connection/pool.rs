@@ -38,7 +38,7 @@ use super::{
     server_registry::ServerRegistry,
 };
 use crate::{
-    redis::{endpoint::Endpoint, error::told, scripts::Script},
+    redis::{endpoint::Endpoint, error::with_hint, scripts::Script},
     sync::{Backoff, lock},
     telemetry::REDIS,
 };
@@ -64,7 +64,7 @@ struct PoolInner {
     turn: AtomicUsize,
     shared: Arc<ServerState>,
     breaker: Breaker,
-    deadlines: Timeouts,
+    timeouts: Timeouts,
     /// A key of our own, written to find out whether the server takes writes again.
     probe: Mutex<String>,
 }
@@ -73,22 +73,22 @@ impl ServerPool {
     /// Connects on first use.
     pub(crate) fn new(
         server: Endpoint,
-        deadlines: Timeouts,
+        timeouts: Timeouts,
         probe: String,
-        met: Arc<ServerRegistry>,
+        registry: Arc<ServerRegistry>,
     ) -> Self {
         let shared = Arc::new(ServerState {
-            met,
+            registry,
             trouble: Mutex::default(),
-            silence: server.silence(),
+            timeout_message: server.timeout_message(),
         });
         let manager = Manager {
             server,
             config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(deadlines.connect))
+                .set_connection_timeout(Some(timeouts.connect))
                 // Ours covers the wait for a connection as well.
                 .set_response_timeout(None),
-            deadline: deadlines.connect,
+            deadline: timeouts.connect,
             shared: Arc::clone(&shared),
         };
         Self(Arc::new(PoolInner {
@@ -98,22 +98,22 @@ impl ServerPool {
             turn: AtomicUsize::new(0),
             shared,
             breaker: Breaker::default(),
-            deadlines,
+            timeouts,
             probe: Mutex::new(probe),
         }))
     }
 
-    pub(crate) fn is_skipped(&self) -> bool {
+    pub(crate) fn is_circuit_open(&self) -> bool {
         self.0.breaker.is_open()
     }
 
     /// A connection beside those that all share.
-    pub(crate) fn pool_of_one(&self, patience: Duration) -> Pool<Manager> {
-        self.0.pool_of(1, patience)
+    pub(crate) fn pool_of_one(&self, timeout: Duration) -> Pool<Manager> {
+        self.0.pool_of(1, timeout)
     }
 
     pub(crate) fn deadline(&self) -> Duration {
-        self.0.deadlines.call
+        self.0.timeouts.call
     }
 
     /// The name of a key that anybody may write.
@@ -124,7 +124,7 @@ impl ServerPool {
     /// Asks once more where a link turns out to be dead, for all that is asked can be repeated.
     pub(crate) async fn ask<'c>(
         &self,
-        terms: CallOptions,
+        options: CallOptions,
         command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
     ) -> Result<Reply, CommandError> {
         let inner = &self.0;
@@ -138,16 +138,16 @@ impl ServerPool {
         if Handle::try_current().is_err() {
             return Err(CommandError::Unavailable("no Tokio runtime".into()));
         }
-        let metrics = &inner.shared.met.metrics;
+        let metrics = &inner.shared.registry.metrics;
         let _in_flight = metrics.commands_in_flight.guard();
-        match inner.attempt(terms, command).await {
+        match inner.attempt(options, command).await {
             Ok(answer) => {
-                breaker.succeeded(terms.effect);
+                breaker.succeeded(options.effect);
                 Ok(answer)
             }
             Err(CommandError::Unavailable(error)) => {
                 metrics.errors.increment();
-                if breaker.failed(terms.effect) {
+                if breaker.failed(options.effect) {
                     tracing::warn!(
                         target: REDIS,
                         %error,
@@ -165,27 +165,27 @@ impl ServerPool {
     }
 
     /// The key to write from now on, since the one before has moved to another server.
-    pub(crate) fn probe_by(&self, key: String) {
+    pub(crate) fn set_probe_key(&self, key: String) {
         *lock(&self.0.probe) = key;
     }
 
     /// Whether the server is still in the run in which its links found it. A link of another run is
     /// used no more: the next one meets the server anew.
-    pub(crate) async fn is_as_met(&self, until: Instant) -> bool {
+    pub(crate) async fn has_same_run_id(&self, until: Instant) -> bool {
         let info = |_: &SharedConnection| Cow::Owned(cmd("INFO"));
         let Ok(Reply { value, run }) = self.0.attempt(CallOptions::read(until), info).await else {
             return false;
         };
-        let is_as_met = from_redis_value::<String>(value)
+        let has_same_run_id = from_redis_value::<String>(value)
             .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
-        if !is_as_met {
+        if !has_same_run_id {
             for place in &self.0.links {
                 if let Some(link) = lock(place).take() {
-                    link.give_up();
+                    link.mark_broken();
                 }
             }
         }
-        is_as_met
+        has_same_run_id
     }
 }
 
@@ -196,12 +196,12 @@ async fn close_when_it_answers(links: Weak<PoolInner>) {
         tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
         let Some(links) = links.upgrade() else { return };
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let terms = CallOptions::write(Instant::now() + links.deadlines.call);
+        let options = CallOptions::write(Instant::now() + links.timeouts.call);
         let key = lock(&links.probe).clone();
         let probe = |link: &SharedConnection| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
         // Also one that sends us elsewhere answers.
         if !matches!(
-            links.attempt(terms, probe).await,
+            links.attempt(options, probe).await,
             Err(CommandError::Unavailable(_))
         ) {
             links.breaker.close();
@@ -214,10 +214,10 @@ async fn close_when_it_answers(links: Weak<PoolInner>) {
 impl PoolInner {
     fn pool(&self) -> &Pool<Manager> {
         self.pool
-            .get_or_init(|| self.pool_of(LINKS, self.deadlines.checkout))
+            .get_or_init(|| self.pool_of(LINKS, self.timeouts.checkout))
     }
 
-    fn pool_of(&self, links: u32, patience: Duration) -> Pool<Manager> {
+    fn pool_of(&self, links: u32, timeout: Duration) -> Pool<Manager> {
         Pool::builder()
             .max_size(links)
             // Or the pool would never grow: every guard is back at once.
@@ -225,7 +225,7 @@ impl PoolInner {
             .test_on_check_out(true)
             .max_lifetime(None)
             .idle_timeout(None)
-            .connection_timeout(patience)
+            .connection_timeout(timeout)
             .retry_connection(false)
             .build_unchecked(self.manager.clone())
     }
@@ -233,7 +233,7 @@ impl PoolInner {
     async fn link(&self) -> Result<SharedConnection, RunError<RedisError>> {
         let turn = self.turn.fetch_add(1, Relaxed) % self.links.len();
         let place = &self.links[turn];
-        if let Some(link) = lock(place).as_ref().filter(|link| !link.is_dead()) {
+        if let Some(link) = lock(place).as_ref().filter(|link| !link.is_broken()) {
             return Ok(link.clone());
         }
         // Boxed, as all that is rare, so that a command need not carry the room for it.
@@ -245,42 +245,42 @@ impl PoolInner {
     /// One command within the deadline; the error says what went wrong.
     async fn attempt<'c>(
         &self,
-        terms: CallOptions,
+        options: CallOptions,
         command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
     ) -> Result<Reply, CommandError> {
         let mut used: Option<Arc<ConnectionState>> = None;
-        timeout_at(terms.until, async {
+        timeout_at(options.until, async {
             // Every link may have died together with its server.
             for _ in 0..=LINKS {
                 let mut link = match self.link().await {
                     Ok(link) => link,
                     Err(RunError::User(error)) => {
-                        return Err(CommandError::Unavailable(told(&error).into()));
+                        return Err(CommandError::Unavailable(with_hint(&error).into()));
                     }
                     Err(RunError::TimedOut) => {
                         return Err(CommandError::Unavailable(self.shared.trouble().into()));
                     }
                 };
-                used = Some(Arc::clone(&link.facts));
-                match link.query(terms.is_asking, &command).await {
+                used = Some(Arc::clone(&link.state));
+                match link.query(options.is_asking, &command).await {
                     Ok(value) => {
                         return Ok(Reply {
                             value,
-                            run: Arc::clone(&link.facts.run),
+                            run: Arc::clone(&link.state.run),
                         });
                     }
-                    Err(error) if error.is_io_error() => link.give_up(),
-                    Err(error) if self.shared.met.is_cluster() && is_elsewhere(&error) => {
-                        let run = Arc::clone(&link.facts.run);
+                    Err(error) if error.is_io_error() => link.mark_broken(),
+                    Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
+                        let run = Arc::clone(&link.state.run);
                         return Err(CommandError::Redirected { error, run });
                     }
                     Err(error) => {
                         if error.is_unrecoverable_error()
                             || is_server_error(&error, ServerErrorKind::ReadOnly)
                         {
-                            link.give_up();
+                            link.mark_broken();
                         }
-                        return Err(CommandError::Unavailable(told(&error).into()));
+                        return Err(CommandError::Unavailable(with_hint(&error).into()));
                     }
                 }
             }
@@ -290,8 +290,8 @@ impl PoolInner {
         .await
         .unwrap_or_else(|_| {
             // The answer may still come, but to nobody; a frozen server looks the same.
-            if let Some(facts) = &used {
-                facts.is_dead.store(true, SeqCst);
+            if let Some(state) = &used {
+                state.is_broken.store(true, SeqCst);
             }
             Err(CommandError::Unavailable(self.shared.trouble().into()))
         })
@@ -301,7 +301,7 @@ impl PoolInner {
 impl fmt::Debug for ServerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links")
-            .field("deadlines", &self.0.deadlines)
+            .field("deadlines", &self.0.timeouts)
             .field("breaker", &self.0.breaker)
             .finish_non_exhaustive()
     }

@@ -7,7 +7,7 @@ use std::sync::{
 
 use crate::{
     coherence::Lease,
-    protocol::{SLACK, Timestamp},
+    protocol::{CLOCK_SKEW_TOLERANCE, Timestamp},
     sync::lock,
     telemetry::{REDIS, RedisMetrics},
 };
@@ -32,7 +32,7 @@ pub(crate) struct ServerRegistry {
 
 struct KnownServers {
     /// The oldest first.
-    met: Vec<Arc<str>>,
+    registry: Vec<Arc<str>>,
     /// From here on another run is one that has taken the place of one before.
     is_whole: bool,
 }
@@ -43,7 +43,7 @@ impl ServerRegistry {
             lease,
             is_cluster,
             runs: Mutex::new(KnownServers {
-                met: Vec::new(),
+                registry: Vec::new(),
                 is_whole: false,
             }),
             floor: AtomicI64::new(0),
@@ -54,23 +54,23 @@ impl ServerRegistry {
     }
 
     /// A connection leads to this run, which has not served anybody yet; `now` is its time.
-    pub(crate) fn meet(&self, run: &Arc<str>, now: Timestamp) {
+    pub(crate) fn register(&self, run: &Arc<str>, now: Timestamp) {
         let mut runs = self.runs();
-        if runs.met.contains(run) {
+        if runs.registry.contains(run) {
             return;
         }
         let is_another = runs.is_whole;
         if !self.is_cluster {
-            runs.met.clear();
+            runs.registry.clear();
             runs.is_whole = true;
-        } else if runs.met.len() >= MAX_RUNS {
-            runs.met.remove(0);
+        } else if runs.registry.len() >= MAX_RUNS {
+            runs.registry.remove(0);
         }
-        runs.met.push(Arc::clone(run));
+        runs.registry.push(Arc::clone(run));
         self.turned();
         if is_another {
             // Before anybody else finds the run known.
-            self.distrust(now);
+            self.raise_trust_floor(now);
             tracing::warn!(
                 target: REDIS,
                 "another Redis answers than before, or it was restarted: what was cached until \
@@ -80,10 +80,11 @@ impl ServerRegistry {
     }
 
     /// What was stored until now may be missing what revoked it.
-    pub(crate) fn distrust(&self, now: Timestamp) {
-        self.floor.fetch_max(now.plus(SLACK).0, SeqCst);
+    pub(crate) fn raise_trust_floor(&self, now: Timestamp) {
+        self.floor
+            .fetch_max(now.plus(CLOCK_SKEW_TOLERANCE).0, SeqCst);
         if let Some(lease) = &self.lease {
-            lease.lose();
+            lease.release();
         }
     }
 
@@ -91,15 +92,18 @@ impl ServerRegistry {
         self.is_cluster
     }
 
-    pub(crate) fn has_met(&self, run: &str) -> bool {
-        self.runs().met.iter().any(|met| **met == *run)
+    pub(crate) fn is_registered(&self, run: &str) -> bool {
+        self.runs()
+            .registry
+            .iter()
+            .any(|registry| **registry == *run)
     }
 
-    pub(crate) fn floor(&self) -> Timestamp {
+    pub(crate) fn trust_floor(&self) -> Timestamp {
         Timestamp(self.floor.load(SeqCst))
     }
 
-    pub(crate) fn turn(&self) -> u64 {
+    pub(crate) fn topology_version(&self) -> u64 {
         self.turn.load(SeqCst)
     }
 
@@ -108,15 +112,15 @@ impl ServerRegistry {
     }
 
     /// Slots have moved, or primaries have come or gone.
-    pub(crate) fn moved(&self) {
+    pub(crate) fn topology_changed(&self) {
         self.turned();
         if let Some(lease) = &self.lease {
-            lease.lose();
+            lease.release();
         }
     }
 
     /// All servers that there are have been met, as far as they answer.
-    pub(crate) fn is_whole(&self) {
+    pub(crate) fn finish_discovery(&self) {
         self.runs().is_whole = true;
     }
 
@@ -142,33 +146,40 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
-    fn floors(met: &ServerRegistry, run: &str) -> bool {
-        let floor = met.floor();
-        met.meet(&run.into(), Timestamp(floor.0 + NOW.0));
-        met.floor() > floor
+    fn floors(registry: &ServerRegistry, run: &str) -> bool {
+        let floor = registry.trust_floor();
+        registry.register(&run.into(), Timestamp(floor.0 + NOW.0));
+        registry.trust_floor() > floor
     }
 
     #[test]
     fn of_one_server_every_other_run_than_the_last_is_another() {
-        let met = ServerRegistry::new(None, false);
-        assert!(!floors(&met, "a") && !floors(&met, "a"));
-        assert!(floors(&met, "b") && floors(&met, "a"));
-        assert!(met.has_met("a") && !met.has_met("b"));
-        assert_eq!(met.floor(), Timestamp(2 * (NOW.0 + SLACK)));
+        let registry = ServerRegistry::new(None, false);
+        assert!(!floors(&registry, "a") && !floors(&registry, "a"));
+        assert!(floors(&registry, "b") && floors(&registry, "a"));
+        assert!(registry.is_registered("a") && !registry.is_registered("b"));
+        assert_eq!(
+            registry.trust_floor(),
+            Timestamp(2 * (NOW.0 + CLOCK_SKEW_TOLERANCE))
+        );
     }
 
     #[test]
     fn of_a_cluster_every_run_that_was_not_there_at_first() {
-        let met = ServerRegistry::new(None, true);
-        assert!(!floors(&met, "a") && !floors(&met, "b"));
-        met.is_whole();
-        let turn = met.turn();
-        assert!(!floors(&met, "a") && !floors(&met, "b") && met.turn() == turn);
-        assert!(floors(&met, "c") && met.turn() > turn);
-        assert!(!floors(&met, "c") && met.has_met("a"));
+        let registry = ServerRegistry::new(None, true);
+        assert!(!floors(&registry, "a") && !floors(&registry, "b"));
+        registry.finish_discovery();
+        let turn = registry.topology_version();
+        assert!(
+            !floors(&registry, "a")
+                && !floors(&registry, "b")
+                && registry.topology_version() == turn
+        );
+        assert!(floors(&registry, "c") && registry.topology_version() > turn);
+        assert!(!floors(&registry, "c") && registry.is_registered("a"));
         for n in 0..2 * MAX_RUNS {
-            met.meet(&format!("{n}").into(), NOW);
+            registry.register(&format!("{n}").into(), NOW);
         }
-        assert_eq!(met.runs().met.len(), MAX_RUNS);
+        assert_eq!(registry.runs().registry.len(), MAX_RUNS);
     }
 }

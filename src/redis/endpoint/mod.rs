@@ -12,6 +12,6 @@ pub use self::tls::RedisTls;
 pub(crate) use self::tls::{TlsFault, has_tls};
 pub(crate) use self::{
     sentinel::{PrimaryTerm, SentinelClient},
-    server::{Endpoint, TrackedNode, silence},
+    server::{Endpoint, TrackedNode, timeout_message},
     url::{NodeFault, ServerUrl, UrlFault, at},
 };

@@ -22,12 +22,12 @@ use bb8_redis::redis::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::timeout,
+    time,
 };
 
 use super::url::at;
 use crate::{
-    redis::error::told,
+    redis::error::with_hint,
     sync::{BackgroundTask, lock},
     telemetry::REDIS,
 };
@@ -48,9 +48,9 @@ struct SentinelSet {
     /// How to connect to it, wherever it is.
     how: ConnectionInfo,
     /// How long each may take to answer.
-    patience: Duration,
+    timeout: Duration,
     view: watch::Sender<PrimaryView>,
-    terms: Arc<AtomicU64>,
+    options: Arc<AtomicU64>,
     asked: Notify,
 }
 
@@ -72,13 +72,13 @@ struct Primary {
 /// The time for which a primary is the one that the sentinels name.
 #[derive(Clone)]
 pub(crate) struct PrimaryTerm {
-    terms: Arc<AtomicU64>,
+    options: Arc<AtomicU64>,
     number: u64,
 }
 
 impl PrimaryTerm {
     pub(crate) fn is_over(&self) -> bool {
-        self.terms.load(SeqCst) != self.number
+        self.options.load(SeqCst) != self.number
     }
 }
 
@@ -91,7 +91,7 @@ impl SentinelClient {
         connect_timeout: Duration,
     ) -> Self {
         // The rest is for the primary itself.
-        let patience = connect_timeout / 2;
+        let timeout = connect_timeout / 2;
         let sentinels = sentinels
             .into_iter()
             .map(|server| Arc::new(Sentinel::new(server)))
@@ -101,9 +101,9 @@ impl SentinelClient {
                 sentinels,
                 name,
                 how,
-                patience,
+                timeout,
                 view: watch::Sender::default(),
-                terms: Arc::default(),
+                options: Arc::default(),
                 asked: Notify::new(),
             }),
             task: BackgroundTask::default(),
@@ -131,8 +131,8 @@ impl SentinelClient {
         match (&view.newest, &view.trouble) {
             (Some(primary), None) => {
                 let term = PrimaryTerm {
-                    terms: Arc::clone(&group.terms),
-                    number: group.terms.load(SeqCst),
+                    options: Arc::clone(&group.options),
+                    number: group.options.load(SeqCst),
                 };
                 Ok((at(&group.how, &primary.host, primary.port), term))
             }
@@ -140,7 +140,7 @@ impl SentinelClient {
                 ErrorKind::MasterNameNotFoundBySentinel,
                 "no sentinel tells the primary; check RedisConfig::sentinel \
                  (usually REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER)",
-                trouble.as_ref().map(told).unwrap_or_default(),
+                trouble.as_ref().map(with_hint).unwrap_or_default(),
             )
                 .into()),
         }
@@ -151,7 +151,7 @@ impl SentinelSet {
     async fn ask_again_and_again(self: Arc<Self>) {
         loop {
             self.ask_all().await;
-            let _ = timeout(PERIOD, self.asked.notified()).await;
+            let _ = time::timeout(PERIOD, self.asked.notified()).await;
         }
     }
 
@@ -159,8 +159,8 @@ impl SentinelSet {
         let mut asked = JoinSet::new();
         for sentinel in &self.sentinels {
             let (sentinel, name) = (Arc::clone(sentinel), self.name.clone());
-            let patience = self.patience;
-            asked.spawn(async move { sentinel.ask(&name, patience).await });
+            let timeout = self.timeout;
+            asked.spawn(async move { sentinel.ask(&name, timeout).await });
         }
         let (mut answers, mut trouble) = (Vec::new(), None);
         while let Some(answer) = asked.join_next().await {
@@ -189,7 +189,7 @@ impl SentinelSet {
         self.view.send_modify(|view| {
             let known = view.newest.as_ref();
             view.trouble = match newest {
-                None => Some(trouble.cloned().unwrap_or_else(silence)),
+                None => Some(trouble.cloned().unwrap_or_else(timeout_message)),
                 // Sentinels that were set up anew count from zero again, but all of them do.
                 Some(newest)
                     if !self.is_majority(answers.len())
@@ -206,7 +206,7 @@ impl SentinelSet {
                 Some(newest) => {
                     if known.is_some_and(|known| !known.is_where(newest)) {
                         // Before the view is seen: who takes its number takes it after that.
-                        self.terms.fetch_add(1, SeqCst);
+                        self.options.fetch_add(1, SeqCst);
                         let primary = format!("{}:{}", newest.host, newest.port);
                         tracing::info!(target: REDIS, primary, "the sentinels name another primary");
                     }
@@ -240,20 +240,20 @@ impl Sentinel {
         }
     }
 
-    async fn ask(&self, name: &str, patience: Duration) -> Result<Primary, RedisError> {
-        let answer = timeout(patience, self.answer(name, patience)).await;
-        let answer = answer.unwrap_or_else(|_| Err(silence()));
+    async fn ask(&self, name: &str, timeout: Duration) -> Result<Primary, RedisError> {
+        let answer = time::timeout(timeout, self.answer(name, timeout)).await;
+        let answer = answer.unwrap_or_else(|_| Err(timeout_message()));
         if answer.is_err() {
             *lock(&self.connection) = None;
         }
         answer
     }
 
-    async fn answer(&self, name: &str, patience: Duration) -> Result<Primary, RedisError> {
+    async fn answer(&self, name: &str, timeout: Duration) -> Result<Primary, RedisError> {
         let kept = lock(&self.connection).clone();
         let mut connection = match kept {
             Some(connection) => connection,
-            None => self.connect(patience).await?,
+            None => self.connect(timeout).await?,
         };
         // The epoch first: if a failover comes between, the address is newer than it says.
         let (fields, address): (HashMap<String, String>, Option<(String, u16)>) = pipe()
@@ -272,9 +272,9 @@ impl Sentinel {
         Ok(Primary { epoch, host, port })
     }
 
-    async fn connect(&self, patience: Duration) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(patience))
+            .set_connection_timeout(Some(timeout))
             .set_response_timeout(None);
         let client = Client::open(self.server.clone())?;
         let connection = client.get_multiplexed_async_connection_with_config(&config);
@@ -284,7 +284,7 @@ impl Sentinel {
     }
 }
 
-fn silence() -> RedisError {
+fn timeout_message() -> RedisError {
     (ErrorKind::Io, "no answer within the timeout").into()
 }
 

@@ -23,15 +23,17 @@ pub(crate) struct TrackedNode {
 
 impl Endpoint {
     /// What to say when it says nothing.
-    pub(crate) fn silence(&self) -> &'static str {
-        silence(match self {
+    pub(crate) fn timeout_message(&self) -> &'static str {
+        timeout_message(match self {
             Self::Fixed(server) => server,
             Self::Sentinel(sentinels) => sentinels.how(),
         })
     }
 
     /// To be asked before every connection.
-    pub(crate) async fn find(&self) -> Result<(ConnectionInfo, Option<PrimaryTerm>), RedisError> {
+    pub(crate) async fn resolve(
+        &self,
+    ) -> Result<(ConnectionInfo, Option<PrimaryTerm>), RedisError> {
         match self {
             Self::Fixed(server) => Ok((ConnectionInfo::clone(server), None)),
             Self::Sentinel(sentinels) => {
@@ -43,7 +45,7 @@ impl Endpoint {
 }
 
 /// One that expects plain text waits for the end of a line, which no TLS handshake has.
-pub(crate) fn silence(server: &ConnectionInfo) -> &'static str {
+pub(crate) fn timeout_message(server: &ConnectionInfo) -> &'static str {
     match server.addr() {
         ConnectionAddr::TcpTls { .. } => {
             "no answer within the timeout; check that the port is Redis's tls-port"

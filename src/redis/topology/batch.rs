@@ -35,7 +35,7 @@ const LONGEST: usize = 64;
 
 #[derive(Clone)]
 pub(crate) struct LookupBatcher {
-    links: ServerPool,
+    pool: ServerPool,
     waiting: Arc<Mutex<Vec<PendingLookup>>>,
 }
 
@@ -45,9 +45,9 @@ struct PendingLookup {
 }
 
 impl LookupBatcher {
-    pub(crate) fn new(links: ServerPool) -> Self {
+    pub(crate) fn new(pool: ServerPool) -> Self {
         Self {
-            links,
+            pool,
             waiting: Arc::default(),
         }
     }
@@ -58,7 +58,7 @@ impl LookupBatcher {
         known: &Arc<CachedLookup>,
         until: Instant,
     ) -> Result<LookupReply, Unavailable> {
-        if self.links.is_skipped() {
+        if self.pool.is_circuit_open() {
             return Err(Unavailable);
         }
         // Timers and tasks need a runtime.
@@ -74,7 +74,7 @@ impl LookupBatcher {
             (full, waiting.len() == 1)
         };
         if let Some(full) = full {
-            runtime.spawn(send(self.links.clone(), full, until));
+            runtime.spawn(send(self.pool.clone(), full, until));
         }
         if is_first {
             runtime.spawn(FlushTask(Some(self.clone())).come(until));
@@ -93,9 +93,9 @@ impl FlushTask {
     async fn come(mut self, until: Instant) {
         // Whoever is ready to run asks before this goes on.
         yield_now().await;
-        if let Some(LookupBatcher { links, waiting }) = self.0.take() {
+        if let Some(LookupBatcher { pool, waiting }) = self.0.take() {
             let batch = std::mem::take(&mut *lock(&waiting));
-            send(links, batch, until).await;
+            send(pool, batch, until).await;
         }
     }
 }
@@ -103,13 +103,13 @@ impl FlushTask {
 impl Drop for FlushTask {
     /// Its runtime has ended before its turn came, and with it those who would answer.
     fn drop(&mut self) {
-        if let Some(batches) = &self.0 {
-            lock(&batches.waiting).clear();
+        if let Some(batcher) = &self.0 {
+            lock(&batcher.waiting).clear();
         }
     }
 }
 
-async fn send(links: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
+async fn send(pool: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
     if batch.is_empty() {
         return;
     }
@@ -122,7 +122,7 @@ async fn send(links: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
     for key in keys {
         ask.arg(key);
     }
-    let Ok(answer) = links
+    let Ok(answer) = pool
         .ask(CallOptions::read(until), |_| Cow::Borrowed(&ask))
         .await
     else {
@@ -136,7 +136,8 @@ async fn send(links: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
         _ => None,
     });
     for PendingLookup { answer: to, .. } in batch {
-        let (Some(value), Some(tomb), Some(mark)) = (values.next(), values.next(), values.next())
+        let (Some(value), Some(tombstone), Some(mark)) =
+            (values.next(), values.next(), values.next())
         else {
             return;
         };
@@ -144,7 +145,7 @@ async fn send(links: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
         let _ = to.send(LookupReply {
             value,
             mark_name: None,
-            beside: RevocationState::parse(tomb.as_deref(), mark.as_deref()),
+            revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),
             run: RunIds::of_one(Arc::clone(&answer.run)),
         });
     }

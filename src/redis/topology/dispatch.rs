@@ -25,7 +25,7 @@ use crate::{
 
 #[derive(Clone)]
 pub(crate) struct Topology {
-    met: Arc<ServerRegistry>,
+    registry: Arc<ServerRegistry>,
     timeouts: Timeouts,
     kind: TopologyKind,
 }
@@ -38,15 +38,15 @@ enum TopologyKind {
 
 struct SingleServer {
     endpoint: Endpoint,
-    links: ServerPool,
-    batches: LookupBatcher,
+    pool: ServerPool,
+    batcher: LookupBatcher,
     replicas: Option<ReplicaWaiter>,
 }
 
 /// One operation, however many commands it takes: all are answered by one deadline.
 pub(crate) struct Operation<'a> {
     servers: &'a Topology,
-    terms: CallOptions,
+    options: CallOptions,
 }
 
 impl Topology {
@@ -56,7 +56,7 @@ impl Topology {
         database: u16,
         replicas: Option<ReplicaWait>,
         timeouts: Timeouts,
-        names: &KeySpace,
+        key_space: &KeySpace,
         lease: Option<Arc<Lease>>,
     ) -> Self {
         let endpoint = match deployment {
@@ -71,26 +71,27 @@ impl Topology {
                 Endpoint::Sentinel(Arc::new(sentinels))
             }
             Deployment::Cluster(nodes) => {
-                let met = Arc::new(ServerRegistry::new(lease, true));
-                let cluster = Cluster::new(nodes, timeouts, names.clone(), Arc::clone(&met));
+                let registry = Arc::new(ServerRegistry::new(lease, true));
+                let cluster =
+                    Cluster::new(nodes, timeouts, key_space.clone(), Arc::clone(&registry));
                 return Self {
-                    met,
+                    registry,
                     timeouts,
                     kind: TopologyKind::Cluster(Arc::new(cluster)),
                 };
             }
         };
-        let met = Arc::new(ServerRegistry::new(lease, false));
-        let probe = names.write_probe();
-        let links = ServerPool::new(endpoint.clone(), timeouts, probe, Arc::clone(&met));
+        let registry = Arc::new(ServerRegistry::new(lease, false));
+        let probe = key_space.write_probe();
+        let pool = ServerPool::new(endpoint.clone(), timeouts, probe, Arc::clone(&registry));
         let server = SingleServer {
             endpoint,
-            batches: LookupBatcher::new(links.clone()),
-            links,
+            batcher: LookupBatcher::new(pool.clone()),
+            pool,
             replicas: replicas.map(ReplicaWaiter::new),
         };
         Self {
-            met,
+            registry,
             timeouts,
             kind: TopologyKind::Single(Arc::new(server)),
         }
@@ -98,36 +99,36 @@ impl Topology {
 
     /// Whether record and mark may be on different servers.
     pub(crate) fn are_many(&self) -> bool {
-        self.met.is_cluster()
+        self.registry.is_cluster()
     }
 
-    pub(crate) fn is_skipped(&self) -> bool {
+    pub(crate) fn is_circuit_open(&self) -> bool {
         match &self.kind {
-            TopologyKind::Single(one) => one.links.is_skipped(),
-            TopologyKind::Cluster(cluster) => cluster.is_skipped(),
+            TopologyKind::Single(one) => one.pool.is_circuit_open(),
+            TopologyKind::Cluster(cluster) => cluster.is_circuit_open(),
         }
     }
 
     pub(crate) fn metrics(&self) -> &RedisMetrics {
-        &self.met.metrics
+        &self.registry.metrics
     }
 
-    pub(crate) fn floor(&self) -> Timestamp {
-        self.met.floor()
+    pub(crate) fn trust_floor(&self) -> Timestamp {
+        self.registry.trust_floor()
     }
 
     /// Begins an operation, and with it its deadline.
     pub(crate) fn call(&self, effect: Access) -> Operation<'_> {
         Operation {
             servers: self,
-            terms: CallOptions::new(effect, Instant::now() + self.timeouts.call),
+            options: CallOptions::new(effect, Instant::now() + self.timeouts.call),
         }
     }
 
     /// By which lookups travel together, where one server holds all that they ask for.
-    pub(crate) fn batches(&self) -> Option<&LookupBatcher> {
+    pub(crate) fn batcher(&self) -> Option<&LookupBatcher> {
         match &self.kind {
-            TopologyKind::Single(one) => Some(&one.batches),
+            TopologyKind::Single(one) => Some(&one.batcher),
             TopologyKind::Cluster(_) => None,
         }
     }
@@ -135,35 +136,47 @@ impl Topology {
     /// How many replicas have what these runs of the server took, if that was asked for.
     pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
         match &self.kind {
-            TopologyKind::Single(one) => Some(one.replicas.as_ref()?.have(&one.links, runs).await),
+            TopologyKind::Single(one) => Some(one.replicas.as_ref()?.have(&one.pool, runs).await),
             TopologyKind::Cluster(_) => None,
         }
     }
 
     /// All that hold keys or may be given some, as of a turn of who holds what.
-    pub(crate) async fn heard(&self, names: &KeySpace, nonce: u64) -> (u64, Vec<TrackedNode>) {
+    pub(crate) async fn tracked_nodes(
+        &self,
+        key_space: &KeySpace,
+        nonce: u64,
+    ) -> (u64, Vec<TrackedNode>) {
         match &self.kind {
             TopologyKind::Single(one) => {
-                let (server, probe) = (one.endpoint.clone(), Some(names.probe(nonce)));
-                (self.met.turn(), vec![TrackedNode { server, probe }])
+                let (server, probe) = (one.endpoint.clone(), Some(key_space.probe(nonce)));
+                (
+                    self.registry.topology_version(),
+                    vec![TrackedNode { server, probe }],
+                )
             }
             TopologyKind::Cluster(cluster) => {
                 let until = Instant::now() + self.timeouts.connect;
-                cluster.heard(until, nonce).await
+                cluster.tracked_nodes(until, nonce).await
             }
         }
     }
 
     /// Whether these are still the runs that lookups meet, and of a cluster the turn is the same.
-    pub(crate) fn lead_to<'a>(&self, turn: u64, mut runs: impl Iterator<Item = &'a str>) -> bool {
-        (!self.are_many() || self.met.turn() == turn) && runs.all(|run| self.met.has_met(run))
+    pub(crate) fn are_current<'a>(
+        &self,
+        turn: u64,
+        mut runs: impl Iterator<Item = &'a str>,
+    ) -> bool {
+        (!self.are_many() || self.registry.topology_version() == turn)
+            && runs.all(|run| self.registry.is_registered(run))
     }
 }
 
 impl Operation<'_> {
     /// When it ends.
     pub(crate) fn until(&self) -> Instant {
-        self.terms.until
+        self.options.until
     }
 
     /// Runs a script.
@@ -186,7 +199,9 @@ impl Operation<'_> {
         arguments: &[&[u8]],
     ) -> Result<Option<Reply>, Unavailable> {
         let key = keys.first().copied().unwrap_or_default();
-        let answer = self.ask(key, |link| Cow::Owned(link.script(script, keys, arguments)));
+        let answer = self.ask(key, |connection| {
+            Cow::Owned(connection.script(script, keys, arguments))
+        });
         match answer.await {
             Ok(answer) => Ok(Some(answer)),
             Err(CommandError::Redirected { .. }) => Ok(None),
@@ -195,12 +210,13 @@ impl Operation<'_> {
     }
 
     /// Changes with whatever may have changed about who holds what.
-    pub(crate) async fn turn(&self) -> Result<u64, Unavailable> {
+    pub(crate) async fn topology_version(&self) -> Result<u64, Unavailable> {
         match &self.servers.kind {
-            TopologyKind::Single(_) => Ok(self.servers.met.turn()),
-            TopologyKind::Cluster(cluster) => {
-                cluster.turn(self.terms.until).await.ok_or(Unavailable)
-            }
+            TopologyKind::Single(_) => Ok(self.servers.registry.topology_version()),
+            TopologyKind::Cluster(cluster) => cluster
+                .topology_version(self.options.until)
+                .await
+                .ok_or(Unavailable),
         }
     }
 
@@ -215,7 +231,9 @@ impl Operation<'_> {
         let ping = cmd("PING");
         match &self.servers.kind {
             TopologyKind::Single(_) => self.send("", &ping).await.is_ok(),
-            TopologyKind::Cluster(cluster) => Box::pin(cluster.all_answer(self.terms, &ping)).await,
+            TopologyKind::Cluster(cluster) => {
+                Box::pin(cluster.all_answer(self.options, &ping)).await
+            }
         }
     }
 
@@ -225,9 +243,11 @@ impl Operation<'_> {
         command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
     ) -> Result<Reply, CommandError> {
         match &self.servers.kind {
-            TopologyKind::Single(one) => one.links.ask(self.terms, command).await,
+            TopologyKind::Single(one) => one.pool.ask(self.options, command).await,
             // Boxed, so that one server need not carry the room for it.
-            TopologyKind::Cluster(cluster) => Box::pin(cluster.ask(self.terms, key, command)).await,
+            TopologyKind::Cluster(cluster) => {
+                Box::pin(cluster.ask(self.options, key, command)).await
+            }
         }
     }
 }
@@ -235,7 +255,7 @@ impl Operation<'_> {
 impl fmt::Debug for Topology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            TopologyKind::Single(one) => one.links.fmt(f),
+            TopologyKind::Single(one) => one.pool.fmt(f),
             TopologyKind::Cluster(cluster) => cluster.fmt(f),
         }
     }

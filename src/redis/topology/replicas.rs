@@ -57,9 +57,9 @@ impl ReplicaWaiter {
     }
 
     /// How many of them, at least, have what these runs of the server have written.
-    pub(crate) async fn have(&self, links: &ServerPool, runs: &[Arc<str>]) -> u32 {
+    pub(crate) async fn have(&self, pool: &ServerPool, runs: &[Arc<str>]) -> u32 {
         let until = Instant::now() + self.wanted.timeout;
-        let count = self.count(links, runs, until).await.unwrap_or(0);
+        let count = self.count(pool, runs, until).await.unwrap_or(0);
         let is_short = count < self.wanted.replicas;
         let was_short = self.is_short.swap(is_short, SeqCst);
         if is_short && !was_short {
@@ -76,27 +76,27 @@ impl ReplicaWaiter {
         count
     }
 
-    async fn count(&self, links: &ServerPool, runs: &[Arc<str>], until: Instant) -> Option<u32> {
+    async fn count(&self, pool: &ServerPool, runs: &[Arc<str>], until: Instant) -> Option<u32> {
         let before = self.begun.load(SeqCst);
-        let pool = self
+        let dedicated = self
             .pool
-            .get_or_init(|| links.pool_of_one(self.wanted.timeout));
-        let turn = timeout_at(until, pool.get()).await.ok()?.ok()?;
+            .get_or_init(|| pool.pool_of_one(self.wanted.timeout));
+        let turn = timeout_at(until, dedicated.get()).await.ok()?.ok()?;
         let later = lock(&self.ended)
             .as_ref()
             .filter(|round| round.number > before)
             .map(|round| (Arc::clone(&round.run), round.count));
         let (run, count) = match later {
             Some(later) => later,
-            None => self.round(links, turn, until).await?,
+            None => self.round(pool, turn, until).await?,
         };
         runs.iter().all(|other| *other == run).then_some(count)
     }
 
     async fn round(
         &self,
-        links: &ServerPool,
-        mut link: PooledConnection<'_, Manager>,
+        pool: &ServerPool,
+        mut connection: PooledConnection<'_, Manager>,
         until: Instant,
     ) -> Option<(Arc<str>, u32)> {
         let number = self.begun.fetch_add(1, SeqCst) + 1;
@@ -105,19 +105,21 @@ impl ReplicaWaiter {
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut wait = cmd("WAIT");
         wait.arg(self.wanted.replicas).arg(left);
-        let key = links.probe();
-        let probe = |link: &SharedConnection| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
-        let waited = timeout_at(until + links.deadline(), async {
-            link.query(false, probe).await?;
-            link.query(false, |_| Cow::Borrowed(&wait)).await
+        let key = pool.probe();
+        let probe = |connection: &SharedConnection| {
+            Cow::Owned(connection.script(Script::Probe, &[&key], &[]))
+        };
+        let waited = timeout_at(until + pool.deadline(), async {
+            connection.query(false, probe).await?;
+            connection.query(false, |_| Cow::Borrowed(&wait)).await
         });
         let Ok(Ok(count)) = waited.await else {
             // It may still wait, and whoever came next would, too.
-            link.give_up();
+            connection.mark_broken();
             return None;
         };
         let count = from_redis_value(count).ok()?;
-        let run = Arc::clone(link.run());
+        let run = Arc::clone(connection.run());
         *lock(&self.ended) = Some(WaitRound {
             number,
             run: Arc::clone(&run),

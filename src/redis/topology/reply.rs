@@ -7,7 +7,7 @@ use crate::protocol::RevocationState;
 pub(crate) struct LookupReply {
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) mark_name: Option<Vec<u8>>,
-    pub(crate) beside: RevocationState,
+    pub(crate) revocations: RevocationState,
     /// The run of the servers that said so.
     pub(crate) run: RunIds,
 }

@@ -4,11 +4,11 @@ use crate::{
     Emit, Event, Model,
     bounds::Mode,
     lookup::Progress,
-    redis::{Filled, standing},
+    redis::{FillReply, standing},
     rules::Rule,
     state::{
-        Ask, Command, Entry, Far, Leader, Looked, Lookup, Mark, Outcome, Phase, Request, Seen,
-        SeenMark, Stamp, State, Step, Ticket, Version,
+        Ask, Command, Entry, Generation, Leader, Lookup, LookupSnapshot, Mark, MarkSnapshot,
+        Outcome, Phase, RedisSnapshot, Request, State, Step, Ticket, Timestamp, Version,
     },
 };
 
@@ -17,7 +17,7 @@ use crate::{
 type Storing = (
     Leader,
     Ticket,
-    Seen,
+    Generation,
     Version,
     bool,
     Option<(Option<Mark>, u8)>,
@@ -180,7 +180,7 @@ impl Model {
                 } else {
                     Step::Fills {
                         ticket,
-                        now: Seen(here.sequence),
+                        now: Generation(here.sequence),
                         version,
                         again,
                         mark: None,
@@ -276,8 +276,8 @@ impl Model {
         };
         let phase = leader.phase;
         let served = completes(Outcome::Served(version));
-        let seen = match ticket.far {
-            Far::Absent => {
+        let seen = match ticket.snapshot {
+            RedisSnapshot::Disabled => {
                 let mut next = *state;
                 next.nodes[node].entries[token] = Some(Entry {
                     version,
@@ -285,17 +285,17 @@ impl Model {
                 });
                 return goes("stores in memory", &next, phase, served);
             }
-            Far::Unanswered if self.holds(Rule::FillNeedsAnswer) => {
+            RedisSnapshot::Unavailable if self.holds(Rule::FillNeedsAnswer) => {
                 return goes("stores nothing", state, phase, served);
             }
-            Far::Unanswered => Looked {
+            RedisSnapshot::Unavailable => LookupSnapshot {
                 run: state.redis.run,
-                fence: Stamp::at(state.time),
+                fence: Timestamp::at(state.time),
                 tomb: standing(state.redis.data.tombs[token]),
-                mark: SeenMark::Read(standing(state.redis.data.mark)),
+                mark: MarkSnapshot::Read(standing(state.redis.data.mark)),
                 mark_run: state.redis.mark_run,
             },
-            Far::Seen(seen) => seen,
+            RedisSnapshot::Taken(seen) => seen,
         };
         // A second fill without an answer serves nobody who joined after its validation began.
         let unanswered = Step::Completes {
@@ -328,7 +328,7 @@ impl Model {
             Step::Validates {
                 ticket: Ticket {
                     seen: now,
-                    far: Far::Seen(if self.holds(Rule::AsksAgain) {
+                    snapshot: RedisSnapshot::Taken(if self.holds(Rule::AsksAgain) {
                         looked
                     } else {
                         seen
@@ -355,11 +355,11 @@ impl Model {
                         mark: Some((read, mark_run)),
                     }
                 } else {
-                    moved(Looked {
+                    moved(LookupSnapshot {
                         run,
-                        fence: Stamp::at(state.time),
+                        fence: Timestamp::at(state.time),
                         tomb: standing(next.redis.data.tombs[token]),
-                        mark: SeenMark::Read(read),
+                        mark: MarkSnapshot::Read(read),
                         mark_run,
                     })
                 };
@@ -367,16 +367,16 @@ impl Model {
                 return goes("reads the mark again", &next, phase, step);
             }
             if let Some((mark, mark_run)) = mark {
-                (seen.mark, seen.mark_run) = (SeenMark::Read(mark), mark_run);
+                (seen.mark, seen.mark_run) = (MarkSnapshot::Read(mark), mark_run);
             }
         }
         let ttl = self.bounds.ticks.ttl[node];
         let (what, step) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
-            Filled::Stored => ("stores", served),
-            Filled::Skipped => ("stores nothing", served),
-            Filled::Refused => ("is refused by a tombstone", completes(Outcome::Denied)),
-            Filled::Unanswered => ("comes too late, or to another run", unanswered),
-            Filled::Moved(looked) => ("was overtaken", moved(looked)),
+            FillReply::Stored => ("stores", served),
+            FillReply::Skipped => ("stores nothing", served),
+            FillReply::Revoked => ("is refused by a tombstone", completes(Outcome::Denied)),
+            FillReply::Unavailable => ("comes too late, or to another run", unanswered),
+            FillReply::Conflict(looked) => ("was overtaken", moved(looked)),
         };
         let phase = self.phase_of(step, phase);
         goes(what, &next, phase, step);

@@ -1,6 +1,6 @@
 //! The revocation protocol as a model, walked through all interleavings.
 //!
-//! The promise is in `src/cache.rs`: a request that begins after a revocation returned `Ok` is
+//! The promise is in `src/cache/handle.rs`: a request that begins after a revocation returned `Ok` is
 //! never served from a cache, on any node, with what was validated before the change at the
 //! identity provider. What the crate does in one script or under one lock is one step here; any
 //! step of anybody may come between two. `tests/promise.rs` shows that the promise holds,
@@ -9,13 +9,13 @@
 //!
 //! | here | in the crate |
 //! | --- | --- |
-//! | `redis` | `cache/redis/*.lua`, `cache/accept.rs` |
-//! | `lookup` | `cache/store.rs`, `cache/redis/lookup.rs` |
-//! | `leader` | `sync/singleflight.rs`, `resolver.rs` (`lead`), the fill of `cache/store.rs` |
-//! | `request` | `resolver.rs` (`resolve`) |
-//! | `revoke` | `cache/revoke.rs`, `cache/stripes.rs`, `cache/verdicts.rs` |
+//! | `redis` | `redis/scripts/*.lua`, `protocol/acceptance.rs` |
+//! | `lookup` | `cache/store.rs`, `redis/commands/lookup.rs` |
+//! | `leader` | `sync/singleflight.rs`, `resolver/resolve.rs` (`lead`), the fill of `cache/store.rs` |
+//! | `request` | `resolver/resolve.rs` (`resolve`) |
+//! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/revoked_tokens.rs` |
 //! | `peer` | the Python service |
-//! | `tier` | the local cache: `cache/lease.rs`, `cache/redis/listener.rs` |
+//! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
 
 pub mod bounds;
 pub mod configurations;
@@ -38,7 +38,7 @@ pub use self::{
 };
 use self::{
     search::{Label, Next},
-    state::{Key, Record, Request, Stamp, State},
+    state::{Key, Record, Request, State, Timestamp},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -73,11 +73,11 @@ impl Model {
             ..State::default()
         };
         if self.bounds.is_warm {
-            let fence = Stamp::at(0);
+            let fence = Timestamp::at(0);
             let record = Record {
                 version: 0,
                 cached_at: fence.minus(self.bounds.ticks.slack),
-                cause: Some(state::Cause {
+                provenance: Some(state::Provenance {
                     fence,
                     seen_tomb: None,
                     seen_mark: None,

@@ -8,8 +8,8 @@ use crate::{
     bounds::Mode,
     rules::Rule,
     state::{
-        Entry, Far, Found, Look, Looked, Lookup, Record, Replies, Seen, SeenMark, Stamp, State,
-        Ticket,
+        Entry, Found, Generation, Look, Lookup, LookupSnapshot, MarkSnapshot, Record,
+        RedisSnapshot, Replies, State, Ticket, Timestamp,
     },
 };
 
@@ -30,7 +30,7 @@ impl Model {
         serve: bool,
     ) -> Progress {
         let here = &state.nodes[node];
-        let seen = Seen(here.sequence);
+        let seen = Generation(here.sequence);
         if self.bounds.mode == Mode::InProcess
             && serve
             && let Some(entry) = here.entries[token]
@@ -45,7 +45,7 @@ impl Model {
         if self.bounds.mode == Mode::InProcess {
             return Progress::Ends(Lookup::Miss(Ticket {
                 seen,
-                far: Far::Absent,
+                snapshot: RedisSnapshot::Disabled,
             }));
         }
         Progress::Goes(Look::Sent {
@@ -89,7 +89,7 @@ impl Model {
                 let seen = if self.holds(Rule::SeenFirst) {
                     seen
                 } else {
-                    Seen(state.nodes[node].sequence)
+                    Generation(state.nodes[node].sequence)
                 };
                 let began = if self.holds(Rule::FullQueueIsAskedAsOfBegin) {
                     began
@@ -100,7 +100,7 @@ impl Model {
                     self.holds(Rule::DeniesQueued)
                         && self.is_denied(state, node, token, user, began)
                 };
-                let far = match found {
+                let snapshot = match found {
                     Found::Record(record) if !is_denied(true) => {
                         let look = Look::Undenied { seen, record };
                         return goes("asks the denials", *state, Progress::Goes(look));
@@ -112,11 +112,11 @@ impl Model {
                     Found::Nothing(looked)
                         if !(self.holds(Rule::DeniedMissIsUnanswered) && is_denied(false)) =>
                     {
-                        Far::Seen(looked)
+                        RedisSnapshot::Taken(looked)
                     }
-                    _ => Far::Unanswered,
+                    _ => RedisSnapshot::Unavailable,
                 };
-                let miss = Lookup::Miss(Ticket { seen, far });
+                let miss = Lookup::Miss(Ticket { seen, snapshot });
                 goes("has a ticket", *state, Progress::Ends(miss));
             }
             Look::Undenied { seen, record } => {
@@ -137,7 +137,7 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (seen, began, serve, turn, replies): (Seen, u8, bool, u8, Replies),
+        (seen, began, serve, turn, replies): (Generation, u8, bool, u8, Replies),
         mut goes: impl FnMut(&'static str, State, Progress),
     ) {
         if state.nodes[node].is_cut {
@@ -232,25 +232,25 @@ impl Model {
     /// `Redis::script_lookup`, after the reply.
     fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool, turn: u8) -> Found {
         let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
-        let now = Stamp::at(state.time);
+        let now = Timestamp::at(state.time);
         let Some(record) = record else {
-            return self.nothing(state, replies, SeenMark::Unread, turn);
+            return self.nothing(state, replies, MarkSnapshot::Unread, turn);
         };
         let told = replies.mark.unwrap_or((None, turn));
         if serve && self.accepts(state, node, &record, tomb, told, now) {
             return Found::Record(record);
         }
-        self.nothing(state, replies, SeenMark::Read(told.0), told.1)
+        self.nothing(state, replies, MarkSnapshot::Read(told.0), told.1)
     }
 
-    fn nothing(&self, state: &State, replies: Replies, mark: SeenMark, mark_run: u8) -> Found {
+    fn nothing(&self, state: &State, replies: Replies, mark: MarkSnapshot, mark_run: u8) -> Found {
         let tomb = replies.tomb.flatten();
         if self.holds(Rule::LookupRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
             return Found::Refused;
         }
-        Found::Nothing(Looked {
+        Found::Nothing(LookupSnapshot {
             run: state.redis.run,
-            fence: Stamp::at(state.time),
+            fence: Timestamp::at(state.time),
             tomb,
             mark,
             mark_run,
@@ -261,8 +261,8 @@ impl Model {
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
         let (tomb, told) = (replies.tomb.flatten(), replies.mark?);
-        let now = Stamp::at(state.time).minus(self.bounds.ticks.node_slow[node]);
-        let is_ours = record.cause.is_some() || !self.holds(Rule::HintAcceptsOurs);
+        let now = Timestamp::at(state.time).minus(self.bounds.ticks.node_slow[node]);
+        let is_ours = record.provenance.is_some() || !self.holds(Rule::HintAcceptsOurs);
         (is_ours && self.accepts(state, node, &record, tomb, told, now)).then_some(record)
     }
 
@@ -271,7 +271,7 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        seen: Seen,
+        seen: Generation,
     ) -> bool {
         let node = &state.nodes[node];
         node.token_stripes[token] <= seen.0 && node.user_stripe <= seen.0
@@ -281,7 +281,7 @@ impl Model {
 fn in_memory(entry: Entry) -> Record {
     Record {
         version: entry.version,
-        cached_at: Stamp::default(),
-        cause: None,
+        cached_at: Timestamp::default(),
+        provenance: None,
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     Emit, Event, Model,
     bounds::Kind,
     redis::standing,
-    state::{Key, Outcome, PeerRequest, Record, Revoke, Revoking, Stamp, State},
+    state::{Key, Outcome, PeerRequest, Record, Revoke, Revoking, State, Timestamp},
 };
 
 /// Later than any stamp of ours in the same tick, since two writers never meet in a microsecond.
@@ -26,8 +26,8 @@ impl Model {
     }
 
     /// The clocks that its processes may have.
-    fn stamps(&self, state: &State) -> impl Iterator<Item = Stamp> + use<> {
-        let now = Stamp::at(state.time);
+    fn stamps(&self, state: &State) -> impl Iterator<Item = Timestamp> + use<> {
+        let now = Timestamp::at(state.time);
         let (slow, fast) = (self.bounds.ticks.peer_slow, self.bounds.ticks.peer_fast);
         let skews = [
             Some(now),
@@ -75,7 +75,7 @@ impl Model {
                     goes("is rejected", *state, PeerRequest::Validates, Event::None);
                 } else {
                     // What it serves from its own late writes is its own.
-                    let event = match record.cause {
+                    let event = match record.provenance {
                         Some(_) => self.serve(state, floor, Outcome::Cached(record)),
                         None => Event::None,
                     };
@@ -106,7 +106,7 @@ impl Model {
                 let record = Record {
                     version,
                     cached_at,
-                    cause: None,
+                    provenance: None,
                 };
                 let end = state.time + self.bounds.ticks.ttl[1];
                 next.redis.data.records[0] = Some(Key(record, end));
@@ -147,7 +147,7 @@ impl Model {
             Revoking::Told(versions) => {
                 for at in self.stamps(state) {
                     let mut next = next;
-                    let mark = Stamp(at.0 + PEERS_MICROS * (n as u16 + 1));
+                    let mark = Timestamp(at.0 + PEERS_MICROS * (n as u16 + 1));
                     let end = state.time + self.bounds.ticks.max_session_lifetime;
                     next.redis.data.mark = Some(Key(mark, end));
                     self.promise(&mut next, versions);

@@ -1,22 +1,22 @@
-//! The scripts of `src/cache/redis/`, and the commands of the peer: each is one step.
+//! The scripts of `src/redis/scripts/`, and the commands of the peer: each is one step.
 
 use crate::{
     Model,
     rules::Rule,
     state::{
-        Cause, Command, Data, Far, Key, Looked, Mark, Record, Replies, Revoke, SeenMark, Stamp,
-        State, Ticket, Tomb, Version,
+        Command, Data, Key, LookupSnapshot, Mark, MarkSnapshot, Provenance, Record, RedisSnapshot,
+        Replies, Revoke, State, Ticket, Timestamp, Tombstone, Version,
     },
 };
 
 /// What the fill script says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filled {
+pub enum FillReply {
     Stored,
     Skipped,
-    Refused,
-    Unanswered,
-    Moved(Looked),
+    Revoked,
+    Unavailable,
+    Conflict(LookupSnapshot),
 }
 
 pub(crate) fn standing<T: Copy>(key: Option<Key<T>>) -> Option<T> {
@@ -45,7 +45,7 @@ impl Model {
             } else {
                 0
             };
-            node.floor = Stamp::at(state.time).plus(slack).max(node.floor);
+            node.floor = Timestamp::at(state.time).plus(slack).max(node.floor);
         }
         node.known_run = Some(run);
         run
@@ -67,48 +67,48 @@ impl Model {
         &self,
         state: &mut State,
         token: usize,
-        seen: &Looked,
+        seen: &LookupSnapshot,
         version: Version,
         ttl: u8,
         run: u8,
         again: bool,
-    ) -> Filled {
+    ) -> FillReply {
         let slack = self.bounds.ticks.slack;
         let is_cluster = self.bounds.mode == crate::bounds::Mode::Cluster;
         if self.holds(Rule::FillComparesRun) && run != seen.run {
-            return Filled::Unanswered;
+            return FillReply::Unavailable;
         }
         let now_mark_run = state.redis.mark_run;
         let data = &mut state.redis.data;
         let (tomb, mark) = (standing(data.tombs[token]), standing(data.mark));
         if self.holds(Rule::FillRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
-            return Filled::Refused;
+            return FillReply::Revoked;
         }
         let compares = !again || self.holds(Rule::SecondFillCompares);
         let same_mark = is_cluster || self.is_same_mark(seen, mark);
         let same_tomb = !self.holds(Rule::FillComparesTomb) || tomb == seen.tomb;
-        let now = Stamp::at(state.time);
+        let now = Timestamp::at(state.time);
         if compares && !(same_mark && same_tomb) {
-            return Filled::Moved(Looked {
+            return FillReply::Conflict(LookupSnapshot {
                 run,
                 fence: now,
                 tomb,
-                mark: SeenMark::Read(mark),
+                mark: MarkSnapshot::Read(mark),
                 mark_run: now_mark_run,
             });
         }
         let late = seen.fence.plus(self.bounds.ticks.deadline + slack);
         if self.holds(Rule::FillAge) && now > late {
             return if self.holds(Rule::LateIsUnanswered) {
-                Filled::Unanswered
+                FillReply::Unavailable
             } else {
-                Filled::Skipped
+                FillReply::Skipped
             };
         }
         if self.holds(Rule::FillKeepsNewer)
             && standing(data.records[token]).is_some_and(|record| record.since() > seen.fence)
         {
-            return Filled::Skipped;
+            return FillReply::Skipped;
         }
         let fence = if self.holds(Rule::FenceIsLookups) {
             seen.fence
@@ -123,14 +123,14 @@ impl Model {
         let record = Record {
             version,
             cached_at: fence.minus(back),
-            cause: Some(Cause {
+            provenance: Some(Provenance {
                 fence,
                 seen_tomb: seen.tomb,
                 // On a cluster nobody compares the mark in this very moment.
                 seen_mark: match (is_cluster, seen.mark) {
                     (false, _) => mark,
-                    (true, SeenMark::Read(seen)) => seen,
-                    (true, SeenMark::Unread) => None,
+                    (true, MarkSnapshot::Read(seen)) => seen,
+                    (true, MarkSnapshot::Unread) => None,
                 },
                 run,
                 mark_run: if is_cluster {
@@ -141,19 +141,19 @@ impl Model {
             }),
         };
         data.records[token] = Some(Key(record, state.time + ttl));
-        Filled::Stored
+        FillReply::Stored
     }
 
     /// Whether the mark is the one that was seen before the validation began.
-    pub(crate) fn is_same_mark(&self, seen: &Looked, mark: Option<Mark>) -> bool {
+    pub(crate) fn is_same_mark(&self, seen: &LookupSnapshot, mark: Option<Mark>) -> bool {
         let slack = if self.holds(Rule::UnreadMarkHasSlack) {
             self.bounds.ticks.slack
         } else {
             0
         };
         match seen.mark {
-            SeenMark::Read(seen) => !self.holds(Rule::FillComparesMark) || seen == mark,
-            SeenMark::Unread => {
+            MarkSnapshot::Read(seen) => !self.holds(Rule::FillComparesMark) || seen == mark,
+            MarkSnapshot::Unread => {
                 !self.holds(Rule::FillUnreadMark)
                     || mark.is_none_or(|mark| mark.plus(slack) < seen.fence)
             }
@@ -163,7 +163,7 @@ impl Model {
     /// `revoke_token.lua` and `revoke_user.lua`.
     pub(crate) fn write(&self, state: &mut State, what: Revoke) {
         let ticks = &self.bounds.ticks;
-        let now = Stamp::at(state.time);
+        let now = Timestamp::at(state.time);
         let redis = &mut state.redis;
         match what {
             Revoke::Token(token, refuses) => {
@@ -188,7 +188,7 @@ impl Model {
                 } else {
                     0
                 };
-                let tomb = Tomb {
+                let tomb = Tombstone {
                     time: now,
                     refuses,
                     nonce,
@@ -201,10 +201,10 @@ impl Model {
             Revoke::User => {
                 // Another microsecond than before an eviction.
                 let evicted = self.bounds.left.evictions - state.left.evictions;
-                let now = Stamp(now.0 + u16::from(evicted));
+                let now = Timestamp(now.0 + u16::from(evicted));
                 let standing = standing(redis.data.mark)
                     .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
-                let mark = standing.map_or(now, |mark| now.max(Stamp(mark.0 + 1)));
+                let mark = standing.map_or(now, |mark| now.max(Timestamp(mark.0 + 1)));
                 let ttl = if self.holds(Rule::MarkOutlivesRecords) {
                     ticks.max_session_lifetime
                 } else {
@@ -237,16 +237,16 @@ impl Model {
         state: &State,
         node: usize,
         record: &Record,
-        tomb: Option<Tomb>,
+        tomb: Option<Tombstone>,
         (mark, mark_run): (Option<Mark>, u8),
-        now: Stamp,
+        now: Timestamp,
     ) -> bool {
         let ticks = &self.bounds.ticks;
         if self.holds(Rule::AcceptsNoRefused) && tomb.is_some_and(|tomb| tomb.refuses) {
             return false;
         }
         let is_old = now > record.since().plus(ticks.ttl[node] + ticks.slack);
-        let Some(cause) = record.cause else {
+        let Some(provenance) = record.provenance else {
             let since = record.cached_at;
             return (since > state.nodes[node].floor || !self.holds(Rule::PeerAfterFloor))
                 && !(is_old && self.holds(Rule::PeerAge))
@@ -264,27 +264,33 @@ impl Model {
             Some(_) => seen == now || !self.holds(same),
         };
         let mark_text = |mark: Mark| u64::from(mark.0);
-        let tomb_text = |tomb: Tomb| {
+        let tomb_text = |tomb: Tombstone| {
             u64::from(tomb.time.0) << 16 | u64::from(tomb.nonce) << 1 | u64::from(tomb.refuses)
         };
-        (cause.run == state.redis.run || !self.holds(Rule::AcceptsRun))
-            && (cause.mark_run == mark_run || !self.holds(Rule::AcceptsMarkRun))
+        (provenance.run == state.redis.run || !self.holds(Rule::AcceptsRun))
+            && (provenance.mark_run == mark_run || !self.holds(Rule::AcceptsMarkRun))
             && !(is_old && self.holds(Rule::AcceptsAge))
             && is_seen(
-                cause.seen_mark.map(mark_text),
+                provenance.seen_mark.map(mark_text),
                 mark.map(mark_text),
                 Rule::AcceptsSeenMark,
                 Rule::VanishedMarkIsChange,
             )
             && is_seen(
-                cause.seen_tomb.map(tomb_text),
+                provenance.seen_tomb.map(tomb_text),
                 tomb.map(tomb_text),
                 Rule::AcceptsSeenTomb,
                 Rule::VanishedTombIsChange,
             )
     }
 
-    fn is_after(&self, since: Stamp, revoked: Option<Stamp>, rule: Rule, has_slack: Rule) -> bool {
+    fn is_after(
+        &self,
+        since: Timestamp,
+        revoked: Option<Timestamp>,
+        rule: Rule,
+        has_slack: Rule,
+    ) -> bool {
         let slack = if self.holds(has_slack) {
             self.bounds.ticks.slack
         } else {
@@ -296,13 +302,14 @@ impl Model {
 
 impl Record {
     /// What the fill script compares: the fence of ours, the stamp of the peer's.
-    pub(crate) fn since(&self) -> Stamp {
-        self.cause.map_or(self.cached_at, |cause| cause.fence)
+    pub(crate) fn since(&self) -> Timestamp {
+        self.provenance
+            .map_or(self.cached_at, |provenance| provenance.fence)
     }
 }
 
 impl Ticket {
     pub(crate) fn is_answered(&self) -> bool {
-        self.far != Far::Unanswered
+        self.snapshot != RedisSnapshot::Unavailable
     }
 }

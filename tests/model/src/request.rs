@@ -3,7 +3,7 @@
 use crate::{
     Emit, Event, Model,
     lookup::Progress,
-    state::{Ask, FORBIDDEN, Floor, Lookup, Outcome, Request, Stamp, State},
+    state::{Ask, FORBIDDEN, Floor, Lookup, Outcome, Request, State, Timestamp},
 };
 
 impl Model {
@@ -168,21 +168,23 @@ impl Model {
             }
             Outcome::Denied => return Event::None,
         };
-        let cause = record.and_then(|record| record.cause);
+        let provenance = record.and_then(|record| record.provenance);
         if version < floor.strict {
             return Event::Violation("served with what was revoked");
         }
         if version < floor.limit {
             // What saw a mark or a tombstone is not revived by the eviction of the next.
-            let has_seen =
-                cause.is_some_and(|cause| (cause.seen_mark, cause.seen_tomb) != (None, None));
+            let has_seen = provenance.is_some_and(|provenance| {
+                (provenance.seen_mark, provenance.seen_tomb) != (None, None)
+            });
             if has_seen && self.bounds.left.evictions > 0 {
                 return Event::Violation("revived by an eviction");
             }
             return Event::Limit;
         }
-        let is_young = |mark: Stamp| mark.plus(self.bounds.ticks.slack) >= Stamp::at(state.time);
-        match cause.and_then(|cause| cause.seen_mark) {
+        let is_young =
+            |mark: Timestamp| mark.plus(self.bounds.ticks.slack) >= Timestamp::at(state.time);
+        match provenance.and_then(|provenance| provenance.seen_mark) {
             Some(mark) if is_young(mark) => Event::SoonAgain,
             _ => Event::None,
         }

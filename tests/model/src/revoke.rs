@@ -9,7 +9,7 @@ use crate::{
     bounds::Kind,
     rules::Rule,
     state::{
-        Command, Delivering, FORBIDDEN, Revoke, Revoking, State, TOKENS, Undelivered, Version,
+        Command, Delivering, FORBIDDEN, RevocationQueue, Revoke, Revoking, State, TOKENS, Version,
     },
 };
 
@@ -234,7 +234,7 @@ impl Model {
         *stripe = number.max(*stripe);
     }
 
-    /// `Undelivered::push`.
+    /// `RevocationQueue::push`.
     fn queue(&self, state: &mut State, node: usize, what: Revoke, versions: [Version; TOKENS]) {
         let ticks = &self.bounds.ticks;
         let records_end = state.time + ticks.bound(node);
@@ -248,7 +248,7 @@ impl Model {
             .find(|place| place.is_none());
         match place {
             Some(place) => {
-                *place = Some(Undelivered {
+                *place = Some(RevocationQueue {
                     what,
                     versions,
                     until,

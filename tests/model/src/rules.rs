@@ -16,7 +16,7 @@ macro_rules! rules {
 }
 
 rules! {
-    // Accept: `cache/accept.rs`.
+    // Accept: `protocol/acceptance.rs`.
     /// A record of ours is served only beside the mark that was seen.
     AcceptsSeenMark,
     /// A mark that has vanished is a change.
@@ -85,7 +85,7 @@ rules! {
     /// The cluster's fill looks at the mark once it has closed.
     ClusterRechecksMark,
 
-    // Joining: `sync/singleflight.rs`, `resolver.rs`.
+    // Joining: `sync/singleflight.rs`, `resolver/resolve.rs`.
     ClosesBeforeRecheck,
     /// The second validation takes no joiners.
     StaysClosed,
@@ -100,7 +100,7 @@ rules! {
     /// A leader whose own lookup hits closes and looks again.
     HitLooksAgain,
 
-    // This process: `cache/stripes.rs`, `cache/local.rs`, `cache/verdicts.rs`.
+    // This process: `coherence/generations.rs`, `memory/store.rs`, `memory/revoked_tokens.rs`.
     /// A fill compares this process's revocations.
     FillComparesStripes,
     /// A hit in Redis compares them.

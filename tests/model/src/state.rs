@@ -1,6 +1,6 @@
 //! What the model remembers: Redis, the provider, two nodes with their leaders, and who waits.
 //!
-//! Names are those of `src/cache/`. Everything is small and `Copy`-like, since millions of states
+//! Names are those of the crate. Everything is small and `Copy`-like, since millions of states
 //! are made. Time counts in ticks, and a tick has [`MICROS`] microseconds, so that a stamp can be
 //! later than another within a tick.
 
@@ -17,9 +17,9 @@ pub const FORBIDDEN: u8 = u8::MAX;
 pub type Version = u8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Stamp(pub u16);
+pub struct Timestamp(pub u16);
 
-impl Stamp {
+impl Timestamp {
     pub fn at(tick: u8) -> Self {
         // Far from zero, so that subtracting slack loses nothing.
         Self((u16::from(tick) + 64) * MICROS)
@@ -36,18 +36,18 @@ impl Stamp {
 
 /// `<time>:<verdict>:<nonce>`; equal if all of it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tomb {
-    pub time: Stamp,
+pub struct Tombstone {
+    pub time: Timestamp,
     pub refuses: bool,
     pub nonce: u8,
 }
 
-pub type Mark = Stamp;
+pub type Mark = Timestamp;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cause {
-    pub fence: Stamp,
-    pub seen_tomb: Option<Tomb>,
+pub struct Provenance {
+    pub fence: Timestamp,
+    pub seen_tomb: Option<Tombstone>,
     pub seen_mark: Option<Mark>,
     pub run: u8,
     /// Of the cluster's primary that holds the mark.
@@ -58,9 +58,9 @@ pub struct Cause {
 pub struct Record {
     /// What was validated; no node can see it.
     pub version: Version,
-    pub cached_at: Stamp,
+    pub cached_at: Timestamp,
     /// Only in records of ours.
-    pub cause: Option<Cause>,
+    pub provenance: Option<Provenance>,
 }
 
 /// A value and the tick at which its key ends.
@@ -70,7 +70,7 @@ pub struct Key<T>(pub T, pub u8);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data {
     pub records: [Option<Key<Record>>; TOKENS],
-    pub tombs: [Option<Key<Tomb>>; TOKENS],
+    pub tombs: [Option<Key<Tombstone>>; TOKENS],
     pub mark: Option<Key<Mark>>,
 }
 
@@ -93,7 +93,7 @@ pub enum Command {
     Revoke(Revoke),
     Fill {
         token: u8,
-        seen: Looked,
+        seen: LookupSnapshot,
         version: Version,
         ttl: u8,
         run: u8,
@@ -109,43 +109,43 @@ pub struct Provider {
 
 /// What had been revoked in this process when a lookup began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Seen(pub u8);
+pub struct Generation(pub u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SeenMark {
+pub enum MarkSnapshot {
     Unread,
     Read(Option<Mark>),
 }
 
 /// What a lookup saw in Redis, or the re-check of a fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Looked {
+pub struct LookupSnapshot {
     pub run: u8,
-    pub fence: Stamp,
-    pub tomb: Option<Tomb>,
-    pub mark: SeenMark,
+    pub fence: Timestamp,
+    pub tomb: Option<Tombstone>,
+    pub mark: MarkSnapshot,
     /// Of the primary that told the mark; as it was when the lookup began that read none.
     pub mark_run: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Far {
-    Absent,
-    Unanswered,
-    Seen(Looked),
+pub enum RedisSnapshot {
+    Disabled,
+    Unavailable,
+    Taken(LookupSnapshot),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket {
-    pub seen: Seen,
-    pub far: Far,
+    pub seen: Generation,
+    pub snapshot: RedisSnapshot,
 }
 
 /// The replies that the cluster's lookup waits for, each of a moment of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Replies {
     pub record: Option<Option<Record>>,
-    pub tomb: Option<Option<Tomb>>,
+    pub tomb: Option<Option<Tombstone>>,
     /// With the run of the primary that told it.
     pub mark: Option<(Option<Mark>, u8)>,
 }
@@ -153,7 +153,7 @@ pub struct Replies {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Found {
     Record(Record),
-    Nothing(Looked),
+    Nothing(LookupSnapshot),
     Refused,
     Unanswered,
 }
@@ -162,7 +162,7 @@ pub enum Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Look {
     Sent {
-        seen: Seen,
+        seen: Generation,
         /// By this process's clock.
         began: u8,
         serve: bool,
@@ -171,15 +171,12 @@ pub enum Look {
         replies: Replies,
     },
     Heard {
-        seen: Seen,
+        seen: Generation,
         began: u8,
         found: Found,
     },
     /// The denials were asked; the stripes are next.
-    Undenied {
-        seen: Seen,
-        record: Record,
-    },
+    Undenied { seen: Generation, record: Record },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -237,7 +234,7 @@ pub enum Step {
     Fills {
         ticket: Ticket,
         /// The sequence as it stood at the local check.
-        now: Seen,
+        now: Generation,
         version: Version,
         again: bool,
         /// The cluster's re-check of the mark has found this.
@@ -330,7 +327,7 @@ pub enum Revoking {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Undelivered {
+pub struct RevocationQueue {
     pub what: Revoke,
     pub versions: [Version; TOKENS],
     pub until: u8,
@@ -355,7 +352,7 @@ pub enum Delivering {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub version: Version,
-    pub seen: Seen,
+    pub seen: Generation,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -364,14 +361,14 @@ pub struct Node {
     pub token_stripes: [u8; TOKENS],
     pub user_stripe: u8,
     pub verdicts: [bool; TOKENS],
-    pub queue: [Option<Undelivered>; 2],
+    pub queue: [Option<RevocationQueue>; 2],
     pub delivering: Delivering,
     pub nothing_until: u8,
     pub leaders: [Option<Leader>; TOKENS],
     /// Of a cache without Redis.
     pub entries: [Option<Entry>; TOKENS],
     pub known_run: Option<u8>,
-    pub floor: Stamp,
+    pub floor: Timestamp,
     /// Redis does not answer this node.
     pub is_cut: bool,
     /// What requests to this node may rely on, beyond what holds everywhere.
@@ -395,7 +392,7 @@ pub enum PeerRequest {
     },
     Stamped {
         version: Version,
-        cached_at: Stamp,
+        cached_at: Timestamp,
     },
     Answered,
 }

@@ -1,5 +1,5 @@
-//! The local cache, which hears from Redis what changes: `cache/lease.rs`, `cache/local.rs` and
-//! `cache/redis/listener.rs`.
+//! The local cache, which hears from Redis what changes: `coherence/lease.rs`, `memory/store.rs` and
+//! `redis/invalidation.rs`.
 //!
 //! A model of its own, of one token: Redis holds its version, and a revocation makes a new one.
 //! The promise is that no local hit hides a revocation that was acknowledged a lease before the

@@ -38,17 +38,17 @@ pub(crate) struct PrimaryInfo {
 
 impl Address {
     /// Reads `host:port`; without a host it is that of the node which says so.
-    pub(crate) fn parse(text: &str, teller: &Self) -> Option<Self> {
+    pub(crate) fn parse(text: &str, source: &Self) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
-        Self::new(host, port.parse().ok()?, teller)
+        Self::new(host, port.parse().ok()?, source)
     }
 
-    fn new(host: &str, port: u16, teller: &Self) -> Option<Self> {
+    fn new(host: &str, port: u16, source: &Self) -> Option<Self> {
         // A node that does not know its own name says so by a question mark.
         if host == "?" || port == 0 {
             return None;
         }
-        let host = if host.is_empty() { &teller.host } else { host };
+        let host = if host.is_empty() { &source.host } else { host };
         Some(Self {
             host: host.to_owned(),
             port,
@@ -59,7 +59,7 @@ impl Address {
 impl ClusterInfo {
     /// Reads the replies to `CLUSTER SLOTS`, `CLUSTER NODES` and `CLUSTER INFO`; nothing for what
     /// are none.
-    pub(crate) fn parse(slots: Value, nodes: &str, info: &str, teller: &Address) -> Option<Self> {
+    pub(crate) fn parse(slots: Value, nodes: &str, info: &str, source: &Address) -> Option<Self> {
         let mut primaries = BTreeMap::new();
         for range in from_redis_value::<Vec<Vec<Value>>>(slots).ok()? {
             let mut range = range.into_iter();
@@ -74,24 +74,24 @@ impl ClusterInfo {
             let id = from_redis_value::<String>(primary.next()?).ok()?;
             // One that nobody can reach holds its slots in vain.
             let host = host.unwrap_or_default();
-            let Some(address) = Address::new(&host, port, teller) else {
+            let Some(address) = Address::new(&host, port, source) else {
                 continue;
             };
-            let told = primaries.entry(id.clone()).or_insert_with(|| PrimaryInfo {
+            let known = primaries.entry(id.clone()).or_insert_with(|| PrimaryInfo {
                 id,
                 address,
                 slots: Vec::new(),
             });
-            told.slots.push((from, to));
+            known.slots.push((from, to));
         }
         for node in nodes.lines() {
-            if let Some(told) = without_slots(node, teller) {
-                primaries.entry(told.id.clone()).or_insert(told);
+            if let Some(primary) = without_slots(node, source) {
+                primaries.entry(primary.id.clone()).or_insert(primary);
             }
         }
         let mut primaries: Vec<_> = primaries.into_values().collect();
-        for told in &mut primaries {
-            told.slots.sort_unstable();
+        for primary in &mut primaries {
+            primary.slots.sort_unstable();
         }
         (!primaries.is_empty() && primaries.len() <= MAX_PRIMARIES).then(|| Self {
             epoch: field(info, "cluster_current_epoch").parse().unwrap_or(0),
@@ -107,7 +107,7 @@ fn number(value: Value) -> Option<u16> {
 }
 
 /// A line of `CLUSTER NODES`: `id ip:port@bus[,hostname] flags …`, if it is about a primary.
-fn without_slots(line: &str, teller: &Address) -> Option<PrimaryInfo> {
+fn without_slots(line: &str, source: &Address) -> Option<PrimaryInfo> {
     let mut fields = line.split(' ');
     let (id, address, flags) = (fields.next()?, fields.next()?, fields.next()?);
     let has = |wanted| flags.split(',').any(|flag| flag == wanted);
@@ -117,7 +117,7 @@ fn without_slots(line: &str, teller: &Address) -> Option<PrimaryInfo> {
     let (address, _) = address.split_once('@').unwrap_or((address, ""));
     Some(PrimaryInfo {
         id: id.to_owned(),
-        address: Address::parse(address, teller)?,
+        address: Address::parse(address, source)?,
         slots: Vec::new(),
     })
 }
@@ -162,9 +162,9 @@ d 10.0.0.4:7003@17003 slave b 0 0 2 connected
 e 10.0.0.5:7004@17004 master,fail - 0 0 3 disconnected
 f :0@0 master,noaddr - 0 0 3 disconnected
 ";
-        let teller = address("seed", 7_000);
-        let view = ClusterInfo::parse(slots, nodes, INFO, &teller).unwrap();
-        let told = |id: &str, address: Address, slots: &[(u16, u16)]| PrimaryInfo {
+        let source = address("seed", 7_000);
+        let view = ClusterInfo::parse(slots, nodes, INFO, &source).unwrap();
+        let primary = |id: &str, address: Address, slots: &[(u16, u16)]| PrimaryInfo {
             id: id.to_owned(),
             address,
             slots: slots.to_vec(),
@@ -173,17 +173,17 @@ f :0@0 master,noaddr - 0 0 3 disconnected
         assert_eq!(
             view.primaries,
             [
-                told("a", address("seed", 7_000), &[(0, 100), (200, 5_460)]),
-                told("b", address("::1", 7_001), &[(5_461, 16_383)]),
-                told("c", address("10.0.0.3", 7_002), &[]),
+                primary("a", address("seed", 7_000), &[(0, 100), (200, 5_460)]),
+                primary("b", address("::1", 7_001), &[(5_461, 16_383)]),
+                primary("c", address("10.0.0.3", 7_002), &[]),
             ]
         );
     }
 
     #[test]
     fn what_is_no_cluster_is_no_view() {
-        let teller = address("seed", 7_000);
-        let none = |slots: Value| ClusterInfo::parse(slots, "", INFO, &teller).is_none();
+        let source = address("seed", 7_000);
+        let none = |slots: Value| ClusterInfo::parse(slots, "", INFO, &source).is_none();
         assert!(none(Value::Nil) && none(Value::Okay) && none(Value::Array(vec![])));
         for (from, to) in [(5, 4), (0, 16_384), (-1, 5), (70_000, 80_000)] {
             assert!(none(Value::Array(vec![range(from, to, text("a"), 1, "a")])));
@@ -194,25 +194,25 @@ f :0@0 master,noaddr - 0 0 3 disconnected
 
     #[test]
     fn an_address_without_a_host_is_that_of_who_says_so() {
-        let teller = address("h", 1);
-        assert_eq!(Address::parse("a:2", &teller), Some(address("a", 2)));
+        let source = address("h", 1);
+        assert_eq!(Address::parse("a:2", &source), Some(address("a", 2)));
         assert_eq!(
-            Address::parse("fe80::1:2", &teller),
+            Address::parse("fe80::1:2", &source),
             Some(address("fe80::1", 2))
         );
-        assert_eq!(Address::parse(":2", &teller), Some(address("h", 2)));
+        assert_eq!(Address::parse(":2", &source), Some(address("h", 2)));
         for none in ["", "a", "a:", "a:x", "?:2", "a:0", "a:70000"] {
-            assert_eq!(Address::parse(none, &teller), None, "{none}");
+            assert_eq!(Address::parse(none, &source), None, "{none}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_panics(nodes in "[ -~\n]{0,200}", host in "[ -~]{0,20}", port: u16) {
-            let teller = address("h", 1);
+            let source = address("h", 1);
             let slots = Value::Array(vec![range(0, 1, text(&host), port.into(), "a")]);
-            let _ = ClusterInfo::parse(slots, &nodes, &nodes, &teller);
-            let _ = Address::parse(&host, &teller);
+            let _ = ClusterInfo::parse(slots, &nodes, &nodes, &source);
+            let _ = Address::parse(&host, &source);
         }
     }
 }

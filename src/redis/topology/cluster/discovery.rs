@@ -30,8 +30,8 @@ use crate::{
     protocol::Timestamp,
     redis::{
         connection::{CallOptions, ServerPool, SharedConnection},
-        endpoint::silence,
-        error::told,
+        endpoint::timeout_message,
+        error::with_hint,
     },
     sync::{Backoff, lock},
     telemetry::REDIS,
@@ -44,18 +44,18 @@ const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// So many nodes are asked at once, until one has told.
 const ASKED: usize = 8;
 
-pub(crate) async fn watch(cluster: Weak<Cluster>, look: Arc<Notify>) {
-    let (mut scout, mut backoff) = (None, Backoff::new(LEAST_INTERVAL));
+pub(crate) async fn watch(cluster: Weak<Cluster>, refresh_requested: Arc<Notify>) {
+    let (mut source, mut backoff) = (None, Backoff::new(LEAST_INTERVAL));
     loop {
         let Some(cluster) = cluster.upgrade() else {
             return;
         };
-        let has_told = cluster.survey(&mut scout).await;
+        let has_told = cluster.refresh(&mut source).await;
         drop(cluster);
         if has_told {
             backoff.reset();
             sleep(LEAST_INTERVAL).await;
-            let _ = timeout(INTERVAL - LEAST_INTERVAL, look.notified()).await;
+            let _ = timeout(INTERVAL - LEAST_INTERVAL, refresh_requested.notified()).await;
         } else {
             sleep(backoff.pause(INTERVAL)).await;
         }
@@ -70,39 +70,39 @@ pub(crate) struct DiscoveryConnection {
 
 impl Cluster {
     /// Whether a node has told anything.
-    async fn survey(&self, scout: &mut Option<DiscoveryConnection>) -> bool {
-        let view = self.view(scout).await;
+    async fn refresh(&self, source: &mut Option<DiscoveryConnection>) -> bool {
+        let view = self.view(source).await;
         let has_told = view.is_ok();
         let before = self.known.borrow().map();
         let map = match (view, before.clone()) {
-            (Ok(view), before) => self.draw(view, before).await,
+            (Ok(view), before) => self.build_slot_map(view, before).await,
             (Err(_), Some(before)) => before,
             (Err(trouble), None) => {
-                self.lose(&trouble);
+                self.mark_unreachable(&trouble);
                 return false;
             }
         };
         if before.is_some() {
             self.publish(&map);
         }
-        let patience = match before {
-            Some(_) => self.deadlines.call,
-            None => self.deadlines.connect,
+        let timeout = match before {
+            Some(_) => self.timeouts.call,
+            None => self.timeouts.connect,
         };
-        let until = Instant::now() + patience;
-        let is_as_met = |primary: &Primary| {
-            let links = primary.links.clone();
-            async move { links.is_as_met(until).await }
+        let until = Instant::now() + timeout;
+        let has_same_run_id = |primary: &Primary| {
+            let pool = primary.pool.clone();
+            async move { pool.has_same_run_id(until).await }
         };
-        join_all(map.owners().map(is_as_met)).await;
+        join_all(map.owners().map(has_same_run_id)).await;
         if before.is_none() {
             self.publish(&map);
         }
         // Nobody waits for those without slots, some of which may turn out to be replicas.
         let others = map.primaries.iter().filter(|one| one.slots.is_empty());
-        join_all(others.map(is_as_met)).await;
+        join_all(others.map(has_same_run_id)).await;
         if before.is_none() {
-            self.met.is_whole();
+            self.registry.finish_discovery();
         }
         has_told
     }
@@ -116,7 +116,7 @@ impl Cluster {
         }
     }
 
-    fn lose(&self, trouble: &str) {
+    fn mark_unreachable(&self, trouble: &str) {
         if matches!(
             self.known.send_replace(ClusterStatus::Unreachable),
             ClusterStatus::Undiscovered
@@ -133,24 +133,24 @@ impl Cluster {
     }
 
     /// What a node tells that sees the majority of the cluster, and no older state than before.
-    async fn view(&self, scout: &mut Option<DiscoveryConnection>) -> Result<ClusterInfo, String> {
-        if let Some(known) = scout
-            && let Ok(view) = self.tell(known).await
+    async fn view(&self, source: &mut Option<DiscoveryConnection>) -> Result<ClusterInfo, String> {
+        if let Some(known) = source
+            && let Ok(view) = self.fetch_info(known).await
         {
             return Ok(view);
         }
-        *scout = None;
+        *source = None;
         let asked = self.candidates().into_iter();
         let asked = asked.map(|node| {
             Box::pin(async move {
-                let mut scout = self.scout(node).await?;
-                let view = self.tell(&mut scout).await?;
-                Ok::<_, String>((scout, view))
+                let mut source = self.connect_to(node).await?;
+                let view = self.fetch_info(&mut source).await?;
+                Ok::<_, String>((source, view))
             })
         });
         match select_ok(asked).await {
             Ok(((found, view), _)) => {
-                *scout = Some(found);
+                *source = Some(found);
                 Ok(view)
             }
             Err(trouble) => {
@@ -173,43 +173,43 @@ impl Cluster {
         all
     }
 
-    async fn scout(&self, node: ConnectionInfo) -> Result<DiscoveryConnection, String> {
+    async fn connect_to(&self, node: ConnectionInfo) -> Result<DiscoveryConnection, String> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.deadlines.connect))
+            .set_connection_timeout(Some(self.timeouts.connect))
             .set_response_timeout(None);
         let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
             node.addr().clone()
         else {
             return Err("a node of a cluster has a port".to_owned());
         };
-        let silence = silence(&node);
+        let timeout_message = timeout_message(&node);
         let connect = async {
             let client = Client::open(node)?;
             let connection = client.get_multiplexed_async_connection_with_config(&config);
             connection.await
         };
         // Greeting included, which a server may leave unanswered.
-        match timeout(self.deadlines.connect, connect).await {
+        match timeout(self.timeouts.connect, connect).await {
             Ok(Ok(connection)) => Ok(DiscoveryConnection {
                 connection,
                 address: Address { host, port },
             }),
-            Ok(Err(error)) => Err(told(&error)),
-            Err(_) => Err(silence.to_owned()),
+            Ok(Err(error)) => Err(with_hint(&error)),
+            Err(_) => Err(timeout_message.to_owned()),
         }
     }
 
-    async fn tell(&self, scout: &mut DiscoveryConnection) -> Result<ClusterInfo, String> {
+    async fn fetch_info(&self, source: &mut DiscoveryConnection) -> Result<ClusterInfo, String> {
         let mut ask = pipe();
         for what in ["SLOTS", "NODES", "INFO"] {
             ask.cmd("CLUSTER").arg(what);
         }
-        let asked = ask.query_async::<(Value, String, String)>(&mut scout.connection);
-        let (slots, nodes, info) = match timeout(self.deadlines.call, asked).await {
-            Ok(answer) => answer.map_err(|error| told(&error))?,
+        let asked = ask.query_async::<(Value, String, String)>(&mut source.connection);
+        let (slots, nodes, info) = match timeout(self.timeouts.call, asked).await {
+            Ok(answer) => answer.map_err(|error| with_hint(&error))?,
             Err(_) => return Err("no answer within the timeout".to_owned()),
         };
-        let view = ClusterInfo::parse(slots, &nodes, &info, &scout.address)
+        let view = ClusterInfo::parse(slots, &nodes, &info, &source.address)
             .ok_or("a node says of its cluster what cannot be read")?;
         if !view.is_ok || view.epoch < self.epoch.load(SeqCst) {
             return Err("a node does not see the whole cluster".to_owned());
@@ -219,17 +219,21 @@ impl Cluster {
     }
 
     /// Draws the map anew, and keeps the links that there are.
-    async fn draw(&self, view: ClusterInfo, before: Option<Arc<SlotMap>>) -> Arc<SlotMap> {
-        let mut strays = mem::take(&mut *lock(&self.strays));
-        let primaries = view.primaries.into_iter().map(|told| {
-            let PrimaryInfo { id, address, slots } = told;
-            let known = before.as_ref().and_then(|map| map.links(&address));
-            let known = known.or_else(|| strays.remove(&address));
-            let links = known.unwrap_or_else(|| self.links(&address));
+    async fn build_slot_map(
+        &self,
+        view: ClusterInfo,
+        before: Option<Arc<SlotMap>>,
+    ) -> Arc<SlotMap> {
+        let mut redirect_targets = mem::take(&mut *lock(&self.redirect_targets));
+        let primaries = view.primaries.into_iter().map(|with_hint| {
+            let PrimaryInfo { id, address, slots } = with_hint;
+            let known = before.as_ref().and_then(|map| map.pool(&address));
+            let known = known.or_else(|| redirect_targets.remove(&address));
+            let pool = known.unwrap_or_else(|| self.pool(&address));
             Primary {
                 id,
                 address,
-                links,
+                pool,
                 slots,
             }
         });
@@ -238,16 +242,16 @@ impl Cluster {
             return Arc::clone(before);
         }
         for primary in &map.primaries {
-            let probe = self.names.write_probe();
+            let probe = self.key_space.write_probe();
             let key = map.key_on(&primary.address, |n| format!("{probe}{n}"));
-            primary.links.probe_by(key.unwrap_or(probe));
+            primary.pool.set_probe_key(key.unwrap_or(probe));
         }
-        self.met.moved();
+        self.registry.topology_changed();
         let is_there = |owner: &Primary| map.primaries.iter().any(|one| one.id == owner.id);
         if before.is_some_and(|before| !before.owners().all(is_there)) {
             // What it held may be lost, whoever holds its slots now.
-            if let Some(now) = time(&map, self.deadlines.call).await {
-                self.met.distrust(now);
+            if let Some(now) = time(&map, self.timeouts.call).await {
+                self.registry.raise_trust_floor(now);
             }
         }
         Arc::new(map)
@@ -255,11 +259,11 @@ impl Cluster {
 }
 
 /// By the clock of the first primary that tells.
-async fn time(map: &SlotMap, patience: Duration) -> Option<Timestamp> {
-    let until = Instant::now() + patience;
+async fn time(map: &SlotMap, timeout: Duration) -> Option<Timestamp> {
+    let until = Instant::now() + timeout;
     let primaries = map.primaries.iter();
     let asked: Vec<_> = primaries
-        .map(|primary| Box::pin(time_of(&primary.links, until)))
+        .map(|primary| Box::pin(time_of(&primary.pool, until)))
         .collect();
     if asked.is_empty() {
         return None;
@@ -267,9 +271,9 @@ async fn time(map: &SlotMap, patience: Duration) -> Option<Timestamp> {
     Some(select_ok(asked).await.ok()?.0)
 }
 
-async fn time_of(links: &ServerPool, until: Instant) -> Result<Timestamp, ()> {
+async fn time_of(pool: &ServerPool, until: Instant) -> Result<Timestamp, ()> {
     let time = |_: &SharedConnection| Cow::Owned(cmd("TIME"));
-    let answer = links
+    let answer = pool
         .ask(CallOptions::read(until), time)
         .await
         .map_err(|_| ())?;

@@ -31,23 +31,23 @@ impl Cluster {
     /// Asks the server that holds the key, wherever the cluster says that it is.
     pub(crate) async fn ask<'c>(
         self: &Arc<Self>,
-        mut terms: CallOptions,
+        mut options: CallOptions,
         key: &str,
         command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
     ) -> Result<Reply, CommandError> {
-        let map = self.map(terms.until).await.ok_or(NOT_KNOWN)?;
+        let map = self.map(options.until).await.ok_or(NOT_KNOWN)?;
         let Some(owner) = map.owner(slot(key)) else {
-            self.look.notify_one();
+            self.refresh_requested.notify_one();
             return Err(NOT_KNOWN);
         };
-        let (mut address, mut links) = (owner.address.clone(), owner.links.clone());
+        let (mut address, mut pool) = (owner.address.clone(), owner.pool.clone());
         let mut before: Option<Arc<str>> = None;
         for _ in 0..MAX_HOPS {
-            let (error, run) = match links.ask(terms, &command).await {
-                Ok(answer) => return Ok(answer.by_way_of(before)),
+            let (error, run) = match pool.ask(options, &command).await {
+                Ok(answer) => return Ok(answer.via(before)),
                 Err(CommandError::Redirected { error, run }) => (error, run),
                 Err(unavailable) => {
-                    self.look.notify_one();
+                    self.refresh_requested.notify_one();
                     return Err(unavailable);
                 }
             };
@@ -55,62 +55,62 @@ impl Cluster {
             let Some(next) = next.and_then(|(node, _)| Address::parse(node, &address)) else {
                 return Err(CommandError::Redirected { error, run });
             };
-            terms.is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
-            if terms.is_asking {
+            options.is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
+            if options.is_asking {
                 before = Some(run);
             } else {
                 before = None;
-                self.met.moved();
-                self.look.notify_one();
+                self.registry.topology_changed();
+                self.refresh_requested.notify_one();
             }
-            links = self.server(&map, &next).ok_or(NOT_KNOWN)?;
+            pool = self.server(&map, &next).ok_or(NOT_KNOWN)?;
             address = next;
         }
         Err(NOT_KNOWN)
     }
 
     /// Whether each slot has a primary, and each of these answers.
-    pub(crate) async fn all_answer(self: &Arc<Self>, terms: CallOptions, command: &Cmd) -> bool {
-        let Some(map) = self.map(terms.until).await else {
+    pub(crate) async fn all_answer(self: &Arc<Self>, options: CallOptions, command: &Cmd) -> bool {
+        let Some(map) = self.map(options.until).await else {
             return false;
         };
         let asked = map.owners().map(async |owner| {
-            let answer = owner.links.ask(terms, |_| Cow::Borrowed(command)).await;
+            let answer = owner.pool.ask(options, |_| Cow::Borrowed(command)).await;
             answer.is_ok()
         });
         map.is_whole() && join_all(asked).await.into_iter().all(|answers| answers)
     }
 
     /// All primaries, also those that hold nothing yet: a slot may be on its way to them.
-    pub(crate) async fn heard(
+    pub(crate) async fn tracked_nodes(
         self: &Arc<Self>,
         until: Instant,
         nonce: u64,
     ) -> (u64, Vec<TrackedNode>) {
-        let turn = self.turn(until).await.unwrap_or_default();
+        let turn = self.topology_version(until).await.unwrap_or_default();
         let Some(map) = self.map(until).await else {
             return (turn, Vec::new());
         };
         let heard = map.primaries.iter().map(|primary| TrackedNode {
             server: Endpoint::Fixed(Box::new(self.connection_info(&primary.address))),
             probe: map.key_on(&primary.address, |n| {
-                self.names.probe(nonce.wrapping_add(n))
+                self.key_space.probe(nonce.wrapping_add(n))
             }),
         });
         (turn, heard.collect())
     }
 
     /// Once the cluster is known: until then it is met for the first time.
-    pub(crate) async fn turn(self: &Arc<Self>, until: Instant) -> Option<u64> {
+    pub(crate) async fn topology_version(self: &Arc<Self>, until: Instant) -> Option<u64> {
         self.map(until).await?;
-        Some(self.met.turn())
+        Some(self.registry.topology_version())
     }
 
     async fn map(self: &Arc<Self>, until: Instant) -> Option<Arc<SlotMap>> {
         // Timers and connections need a runtime.
         Handle::try_current().ok()?;
-        self.survey
-            .start(|| watch(Arc::downgrade(self), Arc::clone(&self.look)));
+        self.discovery
+            .start(|| watch(Arc::downgrade(self), Arc::clone(&self.refresh_requested)));
         if let Some(map) = self.known.borrow().map() {
             return Some(map);
         }

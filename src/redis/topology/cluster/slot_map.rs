@@ -21,7 +21,7 @@ pub(crate) struct Primary {
     /// The cluster's name for it.
     pub(crate) id: String,
     pub(crate) address: Address,
-    pub(crate) links: ServerPool,
+    pub(crate) pool: ServerPool,
     pub(crate) slots: Vec<(u16, u16)>,
 }
 
@@ -56,23 +56,23 @@ impl SlotMap {
         slots.sum::<u32>() == u32::from(SLOTS)
     }
 
-    pub(crate) fn links(&self, address: &Address) -> Option<ServerPool> {
+    pub(crate) fn pool(&self, address: &Address) -> Option<ServerPool> {
         let mut primaries = self.primaries.iter();
         let primary = primaries.find(|primary| primary.address == *address)?;
-        Some(primary.links.clone())
+        Some(primary.pool.clone())
     }
 
     /// Whether the same primaries hold the same slots.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
-        let facts = |map: &Self| {
-            let facts = map.primaries.iter();
-            let mut facts: Vec<_> = facts
+        let state = |map: &Self| {
+            let state = map.primaries.iter();
+            let mut state: Vec<_> = state
                 .map(|one| (one.id.clone(), one.address.clone(), one.slots.clone()))
                 .collect();
-            facts.sort_unstable();
-            facts
+            state.sort_unstable();
+            state
         };
-        facts(self) == facts(other)
+        state(self) == state(other)
     }
 
     /// A key that this primary holds, among those that numbers give.

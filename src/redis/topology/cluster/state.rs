@@ -25,16 +25,16 @@ const MAX_STRAYS: usize = 64;
 pub(crate) struct Cluster {
     /// The nodes that were named, by which the others are found.
     pub(crate) seeds: Vec<ConnectionInfo>,
-    pub(crate) deadlines: Timeouts,
-    pub(crate) names: KeySpace,
-    pub(crate) met: Arc<ServerRegistry>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) key_space: KeySpace,
+    pub(crate) registry: Arc<ServerRegistry>,
     pub(crate) known: watch::Sender<ClusterStatus>,
-    pub(crate) strays: Mutex<HashMap<Address, ServerPool>>,
+    pub(crate) redirect_targets: Mutex<HashMap<Address, ServerPool>>,
     /// The latest epoch of the cluster's own that was seen.
     pub(crate) epoch: AtomicU64,
     /// Asks for a look at the cluster ahead of the next.
-    pub(crate) look: Arc<Notify>,
-    pub(crate) survey: BackgroundTask,
+    pub(crate) refresh_requested: Arc<Notify>,
+    pub(crate) discovery: BackgroundTask,
 }
 
 pub(crate) enum ClusterStatus {
@@ -49,53 +49,53 @@ impl Cluster {
     /// Connects on first use.
     pub(crate) fn new(
         seeds: Vec<ConnectionInfo>,
-        deadlines: Timeouts,
-        names: KeySpace,
-        met: Arc<ServerRegistry>,
+        timeouts: Timeouts,
+        key_space: KeySpace,
+        registry: Arc<ServerRegistry>,
     ) -> Self {
         Self {
             seeds,
-            deadlines,
-            names,
-            met,
+            timeouts,
+            key_space,
+            registry,
             known: watch::Sender::new(ClusterStatus::Undiscovered),
-            strays: Mutex::default(),
+            redirect_targets: Mutex::default(),
             epoch: AtomicU64::new(0),
-            look: Arc::default(),
-            survey: BackgroundTask::default(),
+            refresh_requested: Arc::default(),
+            discovery: BackgroundTask::default(),
         }
     }
 
     /// Whether no command has a chance now.
-    pub(crate) fn is_skipped(&self) -> bool {
+    pub(crate) fn is_circuit_open(&self) -> bool {
         match &*self.known.borrow() {
             ClusterStatus::Undiscovered => false,
             ClusterStatus::Unreachable => true,
-            ClusterStatus::Mapped(map) => map.owners().all(|owner| owner.links.is_skipped()),
+            ClusterStatus::Mapped(map) => map.owners().all(|owner| owner.pool.is_circuit_open()),
         }
     }
 
     /// A server that a command was sent on to.
     pub(crate) fn server(&self, map: &SlotMap, address: &Address) -> Option<ServerPool> {
-        if let Some(links) = map.links(address) {
-            return Some(links);
+        if let Some(pool) = map.pool(address) {
+            return Some(pool);
         }
-        let mut strays = lock(&self.strays);
-        if let Some(links) = strays.get(address) {
-            return Some(links.clone());
+        let mut redirect_targets = lock(&self.redirect_targets);
+        if let Some(pool) = redirect_targets.get(address) {
+            return Some(pool.clone());
         }
-        if strays.len() >= MAX_STRAYS {
+        if redirect_targets.len() >= MAX_STRAYS {
             return None;
         }
-        let links = self.links(address);
-        strays.insert(address.clone(), links.clone());
-        Some(links)
+        let pool = self.pool(address);
+        redirect_targets.insert(address.clone(), pool.clone());
+        Some(pool)
     }
 
-    pub(crate) fn links(&self, address: &Address) -> ServerPool {
+    pub(crate) fn pool(&self, address: &Address) -> ServerPool {
         let server = Endpoint::Fixed(Box::new(self.connection_info(address)));
-        let (probe, met) = (self.names.write_probe(), Arc::clone(&self.met));
-        ServerPool::new(server, self.deadlines, probe, met)
+        let (probe, registry) = (self.key_space.write_probe(), Arc::clone(&self.registry));
+        ServerPool::new(server, self.timeouts, probe, registry)
     }
 
     /// As the first of the named nodes, but for its address.
@@ -116,7 +116,7 @@ impl ClusterStatus {
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster")
-            .field("deadlines", &self.deadlines)
+            .field("deadlines", &self.timeouts)
             .finish_non_exhaustive()
     }
 }
