@@ -20,8 +20,8 @@ use std::{
 };
 
 use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo,
-    PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+    Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo, PushKind, RedisError,
+    ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
 };
 use futures_util::future::try_join_all;
 use tokio::{
@@ -37,7 +37,7 @@ use crate::{
     coherence::Lease,
     redis::{
         connection::{field, identity},
-        endpoint::{Endpoint, PrimaryTerm, TrackedNode},
+        endpoint::{Endpoint, PrimaryTerm, TrackedNode, connect, connection_config},
         topology::Topology,
     },
     sync::{BackgroundTask, Backoff},
@@ -279,21 +279,17 @@ impl Subscription {
         probe: Option<Arc<Probe>>,
     ) -> Result<(MultiplexedConnection, Option<PrimaryTerm>), ListenError> {
         let (lease, key_space) = (Arc::clone(&self.lease), self.key_space.clone());
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(None)
-            .set_push_sender(move |push: PushInfo| {
-                on_push(&lease, &key_space, probe.as_deref(), &push);
-                Ok::<_, fmt::Error>(())
-            });
+        let config = connection_config(self.timeout).set_push_sender(move |push: PushInfo| {
+            on_push(&lease, &key_space, probe.as_deref(), &push);
+            Ok::<_, fmt::Error>(())
+        });
         // Greeting included, which a server may leave unanswered.
         self.within(async {
             let (server, term) = server.resolve().await?;
             let settings = server.redis_settings().clone();
             let settings = settings.set_protocol(ProtocolVersion::RESP3);
-            let client = Client::open(server.set_redis_settings(settings))?;
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            Ok((connection.await?, term))
+            let server = server.set_redis_settings(settings);
+            Ok((connect(server, &config).await?, term))
         })
         .await
     }

@@ -1,10 +1,11 @@
-//! From a token to a user: the cache first, then one validation for all who ask.
+//! From a token to a user: a lookup in the cache, then one validation for all requests that wait.
 //!
-//! Everything that must not be wrong under a race happens in one order. A flight looks the token
-//! up, asks the validator, closes to joiners, and only then re-checks and stores. When a
-//! revocation came between, it asks once more with what it then knows, so that nobody is locked
-//! out; when another one comes, the answer goes to those who wait (they all began earlier), and
-//! nothing is stored. `tests/model/src/flight.rs` walks this order through all interleavings.
+//! The order of a validation is what makes it safe under races. The leader looks the token up, calls
+//! the validator, closes to further callers, and only then compares and stores. If a revocation
+//! happened in between, the leader validates once more with the new ticket, so that the user is not
+//! locked out. If another revocation happens during that, the result goes to the requests that
+//! wait, all of which began earlier, and nothing is stored. `tests/model/src/leader.rs` checks this
+//! order in every interleaving.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -7,18 +7,21 @@ use std::{
 
 use bb8_redis::{
     bb8::ManageConnection,
-    redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, ServerErrorKind, pipe},
+    redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, pipe},
 };
 use tokio::time::timeout;
 
 use super::{
     info::{field, identity},
-    link::{ConnectionState, SharedConnection, load_scripts},
     server_registry::ServerRegistry,
+    shared_connection::{ConnectionState, SharedConnection, load_scripts},
 };
 use crate::{
     protocol::Timestamp,
-    redis::{endpoint::Endpoint, error::with_hint},
+    redis::{
+        endpoint::{Endpoint, connect},
+        error::with_hint,
+    },
     sync::lock,
 };
 
@@ -35,7 +38,7 @@ pub(crate) struct ServerState {
 pub(crate) struct Manager {
     pub(crate) server: Endpoint,
     pub(crate) config: AsyncConnectionConfig,
-    pub(crate) deadline: Duration,
+    pub(crate) timeout: Duration,
     pub(crate) shared: Arc<ServerState>,
 }
 
@@ -45,31 +48,29 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<SharedConnection, RedisError> {
         // All of it, since a server that is frozen accepts connections and goes no further.
-        let link = timeout(self.deadline, self.link())
+        let connection = timeout(self.timeout, self.connection())
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.timeout_message).into()));
-        *lock(&self.shared.trouble) = link.as_ref().err().map(with_hint);
-        link
+        *lock(&self.shared.trouble) = connection.as_ref().err().map(with_hint);
+        connection
     }
 
-    async fn is_valid(&self, link: &mut SharedConnection) -> Result<(), RedisError> {
-        if link.is_broken() {
+    async fn is_valid(&self, connection: &mut SharedConnection) -> Result<(), RedisError> {
+        if connection.is_broken() {
             return Err((ErrorKind::Io, "the connection has died").into());
         }
         Ok(())
     }
 
-    fn has_broken(&self, link: &mut SharedConnection) -> bool {
-        link.is_broken()
+    fn has_broken(&self, connection: &mut SharedConnection) -> bool {
+        connection.is_broken()
     }
 }
 
 impl Manager {
-    async fn link(&self) -> Result<SharedConnection, RedisError> {
+    async fn connection(&self) -> Result<SharedConnection, RedisError> {
         let (server, term) = self.server.resolve().await?;
-        let mut connection = Client::open(server)?
-            .get_multiplexed_async_connection_with_config(&self.config)
-            .await?;
+        let mut connection = connect(server, &self.config).await?;
         let hashes = load_scripts(&mut connection).await?;
         let (info, time): (String, (i64, i64)) = pipe()
             .cmd("INFO")

@@ -2,18 +2,18 @@
 
 mod breaker;
 mod info;
-mod link;
 mod manager;
 mod options;
 mod pool;
 mod server_registry;
+mod shared_connection;
 
 pub(crate) use self::{
     breaker::Access,
     info::{field, identity},
-    link::SharedConnection,
     manager::Manager,
     options::{CallOptions, CommandError, Reply, Timeouts, Unavailable},
     pool::ServerPool,
     server_registry::ServerRegistry,
+    shared_connection::SharedConnection,
 };

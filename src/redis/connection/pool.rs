@@ -22,7 +22,7 @@ use std::{
 
 use bb8_redis::{
     bb8::{Pool, RunError},
-    redis::{AsyncConnectionConfig, Cmd, RedisError, ServerErrorKind, cmd, from_redis_value},
+    redis::{Cmd, RedisError, ServerErrorKind, cmd, from_redis_value},
 };
 use tokio::{
     runtime::Handle,
@@ -32,13 +32,17 @@ use tokio::{
 use super::{
     breaker::Breaker,
     info::{field, identity},
-    link::{ConnectionState, SharedConnection, is_elsewhere, is_server_error},
     manager::{Manager, ServerState},
     options::{CallOptions, CommandError, Reply, Timeouts},
     server_registry::ServerRegistry,
+    shared_connection::{ConnectionState, SharedConnection, is_elsewhere, is_server_error},
 };
 use crate::{
-    redis::{endpoint::Endpoint, error::with_hint, scripts::Script},
+    redis::{
+        endpoint::{Endpoint, connection_config},
+        error::with_hint,
+        scripts::Script,
+    },
     sync::{Backoff, lock},
     telemetry::REDIS,
 };
@@ -48,7 +52,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Two connections carry as many commands as one Redis answers.
-const LINKS: u32 = 2;
+const CONNECTIONS: u32 = 2;
 
 /// To one server.
 #[derive(Clone)]
@@ -60,7 +64,7 @@ struct PoolInner {
     manager: Manager,
     /// The links in use. Who sends a command takes the next of these in turn, and asks the pool
     /// only for what is missing or has died.
-    links: [Mutex<Option<SharedConnection>>; LINKS as usize],
+    connections: [Mutex<Option<SharedConnection>>; CONNECTIONS as usize],
     turn: AtomicUsize,
     shared: Arc<ServerState>,
     breaker: Breaker,
@@ -84,17 +88,14 @@ impl ServerPool {
         });
         let manager = Manager {
             server,
-            config: AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(timeouts.connect))
-                // Ours covers the wait for a connection as well.
-                .set_response_timeout(None),
-            deadline: timeouts.connect,
+            config: connection_config(timeouts.connect),
+            timeout: timeouts.connect,
             shared: Arc::clone(&shared),
         };
         Self(Arc::new(PoolInner {
             pool: OnceLock::new(),
             manager,
-            links: Default::default(),
+            connections: Default::default(),
             turn: AtomicUsize::new(0),
             shared,
             breaker: Breaker::default(),
@@ -112,7 +113,7 @@ impl ServerPool {
         self.0.pool_of(1, timeout)
     }
 
-    pub(crate) fn deadline(&self) -> Duration {
+    pub(crate) fn timeout(&self) -> Duration {
         self.0.timeouts.call
     }
 
@@ -179,9 +180,9 @@ impl ServerPool {
         let has_same_run_id = from_redis_value::<String>(value)
             .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
         if !has_same_run_id {
-            for place in &self.0.links {
-                if let Some(link) = lock(place).take() {
-                    link.mark_broken();
+            for place in &self.0.connections {
+                if let Some(connection) = lock(place).take() {
+                    connection.mark_broken();
                 }
             }
         }
@@ -190,21 +191,25 @@ impl ServerPool {
 }
 
 /// Asks until there is an answer, or nobody left who wants one.
-async fn close_when_it_answers(links: Weak<PoolInner>) {
+async fn close_when_it_answers(connections: Weak<PoolInner>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
     loop {
         tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
-        let Some(links) = links.upgrade() else { return };
+        let Some(connections) = connections.upgrade() else {
+            return;
+        };
         // A write, which a server refuses that is full, cannot save, or has become a replica.
-        let options = CallOptions::write(Instant::now() + links.timeouts.call);
-        let key = lock(&links.probe).clone();
-        let probe = |link: &SharedConnection| Cow::Owned(link.script(Script::Probe, &[&key], &[]));
+        let options = CallOptions::write(Instant::now() + connections.timeouts.call);
+        let key = lock(&connections.probe).clone();
+        let probe = |connection: &SharedConnection| {
+            Cow::Owned(connection.script(Script::Probe, &[&key], &[]))
+        };
         // Also one that sends us elsewhere answers.
         if !matches!(
-            links.attempt(options, probe).await,
+            connections.attempt(options, probe).await,
             Err(CommandError::Unavailable(_))
         ) {
-            links.breaker.close();
+            connections.breaker.close();
             tracing::info!(target: REDIS, "Redis answers again");
             return;
         }
@@ -214,14 +219,14 @@ async fn close_when_it_answers(links: Weak<PoolInner>) {
 impl PoolInner {
     fn pool(&self) -> &Pool<Manager> {
         self.pool
-            .get_or_init(|| self.pool_of(LINKS, self.timeouts.checkout))
+            .get_or_init(|| self.pool_of(CONNECTIONS, self.timeouts.checkout))
     }
 
-    fn pool_of(&self, links: u32, timeout: Duration) -> Pool<Manager> {
+    fn pool_of(&self, connections: u32, timeout: Duration) -> Pool<Manager> {
         Pool::builder()
-            .max_size(links)
+            .max_size(connections)
             // Or the pool would never grow: every guard is back at once.
-            .min_idle(links)
+            .min_idle(connections)
             .test_on_check_out(true)
             .max_lifetime(None)
             .idle_timeout(None)
@@ -230,16 +235,19 @@ impl PoolInner {
             .build_unchecked(self.manager.clone())
     }
 
-    async fn link(&self) -> Result<SharedConnection, RunError<RedisError>> {
-        let turn = self.turn.fetch_add(1, Relaxed) % self.links.len();
-        let place = &self.links[turn];
-        if let Some(link) = lock(place).as_ref().filter(|link| !link.is_broken()) {
-            return Ok(link.clone());
+    async fn connection(&self) -> Result<SharedConnection, RunError<RedisError>> {
+        let turn = self.turn.fetch_add(1, Relaxed) % self.connections.len();
+        let place = &self.connections[turn];
+        if let Some(connection) = lock(place)
+            .as_ref()
+            .filter(|connection| !connection.is_broken())
+        {
+            return Ok(connection.clone());
         }
         // Boxed, as all that is rare, so that a command need not carry the room for it.
-        let link = Box::pin(self.pool().get()).await?.clone();
-        *lock(place) = Some(link.clone());
-        Ok(link)
+        let connection = Box::pin(self.pool().get()).await?.clone();
+        *lock(place) = Some(connection.clone());
+        Ok(connection)
     }
 
     /// One command within the deadline; the error says what went wrong.
@@ -251,9 +259,9 @@ impl PoolInner {
         let mut used: Option<Arc<ConnectionState>> = None;
         timeout_at(options.until, async {
             // Every link may have died together with its server.
-            for _ in 0..=LINKS {
-                let mut link = match self.link().await {
-                    Ok(link) => link,
+            for _ in 0..=CONNECTIONS {
+                let mut connection = match self.connection().await {
+                    Ok(connection) => connection,
                     Err(RunError::User(error)) => {
                         return Err(CommandError::Unavailable(with_hint(&error).into()));
                     }
@@ -261,24 +269,24 @@ impl PoolInner {
                         return Err(CommandError::Unavailable(self.shared.trouble().into()));
                     }
                 };
-                used = Some(Arc::clone(&link.state));
-                match link.query(options.is_asking, &command).await {
+                used = Some(Arc::clone(&connection.state));
+                match connection.query(options.is_asking, &command).await {
                     Ok(value) => {
                         return Ok(Reply {
                             value,
-                            run: Arc::clone(&link.state.run),
+                            run: Arc::clone(&connection.state.run),
                         });
                     }
-                    Err(error) if error.is_io_error() => link.mark_broken(),
+                    Err(error) if error.is_io_error() => connection.mark_broken(),
                     Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
-                        let run = Arc::clone(&link.state.run);
+                        let run = Arc::clone(&connection.state.run);
                         return Err(CommandError::Redirected { error, run });
                     }
                     Err(error) => {
                         if error.is_unrecoverable_error()
                             || is_server_error(&error, ServerErrorKind::ReadOnly)
                         {
-                            link.mark_broken();
+                            connection.mark_broken();
                         }
                         return Err(CommandError::Unavailable(with_hint(&error).into()));
                     }

@@ -1,5 +1,6 @@
 //! Where the primary is: URLs, TLS, and the sentinels that name it.
 
+mod connect;
 mod sentinel;
 mod server;
 #[cfg(feature = "tls")]
@@ -11,6 +12,7 @@ pub use self::tls::RedisTls;
 #[cfg(feature = "tls")]
 pub(crate) use self::tls::{TlsFault, has_tls};
 pub(crate) use self::{
+    connect::{connect, connection_config},
     sentinel::{PrimaryTerm, SentinelClient},
     server::{Endpoint, TrackedNode, timeout_message},
     url::{NodeFault, ServerUrl, UrlFault, at},

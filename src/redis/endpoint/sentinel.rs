@@ -15,17 +15,17 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, RedisError,
-    aio::MultiplexedConnection, pipe,
-};
+use bb8_redis::redis::{ConnectionInfo, ErrorKind, RedisError, aio::MultiplexedConnection, pipe};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
     time,
 };
 
-use super::url::at;
+use super::{
+    connect::{connect, connection_config},
+    url::at,
+};
 use crate::{
     redis::error::with_hint,
     sync::{BackgroundTask, lock},
@@ -273,12 +273,7 @@ impl Sentinel {
     }
 
     async fn connect(&self, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(None);
-        let client = Client::open(self.server.clone())?;
-        let connection = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = connection.await?;
+        let connection = connect(self.server.clone(), &connection_config(timeout)).await?;
         *lock(&self.connection) = Some(connection.clone());
         Ok(connection)
     }

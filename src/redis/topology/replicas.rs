@@ -109,7 +109,7 @@ impl ReplicaWaiter {
         let probe = |connection: &SharedConnection| {
             Cow::Owned(connection.script(Script::Probe, &[&key], &[]))
         };
-        let waited = timeout_at(until + pool.deadline(), async {
+        let waited = timeout_at(until + pool.timeout(), async {
             connection.query(false, probe).await?;
             connection.query(false, |_| Cow::Borrowed(&wait)).await
         });

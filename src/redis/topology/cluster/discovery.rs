@@ -12,8 +12,7 @@ use std::{
 };
 
 use bb8_redis::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, Value,
-    aio::MultiplexedConnection, cmd, from_redis_value, pipe,
+    ConnectionAddr, ConnectionInfo, Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe,
 };
 use futures_util::future::{join_all, select_ok};
 use tokio::{
@@ -30,7 +29,7 @@ use crate::{
     protocol::Timestamp,
     redis::{
         connection::{CallOptions, ServerPool, SharedConnection},
-        endpoint::timeout_message,
+        endpoint::{connect, connection_config, timeout_message},
         error::with_hint,
     },
     sync::{Backoff, lock},
@@ -174,20 +173,14 @@ impl Cluster {
     }
 
     async fn connect_to(&self, node: ConnectionInfo) -> Result<DiscoveryConnection, String> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeouts.connect))
-            .set_response_timeout(None);
         let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
             node.addr().clone()
         else {
             return Err("a node of a cluster has a port".to_owned());
         };
         let timeout_message = timeout_message(&node);
-        let connect = async {
-            let client = Client::open(node)?;
-            let connection = client.get_multiplexed_async_connection_with_config(&config);
-            connection.await
-        };
+        let config = connection_config(self.timeouts.connect);
+        let connect = connect(node, &config);
         // Greeting included, which a server may leave unanswered.
         match timeout(self.timeouts.connect, connect).await {
             Ok(Ok(connection)) => Ok(DiscoveryConnection {
