@@ -242,7 +242,7 @@ impl SessionCache {
         let Self {
             store, validations, ..
         } = self;
-        let (entries, verdicts, refusals) = store.local.len();
+        let (entries, revoked, negative) = store.local.len();
         let status = store.local.lease().map(|lease| lease.status());
         let status = status.unwrap_or_default();
         let redis = store.redis.as_ref().map(RedisStore::metrics);
@@ -252,8 +252,8 @@ impl SessionCache {
             invalidations: status.pushes,
             local_resets: status.epochs,
             local_entries: entries as u64,
-            revoked_token_entries: verdicts as u64,
-            negative_entries: refusals as u64,
+            revoked_token_entries: revoked as u64,
+            negative_entries: negative as u64,
             validations_in_flight: validations.in_flight.len(),
             queued_revocations: store.queue.len(),
             redis_circuit_open: store

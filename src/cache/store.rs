@@ -55,7 +55,7 @@ impl Store {
         // First of all, so that what is revoked from here on is seen as a change.
         let generation = self.local.generation();
         if self.serves_from_memory()
-            && let Some(session) = self.local.get(key.near)
+            && let Some(session) = self.local.get(key.local)
         {
             return Lookup::Hit(session);
         }

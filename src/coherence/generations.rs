@@ -46,11 +46,11 @@ pub(crate) struct Generations {
 
 impl Generations {
     pub(crate) fn new() -> Self {
-        let stripes = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
+        let generations = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
         Self {
             sequence: AtomicU64::new(0),
-            tokens: stripes(),
-            users: stripes(),
+            tokens: generations(),
+            users: generations(),
             any_user: AtomicU64::new(0),
             hasher: RandomState::new(),
         }

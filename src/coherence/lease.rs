@@ -1,7 +1,7 @@
 //! The right to answer from memory while Redis holds the truth.
 //!
 //! Redis pushes the name of each key that changes, and each push is counted in the stripe of its
-//! token or user. An entry is good while its stripes hold no later number than was version before
+//! token or user. An entry is good while its stripes hold no later number than was read before
 //! the read that it came from. That alone would trust a connection to be alive, so it takes two
 //! things more:
 //!
@@ -30,7 +30,7 @@ pub(crate) struct Lease {
     length: u64,
     until: AtomicU64,
     epoch: AtomicU64,
-    stripes: Generations,
+    generations: Generations,
     /// The runs of the servers that push.
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
@@ -70,7 +70,7 @@ impl Lease {
             length,
             until: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            stripes: Generations::new(),
+            generations: Generations::new(),
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
             metrics: ListenerMetrics::default(),
@@ -95,7 +95,7 @@ impl Lease {
     pub(crate) fn read_version(&self) -> Option<ReadVersion> {
         self.is_alive(self.now()).then(|| ReadVersion {
             epoch: self.epoch.load(SeqCst),
-            generation: self.stripes.current(),
+            generation: self.generations.current(),
         })
     }
 
@@ -105,7 +105,7 @@ impl Lease {
     }
 
     pub(crate) fn user(&self, mark_name: &str) -> UserStripe {
-        self.stripes.user(mark_name)
+        self.generations.user(mark_name)
     }
 
     /// Whether no connection was lost and no server flushed since.
@@ -120,27 +120,28 @@ impl Lease {
         token: TokenStripe,
         user: UserStripe,
     ) -> bool {
-        self.is_current_epoch(version) && self.stripes.is_current(version.generation, token, user)
+        self.is_current_epoch(version)
+            && self.generations.is_current(version.generation, token, user)
     }
 
     /// This process has revoked it itself.
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
-        self.stripes.revoke_token(token);
+        self.generations.revoke_token(token);
     }
 
     pub(crate) fn revoke_user(&self, mark_name: &str) {
-        self.stripes.revoke_user(mark_name);
+        self.generations.revoke_user(mark_name);
     }
 
     /// Something under a token's name has changed in Redis.
     pub(crate) fn invalidate_token_name(&self, hex: &[u8]) {
         self.metrics.invalidations.increment();
-        self.stripes.revoke_token_named(hex);
+        self.generations.revoke_token_named(hex);
     }
 
     pub(crate) fn invalidate_user_mark(&self, mark_name: &str) {
         self.metrics.invalidations.increment();
-        self.stripes.revoke_user(mark_name);
+        self.generations.revoke_user(mark_name);
     }
 
     /// From here on nothing that was read before is used.

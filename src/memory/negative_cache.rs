@@ -40,8 +40,8 @@ impl NegativeCache {
     pub(crate) fn insert(&self, key: &CacheKey, rules: u64, generation: Generation) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
-            let refusal = NegativeEntry { until, generation };
-            self.tokens.insert((key.clone(), rules), refusal);
+            let entry = NegativeEntry { until, generation };
+            self.tokens.insert((key.clone(), rules), entry);
         }
     }
 
@@ -53,19 +53,19 @@ impl NegativeCache {
         }
     }
 
-    pub(crate) fn contains(&self, key: &CacheKey, rules: u64, stripes: &Generations) -> bool {
+    pub(crate) fn contains(&self, key: &CacheKey, rules: u64, generations: &Generations) -> bool {
         if self.ttl == 0 {
             return false;
         }
         let place = (key.clone(), rules);
-        let Some(refusal) = self.tokens.get(&place) else {
+        let Some(entry) = self.tokens.get(&place) else {
             return false;
         };
-        let holds = self.clock.elapsed() < refusal.until
-            && stripes.is_current_for_all_users(refusal.generation, &key.token);
+        let holds = self.clock.elapsed() < entry.until
+            && generations.is_current_for_all_users(entry.generation, &key.token);
         if !holds {
             self.tokens
-                .remove_if(&place, |now| now.until == refusal.until);
+                .remove_if(&place, |now| now.until == entry.until);
         }
         holds
     }

@@ -61,33 +61,33 @@ mod tests {
 
     #[test]
     fn holds_until_its_end_and_no_longer() {
-        let mut verdicts = RevokedTokens::new(2);
-        assert!(!verdicts.insert(key(1), 10, 0));
-        assert!(verdicts.contains(&key(1), 9));
-        assert!(!verdicts.contains(&key(1), 10));
-        assert!(!verdicts.contains(&key(2), 0));
+        let mut tokens = RevokedTokens::new(2);
+        assert!(!tokens.insert(key(1), 10, 0));
+        assert!(tokens.contains(&key(1), 9));
+        assert!(!tokens.contains(&key(1), 10));
+        assert!(!tokens.contains(&key(2), 0));
     }
 
     #[test]
     fn forgets_the_oldest_when_full_and_says_so() {
-        let mut verdicts = RevokedTokens::new(2);
-        assert!(!verdicts.insert(key(1), 10, 0));
-        assert!(!verdicts.insert(key(2), 11, 1));
-        assert!(verdicts.insert(key(3), 12, 2));
-        assert!(!verdicts.contains(&key(1), 3));
-        assert!(verdicts.contains(&key(2), 3) && verdicts.contains(&key(3), 3));
-        assert!(!verdicts.insert(key(4), 30, 20), "the others have ended");
-        assert_eq!(verdicts.len(), 1);
+        let mut tokens = RevokedTokens::new(2);
+        assert!(!tokens.insert(key(1), 10, 0));
+        assert!(!tokens.insert(key(2), 11, 1));
+        assert!(tokens.insert(key(3), 12, 2));
+        assert!(!tokens.contains(&key(1), 3));
+        assert!(tokens.contains(&key(2), 3) && tokens.contains(&key(3), 3));
+        assert!(!tokens.insert(key(4), 30, 20), "the others have ended");
+        assert_eq!(tokens.len(), 1);
     }
 
     #[test]
     fn the_same_token_again_extends_and_takes_no_second_place() {
-        let mut verdicts = RevokedTokens::new(2);
+        let mut tokens = RevokedTokens::new(2);
         for now in 0..100 {
-            assert!(!verdicts.insert(key(1), now + 50, now));
-            assert_eq!(verdicts.len(), 1);
-            assert!(verdicts.order.len() <= 2);
+            assert!(!tokens.insert(key(1), now + 50, now));
+            assert_eq!(tokens.len(), 1);
+            assert!(tokens.order.len() <= 2);
         }
-        assert!(verdicts.contains(&key(1), 148));
+        assert!(tokens.contains(&key(1), 148));
     }
 }

@@ -35,7 +35,7 @@ const MAX_NEGATIVE_ENTRIES: usize = 10_000;
 
 pub(crate) struct LocalStore {
     entries: Cache<LocalKey, Entry, UnitWeighter, BuildHasherDefault<IdentityHasher>>,
-    stripes: Generations,
+    generations: Generations,
     revoked: Mutex<RevokedTokens>,
     negative: NegativeCache,
     /// What it takes to serve what stands in Redis as well.
@@ -112,7 +112,7 @@ impl LocalStore {
                 BuildHasherDefault::default(),
                 DefaultLifecycle::default(),
             ),
-            stripes: Generations::new(),
+            generations: Generations::new(),
             revoked: Mutex::new(RevokedTokens::new(revoked.get())),
             negative: NegativeCache::new(MAX_NEGATIVE_ENTRIES, clock.clone(), times.negative_ttl),
             lease,
@@ -139,7 +139,7 @@ impl LocalStore {
         let (token, user) = (entry.token_stripe, entry.user_stripe);
         let is_unchanged = match &self.lease {
             None => self
-                .stripes
+                .generations
                 .is_current(entry.version.generation, token, user),
             // Not whether a revocation still waits for Redis: it was counted when it began to.
             Some(lease) => lease.is_unchanged(entry.version, token, user),
@@ -166,7 +166,7 @@ impl LocalStore {
 
     /// What may be served for want of a better answer, once it is known that nothing was revoked.
     pub(crate) fn get_stale(&self, key: &CacheKey) -> Option<StaleEntry> {
-        let entry = self.entries.get(&key.near)?;
+        let entry = self.entries.get(&key.local)?;
         let is_known = self.lease.as_ref().is_none_or(|lease| {
             lease.is_alive(lease.now()) && lease.is_current_epoch(entry.version)
         });
@@ -197,7 +197,7 @@ impl LocalStore {
     /// To be version before anything is looked up or validated, and before [`Self::is_revoked`]: a
     /// verdict that comes in between is then seen by the fill.
     pub(crate) fn generation(&self) -> Generation {
-        self.stripes.current()
+        self.generations.current()
     }
 
     pub(crate) fn is_unchanged(
@@ -206,10 +206,10 @@ impl LocalStore {
         generation: Generation,
         user_id: &str,
     ) -> bool {
-        self.stripes.is_current(
+        self.generations.is_current(
             generation,
             TokenStripe::of(&key.token),
-            self.stripes.user(user_id),
+            self.generations.user(user_id),
         )
     }
 
@@ -245,7 +245,7 @@ impl LocalStore {
         let refresh_after = self.lifetimes.refresh_after(life).unwrap_or(u64::MAX);
         let usable_until = now.saturating_add(life);
         self.entries.insert(
-            key.near,
+            key.local,
             Entry {
                 user: session.user.clone(),
                 expires_at: session.expires_at,
@@ -254,7 +254,7 @@ impl LocalStore {
                 record: RecordVersion(usable_until.cast_signed()),
                 version: ReadVersion::local(generation),
                 token_stripe: TokenStripe::of(&key.token),
-                user_stripe: self.stripes.user(session.user.id()),
+                user_stripe: self.generations.user(session.user.id()),
                 stale: self.stale_window(usable_until, || None),
             },
         );
@@ -277,7 +277,7 @@ impl LocalStore {
         let vouches = admission.can_revalidate;
         let provenance = || record.provenance.clone().filter(|_| vouches);
         self.entries.insert(
-            key.near,
+            key.local,
             Entry {
                 user: record.user.clone(),
                 expires_at: record.expires_at,
@@ -293,16 +293,16 @@ impl LocalStore {
     }
 
     pub(crate) fn invalidate_token(&self, key: &CacheKey) {
-        self.stripes.revoke_token(&key.token);
+        self.generations.revoke_token(&key.token);
         if let Some(lease) = &self.lease {
             lease.revoke_token(&key.token);
         }
-        self.entries.remove(&key.near);
+        self.entries.remove(&key.local);
     }
 
     /// The identity provider has refused its token, or knows better by now.
     pub(crate) fn evict(&self, key: &CacheKey) {
-        self.entries.remove(&key.near);
+        self.entries.remove(&key.local);
     }
 
     /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
@@ -318,7 +318,7 @@ impl LocalStore {
 
     /// The marks have the names that they have in Redis.
     pub(crate) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
-        self.stripes.revoke_user(id);
+        self.generations.revoke_user(id);
         if let Some(lease) = &self.lease {
             for name in mark_names {
                 lease.revoke_user(&name);
@@ -326,7 +326,7 @@ impl LocalStore {
         }
     }
 
-    /// Sessions, revoked and negative held.
+    /// Returns the number of sessions, revoked tokens and negative entries.
     pub(crate) fn len(&self) -> (usize, usize, usize) {
         (
             self.entries.len(),
@@ -347,7 +347,7 @@ impl LocalStore {
 
     /// Whether it did so a moment ago, and nothing was revoked since.
     pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
-        self.negative.contains(key, rules, &self.stripes)
+        self.negative.contains(key, rules, &self.generations)
     }
 
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {

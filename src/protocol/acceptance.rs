@@ -31,9 +31,9 @@ pub(crate) struct ReadContext {
     /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
     pub(crate) wall: i64,
     /// The run of the server that answered.
-    pub(crate) run: Arc<str>,
+    pub(crate) run_id: Arc<str>,
     /// The peer's records from before it may be missing a mark that Redis has lost.
-    pub(crate) floor: Timestamp,
+    pub(crate) trust_floor: Timestamp,
 }
 
 /// Whether the record may be served. `max_age` is our own TTL in microseconds.
@@ -53,11 +53,11 @@ pub(crate) fn is_acceptable(
         .minus(max_age.saturating_add(CLOCK_SKEW_TOLERANCE));
     match &record.provenance {
         Some(provenance) => {
-            provenance.fence >= oldest && is_unchanged(provenance, state, &context.run)
+            provenance.fence >= oldest && is_unchanged(provenance, state, &context.run_id)
         }
         None => {
             let since = record.cached_at;
-            since > context.floor
+            since > context.trust_floor
                 && since >= oldest
                 && since <= context.time.plus(CLOCK_SKEW_TOLERANCE)
                 && is_after(since, state.mark.as_ref().map(|mark| mark.time))
@@ -111,8 +111,8 @@ mod tests {
         ReadContext {
             time: NOW,
             wall: NOW.0,
-            run: "r1".into(),
-            floor: Timestamp(0),
+            run_id: "r1".into(),
+            trust_floor: Timestamp(0),
         }
     }
 
@@ -210,17 +210,27 @@ mod tests {
     fn another_run_of_the_server_may_have_lost_what_was_revoked() {
         let none = RevocationState::default();
         let other = ReadContext {
-            run: "r2".into(),
+            run_id: "r2".into(),
             ..context()
         };
         assert!(!is_acceptable(&ours(NOW, None, None), &none, &other, TTL));
-        let floor = ReadContext {
-            floor: NOW.minus(10),
+        let trust_floor = ReadContext {
+            trust_floor: NOW.minus(10),
             ..context()
         };
         let theirs = |at| record(at, None);
-        assert!(!is_acceptable(&theirs(NOW.minus(10)), &none, &floor, TTL));
-        assert!(is_acceptable(&theirs(NOW.minus(9)), &none, &floor, TTL));
+        assert!(!is_acceptable(
+            &theirs(NOW.minus(10)),
+            &none,
+            &trust_floor,
+            TTL
+        ));
+        assert!(is_acceptable(
+            &theirs(NOW.minus(9)),
+            &none,
+            &trust_floor,
+            TTL
+        ));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
 /// How sessions are named.
 pub(crate) struct KeyDeriver {
     /// For this process alone, and for as long as it runs.
-    near: SipHasher24,
+    local: SipHasher24,
     /// Identifies the cache in this process.
     cache: u64,
     shared: TokenHasher,
@@ -51,7 +51,7 @@ impl KeyDeriver {
     pub(crate) fn new(pepper: Option<&SecretKey>, previous: Option<&SecretKey>) -> Self {
         let random = RandomState::new();
         Self {
-            near: SipHasher24::new_with_keys(random.hash_one(1), random.hash_one(2)),
+            local: SipHasher24::new_with_keys(random.hash_one(1), random.hash_one(2)),
             cache: NEXT_CACHE.fetch_add(1, Relaxed),
             shared: match pepper {
                 None => TokenHasher::Plain,
@@ -65,7 +65,7 @@ impl KeyDeriver {
 
     /// Each namespace hashes tokens under a separate key, so that a hit need not hash the namespace.
     pub(crate) fn space(&self, namespace: Namespace) -> Arc<NamespaceContext> {
-        let mut hasher = self.near;
+        let mut hasher = self.local;
         hasher.write(namespace.as_str().as_bytes());
         let Hash128 { h1, h2 } = hasher.finish128();
         let hasher = SipHasher24::new_with_keys(h1, h2);
@@ -83,7 +83,7 @@ impl KeyDeriver {
             ),
         };
         CacheKey {
-            near: space.near(token),
+            local: space.local_key(token),
             token: digest,
             previous,
             space: Arc::clone(space),
@@ -161,7 +161,7 @@ impl fmt::Debug for TokenDigest {
 #[derive(Clone, Debug)]
 pub(crate) struct CacheKey {
     /// As this process names it.
-    pub(crate) near: LocalKey,
+    pub(crate) local: LocalKey,
     pub(crate) token: TokenDigest,
     /// Boxed, since it is rare.
     previous: Option<Box<TokenDigest>>,
@@ -176,7 +176,7 @@ impl CacheKey {
     /// The name that the entry had before the pepper was changed.
     pub(crate) fn previous(&self) -> Option<Self> {
         Some(Self {
-            near: self.near,
+            local: self.local,
             token: **self.previous.as_ref()?,
             previous: None,
             space: Arc::clone(&self.space),
@@ -205,9 +205,10 @@ mod tests {
 
     #[test]
     fn a_near_key_is_of_one_token_in_one_namespace_and_one_process() {
-        let naming = KeyDeriver::new(None, None);
+        let key_deriver = KeyDeriver::new(None, None);
         let token = |text: &str| SessionToken::parse(text.to_owned()).unwrap();
-        let space = |naming: &KeyDeriver, name: &str| naming.space(Namespace::named(name));
+        let space =
+            |key_deriver: &KeyDeriver, name: &str| key_deriver.space(Namespace::named(name));
         let pairs = [
             ("ab", "c"),
             ("a", "c"),
@@ -215,27 +216,27 @@ mod tests {
             ("a", "bc"),
             ("abc", ""),
         ];
-        let key = |(text, name)| space(&naming, name).near(&token(text));
+        let key = |(text, name)| space(&key_deriver, name).local_key(&token(text));
         for (n, pair) in pairs.iter().enumerate() {
             assert_eq!(key(*pair), key(*pair));
             let others = pairs.iter().skip(n + 1);
             assert!(others.clone().all(|other| key(*other) != key(*pair)));
-            let entry = naming.entry(&token(pair.0), &space(&naming, pair.1));
-            assert_eq!(entry.near, key(*pair), "two ways to one session");
+            let entry = key_deriver.entry(&token(pair.0), &space(&key_deriver, pair.1));
+            assert_eq!(entry.local, key(*pair), "two ways to one session");
         }
         let elsewhere = space(&KeyDeriver::new(None, None), "c");
-        assert_ne!(elsewhere.near(&token("ab")), key(pairs[0]));
+        assert_ne!(elsewhere.local_key(&token("ab")), key(pairs[0]));
     }
 
     #[test]
     fn a_name_in_redis_leads_to_its_tokens_stripe() {
         let secret = SecretKey::from_bytes("x".repeat(32)).unwrap();
         for pepper in [None, Some(&secret)] {
-            let naming = KeyDeriver::new(pepper, None);
+            let key_deriver = KeyDeriver::new(pepper, None);
             for n in 0..100 {
                 let token = SessionToken::parse(format!("token-{n}")).unwrap();
-                let key = naming
-                    .entry(&token, &naming.space(Namespace::unnamed()))
+                let key = key_deriver
+                    .entry(&token, &key_deriver.space(Namespace::unnamed()))
                     .token;
                 let named = stripe_of_hex(key.hex().as_bytes(), 16_384);
                 assert_eq!(named, Some(key.stripe(16_384)));

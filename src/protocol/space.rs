@@ -35,7 +35,7 @@ impl NamespaceContext {
     }
 
     #[inline]
-    pub(crate) fn near(&self, token: &SessionToken) -> LocalKey {
+    pub(crate) fn local_key(&self, token: &SessionToken) -> LocalKey {
         LocalKey::new(self.hasher, token)
     }
 

@@ -168,7 +168,7 @@ enum Never {}
 /// A server that tells what changes.
 struct TrackingConnection {
     connection: MultiplexedConnection,
-    run: Arc<str>,
+    run_id: Arc<str>,
     /// While sentinels name it.
     term: Option<PrimaryTerm>,
     probe: Option<Arc<Probe>>,
@@ -188,15 +188,15 @@ impl Subscription {
         held: &mut LeaseGuard<'_>,
     ) -> Result<Never, ListenError> {
         let nonce = RandomState::new().hash_one(());
-        let (turn, heard) = servers.tracked_nodes(&self.key_space, nonce).await;
+        let (topology_version, heard) = servers.tracked_nodes(&self.key_space, nonce).await;
         if heard.is_empty() {
             return Err(ListenError::Unavailable);
         }
         let nodes = heard.into_iter().map(|server| self.track(server));
         let mut nodes = try_join_all(nodes).await?;
-        let runs: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.run)).collect();
+        let run_ids: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.run_id)).collect();
         // Only now: what was read before may have changed without a push.
-        self.lease.connected(runs.clone());
+        self.lease.connected(run_ids.clone());
         try_join_all(nodes.iter_mut().map(|node| self.verify_push(node))).await?;
 
         let mut previous = None;
@@ -212,8 +212,10 @@ impl Subscription {
                 self.lease.extend(previous);
             }
             // Afterwards, so that either this sees the change or the change ends the lease.
-            let runs = runs.iter().map(|run| &**run);
-            if !servers.are_current(turn, runs) || nodes.iter().any(TrackingConnection::is_left) {
+            let run_ids = run_ids.iter().map(|run_id| &**run_id);
+            if !servers.are_current(topology_version, run_ids)
+                || nodes.iter().any(TrackingConnection::is_left)
+            {
                 return Err(ListenError::Unavailable);
             }
             held.beats = held.beats.saturating_add(1);
@@ -224,10 +226,10 @@ impl Subscription {
                 continue;
             }
             if held.beats.is_multiple_of(BEATS) {
-                let runs = nodes.iter_mut();
-                let runs = runs.map(|node| self.identify(&mut node.connection));
-                let runs = try_join_all(runs).await?;
-                if runs.iter().ne(nodes.iter().map(|node| &node.run)) {
+                let run_ids = nodes.iter_mut();
+                let run_ids = run_ids.map(|node| self.identify(&mut node.connection));
+                let run_ids = try_join_all(run_ids).await?;
+                if run_ids.iter().ne(nodes.iter().map(|node| &node.run_id)) {
                     return Err(ListenError::Unavailable);
                 }
             }
@@ -245,7 +247,7 @@ impl Subscription {
             })
         });
         let (mut connection, term) = self.connect(&server, probe.clone()).await?;
-        let run = self.identify(&mut connection).await?;
+        let run_id = self.identify(&mut connection).await?;
         let mut track = cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
         for kind in self.key_space.tracked(self.tracks_records) {
@@ -254,7 +256,7 @@ impl Subscription {
         self.ask::<Value>(&mut connection, &track).await?;
         Ok(TrackingConnection {
             connection,
-            run,
+            run_id,
             term,
             probe,
         })

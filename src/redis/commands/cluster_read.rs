@@ -57,7 +57,7 @@ async fn read_keys<T>(
     mark: Option<&str>,
     revocations: impl Future<Output = Result<T, Unavailable>>,
 ) -> Result<(LookupReply, T), Unavailable> {
-    let turn = call.topology_version().await?;
+    let topology_version = call.topology_version().await?;
     let mark = async {
         match mark {
             Some(mark) => text(call, mark).await.map(Some),
@@ -72,7 +72,7 @@ async fn read_keys<T>(
         value: record.0,
         mark_name: None,
         revocations: RevocationState::parse(tombstone.0.as_deref(), mark.flatten().as_deref()),
-        run: RunIds::of_cluster(token, marks, turn),
+        run_ids: RunIds::of_cluster(token, marks, topology_version),
     };
     Ok((reply, revocations))
 }
@@ -90,7 +90,7 @@ async fn text(call: &Operation<'_>, key: &str) -> Result<Text, Unavailable> {
     // Not `GET`, which fails where something else than a text stands.
     let answer = call.send(key, cmd("MGET").arg(key)).await?;
     let [text] = read(answer.value).ok_or(Unavailable)?;
-    Ok((text, answer.run))
+    Ok((text, answer.run_id))
 }
 
 async fn time(call: &Operation<'_>, key: &str) -> Result<Timestamp, Unavailable> {

@@ -54,7 +54,7 @@ impl RedisStore {
                 .to_owned(),
             _ => "?".to_owned(),
         };
-        let mut run = seen.run.clone();
+        let mut run_ids = seen.run_ids.clone();
         let mut record = encode_prefix(
             &session.user,
             session.expires_at,
@@ -76,12 +76,12 @@ impl RedisStore {
         let is_complete = self.sealing.is_some() || self.topology.are_many();
         if self.topology.are_many() || (is_complete && mark == "?") {
             match recheck().await? {
-                Ok(now) => (mark, run) = now,
+                Ok(now) => (mark, run_ids) = now,
                 Err(filled) => return Ok(filled),
             }
         }
         if is_complete {
-            record += &encode_suffix(&mark, &run.text());
+            record += &encode_suffix(&mark, &run_ids.text());
         }
         let mut value = record.into_bytes();
         if let Some(sealing) = &self.sealing {
@@ -94,7 +94,7 @@ impl RedisStore {
         let mark_key = self.mark_key(&mark_name);
         let together: &[&str] = &[&keys.record, &keys.tombstone, &mark_key];
         let together = &together[..if self.topology.are_many() { 2 } else { 3 }];
-        let observed = seen.standing.as_deref().filter(|_| seen.replaces_standing);
+        let observed = seen.observed.as_deref().filter(|_| seen.replaces_observed);
         let observed = observed.unwrap_or_default();
         let answer = call
             .run_together(
@@ -108,7 +108,7 @@ impl RedisStore {
                     CLOCK_SKEW_TOLERANCE.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
-                    seen.run.token().as_bytes(),
+                    seen.run_ids.token().as_bytes(),
                     if is_complete { b"complete" } else { b"" },
                     observed,
                 ],
@@ -130,7 +130,7 @@ impl RedisStore {
             Some(b"moved") => {
                 let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
                 let revocations = RevocationState::parse(field(1), field(2));
-                Ok(seen.moved(fence, run, revocations, mark_name))
+                Ok(seen.moved(fence, run_ids, revocations, mark_name))
             }
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
@@ -149,7 +149,7 @@ impl RedisStore {
     ) -> Result<Result<(String, RunIds), FillReply>, Unavailable> {
         let (reply, time) = self.read(call, keys, Some(mark_name)).await?;
         let is_late = time > seen.fence.plus(self.longest_fill());
-        if is_late || !seen.run.goes_on(&reply.run) {
+        if is_late || !seen.run_ids.goes_on(&reply.run_ids) {
             return Err(Unavailable);
         }
         let RevocationState { tombstone, mark } = &reply.revocations;
@@ -168,12 +168,12 @@ impl RedisStore {
                 .mark
                 .map(|mark| mark.text)
                 .unwrap_or_default();
-            return Ok(Ok((mark, reply.run)));
+            return Ok(Ok((mark, reply.run_ids)));
         }
         let mark_name = mark_name.to_owned();
         Ok(Err(seen.moved(
             time,
-            reply.run,
+            reply.run_ids,
             reply.revocations,
             mark_name,
         )))

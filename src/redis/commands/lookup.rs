@@ -85,12 +85,12 @@ impl RedisStore {
         key: &CacheKey,
         known: &Arc<CachedLookup>,
     ) -> Result<Option<CacheableRecord>, Unavailable> {
-        let standing = match self.topology.batcher() {
+        let observed = match self.topology.batcher() {
             Some(batcher) => batcher.ask(known, call.until()).await?,
             // Boxed, so that one server need not carry the room for it.
             None => Box::pin(self.read_known_from_cluster(call, known.keys())).await?,
         };
-        let Some(value) = standing.value else {
+        let Some(value) = observed.value else {
             return Ok(None);
         };
         let (record, value) = match known.record(&value) {
@@ -103,9 +103,9 @@ impl RedisStore {
             },
         };
         // Redis was not asked for the time, so the node's clock tells the age.
-        let context = self.context(Timestamp(self.clock.wall()), &standing.run);
+        let context = self.context(Timestamp(self.clock.wall()), &observed.run_ids);
         let accepted = record.provenance.is_some()
-            && is_acceptable(&record, &standing.revocations, &context, self.max_age());
+            && is_acceptable(&record, &observed.revocations, &context, self.max_age());
         if !accepted {
             return Ok(None);
         }
@@ -113,7 +113,7 @@ impl RedisStore {
             self.memory.read(key, known, value, Arc::clone(&record));
         }
         let mark_name = &known.mark_name;
-        let served = self.served(key, record, mark_name, &context, &standing.run);
+        let served = self.served(key, record, mark_name, &context, &observed.run_ids);
         Ok(Some(served))
     }
 
@@ -146,13 +146,13 @@ impl RedisStore {
             None => time,
             Some(_) => Timestamp(self.clock.wall()),
         };
-        let context = self.context(now, &seen.run);
+        let context = self.context(now, &seen.run_ids);
         if replace.is_none() && is_acceptable(&record, &seen.revocations, &context, self.max_age())
         {
             if record.provenance.is_some() {
                 self.memory.learn(key, &mark_name);
             }
-            let served = self.served(key, Arc::new(record), &mark_name, &context, &seen.run);
+            let served = self.served(key, Arc::new(record), &mark_name, &context, &seen.run_ids);
             return Ok(LookupResult::Record(served));
         }
         if has_ended(record.expires_at, context.wall)
@@ -160,23 +160,23 @@ impl RedisStore {
         {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
         }
-        let standing = seen.value.take();
+        let observed = seen.value.take();
         Ok(LookupResult::unusable(
             seen,
             time,
             Some(mark_name),
-            standing,
+            observed,
             replace,
         ))
     }
 
     /// Deletes the record that the lookup found, since the identity provider refused its token.
     pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) {
-        if let Some(standing) = &seen.standing {
+        if let Some(observed) = &seen.observed {
             let keys = self.keys(key);
             let call = self.topology.call(Access::Write);
             // What it does not reach ends with its TTL.
-            let _ = call.run(Script::Drop, &[&keys.record], &[standing]).await;
+            let _ = call.run(Script::Drop, &[&keys.record], &[observed]).await;
         }
     }
 
@@ -186,7 +186,7 @@ impl RedisStore {
         record: Arc<Record>,
         mark_name: &str,
         context: &ReadContext,
-        run: &RunIds,
+        run_ids: &RunIds,
     ) -> CacheableRecord {
         let since = record.since();
         let ends = record.expires_at.map(wall_micros);
@@ -200,7 +200,7 @@ impl RedisStore {
                 .refresh_after(life)
                 .map(|after| after.saturating_sub(age)),
             version: RecordVersion(since.0),
-            admission: self.admission(&record, mark_name, run),
+            admission: self.admission(&record, mark_name, run_ids),
             record,
         }
     }
@@ -252,12 +252,13 @@ impl RedisStore {
 
     /// How a record that is served may be kept in memory: only if every change of what makes it
     /// unusable will be heard.
-    fn admission(&self, record: &Record, mark_name: &str, run: &RunIds) -> Option<Admission> {
+    fn admission(&self, record: &Record, mark_name: &str, run_ids: &RunIds) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
         // The peer ends its own records by deleting them.
         let hears_its_end = listener.tracks_records() || record.provenance.is_some();
         let hears_all = || {
-            run.servers()
+            run_ids
+                .servers()
                 .all(|server| listener.lease().is_tracking(server))
         };
         (hears_its_end && hears_all()).then(|| Admission {
@@ -277,8 +278,9 @@ impl RedisStore {
         let reply = self
             .read(&call, &self.keys(key), Some(&self.mark_name(user_id)))
             .await;
-        reply
-            .is_ok_and(|(reply, _)| is_unrevoked(provenance, &reply.revocations, &reply.run.text()))
+        reply.is_ok_and(|(reply, _)| {
+            is_unrevoked(provenance, &reply.revocations, &reply.run_ids.text())
+        })
     }
 
     /// What the lookup script says; the mark is that of the user in the record unless it is named.
@@ -333,17 +335,17 @@ impl RedisStore {
             value,
             mark_name,
             revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),
-            run: RunIds::of_one(answer.run),
+            run_ids: RunIds::of_one(answer.run_id),
         };
         Ok((reply, Timestamp::parse(&time).ok_or(Unavailable)?))
     }
 
-    fn context(&self, time: Timestamp, run: &RunIds) -> ReadContext {
+    fn context(&self, time: Timestamp, run_ids: &RunIds) -> ReadContext {
         ReadContext {
             time,
-            run: run.text(),
+            run_id: run_ids.text(),
             wall: self.clock.wall(),
-            floor: self.topology.trust_floor(),
+            trust_floor: self.topology.trust_floor(),
         }
     }
 

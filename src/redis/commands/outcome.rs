@@ -17,15 +17,15 @@ pub(crate) enum LookupResult {
 /// What a lookup saw, or the re-check of a fill.
 #[derive(Clone, Debug)]
 pub(crate) struct LookupSnapshot {
-    /// The run of the servers that were reply at.
-    pub(crate) run: RunIds,
+    /// The run IDs of the servers that were read.
+    pub(crate) run_ids: RunIds,
     pub(crate) fence: Timestamp,
     pub(crate) tombstone: Option<Tombstone>,
     pub(crate) mark: MarkSnapshot,
     /// The record of the namespace that stood there, whether it could be served or not.
-    pub(crate) standing: Option<Vec<u8>>,
+    pub(crate) observed: Option<Vec<u8>>,
     /// Whether a fill may replace that very record and no other.
-    pub(crate) replaces_standing: bool,
+    pub(crate) replaces_observed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -63,7 +63,7 @@ impl LookupResult {
         reply: LookupReply,
         fence: Timestamp,
         mark_name: Option<String>,
-        standing: Option<Vec<u8>>,
+        observed: Option<Vec<u8>>,
         replace: Option<ReplacePolicy>,
     ) -> Self {
         let RevocationState { tombstone, mark } = reply.revocations;
@@ -71,15 +71,15 @@ impl LookupResult {
             return Self::Revoked;
         }
         Self::Miss(Box::new(LookupSnapshot {
-            run: reply.run,
+            run_ids: reply.run_ids,
             fence,
             tombstone,
             mark: match mark_name {
                 Some(name) => MarkSnapshot::Read { name, mark },
                 None => MarkSnapshot::Unread,
             },
-            replaces_standing: standing.is_some() && replace == Some(ReplacePolicy::Observed),
-            standing,
+            replaces_observed: observed.is_some() && replace == Some(ReplacePolicy::Observed),
+            observed,
         }))
     }
 }
@@ -89,21 +89,21 @@ impl LookupSnapshot {
     pub(crate) fn moved(
         &self,
         fence: Timestamp,
-        run: RunIds,
+        run_ids: RunIds,
         revocations: RevocationState,
         mark_name: String,
     ) -> FillReply {
         let RevocationState { tombstone, mark } = revocations;
         FillReply::Conflict(Box::new(Self {
-            run,
+            run_ids,
             fence,
             tombstone,
             mark: MarkSnapshot::Read {
                 name: mark_name,
                 mark,
             },
-            standing: self.standing.clone(),
-            replaces_standing: self.replaces_standing,
+            observed: self.observed.clone(),
+            replaces_observed: self.replaces_observed,
         }))
     }
 }

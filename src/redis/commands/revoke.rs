@@ -37,7 +37,7 @@ impl RedisStore {
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.memory.forget(key);
         let call = self.topology.call(Access::Write);
-        let mut runs = Vec::new();
+        let mut run_ids = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
             // The Python service, which knows no tombstones, serves what stands under its own key,
@@ -56,9 +56,9 @@ impl RedisStore {
                     answer
                 }
             };
-            runs.push(answer.run);
+            run_ids.push(answer.run_id);
         }
-        Ok(runs)
+        Ok(run_ids)
     }
 
     pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unavailable> {
@@ -67,19 +67,19 @@ impl RedisStore {
         let ttl = decimal(self.limits.max_session_lifetime.max(records));
         let slack = CLOCK_SKEW_TOLERANCE.to_string();
         let call = self.topology.call(Access::Write);
-        let mut runs = Vec::new();
+        let mut run_ids = Vec::new();
         for name in self.mark_names(id) {
             let mark = self.mark_key(&name);
             let arguments = [&ttl[..], slack.as_bytes()];
             let answer = call.run(Script::RevokeUser, &[&mark], &arguments).await?;
-            runs.push(answer.run);
+            run_ids.push(answer.run_id);
         }
-        Ok(runs)
+        Ok(run_ids)
     }
 
     /// How many replicas have what these runs took, if that was asked for.
-    pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
-        self.topology.replicas(runs).await
+    pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
+        self.topology.replicas(run_ids).await
     }
 }
 

@@ -85,7 +85,7 @@ impl Manager {
             )
                 .into());
         }
-        let run = self
+        let run_id = self
             .shared
             .register(&info, Timestamp::from_redis_time(time));
         Ok(SharedConnection {
@@ -93,7 +93,7 @@ impl Manager {
             state: Arc::new(ConnectionState {
                 is_broken: AtomicBool::new(false),
                 hashes,
-                run,
+                run_id,
                 term,
                 _open: self.shared.registry.metrics.connections.guard(),
             }),
@@ -110,9 +110,9 @@ impl ServerState {
         if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
             self.registry.warn_of_eviction(policy);
         }
-        let run = identity(info);
-        self.registry.register(&run, now);
-        run
+        let run_id = identity(info);
+        self.registry.register(&run_id, now);
+        run_id
     }
 
     pub(crate) fn trouble(&self) -> String {

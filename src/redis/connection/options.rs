@@ -17,13 +17,13 @@ pub(crate) enum CommandError {
     Unavailable(Cow<'static, str>),
     /// As a server of a cluster says it, in this run: the keys are on another one, or on their
     /// way to it.
-    Redirected { error: RedisError, run: Arc<str> },
+    Redirected { error: RedisError, run_id: Arc<str> },
 }
 
 /// A reply, and the run of the server that gave it.
 pub(crate) struct Reply {
     pub(crate) value: Value,
-    pub(crate) run: Arc<str>,
+    pub(crate) run_id: Arc<str>,
 }
 
 impl Reply {
@@ -33,7 +33,7 @@ impl Reply {
         match before {
             None => self,
             Some(before) => Self {
-                run: format!("{before}>{}", self.run).into(),
+                run_id: format!("{before}>{}", self.run_id).into(),
                 ..self
             },
         }

@@ -174,11 +174,12 @@ impl ServerPool {
     /// used no more: the next one meets the server anew.
     pub(crate) async fn has_same_run_id(&self, until: Instant) -> bool {
         let info = |_: &SharedConnection| Cow::Owned(cmd("INFO"));
-        let Ok(Reply { value, run }) = self.0.attempt(CallOptions::read(until), info).await else {
+        let Ok(Reply { value, run_id }) = self.0.attempt(CallOptions::read(until), info).await
+        else {
             return false;
         };
         let has_same_run_id = from_redis_value::<String>(value)
-            .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run);
+            .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run_id);
         if !has_same_run_id {
             for place in &self.0.connections {
                 if let Some(connection) = lock(place).take() {
@@ -274,13 +275,13 @@ impl PoolInner {
                     Ok(value) => {
                         return Ok(Reply {
                             value,
-                            run: Arc::clone(&connection.state.run),
+                            run_id: Arc::clone(&connection.state.run_id),
                         });
                     }
                     Err(error) if error.is_io_error() => connection.mark_broken(),
                     Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
-                        let run = Arc::clone(&connection.state.run);
-                        return Err(CommandError::Redirected { error, run });
+                        let run_id = Arc::clone(&connection.state.run_id);
+                        return Err(CommandError::Redirected { error, run_id });
                     }
                     Err(error) => {
                         if error.is_unrecoverable_error()

@@ -21,11 +21,11 @@ pub(crate) struct ServerRegistry {
     lease: Option<Arc<Lease>>,
     /// Several servers at once, or one at a time.
     is_cluster: bool,
-    runs: Mutex<KnownServers>,
+    run_ids: Mutex<KnownServers>,
     /// Records up to this time may be missing a mark that a failover or restart has lost.
-    floor: AtomicI64,
+    trust_floor: AtomicI64,
     /// Counts whatever may have changed about who holds what.
-    turn: AtomicU64,
+    topology_version: AtomicU64,
     has_warned_of_eviction: AtomicBool,
     pub(crate) metrics: RedisMetrics,
 }
@@ -42,31 +42,31 @@ impl ServerRegistry {
         Self {
             lease,
             is_cluster,
-            runs: Mutex::new(KnownServers {
+            run_ids: Mutex::new(KnownServers {
                 registry: Vec::new(),
                 is_whole: false,
             }),
-            floor: AtomicI64::new(0),
-            turn: AtomicU64::new(0),
+            trust_floor: AtomicI64::new(0),
+            topology_version: AtomicU64::new(0),
             has_warned_of_eviction: AtomicBool::new(false),
             metrics: RedisMetrics::default(),
         }
     }
 
     /// A connection leads to this run, which has not served anybody yet; `now` is its time.
-    pub(crate) fn register(&self, run: &Arc<str>, now: Timestamp) {
-        let mut runs = self.runs();
-        if runs.registry.contains(run) {
+    pub(crate) fn register(&self, run_id: &Arc<str>, now: Timestamp) {
+        let mut run_ids = self.runs();
+        if run_ids.registry.contains(run_id) {
             return;
         }
-        let is_another = runs.is_whole;
+        let is_another = run_ids.is_whole;
         if !self.is_cluster {
-            runs.registry.clear();
-            runs.is_whole = true;
-        } else if runs.registry.len() >= MAX_RUNS {
-            runs.registry.remove(0);
+            run_ids.registry.clear();
+            run_ids.is_whole = true;
+        } else if run_ids.registry.len() >= MAX_RUNS {
+            run_ids.registry.remove(0);
         }
-        runs.registry.push(Arc::clone(run));
+        run_ids.registry.push(Arc::clone(run_id));
         self.turned();
         if is_another {
             // Before anybody else finds the run known.
@@ -81,7 +81,7 @@ impl ServerRegistry {
 
     /// What was stored until now may be missing what revoked it.
     pub(crate) fn raise_trust_floor(&self, now: Timestamp) {
-        self.floor
+        self.trust_floor
             .fetch_max(now.plus(CLOCK_SKEW_TOLERANCE).0, SeqCst);
         if let Some(lease) = &self.lease {
             lease.release();
@@ -92,23 +92,23 @@ impl ServerRegistry {
         self.is_cluster
     }
 
-    pub(crate) fn is_registered(&self, run: &str) -> bool {
+    pub(crate) fn is_registered(&self, run_id: &str) -> bool {
         self.runs()
             .registry
             .iter()
-            .any(|registry| **registry == *run)
+            .any(|registry| **registry == *run_id)
     }
 
     pub(crate) fn trust_floor(&self) -> Timestamp {
-        Timestamp(self.floor.load(SeqCst))
+        Timestamp(self.trust_floor.load(SeqCst))
     }
 
     pub(crate) fn topology_version(&self) -> u64 {
-        self.turn.load(SeqCst)
+        self.topology_version.load(SeqCst)
     }
 
     fn turned(&self) {
-        self.turn.fetch_add(1, SeqCst);
+        self.topology_version.fetch_add(1, SeqCst);
     }
 
     /// Slots have moved, or primaries have come or gone.
@@ -136,7 +136,7 @@ impl ServerRegistry {
     }
 
     fn runs(&self) -> MutexGuard<'_, KnownServers> {
-        lock(&self.runs)
+        lock(&self.run_ids)
     }
 }
 
@@ -146,10 +146,10 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000_000);
 
-    fn floors(registry: &ServerRegistry, run: &str) -> bool {
-        let floor = registry.trust_floor();
-        registry.register(&run.into(), Timestamp(floor.0 + NOW.0));
-        registry.trust_floor() > floor
+    fn floors(registry: &ServerRegistry, run_id: &str) -> bool {
+        let trust_floor = registry.trust_floor();
+        registry.register(&run_id.into(), Timestamp(trust_floor.0 + NOW.0));
+        registry.trust_floor() > trust_floor
     }
 
     #[test]
@@ -169,13 +169,13 @@ mod tests {
         let registry = ServerRegistry::new(None, true);
         assert!(!floors(&registry, "a") && !floors(&registry, "b"));
         registry.finish_discovery();
-        let turn = registry.topology_version();
+        let topology_version = registry.topology_version();
         assert!(
             !floors(&registry, "a")
                 && !floors(&registry, "b")
-                && registry.topology_version() == turn
+                && registry.topology_version() == topology_version
         );
-        assert!(floors(&registry, "c") && registry.topology_version() > turn);
+        assert!(floors(&registry, "c") && registry.topology_version() > topology_version);
         assert!(!floors(&registry, "c") && registry.is_registered("a"));
         for n in 0..2 * MAX_RUNS {
             registry.register(&format!("{n}").into(), NOW);

@@ -30,7 +30,7 @@ pub(crate) struct SharedConnection {
 pub(crate) struct ConnectionState {
     pub(crate) is_broken: AtomicBool,
     pub(crate) hashes: Vec<String>,
-    pub(crate) run: Arc<str>,
+    pub(crate) run_id: Arc<str>,
     /// While sentinels name its server.
     pub(crate) term: Option<PrimaryTerm>,
     pub(crate) _open: GaugeGuard,
@@ -38,7 +38,7 @@ pub(crate) struct ConnectionState {
 
 impl SharedConnection {
     pub(crate) fn run(&self) -> &Arc<str> {
-        &self.state.run
+        &self.state.run_id
     }
 
     /// The run of the server is handed to the script as its last argument.
@@ -46,7 +46,7 @@ impl SharedConnection {
         let mut call = cmd("EVALSHA");
         call.arg(&self.state.hashes[script as usize])
             .arg(keys.len());
-        call.arg(keys).arg(arguments).arg(&*self.state.run);
+        call.arg(keys).arg(arguments).arg(&*self.state.run_id);
         call
     }
 

@@ -146,7 +146,7 @@ async fn send(pool: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
             value,
             mark_name: None,
             revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),
-            run: RunIds::of_one(Arc::clone(&answer.run)),
+            run_ids: RunIds::of_one(Arc::clone(&answer.run_id)),
         });
     }
 }

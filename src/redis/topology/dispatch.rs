@@ -134,9 +134,11 @@ impl Topology {
     }
 
     /// How many replicas have what these runs of the server took, if that was asked for.
-    pub(crate) async fn replicas(&self, runs: &[Arc<str>]) -> Option<u32> {
+    pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
         match &self.kind {
-            TopologyKind::Single(one) => Some(one.replicas.as_ref()?.have(&one.pool, runs).await),
+            TopologyKind::Single(one) => {
+                Some(one.replicas.as_ref()?.have(&one.pool, run_ids).await)
+            }
             TopologyKind::Cluster(_) => None,
         }
     }
@@ -165,11 +167,11 @@ impl Topology {
     /// Whether these are still the runs that lookups meet, and of a cluster the turn is the same.
     pub(crate) fn are_current<'a>(
         &self,
-        turn: u64,
-        mut runs: impl Iterator<Item = &'a str>,
+        topology_version: u64,
+        mut run_ids: impl Iterator<Item = &'a str>,
     ) -> bool {
-        (!self.are_many() || self.registry.topology_version() == turn)
-            && runs.all(|run| self.registry.is_registered(run))
+        (!self.are_many() || self.registry.topology_version() == topology_version)
+            && run_ids.all(|run_ids| self.registry.is_registered(run_ids))
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) struct ReplicaWaiter {
 /// A wait that has ended.
 struct WaitRound {
     number: u64,
-    run: Arc<str>,
+    run_id: Arc<str>,
     count: u32,
 }
 
@@ -57,9 +57,9 @@ impl ReplicaWaiter {
     }
 
     /// How many of them, at least, have what these runs of the server have written.
-    pub(crate) async fn have(&self, pool: &ServerPool, runs: &[Arc<str>]) -> u32 {
+    pub(crate) async fn have(&self, pool: &ServerPool, run_ids: &[Arc<str>]) -> u32 {
         let until = Instant::now() + self.wanted.timeout;
-        let count = self.count(pool, runs, until).await.unwrap_or(0);
+        let count = self.count(pool, run_ids, until).await.unwrap_or(0);
         let is_short = count < self.wanted.replicas;
         let was_short = self.is_short.swap(is_short, SeqCst);
         if is_short && !was_short {
@@ -76,7 +76,7 @@ impl ReplicaWaiter {
         count
     }
 
-    async fn count(&self, pool: &ServerPool, runs: &[Arc<str>], until: Instant) -> Option<u32> {
+    async fn count(&self, pool: &ServerPool, run_ids: &[Arc<str>], until: Instant) -> Option<u32> {
         let before = self.begun.load(SeqCst);
         let dedicated = self
             .pool
@@ -85,12 +85,15 @@ impl ReplicaWaiter {
         let later = lock(&self.ended)
             .as_ref()
             .filter(|round| round.number > before)
-            .map(|round| (Arc::clone(&round.run), round.count));
-        let (run, count) = match later {
+            .map(|round| (Arc::clone(&round.run_id), round.count));
+        let (run_id, count) = match later {
             Some(later) => later,
             None => self.round(pool, turn, until).await?,
         };
-        runs.iter().all(|other| *other == run).then_some(count)
+        run_ids
+            .iter()
+            .all(|other| *other == run_id)
+            .then_some(count)
     }
 
     async fn round(
@@ -119,13 +122,13 @@ impl ReplicaWaiter {
             return None;
         };
         let count = from_redis_value(count).ok()?;
-        let run = Arc::clone(connection.run());
+        let run_id = Arc::clone(connection.run());
         *lock(&self.ended) = Some(WaitRound {
             number,
-            run: Arc::clone(&run),
+            run_id: Arc::clone(&run_id),
             count,
         });
-        Some((run, count))
+        Some((run_id, count))
     }
 }
 

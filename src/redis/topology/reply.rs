@@ -9,5 +9,5 @@ pub(crate) struct LookupReply {
     pub(crate) mark_name: Option<Vec<u8>>,
     pub(crate) revocations: RevocationState,
     /// The run of the servers that said so.
-    pub(crate) run: RunIds,
+    pub(crate) run_ids: RunIds,
 }

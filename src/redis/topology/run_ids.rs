@@ -9,7 +9,7 @@ pub(crate) struct RunIds {
     token: Arc<str>,
     mark: Option<Arc<str>>,
     /// What may have changed in the cluster until the lookup began.
-    turn: u64,
+    topology_version: u64,
 }
 
 impl RunIds {
@@ -17,13 +17,21 @@ impl RunIds {
         Self {
             token: server,
             mark: None,
-            turn: 0,
+            topology_version: 0,
         }
     }
 
     /// Without the run of the mark's server where no mark was read.
-    pub(crate) fn of_cluster(token: Arc<str>, mark: Option<Arc<str>>, turn: u64) -> Self {
-        Self { token, mark, turn }
+    pub(crate) fn of_cluster(
+        token: Arc<str>,
+        mark: Option<Arc<str>>,
+        topology_version: u64,
+    ) -> Self {
+        Self {
+            token,
+            mark,
+            topology_version,
+        }
     }
 
     /// As it stands in a record.
@@ -50,7 +58,7 @@ impl RunIds {
     pub(crate) fn goes_on(&self, now: &Self) -> bool {
         let is_marks = match &self.mark {
             Some(_) => self.mark == now.mark,
-            None => now.mark.is_none() || self.turn == now.turn,
+            None => now.mark.is_none() || self.topology_version == now.topology_version,
         };
         self.token == now.token && is_marks
     }
@@ -62,8 +70,8 @@ mod tests {
 
     #[test]
     fn a_run_goes_on_while_the_servers_are_the_same() {
-        let run = |token: &str, mark: Option<&str>, turn| {
-            RunIds::of_cluster(token.into(), mark.map(Into::into), turn)
+        let run = |token: &str, mark: Option<&str>, topology_version| {
+            RunIds::of_cluster(token.into(), mark.map(Into::into), topology_version)
         };
         let read = run("a", Some("b"), 1);
         assert_eq!(&*read.text(), "ab");

@@ -43,9 +43,9 @@ impl Cluster {
         let (mut address, mut pool) = (owner.address.clone(), owner.pool.clone());
         let mut before: Option<Arc<str>> = None;
         for _ in 0..MAX_HOPS {
-            let (error, run) = match pool.ask(options, &command).await {
+            let (error, run_id) = match pool.ask(options, &command).await {
                 Ok(answer) => return Ok(answer.via(before)),
-                Err(CommandError::Redirected { error, run }) => (error, run),
+                Err(CommandError::Redirected { error, run_id }) => (error, run_id),
                 Err(unavailable) => {
                     self.refresh_requested.notify_one();
                     return Err(unavailable);
@@ -53,11 +53,11 @@ impl Cluster {
             };
             let next = error.redirect_node();
             let Some(next) = next.and_then(|(node, _)| Address::parse(node, &address)) else {
-                return Err(CommandError::Redirected { error, run });
+                return Err(CommandError::Redirected { error, run_id });
             };
             options.is_asking = error.kind() == ErrorKind::Server(ServerErrorKind::Ask);
             if options.is_asking {
-                before = Some(run);
+                before = Some(run_id);
             } else {
                 before = None;
                 self.registry.topology_changed();
@@ -87,9 +87,9 @@ impl Cluster {
         until: Instant,
         nonce: u64,
     ) -> (u64, Vec<TrackedNode>) {
-        let turn = self.topology_version(until).await.unwrap_or_default();
+        let topology_version = self.topology_version(until).await.unwrap_or_default();
         let Some(map) = self.map(until).await else {
-            return (turn, Vec::new());
+            return (topology_version, Vec::new());
         };
         let heard = map.primaries.iter().map(|primary| TrackedNode {
             server: Endpoint::Fixed(Box::new(self.connection_info(&primary.address))),
@@ -97,7 +97,7 @@ impl Cluster {
                 self.key_space.probe(nonce.wrapping_add(n))
             }),
         });
-        (turn, heard.collect())
+        (topology_version, heard.collect())
     }
 
     /// Once the cluster is known: until then it is met for the first time.
