@@ -821,7 +821,7 @@ fn settings_that_make_no_sense_are_named() {
         let builder = builder("redis://127.0.0.1:1").local_cache(local);
         builder.build().unwrap_err().to_string()
     };
-    assert!(build(LocalCacheConfig::new(0)).contains("leave out local_cache"));
+    assert!(build(LocalCacheConfig::new(0)).contains("leave out `local_cache`"));
     for lease in [
         Duration::ZERO,
         Duration::from_millis(99),
