@@ -3,22 +3,12 @@
 //!
 //! # The path of a request
 //!
-//! | step | file | what happens |
-//! | --- | --- | --- |
-//! | layer | `layer.rs`, `policy.rs` | [`SessionCacheLayer`]: built once, cheap to clone, wraps any service |
-//! | call | `service.rs` | [`SessionCacheService`] takes the request and the inner service that was polled ready |
-//! | token | `token.rs` | a [`TokenSource`] reads the headers: found, absent or malformed |
-//! | near | `protocol/key.rs`, `memory/store.rs` | a usable session in memory, found by a keyed hash of the token: no await, no box, straight to the inner service |
-//! | key | `protocol/key.rs` | the token's digest; past this file only the validator sees the token |
-//! | hear | `redis/invalidation.rs`, `coherence/lease.rs` | beside requests: what changes in Redis, which ends what is in memory before it |
-//! | far | `redis/commands/lookup.rs`, `protocol/acceptance.rs` | with Redis: record, tombstone, mark and time in one round trip, and the rules about them |
-//! | ask | `resolver.rs`, `sync/singleflight.rs`, `validator/` | on a miss one call of the [`SessionValidator`] per token, joined by all who wait |
-//! | fill | `resolver.rs`, `redis/commands/fill.rs` | re-check, store, answer; ask once more if a revocation came between |
-//! | pass | `future.rs` | [`UserData`] and [`SessionInfo`] into the request's extensions, then the inner service |
-//! | refuse | `rejection.rs`, `grpc.rs` | a response, never an error; the [`Rejection`] goes into its extensions |
-//!
-//! Two validators come along: `validator/appwrite/` and `validator/introspection/`. What their calls have in common
-//! is in `validator/http/`, the only place that knows reqwest.
+//! The layer reads the token from the request's headers and looks for its session in memory, then in
+//! Redis. If neither has a usable one, the layer calls the [`SessionValidator`] once for all requests
+//! that wait for the token, and stores the session unless something was revoked meanwhile. The inner
+//! service then finds [`UserData`] and [`SessionInfo`] in the request's extensions; a rejected request
+//! gets a response with a [`Rejection`] in its extensions. `ARCHITECTURE.md`, next to `README.md` in the
+//! repository and in the published package, has the files and the revocation protocol.
 //!
 //! # A service
 //!
