@@ -37,13 +37,14 @@ impl Store {
         self.is_enabled && (self.redis.is_none() || self.local.lease().is_some())
     }
 
-    /// What can be served without waiting, if anything can.
+    /// Returns what can be served without waiting, if anything can. The key is computed only where
+    /// sessions are served from memory.
     #[inline]
-    pub(crate) fn get_local(&self, key: LocalKey) -> Option<CachedSession> {
+    pub(crate) fn get_local(&self, key: impl FnOnce() -> LocalKey) -> Option<CachedSession> {
         if !self.serves_from_memory() {
             return None;
         }
-        self.local.get(key)
+        self.local.get(key())
     }
 
     /// Whether this process knows that the token was revoked. A hit never hides that it was.

@@ -101,7 +101,9 @@ impl<V: SessionValidator> Resolver<V> {
 
     #[inline]
     pub(crate) fn try_local(&self, token: &SessionToken) -> LocalResult {
-        if let Some(hit) = self.store().get_local(self.cache.space().local_key(token))
+        if let Some(hit) = self
+            .store()
+            .get_local(|| self.cache.space().local_key(token))
             && self.client.validator().accepts(&hit.user)
         {
             self.store().record_lookup(hit.origin.into());

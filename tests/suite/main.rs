@@ -12,6 +12,7 @@ mod support;
 
 mod acl;
 mod appwrite;
+mod architecture;
 mod axum_handlers;
 mod cluster;
 mod composition;
