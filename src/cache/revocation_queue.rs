@@ -22,7 +22,7 @@ const MAX_QUEUED: usize = 10_000;
 #[non_exhaustive]
 pub enum RevokeErrorKind {
     /// Redis does not answer. It is delivered to it as soon as possible; a revoked token for as
-    /// long as the verdict holds, the rest until no record from before can be usable any more
+    /// long as the kind holds, the rest until no record from before can be usable any more
     /// (cache TTL, validation timeout and 5 seconds).
     Queued,
     /// Redis does not answer, and too many revocations wait for it already. Repeat it later.

@@ -134,7 +134,7 @@ impl Store {
             return Some(Vec::new());
         };
         match what {
-            RevocationRequest::Token(key, verdict) => redis.revoke_token(key, *verdict).await.ok(),
+            RevocationRequest::Token(key, kind) => redis.revoke_token(key, *kind).await.ok(),
             RevocationRequest::User(id) => redis.revoke_user(id).await.ok(),
         }
     }
@@ -142,8 +142,8 @@ impl Store {
     /// Makes it hold in this process.
     fn apply(&self, what: &RevocationRequest) {
         match what {
-            RevocationRequest::Token(key, verdict) => {
-                if *verdict == TombstoneKind::Revoke {
+            RevocationRequest::Token(key, kind) => {
+                if *kind == TombstoneKind::Revoke {
                     self.mark_revoked(key);
                 }
                 self.local.invalidate_token(key);

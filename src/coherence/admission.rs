@@ -27,6 +27,6 @@ impl CacheableRecord {
 pub(crate) struct Admission {
     /// The stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
-    /// Whether its mark stands under the name that [`RedisStore::is_still_valid`](crate::redis::Redis::vouches) looks under.
+    /// Whether its mark stands under the name that [`RedisStore::is_still_valid`](crate::redis::RedisStore::is_still_valid) looks under.
     pub(crate) can_revalidate: bool,
 }

@@ -126,7 +126,7 @@ impl LocalStore {
         self.lease.as_ref()
     }
 
-    /// The near lookup: a usable entry, or nothing.
+    /// Returns a usable entry.
     pub(crate) fn get(&self, key: LocalKey) -> Option<CachedSession> {
         let now = self.clock.elapsed();
         // Before the entry's numbers are compared: what the lease proves is counted by now.
@@ -194,7 +194,7 @@ impl LocalStore {
         })
     }
 
-    /// To be version before anything is looked up or validated, and before [`Self::is_revoked`]: a
+    /// Must be read before anything is looked up or validated, and before [`Self::is_revoked`]: a
     /// verdict that comes in between is then seen by the fill.
     pub(crate) fn generation(&self) -> Generation {
         self.generations.current()

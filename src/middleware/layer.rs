@@ -58,7 +58,7 @@ use crate::{
 /// # Ok(()) }
 /// ```
 pub struct SessionCacheLayer<V> {
-    gate: Arc<Shared<V>>,
+    shared: Arc<Shared<V>>,
 }
 
 impl<V: SessionValidator> SessionCacheLayer<V> {
@@ -70,7 +70,7 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// [one was chosen](SessionCache::with_namespace) for it.
     pub fn new(cache: SessionCache, validator: V) -> Self {
         Self {
-            gate: Arc::new(Shared {
+            shared: Arc::new(Shared {
                 policy: Arc::new(Policy::required()),
                 resolver: Resolver::new(cache, validator),
             }),
@@ -149,14 +149,14 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// whatever their validators are. See [`Namespace`].
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
-        Arc::make_mut(&mut self.gate)
+        Arc::make_mut(&mut self.shared)
             .resolver
             .set_namespace(namespace.into());
         self
     }
 
     fn with_policy(mut self, change: impl FnOnce(&mut Policy)) -> Self {
-        change(Arc::make_mut(&mut Arc::make_mut(&mut self.gate).policy));
+        change(Arc::make_mut(&mut Arc::make_mut(&mut self.shared).policy));
         self
     }
 }
@@ -167,14 +167,14 @@ impl<S: Clone, V> Layer<S> for SessionCacheLayer<V> {
     type Service = SessionCacheService<S, V>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        SessionCacheService::new(inner, Arc::clone(&self.gate))
+        SessionCacheService::new(inner, Arc::clone(&self.shared))
     }
 }
 
 impl<V> Clone for SessionCacheLayer<V> {
     fn clone(&self) -> Self {
         Self {
-            gate: Arc::clone(&self.gate),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
@@ -182,8 +182,8 @@ impl<V> Clone for SessionCacheLayer<V> {
 impl<V> fmt::Debug for SessionCacheLayer<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCacheLayer")
-            .field("policy", &self.gate.policy)
-            .field("cache", self.gate.resolver.cache())
+            .field("policy", &self.shared.policy)
+            .field("cache", self.shared.resolver.cache())
             .finish()
     }
 }

@@ -9,6 +9,7 @@ mod rejection;
 mod response;
 mod service;
 
+#[cfg(feature = "axum")]
 pub(crate) use self::response::RejectionResponse;
 pub use self::{
     body::ResponseBody,

@@ -41,12 +41,12 @@ impl<V> Clone for Shared<V> {
 /// polled ready. Its errors are the inner service's: a refusal is a response.
 pub struct SessionCacheService<S, V> {
     inner: S,
-    gate: Arc<Shared<V>>,
+    shared: Arc<Shared<V>>,
 }
 
 impl<S, V> SessionCacheService<S, V> {
-    pub(crate) fn new(inner: S, gate: Arc<Shared<V>>) -> Self {
-        Self { inner, gate }
+    pub(crate) fn new(inner: S, shared: Arc<Shared<V>>) -> Self {
+        Self { inner, shared }
     }
 
     /// The inner service.
@@ -79,7 +79,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let Shared { policy, resolver } = &*self.gate;
+        let Shared { policy, resolver } = &*self.shared;
         if let Some(user) = request.extensions().get::<UserData>()
             && (policy.trusts_outer_user || resolver.accepts_from_outside(user))
         {
@@ -123,7 +123,7 @@ impl<S: Clone, V> Clone for SessionCacheService<S, V> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            gate: Arc::clone(&self.gate),
+            shared: Arc::clone(&self.shared),
         }
     }
 }
@@ -132,8 +132,8 @@ impl<S: fmt::Debug, V> fmt::Debug for SessionCacheService<S, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SessionCacheService")
             .field("inner", &self.inner)
-            .field("policy", &self.gate.policy)
-            .field("cache", self.gate.resolver.cache())
+            .field("policy", &self.shared.policy)
+            .field("cache", self.shared.resolver.cache())
             .finish()
     }
 }

@@ -153,7 +153,7 @@ impl Hash for TokenDigest {
 
 impl fmt::Debug for TokenDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenKey(…)")
+        f.write_str("TokenDigest(…)")
     }
 }
 

@@ -34,7 +34,7 @@ impl Hash for LocalKey {
 
 impl fmt::Debug for LocalKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("NearKey(…)")
+        f.write_str("LocalKey(…)")
     }
 }
 

@@ -112,6 +112,8 @@ impl NamespaceContext {
 
 impl fmt::Debug for NamespaceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Space").field(&self.namespace).finish()
+        f.debug_tuple("NamespaceContext")
+            .field(&self.namespace)
+            .finish()
     }
 }

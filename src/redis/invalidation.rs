@@ -188,11 +188,11 @@ impl Subscription {
         held: &mut LeaseGuard<'_>,
     ) -> Result<Never, ListenError> {
         let nonce = RandomState::new().hash_one(());
-        let (topology_version, heard) = servers.tracked_nodes(&self.key_space, nonce).await;
-        if heard.is_empty() {
+        let (topology_version, nodes) = servers.tracked_nodes(&self.key_space, nonce).await;
+        if nodes.is_empty() {
             return Err(ListenError::Unavailable);
         }
-        let nodes = heard.into_iter().map(|server| self.track(server));
+        let nodes = nodes.into_iter().map(|server| self.track(server));
         let mut nodes = try_join_all(nodes).await?;
         let run_ids: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.run_id)).collect();
         // Only now: what was read before may have changed without a push.
@@ -220,7 +220,7 @@ impl Subscription {
             }
             held.beats = held.beats.saturating_add(1);
             if held.beats > 1 && std::mem::take(&mut held.has_warned) {
-                tracing::info!("sessions are served from the local cache again");
+                tracing::info!(target: INVALIDATION, "sessions are served from the local cache again");
             }
             if held.beats == 1 {
                 continue;

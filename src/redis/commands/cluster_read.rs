@@ -55,7 +55,7 @@ async fn read_keys<T>(
     record: &str,
     tombstone: &str,
     mark: Option<&str>,
-    revocations: impl Future<Output = Result<T, Unavailable>>,
+    concurrent_read: impl Future<Output = Result<T, Unavailable>>,
 ) -> Result<(LookupReply, T), Unavailable> {
     let topology_version = call.topology_version().await?;
     let mark = async {
@@ -64,8 +64,13 @@ async fn read_keys<T>(
             None => Ok(None),
         }
     };
-    let all = try_join4(text(call, record), text(call, tombstone), mark, revocations);
-    let (record, tombstone, mark, revocations) = all.await?;
+    let all = try_join4(
+        text(call, record),
+        text(call, tombstone),
+        mark,
+        concurrent_read,
+    );
+    let (record, tombstone, mark, concurrent) = all.await?;
     let token = token(&record, &tombstone);
     let (mark, marks) = mark.unzip();
     let reply = LookupReply {
@@ -74,7 +79,7 @@ async fn read_keys<T>(
         revocations: RevocationState::parse(tombstone.0.as_deref(), mark.flatten().as_deref()),
         run_ids: RunIds::of_cluster(token, marks, topology_version),
     };
-    Ok((reply, revocations))
+    Ok((reply, concurrent))
 }
 
 /// The run of the server that holds what is the token's. While its slot moves there may be two,

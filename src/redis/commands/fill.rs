@@ -73,8 +73,8 @@ impl RedisStore {
             });
         }
         // Neither what is sealed can be completed by Redis, nor by one server what takes two.
-        let is_complete = self.sealing.is_some() || self.topology.are_many();
-        if self.topology.are_many() || (is_complete && mark == "?") {
+        let is_complete = self.sealing.is_some() || self.topology.is_cluster();
+        if self.topology.is_cluster() || (is_complete && mark == "?") {
             match recheck().await? {
                 Ok(now) => (mark, run_ids) = now,
                 Err(filled) => return Ok(filled),
@@ -93,7 +93,7 @@ impl RedisStore {
         }
         let mark_key = self.mark_key(&mark_name);
         let together: &[&str] = &[&keys.record, &keys.tombstone, &mark_key];
-        let together = &together[..if self.topology.are_many() { 2 } else { 3 }];
+        let together = &together[..if self.topology.is_cluster() { 2 } else { 3 }];
         let observed = seen.observed.as_deref().filter(|_| seen.replaces_observed);
         let observed = observed.unwrap_or_default();
         let answer = call
@@ -130,7 +130,7 @@ impl RedisStore {
             Some(b"moved") => {
                 let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
                 let revocations = RevocationState::parse(field(1), field(2));
-                Ok(seen.moved(fence, run_ids, revocations, mark_name))
+                Ok(seen.conflict(fence, run_ids, revocations, mark_name))
             }
             // `lost` among them: what this server knows says nothing of the time before. And `late`:
             // a tombstone may have come and gone.
@@ -171,7 +171,7 @@ impl RedisStore {
             return Ok(Ok((mark, reply.run_ids)));
         }
         let mark_name = mark_name.to_owned();
-        Ok(Err(seen.moved(
+        Ok(Err(seen.conflict(
             time,
             reply.run_ids,
             reply.revocations,

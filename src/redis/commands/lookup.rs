@@ -291,7 +291,7 @@ impl RedisStore {
         keys: &SessionKeys,
         mark_name: Option<&str>,
     ) -> Result<(LookupReply, Timestamp), Unavailable> {
-        let (reply, time) = if self.topology.are_many() {
+        let (reply, time) = if self.topology.is_cluster() {
             self.read_from_cluster(call, keys, mark_name).await?
         } else {
             self.read_by_script(call, keys, mark_name).await?

@@ -86,7 +86,7 @@ impl LookupResult {
 
 impl LookupSnapshot {
     /// What the re-check of a fill saw instead.
-    pub(crate) fn moved(
+    pub(crate) fn conflict(
         &self,
         fence: Timestamp,
         run_ids: RunIds,

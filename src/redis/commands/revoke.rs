@@ -21,9 +21,9 @@ impl RedisStore {
     pub(crate) async fn revoke_token(
         &self,
         key: &CacheKey,
-        verdict: TombstoneKind,
+        kind: TombstoneKind,
     ) -> Result<Vec<Arc<str>>, Unavailable> {
-        let (word, ttl) = match verdict {
+        let (word, ttl) = match kind {
             TombstoneKind::Invalidate => ("forget", self.limits.tombstone_ttl),
             TombstoneKind::Revoke => (
                 "refuse",

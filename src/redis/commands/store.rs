@@ -136,7 +136,7 @@ pub(crate) fn micros(duration: Duration) -> i64 {
 
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis")
+        f.debug_struct("RedisStore")
             .field("links", &self.topology)
             .finish_non_exhaustive()
     }

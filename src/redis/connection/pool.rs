@@ -309,7 +309,7 @@ impl PoolInner {
 
 impl fmt::Debug for ServerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links")
+        f.debug_struct("ServerPool")
             .field("deadlines", &self.0.timeouts)
             .field("breaker", &self.0.breaker)
             .finish_non_exhaustive()

@@ -21,7 +21,7 @@ pub(crate) struct ServerRegistry {
     lease: Option<Arc<Lease>>,
     /// Several servers at once, or one at a time.
     is_cluster: bool,
-    run_ids: Mutex<KnownServers>,
+    known: Mutex<KnownServers>,
     /// Records up to this time may be missing a mark that a failover or restart has lost.
     trust_floor: AtomicI64,
     /// Counts whatever may have changed about who holds what.
@@ -32,9 +32,9 @@ pub(crate) struct ServerRegistry {
 
 struct KnownServers {
     /// The oldest first.
-    registry: Vec<Arc<str>>,
+    run_ids: Vec<Arc<str>>,
     /// From here on another run is one that has taken the place of one before.
-    is_whole: bool,
+    is_discovered: bool,
 }
 
 impl ServerRegistry {
@@ -42,9 +42,9 @@ impl ServerRegistry {
         Self {
             lease,
             is_cluster,
-            run_ids: Mutex::new(KnownServers {
-                registry: Vec::new(),
-                is_whole: false,
+            known: Mutex::new(KnownServers {
+                run_ids: Vec::new(),
+                is_discovered: false,
             }),
             trust_floor: AtomicI64::new(0),
             topology_version: AtomicU64::new(0),
@@ -55,19 +55,19 @@ impl ServerRegistry {
 
     /// A connection leads to this run, which has not served anybody yet; `now` is its time.
     pub(crate) fn register(&self, run_id: &Arc<str>, now: Timestamp) {
-        let mut run_ids = self.runs();
-        if run_ids.registry.contains(run_id) {
+        let mut known = self.known();
+        if known.run_ids.contains(run_id) {
             return;
         }
-        let is_another = run_ids.is_whole;
+        let is_another = known.is_discovered;
         if !self.is_cluster {
-            run_ids.registry.clear();
-            run_ids.is_whole = true;
-        } else if run_ids.registry.len() >= MAX_RUNS {
-            run_ids.registry.remove(0);
+            known.run_ids.clear();
+            known.is_discovered = true;
+        } else if known.run_ids.len() >= MAX_RUNS {
+            known.run_ids.remove(0);
         }
-        run_ids.registry.push(Arc::clone(run_id));
-        self.turned();
+        known.run_ids.push(Arc::clone(run_id));
+        self.advance_topology_version();
         if is_another {
             // Before anybody else finds the run known.
             self.raise_trust_floor(now);
@@ -93,10 +93,7 @@ impl ServerRegistry {
     }
 
     pub(crate) fn is_registered(&self, run_id: &str) -> bool {
-        self.runs()
-            .registry
-            .iter()
-            .any(|registry| **registry == *run_id)
+        self.known().run_ids.iter().any(|known| **known == *run_id)
     }
 
     pub(crate) fn trust_floor(&self) -> Timestamp {
@@ -107,13 +104,13 @@ impl ServerRegistry {
         self.topology_version.load(SeqCst)
     }
 
-    fn turned(&self) {
+    fn advance_topology_version(&self) {
         self.topology_version.fetch_add(1, SeqCst);
     }
 
     /// Slots have moved, or primaries have come or gone.
     pub(crate) fn topology_changed(&self) {
-        self.turned();
+        self.advance_topology_version();
         if let Some(lease) = &self.lease {
             lease.release();
         }
@@ -121,7 +118,7 @@ impl ServerRegistry {
 
     /// All servers that there are have been met, as far as they answer.
     pub(crate) fn finish_discovery(&self) {
-        self.runs().is_whole = true;
+        self.known().is_discovered = true;
     }
 
     pub(crate) fn warn_of_eviction(&self, policy: &str) {
@@ -135,8 +132,8 @@ impl ServerRegistry {
         }
     }
 
-    fn runs(&self) -> MutexGuard<'_, KnownServers> {
-        lock(&self.run_ids)
+    fn known(&self) -> MutexGuard<'_, KnownServers> {
+        lock(&self.known)
     }
 }
 
@@ -180,6 +177,6 @@ mod tests {
         for n in 0..2 * MAX_RUNS {
             registry.register(&format!("{n}").into(), NOW);
         }
-        assert_eq!(registry.runs().registry.len(), MAX_RUNS);
+        assert_eq!(registry.known().run_ids.len(), MAX_RUNS);
     }
 }

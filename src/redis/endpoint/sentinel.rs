@@ -46,11 +46,11 @@ struct SentinelSet {
     /// What they call the primary.
     name: String,
     /// How to connect to it, wherever it is.
-    how: ConnectionInfo,
+    connection_info: ConnectionInfo,
     /// How long each may take to answer.
     timeout: Duration,
     view: watch::Sender<PrimaryView>,
-    options: Arc<AtomicU64>,
+    term_counter: Arc<AtomicU64>,
     asked: Notify,
 }
 
@@ -72,22 +72,22 @@ struct Primary {
 /// The time for which a primary is the one that the sentinels name.
 #[derive(Clone)]
 pub(crate) struct PrimaryTerm {
-    options: Arc<AtomicU64>,
+    term_counter: Arc<AtomicU64>,
     number: u64,
 }
 
 impl PrimaryTerm {
     pub(crate) fn is_over(&self) -> bool {
-        self.options.load(SeqCst) != self.number
+        self.term_counter.load(SeqCst) != self.number
     }
 }
 
 impl SentinelClient {
-    /// They are asked on first use. `how` is how to connect to the primary, at another address.
+    /// They are asked on first use. `connection_info` is how to connect to the primary, at another address.
     pub(crate) fn new(
         sentinels: Vec<ConnectionInfo>,
         name: String,
-        how: ConnectionInfo,
+        connection_info: ConnectionInfo,
         connect_timeout: Duration,
     ) -> Self {
         // The rest is for the primary itself.
@@ -100,10 +100,10 @@ impl SentinelClient {
             group: Arc::new(SentinelSet {
                 sentinels,
                 name,
-                how,
+                connection_info,
                 timeout,
                 view: watch::Sender::default(),
-                options: Arc::default(),
+                term_counter: Arc::default(),
                 asked: Notify::new(),
             }),
             task: BackgroundTask::default(),
@@ -115,8 +115,8 @@ impl SentinelClient {
         &self.group.name
     }
 
-    pub(crate) fn how(&self) -> &ConnectionInfo {
-        &self.group.how
+    pub(crate) fn connection_info(&self) -> &ConnectionInfo {
+        &self.group.connection_info
     }
 
     /// Asks them. Ends with an error if none of them answers, or none that can know.
@@ -131,10 +131,13 @@ impl SentinelClient {
         match (&view.newest, &view.trouble) {
             (Some(primary), None) => {
                 let term = PrimaryTerm {
-                    options: Arc::clone(&group.options),
-                    number: group.options.load(SeqCst),
+                    term_counter: Arc::clone(&group.term_counter),
+                    number: group.term_counter.load(SeqCst),
                 };
-                Ok((at(&group.how, &primary.host, primary.port), term))
+                Ok((
+                    at(&group.connection_info, &primary.host, primary.port),
+                    term,
+                ))
             }
             (_, trouble) => Err((
                 ErrorKind::MasterNameNotFoundBySentinel,
@@ -206,7 +209,7 @@ impl SentinelSet {
                 Some(newest) => {
                     if known.is_some_and(|known| !known.is_where(newest)) {
                         // Before the view is seen: who takes its number takes it after that.
-                        self.options.fetch_add(1, SeqCst);
+                        self.term_counter.fetch_add(1, SeqCst);
                         let primary = format!("{}:{}", newest.host, newest.port);
                         tracing::info!(target: REDIS, primary, "the sentinels name another primary");
                     }
@@ -285,6 +288,6 @@ fn timeout_message() -> RedisError {
 
 impl fmt::Debug for SentinelClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sentinels").finish_non_exhaustive()
+        f.debug_struct("SentinelClient").finish_non_exhaustive()
     }
 }

@@ -26,7 +26,7 @@ impl Endpoint {
     pub(crate) fn timeout_message(&self) -> &'static str {
         timeout_message(match self {
             Self::Fixed(server) => server,
-            Self::Sentinel(sentinels) => sentinels.how(),
+            Self::Sentinel(sentinels) => sentinels.connection_info(),
         })
     }
 

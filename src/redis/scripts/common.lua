@@ -6,7 +6,7 @@ local function stamp(micros)
   return string.format('%d.%06d', math.floor(micros / 1000000), micros % 1000000)
 end
 
--- As Stamp::parse reads it; nil for what is no time.
+-- As Timestamp::parse reads it; nil for what is no time.
 local function micros(text)
   if type(text) ~= 'string' or #text > 32 then return nil end
   local seconds, decimals = string.match(text, '^(%d+)%.?(%d*)$')

@@ -98,7 +98,7 @@ impl Topology {
     }
 
     /// Whether record and mark may be on different servers.
-    pub(crate) fn are_many(&self) -> bool {
+    pub(crate) fn is_cluster(&self) -> bool {
         self.registry.is_cluster()
     }
 
@@ -170,7 +170,7 @@ impl Topology {
         topology_version: u64,
         mut run_ids: impl Iterator<Item = &'a str>,
     ) -> bool {
-        (!self.are_many() || self.registry.topology_version() == topology_version)
+        (!self.is_cluster() || self.registry.topology_version() == topology_version)
             && run_ids.all(|run_ids| self.registry.is_registered(run_ids))
     }
 }

@@ -134,7 +134,7 @@ impl ReplicaWaiter {
 
 impl fmt::Debug for ReplicaWaiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Replicas")
+        f.debug_struct("ReplicaWaiter")
             .field("wanted", &self.wanted)
             .finish_non_exhaustive()
     }
