@@ -1,5 +1,5 @@
-//! Stops asking a Redis that does not answer, so that an outage costs a few requests a timeout
-//! and the others nothing.
+//! Circuit breaker for one Redis server. It opens after three consecutive failures, so that an
+//! outage costs a few requests a timeout and the others nothing.
 
 use std::{
     fmt,
@@ -8,19 +8,20 @@ use std::{
 
 use crate::telemetry::{Gauge, REDIS_CIRCUIT_OPEN};
 
-/// So many failures in a row open it: one may be a lost packet.
+/// Consecutive failures that open the breaker. A single failure may be a lost packet.
 const FAILURES: u32 = 3;
 
-/// What an operation is to do. A server that is full, cannot save, or has become a replica goes on
-/// answering reads, so their success says nothing about writes.
+/// Access that an operation needs. A server that is full, cannot save or has become a replica still
+/// answers reads, so a successful read says nothing about writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// Closed it lets calls through and counts failures in a row; open it lets none through, until
-/// whoever opened it has found that Redis answers again.
+/// Circuit breaker. While closed, it lets calls through and counts consecutive failures. While
+/// open, it lets no call through, until the caller that opened it has found that Redis answers
+/// again.
 pub(crate) struct Breaker {
     reads: AtomicU32,
     writes: AtomicU32,
@@ -59,7 +60,8 @@ impl Breaker {
         }
     }
 
-    /// Whether this failure opened it: one caller is told, and has to close it again.
+    /// Records a failure and returns whether it opened the breaker. Only one caller gets `true`,
+    /// and it must close the breaker again.
     pub(crate) fn failed(&self, effect: Access) -> bool {
         let failures = match effect {
             Access::Read => &self.reads,
@@ -80,7 +82,8 @@ impl Breaker {
     }
 }
 
-/// Mostly zero already, and then no other core needs to hear of it.
+/// Resets a counter. It is usually zero already, and skipping the store then avoids contention on
+/// its cache line.
 fn reset(failures: &AtomicU32) {
     if failures.load(SeqCst) > 0 {
         failures.store(0, SeqCst);

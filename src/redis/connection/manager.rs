@@ -1,4 +1,4 @@
-//! Makes the connections of a pool, and names the run of their server before they are used.
+//! bb8's connection manager. It registers the run ID of the server before a connection is used.
 
 use std::{
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -25,12 +25,12 @@ use crate::{
     sync::lock,
 };
 
-/// What all links know of their server.
+/// State that all connections to one server share.
 pub(crate) struct ServerState {
     pub(crate) registry: Arc<ServerRegistry>,
-    /// Why the last connection failed.
+    /// Why the last attempt to connect failed.
     pub(crate) trouble: Mutex<Option<String>>,
-    /// What is to be said of a server that says nothing.
+    /// Error text if the server does not reply in time.
     pub(crate) timeout_message: &'static str,
 }
 
@@ -47,7 +47,8 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<SharedConnection, RedisError> {
-        // All of it, since a server that is frozen accepts connections and goes no further.
+        // The timeout covers every step: an unresponsive server accepts connections and goes no
+        // further.
         let connection = timeout(self.timeout, self.connection())
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.timeout_message).into()));
@@ -102,10 +103,11 @@ impl Manager {
 }
 
 impl ServerState {
-    /// Names the run of a server, before it serves.
+    /// Registers the run ID of a server before a connection to it is used.
     fn register(&self, info: &str, now: Timestamp) -> Arc<str> {
         let field = |name| field(info, name);
-        // What revokes has a longer life than what it revokes; eviction does not care.
+        // Marks and tombstones outlive the records that they revoke, but eviction ignores that
+        // order.
         let policy = field("maxmemory_policy");
         if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
             self.registry.warn_of_eviction(policy);

@@ -1,4 +1,4 @@
-//! How one server is talked to: shared connections, a circuit breaker, and the server's run ID.
+//! Connections to one server: shared connections, a circuit breaker and the server's run ID.
 
 mod breaker;
 mod info;

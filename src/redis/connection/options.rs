@@ -1,4 +1,4 @@
-//! What a command may do and until when, and what comes back.
+//! Options of a command, its reply and its errors.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -7,28 +7,28 @@ use tokio::time::Instant;
 
 use super::breaker::Access;
 
-/// Redis did not answer in time, or not as it should.
+/// Redis did not reply in time, or not as expected.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unavailable;
 
-/// Why a server gave no answer.
+/// Why a command got no usable reply.
 pub(crate) enum CommandError {
-    /// It did not answer in time, or not as it should; the text says what went wrong.
+    /// The server did not reply in time, or not as expected. The text says what went wrong.
     Unavailable(Cow<'static, str>),
-    /// As a server of a cluster says it, in this run: the keys are on another one, or on their
-    /// way to it.
+    /// A cluster node with this run ID replied that the keys are on another node, or on their way
+    /// to it.
     Redirected { error: RedisError, run_id: Arc<str> },
 }
 
-/// A reply, and the run of the server that gave it.
+/// A reply and the run ID of the server that sent it.
 pub(crate) struct Reply {
     pub(crate) value: Value,
     pub(crate) run_id: Arc<str>,
 }
 
 impl Reply {
-    /// While a slot is on its way, what is not on the one server may be on the other, so that the
-    /// answer depends on both.
+    /// Adds the run ID of the server that redirected here, if any. While a slot moves, a key that
+    /// one server lacks may be on the other, so the reply depends on both.
     pub(crate) fn via(self, before: Option<Arc<str>>) -> Self {
         match before {
             None => self,
@@ -40,12 +40,12 @@ impl Reply {
     }
 }
 
-/// What one operation may do, and until when: however many commands it takes.
+/// Access and deadline of one operation. The deadline covers all of its commands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallOptions {
     pub(crate) effect: Access,
     pub(crate) until: Instant,
-    /// Whether to send it to a server that the slot of its keys is on its way to.
+    /// Whether the command goes to a server that the slot of its keys is moving to.
     pub(crate) is_asking: bool,
 }
 
@@ -67,13 +67,13 @@ impl CallOptions {
     }
 }
 
-/// How long what may be waited for.
+/// Timeouts of one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timeouts {
-    /// Making a connection, until it has loaded the scripts.
+    /// For making a connection, including the loading of the scripts.
     pub(crate) connect: Duration,
-    /// A call's wait for a connection.
+    /// For a call's wait for a connection.
     pub(crate) checkout: Duration,
-    /// A call as a whole.
+    /// For a call as a whole.
     pub(crate) call: Duration,
 }

@@ -1,11 +1,12 @@
-//! Connections to one Redis: few, shared, and never waited for longer than the timeout.
+//! Pool of connections to one server: few, shared, and no call waits longer than the timeout.
 //!
-//! bb8 keeps the connections; what it cannot know is told by a manager of our own. Its stock one
-//! either asks each connection for a PING before use, or never finds out that one has died. Here
-//! a link carries a flag that is set on the first I/O error or timeout, so checking costs nothing
-//! and the pool heals after a restart. A link is cloned out of the pool and given back at once:
-//! each multiplexes all its callers, so a slow caller keeps nobody waiting. The clones are kept at
-//! hand, for even a pool that always has one asks for a lock and a timer.
+//! bb8 keeps the connections. Its stock manager either sends a PING on each connection before use,
+//! or never finds out that one has died. Our manager reads a flag on the connection that is set on
+//! the first I/O error or timeout, so checking costs nothing and the pool recovers after a restart.
+//!
+//! A connection is cloned out of the pool and returned immediately. Each multiplexes all its
+//! callers, so a slow caller does not block the others. The clones are kept outside of the pool,
+//! because even a pool that always has a connection takes a lock and a timer to return it.
 
 use std::{
     borrow::Cow,
@@ -47,34 +48,34 @@ use crate::{
     telemetry::REDIS,
 };
 
-/// Between two attempts to reach a Redis that did not answer.
+/// Pauses between two attempts to reach a server that did not reply: the first and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Two connections carry as many commands as one Redis answers.
+/// Number of connections. Two carry as many commands as one Redis can answer.
 const CONNECTIONS: u32 = 2;
 
-/// To one server.
+/// Pool of connections to one server.
 #[derive(Clone)]
 pub(crate) struct ServerPool(Arc<PoolInner>);
 
 struct PoolInner {
-    /// Made on first use, since bb8 connects at once, which takes a runtime.
+    /// Created on first use, because bb8 connects immediately, which requires a runtime.
     pool: OnceLock<Pool<Manager>>,
     manager: Manager,
-    /// The links in use. Who sends a command takes the next of these in turn, and asks the pool
-    /// only for what is missing or has died.
+    /// The connections in use. Commands take them in turn, and ask the pool only for one that is
+    /// missing or broken.
     connections: [Mutex<Option<SharedConnection>>; CONNECTIONS as usize],
     turn: AtomicUsize,
     shared: Arc<ServerState>,
     breaker: Breaker,
     timeouts: Timeouts,
-    /// A key of our own, written to find out whether the server takes writes again.
+    /// Dedicated key that is written to find out whether the server takes writes again.
     probe: Mutex<String>,
 }
 
 impl ServerPool {
-    /// Connects on first use.
+    /// Creates a pool that connects on first use.
     pub(crate) fn new(
         server: Endpoint,
         timeouts: Timeouts,
@@ -108,7 +109,7 @@ impl ServerPool {
         self.0.breaker.is_open()
     }
 
-    /// A connection beside those that all share.
+    /// Returns a pool of one connection, in addition to the shared ones.
     pub(crate) fn pool_of_one(&self, timeout: Duration) -> Pool<Manager> {
         self.0.pool_of(1, timeout)
     }
@@ -117,12 +118,13 @@ impl ServerPool {
         self.0.timeouts.call
     }
 
-    /// The name of a key that anybody may write.
+    /// Returns the name of the probe key. Any caller may write it.
     pub(crate) fn probe(&self) -> String {
         lock(&self.0.probe).clone()
     }
 
-    /// Asks once more where a link turns out to be dead, for all that is asked can be repeated.
+    /// Sends a command, and sends it again if the connection turns out to be dead. This is safe
+    /// because every command can be repeated.
     pub(crate) async fn ask<'c>(
         &self,
         options: CallOptions,
@@ -165,13 +167,14 @@ impl ServerPool {
         }
     }
 
-    /// The key to write from now on, since the one before has moved to another server.
+    /// Sets the key to write from now on, after the previous one has moved to another server.
     pub(crate) fn set_probe_key(&self, key: String) {
         *lock(&self.0.probe) = key;
     }
 
-    /// Whether the server is still in the run in which its links found it. A link of another run is
-    /// used no more: the next one meets the server anew.
+    /// Returns whether the server is still a primary with the run ID that was registered.
+    /// Connections to another run are not used any more: the next connection registers the server
+    /// again.
     pub(crate) async fn has_same_run_id(&self, until: Instant) -> bool {
         let info = |_: &SharedConnection| Cow::Owned(cmd("INFO"));
         let Ok(Reply { value, run_id }) = self.0.attempt(CallOptions::read(until), info).await
@@ -191,7 +194,8 @@ impl ServerPool {
     }
 }
 
-/// Asks until there is an answer, or nobody left who wants one.
+/// Probes the server until it replies, then closes the breaker. Ends without a reply if the pool is
+/// dropped.
 async fn close_when_it_answers(connections: Weak<PoolInner>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
     loop {
@@ -199,13 +203,14 @@ async fn close_when_it_answers(connections: Weak<PoolInner>) {
         let Some(connections) = connections.upgrade() else {
             return;
         };
-        // A write, which a server refuses that is full, cannot save, or has become a replica.
+        // The probe is a write, because a server that is full, cannot save or has become a replica
+        // rejects writes only.
         let options = CallOptions::write(Instant::now() + connections.timeouts.call);
         let key = lock(&connections.probe).clone();
         let probe = |connection: &SharedConnection| {
             Cow::Owned(connection.script(Script::Probe, &[&key], &[]))
         };
-        // Also one that sends us elsewhere answers.
+        // A redirect also proves that the server responds.
         if !matches!(
             connections.attempt(options, probe).await,
             Err(CommandError::Unavailable(_))
@@ -226,7 +231,7 @@ impl PoolInner {
     fn pool_of(&self, connections: u32, timeout: Duration) -> Pool<Manager> {
         Pool::builder()
             .max_size(connections)
-            // Or the pool would never grow: every guard is back at once.
+            // Without this the pool would never grow, because every guard is returned immediately.
             .min_idle(connections)
             .test_on_check_out(true)
             .max_lifetime(None)
@@ -245,13 +250,13 @@ impl PoolInner {
         {
             return Ok(connection.clone());
         }
-        // Boxed, as all that is rare, so that a command need not carry the room for it.
+        // Boxed, as are all rare paths, so that the future of a command stays small.
         let connection = Box::pin(self.pool().get()).await?.clone();
         *lock(place) = Some(connection.clone());
         Ok(connection)
     }
 
-    /// One command within the deadline; the error says what went wrong.
+    /// Sends one command within the deadline. The error says what went wrong.
     async fn attempt<'c>(
         &self,
         options: CallOptions,
@@ -259,7 +264,7 @@ impl PoolInner {
     ) -> Result<Reply, CommandError> {
         let mut used: Option<Arc<ConnectionState>> = None;
         timeout_at(options.until, async {
-            // Every link may have died together with its server.
+            // All connections may have died together with the server.
             for _ in 0..=CONNECTIONS {
                 let mut connection = match self.connection().await {
                     Ok(connection) => connection,
@@ -298,7 +303,8 @@ impl PoolInner {
         })
         .await
         .unwrap_or_else(|_| {
-            // The answer may still come, but to nobody; a frozen server looks the same.
+            // The reply may still arrive, but the caller has given up. An unresponsive server looks
+            // the same, so the connection is marked as broken.
             if let Some(state) = &used {
                 state.is_broken.store(true, SeqCst);
             }

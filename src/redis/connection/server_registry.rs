@@ -1,4 +1,4 @@
-//! The servers that were met, and what follows when another one turns up than before.
+//! Registry of the servers that were reached, and what follows when a new run ID appears.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -12,28 +12,31 @@ use crate::{
     telemetry::{REDIS, RedisMetrics},
 };
 
-/// More runs are not remembered; one that is forgotten counts as another when it is met again.
+/// Maximum number of run IDs that are remembered. A forgotten one counts as new when it appears
+/// again.
 const MAX_RUNS: usize = 4_096;
 
-/// What all servers of one cache have in common: one, or the primaries of a cluster.
+/// State that all servers of one cache share: a single server, or the primaries of a cluster.
 pub(crate) struct ServerRegistry {
-    /// Ends when another server is met: what was read before may be missing what it has lost.
+    /// Released when a new run ID appears: that server may have lost revocations of what was read
+    /// before.
     lease: Option<Arc<Lease>>,
-    /// Several servers at once, or one at a time.
+    /// Whether several servers are in use at the same time, or one at a time.
     is_cluster: bool,
     known: Mutex<KnownServers>,
-    /// Records up to this time may be missing a mark that a failover or restart has lost.
+    /// Records up to this time may be missing a mark that was lost in a failover or restart.
     trust_floor: AtomicI64,
-    /// Counts whatever may have changed about who holds what.
+    /// Counts the events after which a key may be on another server.
     topology_version: AtomicU64,
     has_warned_of_eviction: AtomicBool,
     pub(crate) metrics: RedisMetrics,
 }
 
 struct KnownServers {
-    /// The oldest first.
+    /// Oldest first.
     run_ids: Vec<Arc<str>>,
-    /// From here on another run is one that has taken the place of one before.
+    /// Whether the first discovery is complete. From then on a new run ID means that a server has
+    /// taken the place of an earlier one.
     is_discovered: bool,
 }
 
@@ -53,7 +56,8 @@ impl ServerRegistry {
         }
     }
 
-    /// A connection leads to this run, which has not served anybody yet; `now` is its time.
+    /// Registers the run ID of a new connection before that connection serves any caller. `now` is
+    /// the time of the server.
     pub(crate) fn register(&self, run_id: &Arc<str>, now: Timestamp) {
         let mut known = self.known();
         if known.run_ids.contains(run_id) {
@@ -69,7 +73,8 @@ impl ServerRegistry {
         known.run_ids.push(Arc::clone(run_id));
         self.advance_topology_version();
         if is_another {
-            // Before anybody else finds the run known.
+            // This must happen while `known` is locked, before another task can find the run ID
+            // registered.
             self.raise_trust_floor(now);
             tracing::warn!(
                 target: REDIS,
@@ -79,7 +84,8 @@ impl ServerRegistry {
         }
     }
 
-    /// What was stored until now may be missing what revoked it.
+    /// Raises the trust floor to `now` plus slack and ends the lease. The revocation of a record
+    /// that was stored until now may have been lost.
     pub(crate) fn raise_trust_floor(&self, now: Timestamp) {
         self.trust_floor
             .fetch_max(now.plus(CLOCK_SKEW_TOLERANCE).0, SeqCst);
@@ -108,7 +114,8 @@ impl ServerRegistry {
         self.topology_version.fetch_add(1, SeqCst);
     }
 
-    /// Slots have moved, or primaries have come or gone.
+    /// Advances the topology version and ends the lease, after slots have moved, or primaries have
+    /// been added or removed.
     pub(crate) fn topology_changed(&self) {
         self.advance_topology_version();
         if let Some(lease) = &self.lease {
@@ -116,7 +123,7 @@ impl ServerRegistry {
         }
     }
 
-    /// All servers that there are have been met, as far as they answer.
+    /// Marks the first discovery as complete: all servers that answer are registered.
     pub(crate) fn finish_discovery(&self) {
         self.known().is_discovered = true;
     }

@@ -1,4 +1,4 @@
-//! A connection that all callers share, and what is known of its server.
+//! Multiplexed connection that all callers share, and the state of its server.
 
 use std::{
     borrow::Cow,
@@ -26,12 +26,12 @@ pub(crate) struct SharedConnection {
     pub(crate) state: Arc<ConnectionState>,
 }
 
-/// What all clones of a link share.
+/// State that all clones of a connection share.
 pub(crate) struct ConnectionState {
     pub(crate) is_broken: AtomicBool,
     pub(crate) hashes: Vec<String>,
     pub(crate) run_id: Arc<str>,
-    /// While sentinels name its server.
+    /// Over as soon as the sentinels name another primary.
     pub(crate) term: Option<PrimaryTerm>,
     pub(crate) _open: GaugeGuard,
 }
@@ -41,7 +41,7 @@ impl SharedConnection {
         &self.state.run_id
     }
 
-    /// The run of the server is handed to the script as its last argument.
+    /// Builds the call of a script. Its last argument is the run ID of the server.
     pub(crate) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
         let mut call = cmd("EVALSHA");
         call.arg(&self.state.hashes[script as usize])
@@ -57,7 +57,7 @@ impl SharedConnection {
         is_broken.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
     }
 
-    /// It is used no more.
+    /// Excludes the connection from further use.
     pub(crate) fn mark_broken(&self) {
         self.state.is_broken.store(true, SeqCst);
     }
@@ -69,7 +69,8 @@ impl SharedConnection {
     ) -> Result<Value, RedisError> {
         match self.send(is_asking, &command(self)).await {
             Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
-                // Somebody has flushed them; the same text has the same hash again.
+                // The scripts were flushed. The same text has the same hash after it is loaded
+                // again.
                 Box::pin(load_scripts(&mut self.connection)).await?;
                 self.send(is_asking, &command(self)).await
             }
@@ -79,11 +80,11 @@ impl SharedConnection {
 
     async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {
         if !is_asking {
-            // Not `send_packed_command`, which hands error replies out as values.
+            // `send_packed_command` would return error replies as values.
             return command.query_async(&mut self.connection).await;
         }
-        // In one piece, since it holds for the very next command of the connection, and others
-        // use that as well.
+        // Both are sent in one piece: `ASKING` applies to the very next command of the connection,
+        // and other callers use the connection as well.
         let mut asking = pipe();
         asking.cmd("ASKING").add_command(command.clone());
         let answers = Box::pin(self.connection.send_packed_commands(&asking, 1, 1)).await?;
@@ -106,7 +107,7 @@ pub(crate) fn is_server_error(error: &RedisError, kind: ServerErrorKind) -> bool
     error.kind() == ErrorKind::Server(kind)
 }
 
-/// Whether a cluster's server sends us to another one.
+/// Returns whether a cluster node replied that the keys may be on another node.
 pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
     use ServerErrorKind::{Ask, Moved, TryAgain};
     [Moved, Ask, TryAgain]
