@@ -1,18 +1,17 @@
-//! Hears from Redis what changes there, and proves by heartbeats that it still does.
+//! Listener for the invalidations that Redis pushes. Its heartbeats prove that they still arrive.
 //!
-//! One connection of its own to each server that holds keys, since its pushes and its replies must
-//! come in one order: redis-rs hands out each push before it delivers any reply that came after it.
-//! A PING that is answered thus proves that what was acknowledged before is counted. But not the
-//! last one: a Redis with I/O threads may send a PONG a moment ahead of the push of a write that it
-//! has already acknowledged to somebody else, so each PONG proves what the PING *before* it was sent
-//! after.
+//! It has a dedicated connection to each server that holds keys, because pushes and replies must
+//! arrive in one order: redis-rs delivers each push before any reply that came after it. The reply
+//! to a PING thus proves that the pushes of all changes acknowledged before it are counted. The
+//! latest PING proves less: a Redis with I/O threads may send a PONG a moment ahead of the push of
+//! a write that it has already acknowledged to another client. So each PONG proves this only for
+//! the changes that were acknowledged before the *previous* PING was sent.
 //!
-//! A server that cannot push, or something in between that swallows what it pushes, costs nothing
-//! but the local cache: before a lease is taken, a key of no other use is written, and its push
-//! awaited.
+//! If a server cannot push, or an intermediary withholds its pushes, only the local cache is lost:
+//! before a lease is taken, the listener writes a key of no other use and waits for its push.
 //!
-//! The primaries of a cluster are heard together: one that is silent, or any change of who they
-//! are, ends the lease of them all.
+//! The primaries of a cluster share one lease. It ends for all of them if one does not reply, or if
+//! the set of primaries changes in any way.
 
 use std::{
     collections::hash_map::RandomState, fmt, future::Future, hash::BuildHasher, sync::Arc,
@@ -44,23 +43,23 @@ use crate::{
     telemetry::{INVALIDATION, Timer},
 };
 
-/// Heartbeats in the length of a lease, and between two looks at the server's role.
+/// Heartbeats per lease, and between two checks of the server's role and run ID.
 const BEATS: u32 = 8;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Between two attempts to reach a server that does not answer.
+/// Longest pause between two attempts to reach a server that does not reply.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// Between two attempts with one that refuses.
+/// Longest pause between two attempts with a server that rejects what the listener needs.
 const LONGEST_PAUSE_IF_UNUSABLE: Duration = Duration::from_secs(30);
 
-/// The local cache that stands before this store.
+/// Configuration of the listener for the local cache in front of this store.
 pub(crate) struct TrackingConfig {
     pub(crate) lease: Arc<Lease>,
-    /// Whether it hears of changed records, or of tombstones and marks only.
+    /// Whether changed records are tracked, or only tombstones and marks.
     pub(crate) tracks_records: bool,
 }
 
-/// The listener of a cache; it ends with this value.
+/// Listener of a cache. Its task ends when this value is dropped.
 pub(crate) struct Listener {
     subscription: Arc<Subscription>,
     task: BackgroundTask,
@@ -70,15 +69,15 @@ struct Subscription {
     lease: Arc<Lease>,
     key_space: KeySpace,
     tracks_records: bool,
-    /// The longest wait for any one answer: after it the lease is over anyway.
+    /// Longest wait for any one reply. After it the lease has expired anyway.
     timeout: Duration,
 }
 
-/// Why there is no lease now.
+/// Why there is no lease.
 enum ListenError {
-    /// Passes by itself, and is reported by whoever else waits for Redis.
+    /// Temporary. Other callers that wait for Redis report it.
     Unavailable,
-    /// An operator has to do something about it.
+    /// Lasts until an operator changes something.
     Unsupported(String),
 }
 
@@ -107,8 +106,8 @@ impl Listener {
         self.subscription.tracks_records
     }
 
-    /// Begins to listen, unless somebody does: with the first lookup, and again if the runtime of
-    /// that one has ended.
+    /// Starts the listener unless it is running: at the first lookup, and again if the runtime of
+    /// that lookup has ended.
     pub(crate) fn start(&self, servers: &Topology) {
         self.task
             .start(|| listen(Arc::clone(&self.subscription), servers.clone()));
@@ -149,8 +148,8 @@ async fn listen(subscription: Arc<Subscription>, servers: Topology) {
     }
 }
 
-/// The time of one connection to each server. However it ends, also with its runtime, so does the
-/// lease.
+/// Guard for the time during which each server has a connection. However that time ends, also with
+/// the runtime, dropping the guard releases the lease.
 struct LeaseGuard<'a> {
     lease: &'a Lease,
     beats: u32,
@@ -165,11 +164,11 @@ impl Drop for LeaseGuard<'_> {
 
 enum Never {}
 
-/// A server that tells what changes.
+/// Connection to a server that pushes changes.
 struct TrackingConnection {
     connection: MultiplexedConnection,
     run_id: Arc<str>,
-    /// While sentinels name it.
+    /// Over as soon as the sentinels name another primary.
     term: Option<PrimaryTerm>,
     probe: Option<Arc<Probe>>,
 }
@@ -195,13 +194,14 @@ impl Subscription {
         let nodes = nodes.into_iter().map(|server| self.track(server));
         let mut nodes = try_join_all(nodes).await?;
         let run_ids: Vec<_> = nodes.iter().map(|node| Arc::clone(&node.run_id)).collect();
-        // Only now: what was read before may have changed without a push.
+        // This must come after tracking is on: what was read before may have changed without a
+        // push.
         self.lease.connected(run_ids.clone());
         try_join_all(nodes.iter_mut().map(|node| self.verify_push(node))).await?;
 
         let mut previous = None;
         loop {
-            // The lease is that of the slowest, since all have to answer.
+            // The slowest server determines the lease, because all of them must reply.
             let (sent, timer) = (self.lease.now(), Timer::start());
             let ping = cmd("PING");
             let pongs = nodes.iter_mut();
@@ -211,7 +211,8 @@ impl Subscription {
             if let Some(previous) = previous.replace(sent) {
                 self.lease.extend(previous);
             }
-            // Afterwards, so that either this sees the change or the change ends the lease.
+            // This must come after the extension: either this check sees the change, or the change
+            // ends the lease.
             let run_ids = run_ids.iter().map(|run_id| &**run_id);
             if !servers.are_current(topology_version, run_ids)
                 || nodes.iter().any(TrackingConnection::is_left)
@@ -237,7 +238,7 @@ impl Subscription {
         }
     }
 
-    /// Connects to a server, which from here on pushes.
+    /// Connects to a server and turns on tracking. The server pushes changes from here on.
     async fn track(&self, heard: TrackedNode) -> Result<TrackingConnection, ListenError> {
         let TrackedNode { server, probe } = heard;
         let probe = probe.map(|name| {
@@ -262,7 +263,7 @@ impl Subscription {
         })
     }
 
-    /// Waits for the push of a key that is written.
+    /// Writes the probe key and waits for its push.
     async fn verify_push(&self, node: &mut TrackingConnection) -> Result<(), ListenError> {
         let Some(probe) = &node.probe else {
             return Ok(());
@@ -285,7 +286,7 @@ impl Subscription {
             on_push(&lease, &key_space, probe.as_deref(), &push);
             Ok::<_, fmt::Error>(())
         });
-        // Greeting included, which a server may leave unanswered.
+        // The timeout includes the greeting, which an unresponsive server leaves unanswered.
         self.within(async {
             let (server, term) = server.resolve().await?;
             let settings = server.redis_settings().clone();
@@ -296,7 +297,7 @@ impl Subscription {
         .await
     }
 
-    /// The run of the server, which must be the one that takes the writes.
+    /// Returns the run ID of the server. Fails unless the server is a primary.
     async fn identify(
         &self,
         connection: &mut MultiplexedConnection,
@@ -327,13 +328,14 @@ impl Subscription {
     }
 }
 
-/// A key whose push shows that pushes arrive.
+/// Key whose push shows that pushes arrive.
 struct Probe {
     name: String,
     pushed: Notify,
 }
 
-/// Runs before the connection delivers what came after the push, so it must not wait.
+/// Handles a push. It runs before the connection delivers what came after the push, so it must not
+/// wait.
 fn on_push(lease: &Lease, key_space: &KeySpace, probe: Option<&Probe>, push: &PushInfo) {
     match (&push.kind, push.data.as_slice()) {
         (PushKind::Invalidate, [Value::Array(keys)]) => {
@@ -354,7 +356,7 @@ fn on_push(lease: &Lease, key_space: &KeySpace, probe: Option<&Probe>, push: &Pu
                 }
             }
         }
-        // Without keys all of them are meant: somebody flushed the server.
+        // A push without keys means all keys: the server was flushed.
         (PushKind::Invalidate, _) => lease.begin_epoch(),
         (PushKind::Disconnection, _) => lease.release(),
         _ => {}
