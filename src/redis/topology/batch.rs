@@ -1,9 +1,9 @@
-//! Lookups that are asked for at the same moment travel together.
+//! Batching of lookups: those that are requested at the same moment are sent as one `MGET`.
 //!
-//! A command costs Redis, the connection and this process far more than the keys in it, so what
-//! many requests ask at once is asked by one `MGET`. Nobody waits for company: the command is sent
-//! as soon as those tasks have had their turn that could run anyway, and whoever comes later is in
-//! the next one. A lookup thus never learns anything that is older than itself.
+//! A command costs Redis, the connection and this process far more than the keys in it. No lookup
+//! waits for others: the command is sent as soon as the tasks that were ready to run have had their
+//! turn, and a later lookup is part of the next command. So a lookup never learns anything that is
+//! older than itself.
 
 use std::{
     borrow::Cow,
@@ -30,7 +30,7 @@ use crate::{
 
 const COMMAND: &str = "MGET";
 
-/// So many lookups at most are one command, since Redis serves nobody else meanwhile.
+/// Maximum number of lookups per `MGET`. A larger command would delay other clients of Redis.
 const LONGEST: usize = 64;
 
 #[derive(Clone)]
@@ -52,7 +52,8 @@ impl LookupBatcher {
         }
     }
 
-    /// Asks until then, whatever becomes of those who ask at the same time.
+    /// Returns the reply to a lookup, or fails at `until`, whatever becomes of the other lookups of
+    /// its batch.
     pub(crate) async fn ask(
         &self,
         known: &Arc<CachedLookup>,
@@ -86,12 +87,12 @@ impl LookupBatcher {
     }
 }
 
-/// The first one's duty towards those who join.
+/// Task of the first lookup in a batch, which sends the batch for all that join.
 struct FlushTask(Option<LookupBatcher>);
 
 impl FlushTask {
     async fn come(mut self, until: Instant) {
-        // Whoever is ready to run asks before this goes on.
+        // Tasks that are ready to run add their lookups before this continues.
         yield_now().await;
         if let Some(LookupBatcher { pool, waiting }) = self.0.take() {
             let batch = std::mem::take(&mut *lock(&waiting));
@@ -101,7 +102,8 @@ impl FlushTask {
 }
 
 impl Drop for FlushTask {
-    /// Its runtime has ended before its turn came, and with it those who would answer.
+    /// Clears the batch if the runtime ended before this task ran, since no other task would send
+    /// it.
     fn drop(&mut self) {
         if let Some(batcher) = &self.0 {
             lock(&batcher.waiting).clear();
@@ -141,7 +143,7 @@ async fn send(pool: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
         else {
             return;
         };
-        // Who has gone does not need it.
+        // A caller that has given up does not need the reply.
         let _ = to.send(LookupReply {
             value,
             mark_name: None,

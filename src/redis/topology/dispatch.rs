@@ -1,4 +1,5 @@
-//! Where the keys are: on one server, or on the primaries of a cluster.
+//! Dispatch of commands to the server that holds their key: a single server, or a primary of a
+//! cluster.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -43,14 +44,14 @@ struct SingleServer {
     replicas: Option<ReplicaWaiter>,
 }
 
-/// One operation, however many commands it takes: all are answered by one deadline.
+/// One operation. All of its commands share one deadline.
 pub(crate) struct Operation<'a> {
     servers: &'a Topology,
     options: CallOptions,
 }
 
 impl Topology {
-    /// Connects on first use.
+    /// Creates a topology that connects on first use.
     pub(crate) fn new(
         deployment: Deployment,
         database: u16,
@@ -97,7 +98,7 @@ impl Topology {
         }
     }
 
-    /// Whether record and mark may be on different servers.
+    /// Returns whether record and mark may be on different servers.
     pub(crate) fn is_cluster(&self) -> bool {
         self.registry.is_cluster()
     }
@@ -117,7 +118,7 @@ impl Topology {
         self.registry.trust_floor()
     }
 
-    /// Begins an operation, and with it its deadline.
+    /// Starts an operation, and with it its timeout.
     pub(crate) fn call(&self, effect: Access) -> Operation<'_> {
         Operation {
             servers: self,
@@ -125,7 +126,7 @@ impl Topology {
         }
     }
 
-    /// By which lookups travel together, where one server holds all that they ask for.
+    /// Returns the batcher of lookups, if one server holds all that a lookup reads.
     pub(crate) fn batcher(&self) -> Option<&LookupBatcher> {
         match &self.kind {
             TopologyKind::Single(one) => Some(&one.batcher),
@@ -133,7 +134,8 @@ impl Topology {
         }
     }
 
-    /// How many replicas have what these runs of the server took, if that was asked for.
+    /// Returns how many replicas have what the servers with these run IDs wrote, if
+    /// `wait_for_replicas` is set.
     pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
         match &self.kind {
             TopologyKind::Single(one) => {
@@ -143,7 +145,8 @@ impl Topology {
         }
     }
 
-    /// All that hold keys or may be given some, as of a turn of who holds what.
+    /// Returns the topology version, and as of that version all servers that hold keys or may be
+    /// given some.
     pub(crate) async fn tracked_nodes(
         &self,
         key_space: &KeySpace,
@@ -164,7 +167,8 @@ impl Topology {
         }
     }
 
-    /// Whether these are still the runs that lookups meet, and of a cluster the turn is the same.
+    /// Returns whether lookups still reach the servers with these run IDs and, on a cluster, the
+    /// topology version is unchanged.
     pub(crate) fn are_current<'a>(
         &self,
         topology_version: u64,
@@ -176,7 +180,7 @@ impl Topology {
 }
 
 impl Operation<'_> {
-    /// When it ends.
+    /// Returns the deadline.
     pub(crate) fn until(&self) -> Instant {
         self.options.until
     }
@@ -192,8 +196,8 @@ impl Operation<'_> {
         answer.ok_or(Unavailable)
     }
 
-    /// Runs a script over keys of one slot, or nothing at all while the slot moves and they are
-    /// not in one place.
+    /// Runs a script over keys of one slot. Returns `None`, without running it, if the slot is
+    /// moving and the keys are not on one server.
     pub(crate) async fn run_together(
         &self,
         script: Script,
@@ -211,7 +215,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Changes with whatever may have changed about who holds what.
+    /// Returns a number that changes whenever a key may have moved to another server.
     pub(crate) async fn topology_version(&self) -> Result<u64, Unavailable> {
         match &self.servers.kind {
             TopologyKind::Single(_) => Ok(self.servers.registry.topology_version()),
@@ -228,7 +232,7 @@ impl Operation<'_> {
         answer.await.map_err(|_| Unavailable)
     }
 
-    /// Whether all servers answer.
+    /// Returns whether all servers reply.
     pub(crate) async fn reaches_all(&self) -> bool {
         let ping = cmd("PING");
         match &self.servers.kind {
@@ -246,7 +250,7 @@ impl Operation<'_> {
     ) -> Result<Reply, CommandError> {
         match &self.servers.kind {
             TopologyKind::Single(one) => one.pool.ask(self.options, command).await,
-            // Boxed, so that one server need not carry the room for it.
+            // Boxed, so that the future for a single server stays small.
             TopologyKind::Cluster(cluster) => {
                 Box::pin(cluster.ask(self.options, key, command)).await
             }

@@ -1,4 +1,5 @@
-//! One server or many: dispatches a command to the server that holds its key.
+//! Topology of Redis, a single server or a cluster: dispatches a command to the server that holds
+//! its key.
 
 mod batch;
 mod cluster;

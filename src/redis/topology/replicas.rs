@@ -1,9 +1,11 @@
-//! How many replicas have a revocation, so that no failover to one of them loses it.
+//! Waiting for replicas: counts those that have a revocation, so that no failover to one of them
+//! loses it.
 //!
-//! `WAIT` holds up whatever comes after it on its connection, so it has one of its own. It waits
-//! for what *that* connection has written, so a key of no other use is written first: in the order
-//! of one server, whoever has that has all that was written before. Who comes while another waits
-//! takes the answer of the next wait, which began after its own revocation, and so covers it.
+//! `WAIT` blocks every later command on its connection, so it has a dedicated one. It waits for
+//! what *that* connection has written, so a key of no other use is written first: replicas receive
+//! the writes in the order of the server, so a replica that has this key has everything that was
+//! written before. A caller that arrives during a wait uses the result of the next wait. That one
+//! began after the caller's own revocation, and so covers it.
 
 use std::{
     borrow::Cow,
@@ -38,7 +40,7 @@ pub(crate) struct ReplicaWaiter {
     is_short: AtomicBool,
 }
 
-/// A wait that has ended.
+/// Result of a wait that has ended.
 struct WaitRound {
     number: u64,
     run_id: Arc<str>,
@@ -56,7 +58,7 @@ impl ReplicaWaiter {
         }
     }
 
-    /// How many of them, at least, have what these runs of the server have written.
+    /// Returns how many replicas, at least, have what the servers with these run IDs wrote.
     pub(crate) async fn have(&self, pool: &ServerPool, run_ids: &[Arc<str>]) -> u32 {
         let until = Instant::now() + self.wanted.timeout;
         let count = self.count(pool, run_ids, until).await.unwrap_or(0);
@@ -104,7 +106,7 @@ impl ReplicaWaiter {
     ) -> Option<(Arc<str>, u32)> {
         let number = self.begun.fetch_add(1, SeqCst) + 1;
         let left = until.saturating_duration_since(Instant::now());
-        // 0 would be for ever.
+        // `WAIT` takes 0 as no limit.
         let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
         let mut wait = cmd("WAIT");
         wait.arg(self.wanted.replicas).arg(left);
@@ -117,7 +119,7 @@ impl ReplicaWaiter {
             connection.query(false, |_| Cow::Borrowed(&wait)).await
         });
         let Ok(Ok(count)) = waited.await else {
-            // It may still wait, and whoever came next would, too.
+            // The connection may still be waiting, and the next caller would wait for it as well.
             connection.mark_broken();
             return None;
         };

@@ -1,14 +1,14 @@
-//! The runs of the servers that answered a lookup.
+//! Run IDs of the servers that answered a lookup.
 
 use std::sync::Arc;
 
-/// One server holds all that a lookup reads. Of a cluster one holds what is the token's, and the
-/// same one or another the mark of its user.
+/// Run IDs of the servers that a lookup read. A single server holds everything. On a cluster, one
+/// primary holds what belongs to the token, and the same or another one the mark of its user.
 #[derive(Clone, Debug)]
 pub(crate) struct RunIds {
     token: Arc<str>,
     mark: Option<Arc<str>>,
-    /// What may have changed in the cluster until the lookup began.
+    /// The topology version when the lookup began.
     topology_version: u64,
 }
 
@@ -21,7 +21,7 @@ impl RunIds {
         }
     }
 
-    /// Without the run of the mark's server where no mark was read.
+    /// Creates the run IDs of a lookup on a cluster. `mark` is `None` if no mark was read.
     pub(crate) fn of_cluster(
         token: Arc<str>,
         mark: Option<Arc<str>>,
@@ -34,7 +34,7 @@ impl RunIds {
         }
     }
 
-    /// As it stands in a record.
+    /// Returns the run ID as it is stored in a record.
     pub(crate) fn text(&self) -> Arc<str> {
         match &self.mark {
             None => Arc::clone(&self.token),
@@ -42,7 +42,7 @@ impl RunIds {
         }
     }
 
-    /// Of the server that holds what is the token's.
+    /// Returns the run ID of the server that holds what belongs to the token.
     pub(crate) fn token(&self) -> &str {
         &self.token
     }
@@ -53,8 +53,9 @@ impl RunIds {
             .flatten()
     }
 
-    /// Whether what the servers knew then they know now. Of a server that was not asked then it
-    /// takes that nothing at all has changed.
+    /// Returns whether the servers of `now` still know what the servers of this lookup knew,
+    /// because their run IDs are equal. If only `now` read a mark, the topology version must be
+    /// unchanged as well.
     pub(crate) fn goes_on(&self, now: &Self) -> bool {
         let is_marks = match &self.mark {
             Some(_) => self.mark == now.mark,

@@ -1,7 +1,7 @@
-//! What a node says of its cluster.
+//! State of a cluster as one of its nodes reports it.
 //!
-//! `CLUSTER SLOTS` names each primary as clients are to address it, but none without slots.
-//! `CLUSTER NODES` names these as well. Both are understood by every version of Redis.
+//! `CLUSTER SLOTS` gives each primary's address as clients must use it, but omits primaries without
+//! slots. `CLUSTER NODES` includes them. Every version of Redis supports both.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use bb8_redis::redis::{Value, from_redis_value};
 use super::hash_slot::SLOTS;
 use crate::redis::connection::field;
 
-/// More nodes are no cluster; Redis recommends at most 1,000.
+/// Maximum number of primaries in a valid report. Redis recommends at most 1,000 nodes.
 const MAX_PRIMARIES: usize = 4_096;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,14 +21,14 @@ pub(crate) struct Address {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ClusterInfo {
-    /// Goes up with every failover.
+    /// Increases with every failover.
     pub(crate) epoch: u64,
     /// Whether the node sees a majority of the primaries.
     pub(crate) is_ok: bool,
     pub(crate) primaries: Vec<PrimaryInfo>,
 }
 
-/// A primary.
+/// A primary as a node reports it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PrimaryInfo {
     pub(crate) id: String,
@@ -37,14 +37,15 @@ pub(crate) struct PrimaryInfo {
 }
 
 impl Address {
-    /// Reads `host:port`; without a host it is that of the node which says so.
+    /// Parses `host:port`. An empty host stands for the host of `source`, the node that reported
+    /// it.
     pub(crate) fn parse(text: &str, source: &Self) -> Option<Self> {
         let (host, port) = text.rsplit_once(':')?;
         Self::new(host, port.parse().ok()?, source)
     }
 
     fn new(host: &str, port: u16, source: &Self) -> Option<Self> {
-        // A node that does not know its own name says so by a question mark.
+        // A node that does not know its own host name reports a question mark.
         if host == "?" || port == 0 {
             return None;
         }
@@ -57,8 +58,8 @@ impl Address {
 }
 
 impl ClusterInfo {
-    /// Reads the replies to `CLUSTER SLOTS`, `CLUSTER NODES` and `CLUSTER INFO`; nothing for what
-    /// are none.
+    /// Parses the replies to `CLUSTER SLOTS`, `CLUSTER NODES` and `CLUSTER INFO`. Returns `None` if
+    /// they are not such replies.
     pub(crate) fn parse(slots: Value, nodes: &str, info: &str, source: &Address) -> Option<Self> {
         let mut primaries = BTreeMap::new();
         for range in from_redis_value::<Vec<Vec<Value>>>(slots).ok()? {
@@ -72,7 +73,7 @@ impl ClusterInfo {
             let host = from_redis_value::<Option<String>>(primary.next()?).ok()?;
             let port = number(primary.next()?)?;
             let id = from_redis_value::<String>(primary.next()?).ok()?;
-            // One that nobody can reach holds its slots in vain.
+            // Skip a primary without an address: the slots that it holds are out of reach.
             let host = host.unwrap_or_default();
             let Some(address) = Address::new(&host, port, source) else {
                 continue;
@@ -101,12 +102,13 @@ impl ClusterInfo {
     }
 }
 
-/// Not as a `u16` at once, which redis-rs makes of any number.
+/// Reads a number by way of `i64`, because redis-rs would convert any number to a `u16`.
 fn number(value: Value) -> Option<u16> {
     from_redis_value::<i64>(value).ok()?.try_into().ok()
 }
 
-/// A line of `CLUSTER NODES`: `id ip:port@bus[,hostname] flags …`, if it is about a primary.
+/// Parses a line of `CLUSTER NODES`, `id ip:port@bus[,hostname] flags …`. Returns `None` unless it
+/// is about a usable primary.
 fn without_slots(line: &str, source: &Address) -> Option<PrimaryInfo> {
     let mut fields = line.split(' ');
     let (id, address, flags) = (fields.next()?, fields.next()?, fields.next()?);

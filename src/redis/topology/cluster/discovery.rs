@@ -1,7 +1,7 @@
-//! Looks at the cluster again and again: which primaries there are, what they hold, and whether
-//! each is still in the run in which it was met.
+//! Periodic discovery of a cluster: which primaries there are, which slots they hold, and whether
+//! each still has the run ID that was registered.
 //!
-//! Whoever gets no answer, or is sent on, asks for a look ahead of time.
+//! A command that fails or is redirected requests a refresh ahead of time.
 
 use std::{
     borrow::Cow,
@@ -36,11 +36,11 @@ use crate::{
     telemetry::REDIS,
 };
 
-/// Between two looks, at most and at least.
+/// Longest and shortest interval between two refreshes.
 const INTERVAL: Duration = Duration::from_millis(500);
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// So many nodes are asked at once, until one has told.
+/// Maximum number of nodes that are asked at the same time; the first usable reply counts.
 const ASKED: usize = 8;
 
 pub(crate) async fn watch(cluster: Weak<Cluster>, refresh_requested: Arc<Notify>) {
@@ -61,14 +61,15 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, refresh_requested: Arc<Notify>
     }
 }
 
-/// The node that tells, until it does no more.
+/// Connection to the node that reports the state of the cluster. It is kept until the node fails
+/// to.
 pub(crate) struct DiscoveryConnection {
     connection: MultiplexedConnection,
     address: Address,
 }
 
 impl Cluster {
-    /// Whether a node has told anything.
+    /// Refreshes the slot map and checks the run IDs. Returns whether a node reported its state.
     async fn refresh(&self, source: &mut Option<DiscoveryConnection>) -> bool {
         let view = self.view(source).await;
         let has_told = view.is_ok();
@@ -97,7 +98,7 @@ impl Cluster {
         if before.is_none() {
             self.publish(&map);
         }
-        // Nobody waits for those without slots, some of which may turn out to be replicas.
+        // No command waits for primaries without slots, some of which may turn out to be replicas.
         let others = map.primaries.iter().filter(|one| one.slots.is_empty());
         join_all(others.map(has_same_run_id)).await;
         if before.is_none() {
@@ -131,7 +132,8 @@ impl Cluster {
         }
     }
 
-    /// What a node tells that sees the majority of the cluster, and no older state than before.
+    /// Returns the report of a node that sees the majority of the cluster, and no older epoch than
+    /// before.
     async fn view(&self, source: &mut Option<DiscoveryConnection>) -> Result<ClusterInfo, String> {
         if let Some(known) = source
             && let Ok(view) = self.fetch_info(known).await
@@ -153,14 +155,14 @@ impl Cluster {
                 Ok(view)
             }
             Err(trouble) => {
-                // Next time an older one does: it may be a cluster that was made anew.
+                // Accept an older epoch next time: the cluster may have been created again.
                 self.epoch.store(0, SeqCst);
                 Err(trouble)
             }
         }
     }
 
-    /// Never empty: a cluster has nodes that were named.
+    /// Returns the nodes to ask. There is always one, because a cluster is configured by its nodes.
     fn candidates(&self) -> Vec<ConnectionInfo> {
         let map = self.known.borrow().map();
         let primaries = map.iter().flat_map(|map| &map.primaries);
@@ -181,7 +183,7 @@ impl Cluster {
         let timeout_message = timeout_message(&node);
         let config = connection_config(self.timeouts.connect);
         let connect = connect(node, &config);
-        // Greeting included, which a server may leave unanswered.
+        // The timeout includes the greeting, which an unresponsive server leaves unanswered.
         match timeout(self.timeouts.connect, connect).await {
             Ok(Ok(connection)) => Ok(DiscoveryConnection {
                 connection,
@@ -211,7 +213,7 @@ impl Cluster {
         Ok(view)
     }
 
-    /// Draws the map anew, and keeps the links that there are.
+    /// Builds a new slot map and reuses the existing connections.
     async fn build_slot_map(
         &self,
         view: ClusterInfo,
@@ -242,7 +244,7 @@ impl Cluster {
         self.registry.topology_changed();
         let is_there = |owner: &Primary| map.primaries.iter().any(|one| one.id == owner.id);
         if before.is_some_and(|before| !before.owners().all(is_there)) {
-            // What it held may be lost, whoever holds its slots now.
+            // What a removed primary held may be lost, whichever server holds its slots now.
             if let Some(now) = time(&map, self.timeouts.call).await {
                 self.registry.raise_trust_floor(now);
             }
@@ -251,7 +253,7 @@ impl Cluster {
     }
 }
 
-/// By the clock of the first primary that tells.
+/// Returns the time of the first primary that replies.
 async fn time(map: &SlotMap, timeout: Duration) -> Option<Timestamp> {
     let until = Instant::now() + timeout;
     let primaries = map.primaries.iter();

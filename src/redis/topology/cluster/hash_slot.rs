@@ -1,4 +1,4 @@
-//! In which slot of a cluster a key is.
+//! Hash slots of a Redis Cluster.
 
 pub(crate) const SLOTS: u16 = 16_384;
 
@@ -6,7 +6,8 @@ pub(crate) fn slot(key: &str) -> u16 {
     crc16(tag(key).as_bytes()) % SLOTS
 }
 
-/// What stands between the first brace and the next closing one, if anything does.
+/// Returns the hash tag, which is the text between the first opening brace and the next closing
+/// one. Without one, or if it is empty, returns the whole key.
 fn tag(key: &str) -> &str {
     let tag = key.split_once('{').and_then(|(_, rest)| {
         let (tag, _) = rest.split_once('}')?;
@@ -28,7 +29,7 @@ fn crc16(bytes: &[u8]) -> u16 {
 mod tests {
     use super::*;
 
-    /// As `CLUSTER KEYSLOT` of a real server says.
+    /// The expected slots are those that `CLUSTER KEYSLOT` of a real server returns.
     #[test]
     fn keys_are_where_redis_looks_for_them() {
         assert_eq!(crc16(b"123456789"), 0x31c3);

@@ -1,4 +1,4 @@
-//! Sends a command to the primary that holds its key, wherever the cluster says that it is.
+//! Routing of commands to the primary that holds their key, by the slot map and by redirects.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -21,14 +21,15 @@ use crate::redis::{
     endpoint::{Endpoint, TrackedNode},
 };
 
-/// So often a command is sent on; more are a cluster that does not know itself.
+/// Maximum number of servers that a command is sent to. More redirects mean that the nodes
+/// disagree.
 const MAX_HOPS: usize = 5;
 
 const NOT_KNOWN: CommandError =
     CommandError::Unavailable(Cow::Borrowed("the cluster does not tell who holds the key"));
 
 impl Cluster {
-    /// Asks the server that holds the key, wherever the cluster says that it is.
+    /// Sends a command to the server that holds the key, and follows redirects.
     pub(crate) async fn ask<'c>(
         self: &Arc<Self>,
         mut options: CallOptions,
@@ -69,7 +70,7 @@ impl Cluster {
         Err(NOT_KNOWN)
     }
 
-    /// Whether each slot has a primary, and each of these answers.
+    /// Returns whether each slot has a primary, and each of these replies.
     pub(crate) async fn all_answer(self: &Arc<Self>, options: CallOptions, command: &Cmd) -> bool {
         let Some(map) = self.map(options.until).await else {
             return false;
@@ -81,7 +82,7 @@ impl Cluster {
         map.is_whole() && join_all(asked).await.into_iter().all(|answers| answers)
     }
 
-    /// All primaries, also those that hold nothing yet: a slot may be on its way to them.
+    /// Returns all primaries, including those without slots, because a slot may be moving to them.
     pub(crate) async fn tracked_nodes(
         self: &Arc<Self>,
         until: Instant,
@@ -100,7 +101,8 @@ impl Cluster {
         (topology_version, heard.collect())
     }
 
-    /// Once the cluster is known: until then it is met for the first time.
+    /// Returns the topology version as soon as the cluster is known. Until then its primaries are
+    /// registered for the first time.
     pub(crate) async fn topology_version(self: &Arc<Self>, until: Instant) -> Option<u64> {
         self.map(until).await?;
         Some(self.registry.topology_version())

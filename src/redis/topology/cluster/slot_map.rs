@@ -1,4 +1,4 @@
-//! Which primary holds which slots, as one look at the cluster has shown it.
+//! Slot map: which primary holds which slots, as of one refresh.
 
 use super::{
     cluster_info::Address,
@@ -6,19 +6,19 @@ use super::{
 };
 use crate::redis::connection::ServerPool;
 
-/// So many keys are tried until one is found that a primary holds. A prefix with a hash tag puts
-/// all of them into one slot.
+/// Maximum number of keys that are tried until one is found that a primary holds. A prefix with a
+/// hash tag puts all of them into one slot.
 const TRIES: u64 = 1 << 16;
 
 #[derive(Default)]
 pub(crate) struct SlotMap {
     pub(crate) primaries: Vec<Primary>,
-    /// In order; the last number is that of a primary.
+    /// Sorted. The last number is an index into `primaries`.
     ranges: Vec<(u16, u16, usize)>,
 }
 
 pub(crate) struct Primary {
-    /// The cluster's name for it.
+    /// The node ID in the cluster.
     pub(crate) id: String,
     pub(crate) address: Address,
     pub(crate) pool: ServerPool,
@@ -42,14 +42,14 @@ impl SlotMap {
         (*from <= slot).then(|| &self.primaries[*primary])
     }
 
-    /// The primaries that hold anything.
+    /// Returns the primaries that hold slots.
     pub(crate) fn owners(&self) -> impl Iterator<Item = &Primary> {
         self.primaries
             .iter()
             .filter(|primary| !primary.slots.is_empty())
     }
 
-    /// Whether every slot has a primary.
+    /// Returns whether every slot has a primary.
     pub(crate) fn is_whole(&self) -> bool {
         let slots = self.ranges.iter();
         let slots = slots.map(|(from, to, _)| u32::from(to - from) + 1);
@@ -62,7 +62,7 @@ impl SlotMap {
         Some(primary.pool.clone())
     }
 
-    /// Whether the same primaries hold the same slots.
+    /// Returns whether the same primaries, at the same addresses, hold the same slots.
     pub(crate) fn is_as(&self, other: &Self) -> bool {
         let state = |map: &Self| {
             let state = map.primaries.iter();
@@ -75,7 +75,7 @@ impl SlotMap {
         state(self) == state(other)
     }
 
-    /// A key that this primary holds, among those that numbers give.
+    /// Returns the first of the numbered keys that this primary holds.
     pub(crate) fn key_on(&self, address: &Address, key: impl Fn(u64) -> String) -> Option<String> {
         let is_there = |key: &String| {
             let owner = self.owner(slot(key));

@@ -1,4 +1,4 @@
-//! What is known of a cluster, and the connections to its primaries.
+//! State of a cluster, and the connections to its primaries.
 
 use std::{
     collections::HashMap,
@@ -19,34 +19,34 @@ use crate::{
     sync::{BackgroundTask, lock},
 };
 
-/// Servers that commands were sent on to and that the map does not have yet.
+/// Maximum number of redirect targets that are not in the slot map yet.
 const MAX_STRAYS: usize = 64;
 
 pub(crate) struct Cluster {
-    /// The nodes that were named, by which the others are found.
+    /// The configured nodes, through which the others are found.
     pub(crate) seeds: Vec<ConnectionInfo>,
     pub(crate) timeouts: Timeouts,
     pub(crate) key_space: KeySpace,
     pub(crate) registry: Arc<ServerRegistry>,
     pub(crate) known: watch::Sender<ClusterStatus>,
     pub(crate) redirect_targets: Mutex<HashMap<Address, ServerPool>>,
-    /// The latest epoch of the cluster's own that was seen.
+    /// The latest epoch of the cluster that was seen.
     pub(crate) epoch: AtomicU64,
-    /// Asks for a look at the cluster ahead of the next.
+    /// Requests a refresh ahead of the next one.
     pub(crate) refresh_requested: Arc<Notify>,
     pub(crate) discovery: BackgroundTask,
 }
 
 pub(crate) enum ClusterStatus {
-    /// Nobody has looked yet.
+    /// The first discovery is not complete.
     Undiscovered,
-    /// No node has told so far.
+    /// No node has reported its state so far.
     Unreachable,
     Mapped(Arc<SlotMap>),
 }
 
 impl Cluster {
-    /// Connects on first use.
+    /// Creates a cluster that connects on first use.
     pub(crate) fn new(
         seeds: Vec<ConnectionInfo>,
         timeouts: Timeouts,
@@ -66,7 +66,7 @@ impl Cluster {
         }
     }
 
-    /// Whether no command has a chance now.
+    /// Returns whether no command can succeed now.
     pub(crate) fn is_circuit_open(&self) -> bool {
         match &*self.known.borrow() {
             ClusterStatus::Undiscovered => false,
@@ -75,7 +75,8 @@ impl Cluster {
         }
     }
 
-    /// A server that a command was sent on to.
+    /// Returns the pool of a server that a command is redirected to. Returns `None` if too many of
+    /// them are not in the slot map.
     pub(crate) fn server(&self, map: &SlotMap, address: &Address) -> Option<ServerPool> {
         if let Some(pool) = map.pool(address) {
             return Some(pool);
@@ -98,7 +99,7 @@ impl Cluster {
         ServerPool::new(server, self.timeouts, probe, registry)
     }
 
-    /// As the first of the named nodes, but for its address.
+    /// Returns the settings of the first configured node with another address.
     pub(crate) fn connection_info(&self, address: &Address) -> ConnectionInfo {
         at(&self.seeds[0], &address.host, address.port)
     }
