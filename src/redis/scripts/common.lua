@@ -1,4 +1,4 @@
--- Microseconds as integers in doubles: exact up to the year 2255.
+-- Times are microseconds as integers in doubles, which are exact up to the year 2255.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
@@ -6,7 +6,7 @@ local function stamp(micros)
   return string.format('%d.%06d', math.floor(micros / 1000000), micros % 1000000)
 end
 
--- As Timestamp::parse reads it; nil for what is no time.
+-- Parses a time like Timestamp::parse. Returns nil for anything that is no time.
 local function micros(text)
   if type(text) ~= 'string' or #text > 32 then return nil end
   local seconds, decimals = string.match(text, '^(%d+)%.?(%d*)$')
@@ -16,7 +16,7 @@ local function micros(text)
   return seconds * 1000000 + six + up
 end
 
--- The text under a key, false for none, '?' for what is too long or no text at all.
+-- Returns the string under a key, false if there is none, '?' if it is too long or no string.
 local function text(key, longest)
   local value = redis.pcall('GET', key)
   if type(value) == 'table' or (value and #value > longest) then return '?' end

@@ -1,3 +1,3 @@
--- KEYS: record. ARGV: the very record that is to go.
+-- KEYS: record. ARGV: the very record to delete.
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1

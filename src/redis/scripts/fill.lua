@@ -1,10 +1,11 @@
 -- Modelled in tests/model/src/redis.rs.
--- KEYS: record, tombstone, and the mark unless it is on another server of a cluster: then it was
--- compared before, and whoever serves the record compares it again. ARGV: tombstone seen ('' for none), mark seen ('' for none,
--- '?' when it was not read), fence, longest age and slack in microseconds, TTL in milliseconds, the
--- record, the run of the server at the lookup, whether the record is complete ('' for one that
--- still lacks mark and run), the very record that is to be replaced ('' for any that is not
--- newer, or none), and the run of this server.
+-- KEYS: record, tombstone, and the mark unless it is on another server of a cluster. In that case
+-- it was compared before, and each lookup that serves the record compares it again.
+-- ARGV: tombstone seen ('' for none), mark seen ('' for none, '?' if it was not read), fence,
+-- maximum age and slack in microseconds, TTL in milliseconds, the record, the run ID of the server
+-- at the lookup, whether the record is complete ('' for one that still lacks mark and run), the
+-- very record to replace ('' to replace any that is not newer, or none), the run ID of this server.
+
 -- Another server may have lost what was revoked since the lookup.
 local run = ARGV[11]
 if run ~= ARGV[8] then return {'lost'} end
@@ -33,7 +34,8 @@ if standing then
     or micros(string.match(standing, '"cached_at"%s*:%s*([%d.]+)'))
   if written and written > fence then return {'kept'} end
 end
--- One that has gone was logged out by the Python service, which leaves no other trace.
+-- If that record has gone, the Python service may have logged the user out, which leaves no other
+-- trace.
 if ARGV[10] ~= '' and standing ~= ARGV[10] then return {'kept'} end
 local record = ARGV[7]
 if ARGV[9] == '' then

@@ -1,5 +1,5 @@
--- KEYS: record, tombstone. ARGV: prefix of marks, longest record, the user if we know better than
--- the text of the record, else ''.
+-- KEYS: record, tombstone. ARGV: prefix of marks, maximum length of a record, the name of the
+-- user's mark if Rust knows it better than the text of the record, else ''.
 local record = text(KEYS[1], tonumber(ARGV[2]))
 local user = ARGV[3] ~= '' and ARGV[3]
   or (record and string.match(record, '^sealed1:%x+:(%x+):'))

@@ -1,3 +1,3 @@
--- KEYS: the probe. Fails as every write does.
+-- KEYS: probe. The script fails if the server rejects writes.
 redis.call('SET', KEYS[1], stamp(now), 'PX', 1000)
 return 1

@@ -1,4 +1,5 @@
--- KEYS: tombstone, and the records unless they may be on another server of a cluster. ARGV: verdict, nonce, TTL in seconds.
+-- KEYS: tombstone, and the records unless they may be on another server of a cluster. ARGV:
+-- verdict, nonce, TTL in seconds.
 local verdict, ttl = ARGV[1], tonumber(ARGV[3])
 local standing = text(KEYS[1], 128)
 if standing and refuses(standing) then verdict = 'refuse' end

@@ -1,5 +1,6 @@
 -- KEYS: mark. ARGV: TTL in seconds, slack in microseconds.
--- It always changes and never goes backwards, unless it lay in the future.
+-- The mark always changes and never goes backwards, unless it was in the future by more than the
+-- slack.
 local standing = micros(text(KEYS[1], 128))
 local at = now
 if standing and standing <= now + tonumber(ARGV[2]) then at = math.max(now, standing + 1) end
