@@ -1,9 +1,9 @@
-//! What is remembered of records that were served before, so that the next lookup costs less.
+//! Cache of what earlier lookups learned about a record, so that the next lookup costs less.
 //!
-//! None of it is proof of anything. Whose a token was says which mark to ask for, and so spares
-//! the script; what comes back must be of that user. What a record said is used again only when
-//! Redis answers with the very same bytes under the very same name, and so spares reading, and
-//! opening where records are sealed. Whether the record may be served is decided anew each time.
+//! Nothing in it is proof. The user of a token determines which mark to read, which saves the
+//! script; the record that comes back must be of that user. A parsed record is used again only if
+//! Redis returns the very same bytes under the very same name, which saves parsing them, and
+//! opening them if records are sealed. Whether the record may be served is decided at each lookup.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use quick_cache::sync::Cache;
 use super::keys::{KeySpace, SessionKeys};
 use crate::protocol::{CacheKey, Record};
 
-/// So many records are remembered as they were read, a few hundred bytes each.
+/// Maximum number of records that are remembered as parsed, a few hundred bytes each.
 const MAX_READ: usize = 16_384;
 
 pub(crate) struct RecordCache {
-    /// The names of the marks.
+    /// Names of the marks.
     users: Cache<CacheKey, Arc<str>>,
     read: Cache<CacheKey, Arc<CachedLookup>>,
 }
 
-/// A token whose user is known from before.
+/// A token whose user is known from an earlier lookup.
 pub(crate) struct CachedLookup {
     pub(crate) mark_name: Arc<str>,
     pub(crate) keys: SessionKeys,
@@ -45,12 +45,12 @@ impl RecordCache {
         Some(Arc::new(CachedLookup::new(key, mark_name, key_space)))
     }
 
-    /// Whose the token is.
+    /// Stores the name of the mark of a token's user.
     pub(crate) fn learn(&self, key: &CacheKey, mark_name: &str) {
         self.users.insert(key.clone(), mark_name.into());
     }
 
-    /// What the record said that was just read, for who gets the same bytes again.
+    /// Stores a record that was just parsed, for a later lookup that reads the same bytes.
     pub(crate) fn read(
         &self,
         key: &CacheKey,
@@ -83,12 +83,12 @@ impl CachedLookup {
         }
     }
 
-    /// The keys to look at: record, tombstone and mark.
+    /// Returns the keys to read: record, tombstone and mark.
     pub(crate) fn keys(&self) -> [&str; 3] {
         [&self.keys.record, &self.keys.tombstone, &self.mark]
     }
 
-    /// The record that these very bytes were before.
+    /// Returns the record that was parsed from these very bytes.
     pub(crate) fn record(&self, value: &[u8]) -> Option<&Arc<Record>> {
         let (known, record) = self.read.as_ref()?;
         (known == value).then_some(record)

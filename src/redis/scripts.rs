@@ -1,4 +1,4 @@
-//! The scripts: everything that must be seen or changed in Redis as one.
+//! Lua scripts for everything that must be read or changed in Redis as one.
 
 macro_rules! script {
     ($file:literal) => {
@@ -9,7 +9,7 @@ macro_rules! script {
     };
 }
 
-/// A script by its place in [`SCRIPTS`].
+/// A script, by its index in [`SCRIPTS`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Script {
     Lookup,
@@ -20,7 +20,8 @@ pub(crate) enum Script {
     Probe,
 }
 
-/// Loaded into every server that is connected, so that a restart puts no reload in a request's way.
+/// The scripts. Each is loaded into every server on connecting, so that no request waits for a
+/// reload after a restart.
 pub(crate) const SCRIPTS: [&str; 6] = [
     script!("lookup.lua"),
     script!("fill.lua"),

@@ -1,9 +1,9 @@
-//! What a lookup reads on a cluster, where record and mark may be on two servers.
+//! Reads of a lookup on a cluster, where record and mark may be on two servers.
 //!
-//! Record, tombstone and mark are asked for at once, each where it is, so each is of a moment of
-//! its own. That is enough: a revocation that has returned stands in all of them, and one that
-//! comes between is of a request's own time. Single keys are read, since a command for two of them
-//! gets no answer while their slot moves.
+//! Record, tombstone and mark are read concurrently, each from the server that holds it, so each is
+//! of a moment of its own. That is enough: a revocation that has returned is visible in all of
+//! them, and one that comes between the reads is concurrent with the request. Single keys are read,
+//! because a command for two keys gets no usable reply while their slot moves.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
 type Text = (Option<Vec<u8>>, Arc<str>);
 
 impl RedisStore {
-    /// What one `MGET` says where one server holds all three.
+    /// Reads what one `MGET` reads if one server holds all three keys.
     pub(crate) async fn read_known_from_cluster(
         &self,
         call: &Operation<'_>,
@@ -33,7 +33,8 @@ impl RedisStore {
         Ok(reply)
     }
 
-    /// What the lookup script says where one server holds all; no mark where none is named.
+    /// Reads what the lookup script reads if one server holds everything. Without `mark_name` it
+    /// reads no mark.
     pub(crate) async fn read_from_cluster(
         &self,
         call: &Operation<'_>,
@@ -49,7 +50,7 @@ impl RedisStore {
     }
 }
 
-/// Together with whatever else is asked at the same moment.
+/// Reads the keys, concurrently with another read.
 async fn read_keys<T>(
     call: &Operation<'_>,
     record: &str,
@@ -82,8 +83,8 @@ async fn read_keys<T>(
     Ok((reply, concurrent))
 }
 
-/// The run of the server that holds what is the token's. While its slot moves there may be two,
-/// and what they say together is no record's.
+/// Returns the run ID of the server that holds the token's keys. While their slot moves there may
+/// be two servers, and no record has the run IDs of both.
 fn token(record: &Text, tombstone: &Text) -> Arc<str> {
     if record.1 == tombstone.1 {
         return Arc::clone(&record.1);
@@ -92,7 +93,7 @@ fn token(record: &Text, tombstone: &Text) -> Arc<str> {
 }
 
 async fn text(call: &Operation<'_>, key: &str) -> Result<Text, Unavailable> {
-    // Not `GET`, which fails where something else than a text stands.
+    // `GET` would fail if the key holds anything else than a string.
     let answer = call.send(key, cmd("MGET").arg(key)).await?;
     let [text] = read(answer.value).ok_or(Unavailable)?;
     Ok((text, answer.run_id))

@@ -1,4 +1,4 @@
-//! Storing what was validated, unless something was revoked since the lookup.
+//! Fill: stores a session after its validation, unless something was revoked since the lookup.
 
 use super::{
     outcome::{FillReply, LookupSnapshot, MarkSnapshot},
@@ -38,7 +38,7 @@ impl RedisStore {
         seen: &LookupSnapshot,
         session: &ValidatedSession,
     ) -> Result<FillReply, Unavailable> {
-        // It has ended since it was validated, and nothing was compared.
+        // Without a TTL the session has expired since its validation, and nothing was compared.
         let ttl = self.effective_ttl(key, seen, session).ok_or(Unavailable)?;
         let call = self.topology.call(Access::Write);
         let keys = self.keys(key);
@@ -62,9 +62,9 @@ impl RedisStore {
             seen.fence.minus(CLOCK_SKEW_TOLERANCE),
             tombstone,
         );
-        // Boxed, so that one server need not carry the room for it.
+        // Boxed, so that the future for a single server stays small.
         let recheck = || Box::pin(self.recheck(&call, &keys, seen, &mark_name));
-        // Mark, run and seal take a few hundred bytes more.
+        // Mark, run ID and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
             self.warnings.too_long();
             return Ok(match recheck().await? {
@@ -72,7 +72,8 @@ impl RedisStore {
                 Err(filled) => filled,
             });
         }
-        // Neither what is sealed can be completed by Redis, nor by one server what takes two.
+        // Redis cannot complete a sealed record, and one server cannot complete a record that needs
+        // the run IDs of two.
         let is_complete = self.sealing.is_some() || self.topology.is_cluster();
         if self.topology.is_cluster() || (is_complete && mark == "?") {
             match recheck().await? {
@@ -114,7 +115,8 @@ impl RedisStore {
                 ],
             )
             .await?;
-        // Nothing was revoked until the re-check, and what is stored can wait for the next.
+        // Nothing was revoked until the re-check, so the session may be served. The next fill can
+        // store it.
         let Some(answer) = answer else {
             return Ok(FillReply::Skipped);
         };
@@ -132,14 +134,14 @@ impl RedisStore {
                 let revocations = RevocationState::parse(field(1), field(2));
                 Ok(seen.conflict(fence, run_ids, revocations, mark_name))
             }
-            // `lost` among them: what this server knows says nothing of the time before. And `late`:
-            // a tombstone may have come and gone.
+            // This includes `lost`, because this server knows nothing of the time before, and
+            // `late`, because a tombstone may have come and gone.
             _ => Err(Unavailable),
         }
     }
 
-    /// What the fill script compares, without storing: the mark as it stands and the run of the
-    /// servers that said so, or how the fill ends.
+    /// Compares what the fill script compares, without storing. Returns the current mark and the
+    /// run IDs of the servers that were read, or the outcome of the fill.
     async fn recheck(
         &self,
         call: &Operation<'_>,
@@ -179,7 +181,7 @@ impl RedisStore {
         )))
     }
 
-    /// The milliseconds that the record may live; nothing for a session that has ended.
+    /// Returns the TTL of the record in milliseconds, or `None` if the session has expired.
     fn effective_ttl(
         &self,
         key: &CacheKey,
@@ -192,11 +194,12 @@ impl RedisStore {
         };
         let left = wall_micros(at).saturating_sub(self.clock.wall());
         let left = u64::try_from(left).ok().filter(|left| *left > 0)?;
-        // Whole seconds, as the Python service counts them.
+        // Whole seconds, because the Python service counts in them.
         Some(life.min((left / 1_000_000).max(1) * 1_000))
     }
 
-    /// A process that slept for longer between lookup and fill knows too little to fill.
+    /// Returns the longest time between lookup and fill, in microseconds. A process that slept for
+    /// longer knows too little to fill.
     fn longest_fill(&self) -> i64 {
         micros(self.limits.validation_timeout).saturating_add(CLOCK_SKEW_TOLERANCE)
     }

@@ -1,8 +1,8 @@
-//! What Redis knows of a token, in one round trip.
+//! Lookup of a token in Redis, in one round trip.
 //!
-//! A token that was served before is asked for by `MGET`, which can only accept a record of our
-//! own that the tombstone and mark beside it leave good. Everything else goes through a script, so
-//! that what is compared is of one moment.
+//! A token that was served before is looked up by `MGET`, which can only accept a native record
+//! that tombstone and mark leave valid. Everything else goes through a script, so that all values
+//! that are compared are of one moment.
 
 use std::sync::Arc;
 
@@ -28,9 +28,12 @@ use crate::{
 };
 
 impl RedisStore {
-    /// One round trip for a token of our own that is known from before, and for any other; two
-    /// only where the record's user is written in a way that the script does not see through, for
-    /// a miss while the pepper is being changed, and on a cluster for a token that is not known.
+    /// Looks up a token in one round trip, whether a native record of it was served before or not.
+    /// It takes two only:
+    ///
+    /// - if the record's user is spelled in a way that the script cannot read,
+    /// - for a miss while the pepper is being changed,
+    /// - on a cluster, for a token that is not known.
     pub(crate) async fn lookup(&self, key: &CacheKey) -> LookupResult {
         let call = self.topology.call(Access::Read);
         if let Some(listener) = &self.listener {
@@ -43,11 +46,11 @@ impl RedisStore {
                 Err(Unavailable) => return LookupResult::Unavailable,
             }
         }
-        // Boxed, so that the shortcut need not carry the room for it.
+        // Boxed, so that the future of the shortcut stays small.
         Box::pin(self.both_names(&call, key, None)).await
     }
 
-    /// A lookup that serves nothing of what is stored.
+    /// Looks up a token without serving any stored record.
     pub(crate) async fn take_snapshot(
         &self,
         key: &CacheKey,
@@ -69,7 +72,8 @@ impl RedisStore {
         };
         match self.script_lookup(call, &previous, replace).await {
             Ok(LookupResult::Miss(_)) => found.unwrap_or(LookupResult::Unavailable),
-            // What ends it is pushed under that name, for which nothing here is listed.
+            // The invalidations of this record are pushed under the previous name, and the local
+            // cache has no entry under that name.
             Ok(LookupResult::Record(mut served)) => {
                 served.admission = None;
                 LookupResult::Record(served)
@@ -78,7 +82,8 @@ impl RedisStore {
         }
     }
 
-    /// The shortcut: it can only accept records of our own, of the very user that was expected.
+    /// Shortcut by `MGET`. It can only accept native records, and only of the user that was
+    /// expected.
     async fn read_cached(
         &self,
         call: &Operation<'_>,
@@ -87,7 +92,7 @@ impl RedisStore {
     ) -> Result<Option<CacheableRecord>, Unavailable> {
         let observed = match self.topology.batcher() {
             Some(batcher) => batcher.ask(known, call.until()).await?,
-            // Boxed, so that one server need not carry the room for it.
+            // Boxed, so that the future for a single server stays small.
             None => Box::pin(self.read_known_from_cluster(call, known.keys())).await?,
         };
         let Some(value) = observed.value else {
@@ -102,7 +107,7 @@ impl RedisStore {
                 _ => return Ok(None),
             },
         };
-        // Redis was not asked for the time, so the node's clock tells the age.
+        // `MGET` does not return the time, so the node's clock determines the age.
         let context = self.context(Timestamp(self.clock.wall()), &observed.run_ids);
         let accepted = record.provenance.is_some()
             && is_acceptable(&record, &observed.revocations, &context, self.max_age());
@@ -133,15 +138,16 @@ impl RedisStore {
             return Ok(LookupResult::unusable(seen, time, None, None, replace));
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
-            // The script took the user from the text; the mark counts only for who we read.
+            // The script took the user from the text of the record. The mark counts only if it is
+            // that of the user whom we parsed.
             let (again, later) = self.read(call, &keys, Some(&mark_name)).await?;
-            // What stands there now may be another's already.
+            // The record that is stored now may be that of another user.
             if again.value != seen.value {
                 return Ok(LookupResult::unusable(again, later, None, None, replace));
             }
             (seen, time) = (again, later);
         }
-        // A time that Redis tells is no better than the rest of what it says.
+        // If records are sealed, Redis is not trusted, and neither is its time.
         let now = match self.sealing {
             None => time,
             Some(_) => Timestamp(self.clock.wall()),
@@ -170,12 +176,13 @@ impl RedisStore {
         ))
     }
 
-    /// Deletes the record that the lookup found, since the identity provider refused its token.
+    /// Deletes the record that the lookup found, after the identity provider has rejected its
+    /// token.
     pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) {
         if let Some(observed) = &seen.observed {
             let keys = self.keys(key);
             let call = self.topology.call(Access::Write);
-            // What it does not reach ends with its TTL.
+            // A record that this call does not reach ends with its TTL.
             let _ = call.run(Script::Drop, &[&keys.record], &[observed]).await;
         }
     }
@@ -205,8 +212,8 @@ impl RedisStore {
         }
     }
 
-    /// The record that a value is, if it is one of the key's namespace, and the name of its user's
-    /// mark.
+    /// Parses a value. Returns the record, if it is one of the key's namespace, and the name of its
+    /// user's mark.
     fn decode(&self, key: &CacheKey, keys: &SessionKeys, value: &[u8]) -> Option<(Record, String)> {
         let Some(sealing) = &self.sealing else {
             if is_sealed(value) {
@@ -229,7 +236,7 @@ impl RedisStore {
                 let Parsed::Record(record) = Record::parse(&json, key.space()) else {
                     return None;
                 };
-                // What is readable outside must be what is true inside.
+                // The user in the readable part must be the user in the sealed part.
                 let id = record.user.id();
                 let is_the_users =
                     user == sealing.user(id) || Some(&user) == sealing.previous_user(id).as_ref();
@@ -250,11 +257,11 @@ impl RedisStore {
         }
     }
 
-    /// How a record that is served may be kept in memory: only if every change of what makes it
-    /// unusable will be heard.
+    /// Returns how a served record may be kept in memory. It may be kept only if every change that
+    /// makes it unusable is pushed to this process.
     fn admission(&self, record: &Record, mark_name: &str, run_ids: &RunIds) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
-        // The peer ends its own records by deleting them.
+        // The Python service ends its own records by deleting them.
         let hears_its_end = listener.tracks_records() || record.provenance.is_some();
         let hears_all = || {
             run_ids
@@ -267,7 +274,8 @@ impl RedisStore {
         })
     }
 
-    /// Whether mark and tombstone are still those that were seen before a session was validated.
+    /// Returns whether mark and tombstone are still those that were seen before a session was
+    /// validated.
     pub(crate) async fn is_still_valid(
         &self,
         key: &CacheKey,
@@ -283,8 +291,8 @@ impl RedisStore {
         })
     }
 
-    /// What the lookup script says; the mark is that of the user in the record unless it is named.
-    /// On a cluster one that is not named is not read.
+    /// Reads what the lookup script reads. Without `mark_name` the mark is that of the user in the
+    /// record; on a cluster no mark is read then.
     pub(crate) async fn read(
         &self,
         call: &Operation<'_>,

@@ -1,4 +1,4 @@
-//! What is said to Redis: lookup, fill and revocation.
+//! Operations on Redis: lookup, fill and revocation.
 
 mod cluster_read;
 mod fill;

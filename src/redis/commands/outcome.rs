@@ -1,4 +1,4 @@
-//! What lookups and fills in Redis come to.
+//! Results of lookups and fills in Redis.
 
 use crate::{
     coherence::CacheableRecord,
@@ -6,7 +6,7 @@ use crate::{
     redis::topology::{LookupReply, RunIds},
 };
 
-/// What a lookup found in Redis.
+/// Result of a lookup in Redis.
 pub(crate) enum LookupResult {
     Record(CacheableRecord),
     Miss(Box<LookupSnapshot>),
@@ -14,7 +14,7 @@ pub(crate) enum LookupResult {
     Unavailable,
 }
 
-/// What a lookup saw, or the re-check of a fill.
+/// State that a lookup, or the re-check of a fill, read from Redis.
 #[derive(Clone, Debug)]
 pub(crate) struct LookupSnapshot {
     /// The run IDs of the servers that were read.
@@ -22,15 +22,15 @@ pub(crate) struct LookupSnapshot {
     pub(crate) fence: Timestamp,
     pub(crate) tombstone: Option<Tombstone>,
     pub(crate) mark: MarkSnapshot,
-    /// The record of the namespace that stood there, whether it could be served or not.
+    /// The stored record of the namespace, whether it could be served or not.
     pub(crate) observed: Option<Vec<u8>>,
-    /// Whether a fill may replace that very record and no other.
+    /// Whether a fill may replace only that very record.
     pub(crate) replaces_observed: bool,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum MarkSnapshot {
-    /// Nobody knew whose the token is.
+    /// The mark was not read, because the user of the token was not known.
     Unread,
     Read {
         name: String,
@@ -38,19 +38,19 @@ pub(crate) enum MarkSnapshot {
     },
 }
 
-/// Which standing record the fill after a lookup may replace.
+/// Which stored record the fill after a lookup may replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReplacePolicy {
-    /// Any that is not newer.
+    /// Any record that is not newer.
     AnyOlder,
-    /// The very one that the lookup found.
+    /// Only the very record that the lookup found.
     Observed,
 }
 
-/// What became of a session that was to be stored in Redis.
+/// Outcome of a fill in Redis.
 pub(crate) enum FillReply {
     Stored,
-    /// A newer record stands there, or Redis holds garbage.
+    /// A newer record is stored, or Redis holds unreadable values.
     Skipped,
     Conflict(Box<LookupSnapshot>),
     Revoked,
@@ -58,7 +58,7 @@ pub(crate) enum FillReply {
 }
 
 impl LookupResult {
-    /// What a lookup comes to that may serve nothing of what it saw.
+    /// Returns the result of a lookup that may not serve anything it read.
     pub(crate) fn unusable(
         reply: LookupReply,
         fence: Timestamp,
@@ -85,7 +85,7 @@ impl LookupResult {
 }
 
 impl LookupSnapshot {
-    /// What the re-check of a fill saw instead.
+    /// Returns a conflict with the state that the re-check of a fill read instead.
     pub(crate) fn conflict(
         &self,
         fence: Timestamp,

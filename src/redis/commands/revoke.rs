@@ -1,4 +1,4 @@
-//! The tombstones and marks by which all nodes hear of a revocation.
+//! Revocation: writes the tombstones and marks that revoke on all nodes.
 
 use std::{
     hash::BuildHasher,
@@ -40,15 +40,17 @@ impl RedisStore {
         let mut run_ids = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
-            // The Python service, which knows no tombstones, serves what stands under its own key,
-            // whatever namespace the revocation is made in.
+            // The Python service knows no tombstones and serves the record under its own key. So
+            // that record is deleted as well, whatever the namespace of the revocation.
             let all: &[&str] = &[&keys.tombstone, &keys.python, &keys.record];
             let all = &all[..if keys.python == keys.record { 2 } else { 3 }];
             let script = Script::RevokeToken;
             let answer = match call.run_together(script, all, &arguments).await? {
                 Some(answer) => answer,
                 None => {
-                    // Each where it is; the tombstone first, so that no record is put back.
+                    // The slot is moving, so each key is changed on the server that holds it. The
+                    // tombstone comes first, so that no fill stores a record again after its
+                    // deletion.
                     let answer = call.run(script, &[&keys.tombstone], &arguments).await?;
                     for record in &all[1..] {
                         call.send(record, cmd("DEL").arg(record)).await?;
@@ -62,7 +64,7 @@ impl RedisStore {
     }
 
     pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unavailable> {
-        // Never shorter than the records that it must outlive.
+        // The mark must outlive the records that it revokes.
         let records = self.limits.ttl + Duration::from_micros(CLOCK_SKEW_TOLERANCE.unsigned_abs());
         let ttl = decimal(self.limits.max_session_lifetime.max(records));
         let slack = CLOCK_SKEW_TOLERANCE.to_string();
@@ -77,7 +79,8 @@ impl RedisStore {
         Ok(run_ids)
     }
 
-    /// How many replicas have what these runs took, if that was asked for.
+    /// Returns how many replicas have what the servers with these run IDs wrote, if
+    /// `wait_for_replicas` is set.
     pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
         self.topology.replicas(run_ids).await
     }

@@ -1,4 +1,4 @@
-//! The store as the rest of the crate sees it: where it is, how it names things, and its limits.
+//! The store as the rest of the crate uses it: its topology, its key names and its limits.
 
 use std::{
     collections::hash_map::RandomState,
@@ -36,7 +36,7 @@ pub(crate) struct RedisStore {
     pub(crate) nonces: (RandomState, AtomicU64),
 }
 
-/// What the protocol is told, in the units in which it speaks.
+/// Settings of the protocol, in its units.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoreLimits {
     pub(crate) timeouts: Timeouts,
@@ -87,7 +87,7 @@ impl RedisStore {
         }
     }
 
-    /// Whether requests ask Redis at all, or would wait in vain.
+    /// Returns whether requests skip Redis, because they would wait in vain.
     pub(crate) fn is_circuit_open(&self) -> bool {
         self.topology.is_circuit_open()
     }
@@ -108,7 +108,7 @@ impl RedisStore {
         self.key_space.mark(name)
     }
 
-    /// The user's id, or its keyed hash where records are sealed.
+    /// Returns the name of a user's mark: the user ID, or its keyed hash if records are sealed.
     pub(crate) fn mark_name(&self, user_id: &str) -> String {
         match &self.sealing {
             None => user_id.to_owned(),
@@ -116,7 +116,8 @@ impl RedisStore {
         }
     }
 
-    /// And the name under which nodes may still look that have the previous key.
+    /// Returns the name of a user's mark, and the name that nodes with the previous sealing key may
+    /// still read.
     pub(crate) fn mark_names(&self, user_id: &str) -> impl Iterator<Item = String> {
         let sealing = self.sealing.as_ref();
         let previous = sealing.and_then(|sealing| sealing.previous_user(user_id));

@@ -1,5 +1,5 @@
-//! Says what stands in Redis that cannot be used, without filling the log as well when a store is
-//! full of it.
+//! Rate-limited warnings about unusable values in Redis. A store that is full of them does not fill
+//! the log as well.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -9,7 +9,8 @@ use crate::telemetry::REDIS;
 pub(crate) struct RateLimitedWarnings(AtomicU64);
 
 impl RateLimitedWarnings {
-    /// The first, and then each that doubles their number.
+    /// Counts a warning and returns whether to log it: the first, and then each that doubles their
+    /// number.
     fn is_news(&self) -> bool {
         (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two()
     }
