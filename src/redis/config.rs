@@ -1,7 +1,7 @@
-//! The settings of Redis: which servers, and how to reach them.
+//! Settings of Redis: which servers, and how to reach them.
 //!
-//! [`RedisConfig`] takes what the caller says and never fails; [`RedisConfig::check`] is the one
-//! place that does. What it returns holds no URL any more, only what was read from them.
+//! The setters of [`RedisConfig`] never fail. [`RedisConfig::check`] is the one place that does. It
+//! returns what was parsed from the URLs, and no URL.
 
 use std::{fmt, mem, str::FromStr, time::Duration};
 
@@ -14,19 +14,19 @@ use crate::{
     redis::endpoint::{NodeFault, ServerUrl, UrlFault},
 };
 
-/// The longest that any of the timeouts may be.
+/// Maximum of each timeout.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// The longest that a revocation may wait for replicas.
+/// Maximum time that a revocation waits for replicas.
 const MAX_REPLICA_WAIT: Duration = Duration::from_secs(60);
 
-/// Which Redis keeps the sessions, and how to reach it; for
+/// Configuration of the Redis that stores the sessions, and of the connections to it. Pass it to
 /// [`SessionCacheBuilder::redis`](crate::SessionCacheBuilder::redis).
 ///
 /// A URL alone needs no `RedisConfig`: `.redis("redis://127.0.0.1:6379/2")?` is the same as
-/// `.redis(RedisConfig::single("redis://127.0.0.1:6379/2"))?`. Nothing here fails;
-/// `SessionCacheBuilder::redis` checks all of it and returns the error. `Debug` shows addresses, and
-/// no user or password.
+/// `.redis(RedisConfig::single("redis://127.0.0.1:6379/2"))?`. No method here fails;
+/// `SessionCacheBuilder::redis` checks all settings and returns the error. `Debug` shows addresses,
+/// and no user or password.
 ///
 /// ```
 /// use std::time::Duration;
@@ -61,18 +61,18 @@ pub struct RedisConfig {
     key_prefix: String,
 }
 
-/// The servers, as they were named.
+/// The servers, as they were configured.
 #[derive(Clone)]
 pub(crate) enum Deployment {
     Single(ServerUrl),
     Sentinel {
         sentinels: Vec<ConnectionInfo>,
-        /// What they call the primary.
+        /// The name of the primary at the sentinels.
         name: String,
-        /// How to connect to it, wherever it is.
+        /// How to connect to the primary, at whatever address.
         primary: ServerUrl,
     },
-    /// Some of the nodes, by which the others are found.
+    /// Some of the nodes, through which the others are found.
     Cluster(Vec<ConnectionInfo>),
 }
 
@@ -102,17 +102,17 @@ pub(crate) struct CheckedRedisConfig {
 }
 
 impl RedisConfig {
-    /// One server, by its [URL](Self#urls).
+    /// Creates a configuration for one server, given by its [URL](Self#urls).
     pub fn single(url: impl AsRef<str>) -> Self {
         Self::new(parse(url.as_ref()).map(Deployment::Single))
     }
 
-    /// The server that these sentinels name as the primary called `name`, followed through
-    /// failovers. Name all sentinels.
+    /// Creates a configuration for the server that these sentinels name as the primary called
+    /// `name`. It is followed through failovers. Pass the URLs of all sentinels.
     ///
     /// Each [URL](Self#urls) has the sentinel's own user and password. Its port is 26379 unless
-    /// given. The primary is connected without user, password and TLS, unless
-    /// [`credentials_from`](Self::credentials_from) says otherwise.
+    /// given. The primary is connected to without user, password and TLS, unless
+    /// [`credentials_from`](Self::credentials_from) is set.
     pub fn sentinel<U: AsRef<str>>(
         urls: impl IntoIterator<Item = U>,
         name: impl Into<String>,
@@ -133,12 +133,14 @@ impl RedisConfig {
         }))
     }
 
-    /// A Redis Cluster, found by the [URLs](Self#urls) of some of its nodes, primaries or replicas.
+    /// Creates a configuration for a Redis Cluster, given by the [URLs](Self#urls) of some of its
+    /// nodes, primaries or replicas. The other nodes are discovered.
     ///
-    /// All nodes need the same user and password, and all use TLS or none does. A cluster has one
-    /// database, so no URL names another than 0. A node that is down costs the sessions whose keys
-    /// it holds their place in the cache until a replica has taken over; no request fails.
-    /// [`docs::cluster`](crate::docs::cluster) lists what a cluster guarantees and what it does not.
+    /// All nodes must have the same user and password, and either all use TLS or none does. A
+    /// cluster has only database 0, so no URL may name another. If a primary is down, the sessions
+    /// whose keys it holds are not cached until a replica has taken over; no request fails.
+    /// [`docs::cluster`](crate::docs::cluster) lists what a cluster guarantees and what it does
+    /// not.
     ///
     /// ```
     /// use tower_session_cache::{RedisConfig, SessionCache};
@@ -177,15 +179,16 @@ impl RedisConfig {
     /// are those of this [URL](Self#urls). Its host and port are not used. Defaults to none of
     /// them.
     ///
-    /// Only for [`sentinel`](Self::sentinel). The URLs of the others have all of it themselves.
+    /// Only for [`sentinel`](Self::sentinel). The URLs of other deployments contain these settings
+    /// themselves.
     pub fn credentials_from(mut self, url: impl AsRef<str>) -> Self {
         self.credentials = Some(parse(url.as_ref()));
         self
     }
 
-    /// Sets the CAs that are trusted on TLS connections, and the client certificate. Defaults to the
-    /// CAs of the system and no certificate. Needs a `rediss://` URL; nothing falls back to plain
-    /// text.
+    /// Sets the CAs that are trusted on TLS connections, and the client certificate. Defaults to
+    /// the CAs of the system and no certificate. Requires a `rediss://` URL. No connection falls
+    /// back to plain text.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls(mut self, tls: RedisTls) -> Self {
@@ -195,49 +198,50 @@ impl RedisConfig {
 
     /// Sets the number of the database that is used if the URL names none. Defaults to
     /// [`SessionCacheConfig::redis_db`](crate::SessionCacheConfig::redis_db), and without a
-    /// configuration file to 2, the database of the Python service. A cluster has only number 0.
+    /// configuration file to 2, the database of the Python service. A cluster has only database 0.
     pub fn database(mut self, number: u16) -> Self {
         self.database = Some(number);
         self
     }
 
-    /// Sets how long one operation may take: a lookup, a fill or a revocation, however many commands
-    /// it sends. Must be more than 0 and at most an hour. Defaults to 250 milliseconds, or more if
+    /// Sets the timeout of one operation: a lookup, a fill or a revocation, with all commands that
+    /// it sends. Must be more than 0 and at most 1 hour. Defaults to 250 milliseconds, or more if
     /// [`checkout_timeout`](Self::checkout_timeout) is longer, or less if
     /// [`request_timeout`](crate::SessionCacheBuilder::request_timeout) leaves no room for it.
     ///
-    /// If a lookup takes longer, the request counts as a miss. A revocation is then
+    /// If a lookup times out, the request counts as a miss. If a revocation times out, it is
     /// [queued](crate::RevokeErrorKind::Queued).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.call = Some(timeout);
         self
     }
 
-    /// Sets how long establishing a connection may take: TCP, TLS, authentication and loading the
-    /// scripts. Must be more than 0 and at most an hour. Defaults to a second.
+    /// Sets the timeout for establishing a connection: TCP, TLS, authentication and loading the
+    /// scripts. Must be more than 0 and at most 1 hour. Defaults to 1 second.
     ///
-    /// Connections are made in the background, so it may exceed what a request waits.
+    /// Connections are made in the background, so this timeout may exceed the time that a request
+    /// waits.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.connect = Some(timeout);
         self
     }
 
-    /// Sets how much of [`timeout`](Self::timeout) an operation may wait for a connection, which
-    /// matters only while none is up. Must be more than 0 and not longer than `timeout`. Defaults
-    /// to all of it.
+    /// Sets how much of [`timeout`](Self::timeout) an operation may wait for a connection. This
+    /// matters only while no connection is up. Must be more than 0 and not longer than `timeout`.
+    /// Defaults to all of it.
     pub fn checkout_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.checkout = Some(timeout);
         self
     }
 
-    /// Makes each revocation wait until `replicas` replicas have it, for `at_most` this long, and
-    /// return how many do in [`Revocation::replicas`](crate::Revocation::replicas). Both must be
-    /// more than 0, and the wait at most a minute. Defaults to not waiting.
+    /// Makes each revocation wait up to `at_most` until `replicas` replicas have it, and return how
+    /// many do in [`Revocation::replicas`](crate::Revocation::replicas). Both must be more than 0,
+    /// and the wait at most 1 minute. Defaults to not waiting.
     ///
-    /// A revocation that too few replicas have is no error: it holds, and only a failover may lose
-    /// it. Only the caller waits. Requests do not, and the revocation holds in the meantime. The
-    /// call may take [`timeout`](Self::timeout) and `at_most` together. A
-    /// [`cluster`](Self::cluster) cannot be waited for.
+    /// If too few replicas have the revocation, that is no error: it holds, and only a failover may
+    /// lose it. Only the caller waits. Requests do not, and the revocation holds in the meantime.
+    /// The call may take [`timeout`](Self::timeout) and `at_most` together. Not available for a
+    /// [`cluster`](Self::cluster).
     pub fn wait_for_replicas(mut self, replicas: u32, at_most: Duration) -> Self {
         self.replicas = Some(ReplicaWait {
             replicas,
@@ -246,8 +250,8 @@ impl RedisConfig {
         self
     }
 
-    /// Sets a text that every key in Redis begins with, so that several projects can share one.
-    /// Defaults to none, which the Python service expects.
+    /// Sets the prefix of every key in Redis, so that several projects can share one. Defaults to
+    /// none, which the Python service expects.
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = prefix.into();
         self
@@ -328,7 +332,7 @@ impl Deployment {
     }
 }
 
-/// Addresses alone.
+/// Shows addresses only.
 impl fmt::Debug for Deployment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let addresses = |servers: &[ConnectionInfo]| -> Vec<_> {
@@ -401,7 +405,7 @@ fn node(url: &str) -> Result<ConnectionInfo, ConfigError> {
         })
 }
 
-/// What must be the same for all nodes: user, password, and whether TLS is used.
+/// Returns what must be the same for all nodes: user, password, and whether TLS is used.
 fn credentials(
     node: &ConnectionInfo,
 ) -> (
