@@ -1,8 +1,8 @@
-//! What an operator is told when Redis refuses us, or we it.
+//! Errors of Redis and TLS, with hints for the operator.
 
 use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// The error, and what to do about it where that is known.
+/// Returns the error, followed by what to do about it if that is known.
 pub(crate) fn with_hint(error: &RedisError) -> String {
     match advice(error) {
         Some(advice) => format!("{error}: {advice}"),
@@ -10,7 +10,8 @@ pub(crate) fn with_hint(error: &RedisError) -> String {
     }
 }
 
-/// Whether it wants another user or password. How that is said depends on the protocol.
+/// Returns whether the server wants another user or password. The error depends on the version of
+/// the protocol.
 pub(crate) fn is_unauthenticated(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
@@ -39,7 +40,7 @@ fn tls(error: &RedisError) -> Option<&rustls::Error> {
         if let Some(fault) = error.downcast_ref() {
             return Some(fault);
         }
-        // These two hand out the source of what is in them, and not that itself.
+        // For these two types `source` skips the error that they contain.
         next = if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
             Some(&**shared)
         } else if let Some(error) = error.downcast_ref::<io::Error>() {

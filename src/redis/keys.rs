@@ -1,4 +1,4 @@
-//! The names of our keys in Redis, and what a name says when Redis pushes it.
+//! Names of our keys in Redis, and the parser for the names that Redis pushes.
 
 use crate::{model::RecordKey, protocol::CacheKey};
 
@@ -6,7 +6,7 @@ const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";
 const TOMB: &str = "session_tomb:";
 const MARK: &str = "user_invalidated:";
-/// Holds nothing: its only use is that its change is pushed.
+/// Key without content. It is written only because its change is pushed.
 const PROBE: &str = "session_listener:";
 
 #[derive(Clone, Debug)]
@@ -17,15 +17,16 @@ pub(crate) struct KeySpace {
 #[derive(Clone)]
 pub(crate) struct SessionKeys {
     pub(crate) record: String,
-    /// Where the Python service keeps the session; the record itself in its namespace.
+    /// The key under which the Python service keeps the session. In the namespace of that service
+    /// it is equal to `record`.
     pub(crate) python: String,
     pub(crate) tombstone: String,
 }
 
-/// Whom a key that has changed is about.
+/// What a changed key is about.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ChangedKey<'a> {
-    /// The token of this name.
+    /// The token whose digest this is, in hexadecimal.
     Token(&'a [u8]),
     /// The user whose mark has this name.
     User(&'a str),
@@ -36,7 +37,8 @@ impl KeySpace {
         Self { prefix }
     }
 
-    /// The braces are the hash tag that keeps all of a token in one slot of a cluster.
+    /// Returns the keys of a token. The braces are the hash tag that keeps them all in one slot of
+    /// a cluster.
     pub(crate) fn keys(&self, key: &CacheKey) -> SessionKeys {
         let prefix = &self.prefix;
         let session = format!("{prefix}{RECORD}{}", key.token.hex());
@@ -58,12 +60,13 @@ impl KeySpace {
         format!("{}{PROBE}{nonce:016x}", self.prefix)
     }
 
-    /// Is written to find out whether the server takes writes.
+    /// Returns the key that is written to find out whether the server takes writes.
     pub(crate) fn write_probe(&self) -> String {
         format!("{}session_probe", self.prefix)
     }
 
-    /// What a listener has to be told of; none is the beginning of another, which Redis refuses.
+    /// Returns the key prefixes that a listener tracks. None is a prefix of another, which Redis
+    /// would reject.
     pub(crate) fn tracked(&self, with_records: bool) -> Vec<String> {
         let records: &[&str] = if with_records { &[RECORD, SPACE] } else { &[] };
         [TOMB, MARK, PROBE]
@@ -73,12 +76,12 @@ impl KeySpace {
             .collect()
     }
 
-    /// Nothing for a key that is none of ours.
+    /// Parses the name of a changed key. Returns `None` if it is none of ours.
     pub(crate) fn read<'a>(&self, key: &'a [u8]) -> Option<ChangedKey<'a>> {
         let prefix = self.prefix.as_bytes();
         let own = key.strip_prefix(prefix)?;
         if let Some(name) = own.strip_prefix(MARK.as_bytes()) {
-            // One that is no text is the mark of no user whom we know.
+            // A mark whose name is not UTF-8 belongs to no user of ours.
             return std::str::from_utf8(name).ok().map(ChangedKey::User);
         }
         let session = match own.strip_prefix(RECORD.as_bytes()) {

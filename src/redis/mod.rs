@@ -1,9 +1,9 @@
-//! The store that all nodes share, and the Python service with them.
+//! Redis, the store that all nodes share with each other and with the Python service.
 //!
-//! On one server every operation is one round trip and one script, so what it compares is of one
-//! moment. On a cluster it reads what is apart, and compares again whenever it serves. No operation
-//! fails: when Redis does not answer in time, the outcome says so, and the caller decides without
-//! it.
+//! On a single server each operation is one round trip and one script, so all values that it
+//! compares are of one moment. On a cluster an operation reads record and mark separately, and each
+//! lookup that serves a record compares them again. No operation fails: if Redis does not reply in
+//! time, the outcome says so, and the caller decides without it.
 
 mod commands;
 mod config;

@@ -1,4 +1,4 @@
-//! How a connection to a server is made, whoever makes it.
+//! Connection to a server, as all parts of this module make it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) fn connection_config(timeout: Duration) -> AsyncConnectionConfig {
         .set_response_timeout(None)
 }
 
-/// Connects to a server. The caller must limit the wait: a server that is frozen accepts the
+/// Connects to a server. The caller must limit the wait: an unresponsive server accepts the
 /// connection, and does not reply to the greeting.
 pub(crate) async fn connect(
     server: ConnectionInfo,

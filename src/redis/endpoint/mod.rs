@@ -1,4 +1,4 @@
-//! Where the primary is: URLs, TLS, and the sentinels that name it.
+//! Location of the primary: URLs, TLS, and the sentinels that name it.
 
 mod connect;
 mod sentinel;

@@ -1,9 +1,10 @@
-//! The sentinels, and which server they say takes the writes.
+//! Client of the sentinels, which name the primary.
 //!
-//! They are asked before every connection, and once a second beside: an old primary that is cut off
-//! from its sentinels goes on answering whoever still reaches it, and only they tell. They need not
-//! agree. Each failover has an epoch, so the newest answer counts, and a minority that is behind
-//! what was heard before does not.
+//! The sentinels are asked before every connection, and once a second in addition: an old primary
+//! that is cut off from them still answers each client that reaches it, and only the sentinels
+//! report that another one has taken over. They need not agree. Each failover has an epoch, so the
+//! newest reply counts. A minority of them whose epoch is older than one received before does not
+//! count.
 
 use std::{
     collections::HashMap,
@@ -32,10 +33,10 @@ use crate::{
     telemetry::REDIS,
 };
 
-/// Between two times that all are asked.
+/// Interval between two times that all sentinels are asked.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// The sentinels of one primary; asking them ends with this value.
+/// The sentinels of one primary. They are asked until this value is dropped.
 pub(crate) struct SentinelClient {
     group: Arc<SentinelSet>,
     task: BackgroundTask,
@@ -43,18 +44,18 @@ pub(crate) struct SentinelClient {
 
 struct SentinelSet {
     sentinels: Vec<Arc<Sentinel>>,
-    /// What they call the primary.
+    /// The name of the primary at the sentinels.
     name: String,
-    /// How to connect to it, wherever it is.
+    /// How to connect to the primary, at whatever address.
     connection_info: ConnectionInfo,
-    /// How long each may take to answer.
+    /// Timeout for the reply of each sentinel.
     timeout: Duration,
     view: watch::Sender<PrimaryView>,
     term_counter: Arc<AtomicU64>,
     asked: Notify,
 }
 
-/// What they said last.
+/// The latest result of asking the sentinels.
 #[derive(Default)]
 struct PrimaryView {
     newest: Option<Primary>,
@@ -63,13 +64,13 @@ struct PrimaryView {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Primary {
-    /// That of the failover by which it became one.
+    /// Epoch of the failover that made it the primary.
     epoch: u64,
     host: String,
     port: u16,
 }
 
-/// The time for which a primary is the one that the sentinels name.
+/// Term of a primary, which ends when the sentinels name another one.
 #[derive(Clone)]
 pub(crate) struct PrimaryTerm {
     term_counter: Arc<AtomicU64>,
@@ -83,14 +84,15 @@ impl PrimaryTerm {
 }
 
 impl SentinelClient {
-    /// They are asked on first use. `connection_info` is how to connect to the primary, at another address.
+    /// Creates a client. It asks the sentinels on first use. `connection_info` says how to connect
+    /// to the primary; its address is replaced.
     pub(crate) fn new(
         sentinels: Vec<ConnectionInfo>,
         name: String,
         connection_info: ConnectionInfo,
         connect_timeout: Duration,
     ) -> Self {
-        // The rest is for the primary itself.
+        // The rest of the time is for the connection to the primary.
         let timeout = connect_timeout / 2;
         let sentinels = sentinels
             .into_iter()
@@ -110,7 +112,7 @@ impl SentinelClient {
         }
     }
 
-    /// What they call the primary.
+    /// Returns the name of the primary at the sentinels.
     pub(crate) fn name(&self) -> &str {
         &self.group.name
     }
@@ -119,13 +121,13 @@ impl SentinelClient {
         &self.group.connection_info
     }
 
-    /// Asks them. Ends with an error if none of them answers, or none that can know.
+    /// Asks the sentinels. Fails if none of them replies, or none that can know the primary.
     pub(crate) async fn primary(&self) -> Result<(ConnectionInfo, PrimaryTerm), RedisError> {
         let group = &self.group;
         let mut view = group.view.subscribe();
         self.task.start(|| Arc::clone(group).ask_again_and_again());
         group.asked.notify_one();
-        // The sender is ours, so there is always a next view.
+        // This value owns the sender, so there is always a next view.
         let _ = view.changed().await;
         let view = view.borrow();
         match (&view.newest, &view.trouble) {
@@ -170,10 +172,11 @@ impl SentinelSet {
             match answer {
                 Ok(Ok(primary)) => answers.push(primary),
                 Ok(Err(error)) => trouble = Some(error),
-                // The runtime ends.
+                // The runtime is shutting down.
                 Err(_) => return,
             }
-            // One that is cut off keeps nobody waiting; if it knows better, that counts then.
+            // Decide as soon as a majority has replied, so that a sentinel that is cut off delays
+            // no connection. If its reply is newer, it counts when it arrives.
             if self.is_majority(answers.len()) || asked.is_empty() {
                 self.decide(&answers, trouble.as_ref());
             }
@@ -193,7 +196,8 @@ impl SentinelSet {
             let known = view.newest.as_ref();
             view.trouble = match newest {
                 None => Some(trouble.cloned().unwrap_or_else(timeout_message)),
-                // Sentinels that were set up anew count from zero again, but all of them do.
+                // Sentinels that were set up again count epochs from zero, but then all of them do.
+                // So a majority with an older epoch is accepted.
                 Some(newest)
                     if !self.is_majority(answers.len())
                         && known.is_some_and(|known| newest.epoch < known.epoch) =>
@@ -208,7 +212,8 @@ impl SentinelSet {
                 }
                 Some(newest) => {
                     if known.is_some_and(|known| !known.is_where(newest)) {
-                        // Before the view is seen: who takes its number takes it after that.
+                        // The counter must change before the view is visible, because a reader
+                        // takes the number after it has read the view.
                         self.term_counter.fetch_add(1, SeqCst);
                         let primary = format!("{}:{}", newest.host, newest.port);
                         tracing::info!(target: REDIS, primary, "the sentinels name another primary");
@@ -227,7 +232,7 @@ impl Primary {
     }
 }
 
-/// One of them, and the connection that is kept to it.
+/// A sentinel, and the connection that is kept to it.
 struct Sentinel {
     server: ConnectionInfo,
     connection: Mutex<Option<MultiplexedConnection>>,
@@ -235,7 +240,7 @@ struct Sentinel {
 
 impl Sentinel {
     fn new(server: ConnectionInfo) -> Self {
-        // They have no databases.
+        // Sentinels have no databases.
         let settings = server.redis_settings().clone().set_db(0);
         Self {
             server: server.set_redis_settings(settings),
@@ -258,7 +263,8 @@ impl Sentinel {
             Some(connection) => connection,
             None => self.connect(timeout).await?,
         };
-        // The epoch first: if a failover comes between, the address is newer than it says.
+        // Ask for the epoch first: if a failover comes in between, the address is newer than the
+        // epoch, and not older.
         let (fields, address): (HashMap<String, String>, Option<(String, u16)>) = pipe()
             .cmd("SENTINEL")
             .arg("MASTER")

@@ -1,4 +1,4 @@
-//! The server to connect to: a fixed address, or the one that sentinels name.
+//! Server to connect to: a fixed address, or the primary that sentinels name.
 
 use std::{fmt, sync::Arc};
 
@@ -10,19 +10,20 @@ use super::sentinel::{PrimaryTerm, SentinelClient};
 #[derive(Clone)]
 pub(crate) enum Endpoint {
     Fixed(Box<ConnectionInfo>),
-    /// Whichever the sentinels name.
+    /// The primary that the sentinels name.
     Sentinel(Arc<SentinelClient>),
 }
 
-/// A server whose changes have to be heard.
+/// A server whose changes must be tracked.
 pub(crate) struct TrackedNode {
     pub(crate) server: Endpoint,
-    /// A key of no other use that this server holds; one of a cluster may hold none at all.
+    /// A key of no other use that this server holds. A primary of a cluster without slots holds
+    /// none.
     pub(crate) probe: Option<String>,
 }
 
 impl Endpoint {
-    /// What to say when it says nothing.
+    /// Returns the error text for a server that does not reply in time.
     pub(crate) fn timeout_message(&self) -> &'static str {
         timeout_message(match self {
             Self::Fixed(server) => server,
@@ -30,7 +31,7 @@ impl Endpoint {
         })
     }
 
-    /// To be asked before every connection.
+    /// Returns the server to connect to. Must be called before every connection.
     pub(crate) async fn resolve(
         &self,
     ) -> Result<(ConnectionInfo, Option<PrimaryTerm>), RedisError> {
@@ -44,7 +45,8 @@ impl Endpoint {
     }
 }
 
-/// One that expects plain text waits for the end of a line, which no TLS handshake has.
+/// Returns the error text for a server that does not reply in time. A server that expects plain
+/// text waits for the end of a line, which a TLS handshake does not have.
 pub(crate) fn timeout_message(server: &ConnectionInfo) -> &'static str {
     match server.addr() {
         ConnectionAddr::TcpTls { .. } => {
@@ -54,7 +56,7 @@ pub(crate) fn timeout_message(server: &ConnectionInfo) -> &'static str {
     }
 }
 
-/// As an operator knows it; no user or password.
+/// Shows the address, or the name at the sentinels, and no user or password.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Whom to trust on a TLS connection, and as whom to be trusted.
+//! Certificates of TLS connections: trusted CAs and the client certificate.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 /// Certificates for TLS connections to Redis, its sentinels and the nodes of a cluster, as PEM.
 ///
-/// It takes none for a server whose CA the system trusts: there a `rediss://` URL is enough. The
-/// certificate must be for the host that the URL names; with sentinels or a cluster, for the address
-/// that they tell. Neither check can be turned off.
+/// A server whose CA the system trusts needs none: a `rediss://` URL is enough. The certificate
+/// must be for the host in the URL, or with sentinels or a cluster, for the address that they
+/// report. Neither check can be turned off.
 ///
 /// ```no_run
 /// use tower_session_cache::{RedisConfig, RedisTls, SessionCache};
@@ -41,20 +41,23 @@ pub(crate) enum TlsFault {
 }
 
 impl RedisTls {
-    /// Trusts the system's CAs, and shows no certificate.
+    /// Creates a value that trusts the system's CAs and presents no certificate.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Trusts these CAs and no others, in place of the system's: one certificate, or several after
-    /// each other. Read once; a CA that changes takes a new cache.
+    /// Sets the CAs to trust, as PEM: one certificate, or several after each other. They replace
+    /// the CAs of the system. Defaults to the CAs of the system.
+    ///
+    /// The PEM is read once; if a CA changes, create a new cache.
     pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots = Some(pem.into());
         self
     }
 
-    /// Shows a certificate to a server that asks for one (`tls-auth-clients`): the certificate,
-    /// then those between it and its CA, and its key. The key is not printed by `Debug`.
+    /// Sets the client certificate, for a server that requests one (`tls-auth-clients`): the
+    /// certificate, then those between it and its CA, and its key. Defaults to none. `Debug` does
+    /// not print the key.
     pub fn client_certificate(
         mut self,
         certificate: impl Into<Vec<u8>>,
@@ -64,7 +67,8 @@ impl RedisTls {
         self
     }
 
-    /// The same server, with these certificates; one that is reached without TLS stays as it is.
+    /// Returns the server with these certificates. A server that is reached without TLS is returned
+    /// unchanged.
     pub(crate) fn around(&self, server: &ConnectionInfo) -> Result<ConnectionInfo, TlsFault> {
         self.check()?;
         if !has_tls(server) {
@@ -85,8 +89,8 @@ impl RedisTls {
         Ok(client.get_connection_info().clone())
     }
 
-    /// What redis-rs would find out only on connecting, or never: a text without a certificate
-    /// in it, and a key that is another's.
+    /// Checks what redis-rs would detect only on connecting, or never: a PEM without a certificate,
+    /// and a key that does not belong to the certificate.
     fn check(&self) -> Result<(), TlsFault> {
         let mut roots = RootCertStore::empty();
         if let Some(pem) = &self.roots {
@@ -106,12 +110,12 @@ impl RedisTls {
     }
 }
 
-/// Whether its connections are encrypted.
+/// Returns whether connections to this server are encrypted.
 pub(crate) fn has_tls(server: &ConnectionInfo) -> bool {
     matches!(server.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-/// All of them; nothing if there is none, or something else between.
+/// Parses all certificates. Returns `None` if there is none, or if anything else is in between.
 fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()

@@ -1,23 +1,23 @@
-//! The URL of a Redis, read once and checked.
+//! URL of a Redis server, parsed and checked once.
 
 use std::fmt;
 
 use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, parse_redis_url};
 
-/// The sentinels' own port.
+/// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
-/// What is wrong with the URL of a Redis.
+/// Why the URL of a Redis server is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UrlFault {
     NotUnderstood,
-    /// It asks for TLS, which is not built in.
+    /// The URL asks for TLS, which is not built in.
     NoTls,
-    /// It asks for TLS with anybody.
+    /// The URL asks for TLS without verification of the certificate.
     Insecure,
 }
 
-/// A URL of a Redis that was understood.
+/// A URL of a Redis server that was parsed.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
     info: ConnectionInfo,
@@ -26,12 +26,12 @@ pub(crate) struct ServerUrl {
 }
 
 impl ServerUrl {
-    /// Reads a URL. Neither the value nor the error shows it.
+    /// Parses a URL. Neither the value nor the error shows it.
     pub(crate) fn parse(url: &str) -> Result<Self, UrlFault> {
         let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
         let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
         if matches!(parsed.scheme(), "rediss" | "valkeys") {
-            // Not left to redis-rs, whose features any other crate may turn on.
+            // This check is not left to redis-rs, because any other crate may turn on its features.
             if cfg!(not(feature = "tls")) {
                 return Err(UrlFault::NoTls);
             }
@@ -47,7 +47,7 @@ impl ServerUrl {
         let names_port = parsed.port().is_some();
         let info = parsed.into_connection_info();
         let info = info.map_err(|_| UrlFault::NotUnderstood)?;
-        // It names the library in `CLIENT LIST`, for a permission more.
+        // redis-rs would set its name for `CLIENT LIST`, which requires one more permission.
         let redis = info.redis_settings().clone().set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         Ok(Self {
@@ -57,12 +57,12 @@ impl ServerUrl {
         })
     }
 
-    /// A server that is reached without user, password and TLS, at an address that others tell.
+    /// Returns a server without user, password and TLS. Its address is replaced by a reported one.
     pub(crate) fn plain() -> Result<Self, UrlFault> {
         Self::parse("redis://primary")
     }
 
-    /// As the URL of a server; `database` is used if the URL names none.
+    /// Reads it as the URL of a server. `database` is used if the URL names none.
     pub(crate) fn server(&self, database: u16) -> ConnectionInfo {
         let info = self.info.clone();
         if self.names_database {
@@ -72,7 +72,7 @@ impl ServerUrl {
         info.set_redis_settings(redis)
     }
 
-    /// As the URL of a sentinel, whose default port is another.
+    /// Reads it as the URL of a sentinel, which has another default port.
     pub(crate) fn sentinel(&self) -> ConnectionInfo {
         let info = self.info.clone();
         match info.addr().clone() {
@@ -94,7 +94,7 @@ impl ServerUrl {
         }
     }
 
-    /// As the URL of a node of a cluster, which has one database and a port.
+    /// Reads it as the URL of a node of a cluster, which has one database and a port.
     pub(crate) fn node(&self) -> Result<ConnectionInfo, NodeFault> {
         match self.info.addr() {
             ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
@@ -112,20 +112,20 @@ impl ServerUrl {
     }
 }
 
-/// The address alone.
+/// Shows the address only.
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.info.addr().to_string(), f)
     }
 }
 
-/// Why a URL is none of a cluster's node.
+/// Why a URL is rejected as that of a cluster node.
 pub(crate) enum NodeFault {
     Url(UrlFault),
     NamesDatabase,
 }
 
-/// The same user, password, database and certificates at another address.
+/// Returns the same user, password, database and certificates with another address.
 pub(crate) fn at(how: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let host = host.to_owned();
     how.clone().set_addr(match how.addr() {
