@@ -47,7 +47,7 @@ const MAX_REPLICA_WAIT: Duration = Duration::from_secs(60);
 /// A URL is `redis://[user:password@]host[:port][/database]`, `rediss://` with the same for TLS
 /// (feature `tls`), or `unix:///path[?db=…&user=…&pass=…]` for a socket. `valkey://`, `valkeys://`,
 /// `redis+unix://` and `valkey+unix://` mean the same. Characters that a URL does not allow are
-/// written as `%40`.
+/// percent-encoded, for example `%40` for `@`.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RedisConfig {
@@ -91,7 +91,7 @@ pub(crate) struct ReplicaWait {
     pub(crate) timeout: Duration,
 }
 
-/// A [`RedisConfig`] that was checked.
+/// Checked [`RedisConfig`].
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedRedisConfig {
     pub(crate) deployment: Deployment,
@@ -355,7 +355,7 @@ impl fmt::Debug for Deployment {
     }
 }
 
-/// The [URL](RedisConfig#urls) of one server.
+/// Parses the [URL](RedisConfig#urls) of one server.
 impl FromStr for RedisConfig {
     type Err = ConfigError;
 
@@ -364,7 +364,7 @@ impl FromStr for RedisConfig {
     }
 }
 
-/// The [URL](RedisConfig#urls) of one server.
+/// Parses the [URL](RedisConfig#urls) of one server.
 impl TryFrom<&str> for RedisConfig {
     type Error = ConfigError;
 
@@ -373,7 +373,7 @@ impl TryFrom<&str> for RedisConfig {
     }
 }
 
-/// The [URL](RedisConfig#urls) of one server.
+/// Parses the [URL](RedisConfig#urls) of one server.
 impl TryFrom<String> for RedisConfig {
     type Error = ConfigError;
 
@@ -382,7 +382,7 @@ impl TryFrom<String> for RedisConfig {
     }
 }
 
-/// The [URL](RedisConfig#urls) of one server.
+/// Parses the [URL](RedisConfig#urls) of one server.
 impl TryFrom<&String> for RedisConfig {
     type Error = ConfigError;
 

@@ -11,7 +11,7 @@
 //! before a lease is taken, the listener writes a key of no other use and waits for its push.
 //!
 //! The primaries of a cluster share one lease. It ends for all of them if one does not reply, or if
-//! the set of primaries changes in any way.
+//! the primaries or their slots change in any way.
 
 use std::{
     collections::hash_map::RandomState, fmt, future::Future, hash::BuildHasher, sync::Arc,
@@ -168,7 +168,7 @@ enum Never {}
 struct TrackingConnection {
     connection: MultiplexedConnection,
     run_id: Arc<str>,
-    /// Over as soon as the sentinels name another primary.
+    /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
     probe: Option<Arc<Probe>>,
 }

@@ -1,7 +1,7 @@
 //! Reads of a lookup on a cluster, where record and mark may be on two servers.
 //!
-//! Record, tombstone and mark are read concurrently, each from the server that holds it, so each is
-//! of a moment of its own. That is enough: a revocation that has returned is visible in all of
+//! Record, tombstone and mark are read concurrently, each from the server that holds it, so they
+//! are of different moments. That is enough: a revocation that has returned is visible in all of
 //! them, and one that comes between the reads is concurrent with the request. Single keys are read,
 //! because a command for two keys gets no usable reply while their slot moves.
 
@@ -84,7 +84,7 @@ async fn read_keys<T>(
 }
 
 /// Returns the run ID of the server that holds the token's keys. While their slot moves there may
-/// be two servers, and no record has the run IDs of both.
+/// be two servers, and the result then equals the run ID of no record.
 fn token(record: &Text, tombstone: &Text) -> Arc<str> {
     if record.1 == tombstone.1 {
         return Arc::clone(&record.1);

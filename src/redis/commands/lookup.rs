@@ -139,7 +139,7 @@ impl RedisStore {
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text of the record. The mark counts only if it is
-            // that of the user whom we parsed.
+            // that of the user whom Rust parsed.
             let (again, later) = self.read(call, &keys, Some(&mark_name)).await?;
             // The record that is stored now may be that of another user.
             if again.value != seen.value {
@@ -261,7 +261,8 @@ impl RedisStore {
     /// makes it unusable is pushed to this process.
     fn admission(&self, record: &Record, mark_name: &str, run_ids: &RunIds) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
-        // The Python service ends its own records by deleting them.
+        // The Python service ends its own records by deleting them, which is pushed only if records
+        // are tracked.
         let hears_its_end = listener.tracks_records() || record.provenance.is_some();
         let hears_all = || {
             run_ids

@@ -79,7 +79,7 @@ impl RedisStore {
         Ok(run_ids)
     }
 
-    /// Returns how many replicas have what the servers with these run IDs wrote, if
+    /// Returns how many replicas have what the server wrote under these run IDs, if
     /// `wait_for_replicas` is set.
     pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
         self.topology.replicas(run_ids).await

@@ -36,7 +36,7 @@ pub(crate) struct RedisStore {
     pub(crate) nonces: (RandomState, AtomicU64),
 }
 
-/// Settings of the protocol, in its units.
+/// Limits and timeouts of the protocol, in the units that it uses.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StoreLimits {
     pub(crate) timeouts: Timeouts,

@@ -1,5 +1,5 @@
-//! Circuit breaker for one Redis server. It opens after three consecutive failures, so that an
-//! outage costs a few requests a timeout and the others nothing.
+//! Circuit breaker for one Redis server. It opens after three consecutive failures, so that during
+//! an outage a few requests wait for the timeout and the others skip Redis.
 
 use std::{
     fmt,

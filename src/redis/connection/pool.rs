@@ -6,7 +6,7 @@
 //!
 //! A connection is cloned out of the pool and returned immediately. Each multiplexes all its
 //! callers, so a slow caller does not block the others. The clones are kept outside of the pool,
-//! because even a pool that always has a connection takes a lock and a timer to return it.
+//! because a checkout costs a lock and a timer even if the pool always has a connection.
 
 use std::{
     borrow::Cow,
@@ -264,7 +264,8 @@ impl PoolInner {
     ) -> Result<Reply, CommandError> {
         let mut used: Option<Arc<ConnectionState>> = None;
         timeout_at(options.until, async {
-            // All connections may have died together with the server.
+            // All connections may have died together with the server, so try once more than there
+            // are connections.
             for _ in 0..=CONNECTIONS {
                 let mut connection = match self.connection().await {
                     Ok(connection) => connection,

@@ -31,7 +31,7 @@ pub(crate) struct ConnectionState {
     pub(crate) is_broken: AtomicBool,
     pub(crate) hashes: Vec<String>,
     pub(crate) run_id: Arc<str>,
-    /// Over as soon as the sentinels name another primary.
+    /// Over as soon as the sentinels name another primary. `None` without sentinels.
     pub(crate) term: Option<PrimaryTerm>,
     pub(crate) _open: GaugeGuard,
 }

@@ -1,4 +1,4 @@
-//! Connection to a server, as all parts of this module make it.
+//! Connection setup that all parts of the `redis` module share.
 
 use std::time::Duration;
 

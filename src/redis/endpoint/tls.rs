@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 /// Certificates for TLS connections to Redis, its sentinels and the nodes of a cluster, as PEM.
 ///
-/// A server whose CA the system trusts needs none: a `rediss://` URL is enough. The certificate
-/// must be for the host in the URL, or with sentinels or a cluster, for the address that they
-/// report. Neither check can be turned off.
+/// A server whose CA the system trusts does not need it: a `rediss://` URL is enough. The
+/// certificate must be for the host in the URL, or with sentinels or a cluster, for the address
+/// that they report. Neither check can be turned off.
 ///
 /// ```no_run
 /// use tower_session_cache::{RedisConfig, RedisTls, SessionCache};
@@ -33,7 +33,7 @@ pub struct RedisTls {
     client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
 }
 
-/// What is wrong with the certificates.
+/// Why certificates are rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TlsFault {
     Roots,

@@ -17,7 +17,7 @@ pub(crate) enum UrlFault {
     Insecure,
 }
 
-/// A URL of a Redis server that was parsed.
+/// Parsed URL of a Redis server.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
     info: ConnectionInfo,
@@ -62,7 +62,7 @@ impl ServerUrl {
         Self::parse("redis://primary")
     }
 
-    /// Reads it as the URL of a server. `database` is used if the URL names none.
+    /// Returns the settings of a connection to a server. `database` is used if the URL names none.
     pub(crate) fn server(&self, database: u16) -> ConnectionInfo {
         let info = self.info.clone();
         if self.names_database {
@@ -72,7 +72,7 @@ impl ServerUrl {
         info.set_redis_settings(redis)
     }
 
-    /// Reads it as the URL of a sentinel, which has another default port.
+    /// Returns the settings of a connection to a sentinel, which has another default port.
     pub(crate) fn sentinel(&self) -> ConnectionInfo {
         let info = self.info.clone();
         match info.addr().clone() {
@@ -94,7 +94,8 @@ impl ServerUrl {
         }
     }
 
-    /// Reads it as the URL of a node of a cluster, which has one database and a port.
+    /// Returns the settings of a connection to a node of a cluster, which has one database and a
+    /// port.
     pub(crate) fn node(&self) -> Result<ConnectionInfo, NodeFault> {
         match self.info.addr() {
             ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}

@@ -1,6 +1,6 @@
 -- Modelled in tests/model/src/redis.rs.
 -- KEYS: record, tombstone, and the mark unless it is on another server of a cluster. In that case
--- it was compared before, and each lookup that serves the record compares it again.
+-- it was compared before, and every reader that serves the record compares it again.
 -- ARGV: tombstone seen ('' for none), mark seen ('' for none, '?' if it was not read), fence,
 -- maximum age and slack in microseconds, TTL in milliseconds, the record, the run ID of the server
 -- at the lookup, whether the record is complete ('' for one that still lacks mark and run), the

@@ -134,7 +134,7 @@ impl Topology {
         }
     }
 
-    /// Returns how many replicas have what the servers with these run IDs wrote, if
+    /// Returns how many replicas have what the server wrote under these run IDs, if
     /// `wait_for_replicas` is set.
     pub(crate) async fn replicas(&self, run_ids: &[Arc<str>]) -> Option<u32> {
         match &self.kind {

@@ -58,7 +58,7 @@ impl ReplicaWaiter {
         }
     }
 
-    /// Returns how many replicas, at least, have what the servers with these run IDs wrote.
+    /// Returns how many replicas, at least, have what the server wrote under these run IDs.
     pub(crate) async fn have(&self, pool: &ServerPool, run_ids: &[Arc<str>]) -> u32 {
         let until = Instant::now() + self.wanted.timeout;
         let count = self.count(pool, run_ids, until).await.unwrap_or(0);

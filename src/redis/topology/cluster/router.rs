@@ -21,8 +21,7 @@ use crate::redis::{
     endpoint::{Endpoint, TrackedNode},
 };
 
-/// Maximum number of servers that a command is sent to. More redirects mean that the nodes
-/// disagree.
+/// Maximum number of times that a command is sent. More redirects mean that the nodes disagree.
 const MAX_HOPS: usize = 5;
 
 const NOT_KNOWN: CommandError =
