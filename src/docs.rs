@@ -1,4 +1,4 @@
-//! What there is to know beyond the items themselves, a page for each question.
+//! Guides that go beyond the API reference, one page per topic.
 
 #![allow(clippy::doc_markdown, reason = "names of products and papers")]
 

@@ -1,16 +1,22 @@
-//! A tower middleware that authenticates opaque session tokens at cache speed, and forgets a
-//! revoked session at once.
+//! Tower middleware that authenticates requests by opaque session token.
 //!
-//! # The path of a request
+//! The layer validates a token with the identity provider once and caches the session in memory and
+//! in Redis. A revocation takes effect for the next request on every node. With the local cache it
+//! takes effect on other nodes after at most one lease. [Revocation](docs::revocation) describes
+//! the guarantee.
 //!
-//! The layer reads the token from the request's headers and looks for its session in memory, then in
-//! Redis. If neither has a usable one, the layer calls the [`SessionValidator`] once for all requests
-//! that wait for the token, and stores the session unless something was revoked meanwhile. The inner
-//! service then finds [`UserData`] and [`SessionInfo`] in the request's extensions; a rejected request
-//! gets a response with a [`Rejection`] in its extensions. `ARCHITECTURE.md`, next to `README.md` in the
-//! repository and in the published package, has the files and the revocation protocol.
+//! # How a request is processed
 //!
-//! # A service
+//! The layer reads the token from the request's headers and looks for its session in memory, then
+//! in
+//! Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
+//! requests that wait for the token. It stores the session unless something was revoked in the
+//! meantime. The inner service finds [`UserData`] and [`SessionInfo`] in the request's extensions.
+//! A rejected request gets a response with a [`Rejection`] in its extensions. `ARCHITECTURE.md`,
+//! next to `README.md` in the repository and in the published package, describes the files and the
+//! revocation protocol.
+//!
+//! # Example
 //!
 //! ```
 //! use axum::{Extension, Json, Router, routing::get};
@@ -37,17 +43,18 @@
 //! ```
 //!
 //! Keep a handle of the cache for logout ([`SessionCache::revoke_token`]) and for changes of a
-//! password or a role ([`SessionCache::invalidate_user`]). Tell the identity provider *first*,
-//! then the cache: what is validated after the revocation counts again. Revoke in the cache even if
-//! the provider's call failed, and report the failure afterwards.
+//! password or a role ([`SessionCache::invalidate_user`]). Revoke at the identity provider *first*,
+//! then in the cache, because a validation that begins after the revocation in the cache counts as
+//! valid again. Revoke in the cache even if the provider's call failed, and report the failure
+//! afterwards.
 //!
 //! # tonic
 //!
-//! The same layer goes around a gRPC server. A refused call gets a status that the client
-//! understands (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `INVALID_ARGUMENT` or `UNAVAILABLE`), and
-//! a method finds the user in its request's extensions. A request counts as a gRPC call if it is a
-//! `POST` with the content type `application/grpc` over HTTP/2, or a `POST` with the content type of
-//! gRPC-Web. [`http_only`](SessionCacheLayer::http_only) turns this off:
+//! The same layer wraps a gRPC server. A rejected call gets a status that the client understands
+//! (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `INVALID_ARGUMENT` or `UNAVAILABLE`). A method finds
+//! the user in its request's extensions. A request counts as a gRPC call if it is a `POST` with the
+//! content type `application/grpc` over HTTP/2, or a `POST` with the content type of gRPC-Web.
+//! [`http_only`](SessionCacheLayer::http_only) turns this off:
 //!
 //! ```
 //! # use std::net::SocketAddr;
@@ -71,7 +78,7 @@
 //!
 //! # hyper
 //!
-//! A service behind the layer is one for hyper through hyper-util's adapter:
+//! hyper-util's adapter turns a service with the layer into a service for hyper:
 //!
 //! ```
 //! # use std::convert::Infallible;
@@ -95,28 +102,27 @@
 //! # }
 //! ```
 //!
-//! # Among other layers
+//! # Order of layers
 //!
-//! | the other one | where | why |
+//! | other layer | position | reason |
 //! | --- | --- | --- |
-//! | CORS | outside | a preflight has no session, and a page may read why it was refused |
-//! | CSRF | outside, where tokens come in cookies | a browser sends them with requests of other sites |
-//! | trace | outside | it sees refusals; the [`Rejection`] is in the response's extensions |
-//! | trace that prints headers or names the user | inside | tokens are marked sensitive, and there is a user; outside it would print the token |
-//! | timeout | outside | it bounds the wait for the identity provider, too; a validation that it cuts off goes on for the next request |
-//! | compression | either | only outside it covers the bodies of refusals |
-//! | one that sets [`UserData`] itself | outside, and this layer with [`trust_outer_user`](SessionCacheLayer::trust_outer_user) | otherwise its users are ignored, and the token is looked up |
-//! | one that reads [`UserData`] | inside | |
+//! | CORS | outside | a preflight request has no session, and a page can read why its request was rejected |
+//! | CSRF | outside, if tokens come in cookies | a browser also sends cookies with requests that other sites cause |
+//! | trace | outside | it also records rejected requests; the [`Rejection`] is in the response's extensions |
+//! | trace that prints headers or names the user | inside | tokens are marked sensitive, and the user is known; outside it would print the token |
+//! | timeout | outside | it also bounds the wait for the identity provider; a validation that it cuts off continues for later requests |
+//! | compression | either | only outside does it compress the bodies of rejections |
+//! | a layer that sets [`UserData`] itself | outside, and this layer with [`trust_outer_user`](SessionCacheLayer::trust_outer_user) | otherwise its users are ignored, and the token is looked up |
+//! | a layer that reads [`UserData`] | inside | |
 //!
-//! Two kinds of callers, such as machines with signed tokens and people with sessions, take two
-//! layers in `optional` mode and a guard inside both; with axum that is
+//! Two kinds of callers, such as machines with signed tokens and people with sessions, need two
+//! layers in `optional` mode and a guard inside both. With axum the guard is
 //! `from_extractor::<UserData>()`. The inner layer needs
-//! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Without it a layer ignores a user that
-//! it would not have let in itself, looks for a token of its own, and passes the machine on without
-//! a user. Both layers may share a cache: each reads and writes the records of its own validator's
-//! [`Namespace`]. If one provider is unavailable, its layer answers 503 and does not pass the
-//! request on.
-//!
+//! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Without it, the inner layer ignores a
+//! user that it would not have accepted itself, looks for a token of its own, and passes the
+//! machine's request on without a user. Both layers may share a cache: each reads and writes the
+//! records of its own validator's [`Namespace`]. If one provider is unavailable, its layer responds
+//! with 503 and does not pass the request on.
 //! If both layers read the same header, the outer provider receives every token, and the inner one
 //! receives those that the outer one rejected. If the shape of a token shows its kind, use one layer
 //! and [`SessionValidator::or_if`], which sends each token to one provider only.
@@ -124,32 +130,34 @@
 //! User IDs are unique per [`Authority`] only. A service with two providers must compare
 //! [`UserData::authority`] as well.
 //!
-//! # Pages
+//! # Guides
 //!
-//! - [Revocation](docs::revocation): what is promised, and its bounds.
-//! - [Failures](docs::failures): what a request sees when what is down.
-//! - [Deployment](docs::deployment): TLS, rights, Sentinel, what a failover can lose, and what holds
-//!   where. [Redis Cluster](docs::cluster): what is different there.
+//! - [Revocation](docs::revocation): the guarantee and its bounds.
+//! - [Failures](docs::failures): what a request gets when a component is down.
+//! - [Deployment](docs::deployment): TLS, permissions, Sentinel, what a failover can lose, and
+//!   which guarantees hold in which setup. [Redis Cluster](docs::cluster): the differences there.
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
-//! - [Observability](docs::observability): metrics, spans, log lines, and what they say.
+//! - [Observability](docs::observability): metrics, spans and log lines, and what they mean.
 //! - [Validators](docs::validators): writing and combining them, and the namespaces of their records.
-//! - [Forward auth](docs::forward_auth): a route that decides for nginx, Traefik or Caddy.
-//! - [Connections](docs::connections): WebSockets and streams that outlive their check.
-//! - [Testing](docs::testing): your service with sessions, and without a provider.
-//! - [Migration](docs::migration): from the Python service, on the same Redis.
+//! - [Forward auth](docs::forward_auth): a route that authenticates requests for nginx, Traefik or
+//!   Caddy.
+//! - [Connections](docs::connections): WebSockets and streams that outlive the check of their
+//!   session.
+//! - [Testing](docs::testing): testing a service with sessions, without an identity provider.
+//! - [Migration](docs::migration): migrating from the Python service on the same Redis.
 //!
-//! # Features
+//! # Feature flags
 //!
-//! None is on by default, and each only adds.
+//! No feature is enabled by default. Features are additive.
 //!
-//! | feature | brings | costs |
+//! | feature | adds | cost |
 //! | --- | --- | --- |
-//! | `appwrite` | `AppwriteValidator`, which asks Appwrite's HTTP API | reqwest, rustls with *ring* |
-//! | `introspection` | `IntrospectionValidator`, which asks an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection, RFC 7662 | the same |
-//! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum's handlers, errors as responses | axum-core |
-//! | `metrics` | counts, levels and latencies for the `metrics` facade | metrics; an addition for each local hit |
+//! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* |
+//! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
+//! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
+//! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
-//! | `testing` | a validator from a table, a one-line layer, and a clock that tests move by hand | nothing |
+//! | `testing` | a validator that uses a table, a one-line layer, and a clock that tests move by hand | nothing |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "axum")]

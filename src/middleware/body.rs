@@ -1,7 +1,7 @@
-//! The body of the layer's responses: the inner service's, or the few bytes of a refusal.
+//! Body of the layer's responses: the inner service's body, or the bytes of a rejection.
 //!
-//! A type of its own, since a refusal cannot be turned into an inner body of which nothing is
-//! known: not every body can be made from bytes, or has a default.
+//! This is a separate type because a rejection cannot be converted to an arbitrary inner body: not
+//! every body can be made from bytes or has a default.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// A response body: the inner service's, passed through, or a refusal's.
+    /// A response body: the inner service's, passed through, or that of a rejection.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]

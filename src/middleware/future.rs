@@ -1,8 +1,8 @@
-//! The future of a request: passed on at once, refused at once, or waiting for an answer first.
+//! Future of a request, which is passed on immediately, rejected immediately, or waits for a result
+//! first.
 //!
-//! Only a request that must wait costs a box. Dropping the future at any point is safe: the
-//! validation that it waits for goes on for others, and the inner service was either called or
-//! not.
+//! Only a request that must wait is boxed. Dropping the future at any point is safe: the validation
+//! that it waits for continues for other requests, and the inner service was either called or not.
 
 use std::{
     fmt,
@@ -43,12 +43,12 @@ pin_project! {
     }
 }
 
-/// A request that waits, and everything that it takes to go on.
+/// A waiting request with everything that is needed to continue it.
 pub(crate) struct Pending<S, ReqBody> {
     pub(crate) outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
     pub(crate) token: SessionToken,
     pub(crate) policy: Arc<Policy>,
-    /// The service that was polled ready, kept for this very request.
+    /// The service that was polled ready, kept for this request.
     pub(crate) service: S,
     pub(crate) request: Request<ReqBody>,
 }
@@ -80,7 +80,7 @@ where
     }
 }
 
-/// Lets a request in: who it is goes into its extensions.
+/// Inserts the user and the session of an accepted request into its extensions.
 #[inline]
 pub(crate) fn insert_extensions<ReqBody>(
     request: &mut Request<ReqBody>,
@@ -115,7 +115,7 @@ where
                 }
                 StateProj::Refused { refusal } => match refusal.take() {
                     Some(refusal) => return Poll::Ready(Ok(refusal.into_response())),
-                    // Polled again after its end: a caller's bug, and no reason to panic.
+                    // Polling after completion is a bug of the caller, but no reason to panic.
                     None => return Poll::Pending,
                 },
                 StateProj::Pending { waiting } => {

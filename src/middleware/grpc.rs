@@ -1,9 +1,10 @@
-//! Refusals that a gRPC client understands: a *trailers-only* response ([gRPC over HTTP/2]).
+//! Rejections in a form that gRPC clients understand: *trailers-only* responses ([gRPC over
+//! HTTP/2]).
 //!
-//! A gRPC client sees neither the status nor the body of an HTTP response but the pair
-//! `grpc-status` and `grpc-message`, and takes anything else for a broken server. Such a response
-//! has the status 200, which a proxy that asks for permission takes for a yes. So it is sent only
-//! where the request can be a gRPC call: a `POST` with gRPC's content type over HTTP/2, or one
+//! A gRPC client does not read the status and the body of an HTTP response. It reads `grpc-status`
+//! and `grpc-message`, and treats anything else as a broken server. Such a response has the status
+//! 200, which a proxy with forward authentication takes for permission. It is therefore sent only
+//! if the request can be a gRPC call: a `POST` with gRPC's content type over HTTP/2, or a `POST`
 //! with a content type of [gRPC-Web] over any version.
 //!
 //! [gRPC over HTTP/2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
@@ -18,10 +19,10 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What `grpc-message` may not hold as it is.
+/// Characters that must be percent-encoded in `grpc-message`.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
-/// The content type of the answer to a gRPC request; nothing for any other request.
+/// Returns the content type of the response to a gRPC request, or `None` for any other request.
 pub(crate) fn response_content_type<B>(request: &Request<B>) -> Option<HeaderValue> {
     if request.method() != Method::POST {
         return None;
@@ -30,12 +31,12 @@ pub(crate) fn response_content_type<B>(request: &Request<B>) -> Option<HeaderVal
     let rest = content_type.as_bytes().strip_prefix(GRPC.as_bytes())?;
     match rest {
         [] | [b'+' | b';' | b' ', ..] => (request.version() == Version::HTTP_2).then_some(GRPC),
-        // A browser's client reads its own type only.
+        // A gRPC-Web client only reads responses with the content type that it sent.
         _ => is_web(rest).then(|| content_type.clone()),
     }
 }
 
-/// `-web` or `-web-text`, with what may follow a content type's name.
+/// Returns `true` for `-web` or `-web-text`, with anything that may follow a content type's name.
 fn is_web(rest: &[u8]) -> bool {
     let Some(rest) = rest.strip_prefix(b"-web") else {
         return false;
@@ -44,7 +45,7 @@ fn is_web(rest: &[u8]) -> bool {
     matches!(rest, [] | [b'+' | b';' | b' ', ..])
 }
 
-/// Puts a rejection into the headers that a gRPC client reads.
+/// Inserts a rejection into the headers that a gRPC client reads.
 pub(crate) fn insert_status(rejection: &Rejection, headers: &mut HeaderMap) {
     let code: u16 = match rejection.kind() {
         RejectionKind::Malformed(_) => 3,

@@ -1,4 +1,4 @@
-//! The layer: configured once, cheap to clone, wraps any service.
+//! The layer, which is configured once, cheap to clone, and wraps any service.
 
 use std::{fmt, sync::Arc};
 
@@ -15,24 +15,25 @@ use crate::{
     validator::SessionValidator,
 };
 
-/// Authenticates requests by their session token.
+/// Layer that authenticates requests by their session token.
 ///
-/// A request that is let in carries [`UserData`](crate::UserData) and
-/// [`SessionInfo`](crate::SessionInfo) in its extensions. One that is not is answered here
-/// ([`Rejection`]) and never reaches the inner service.
+/// An accepted request carries [`UserData`](crate::UserData) and
+/// [`SessionInfo`](crate::SessionInfo) in its extensions. For any other request, the layer returns
+/// a response ([`Rejection`]) and does not call the inner service.
 ///
-/// A request that already carries `UserData` passes untouched if this layer would have let that
-/// user in itself: an outer `SessionCacheLayer` of the same namespace put it there, and the
-/// validator [accepts](SessionValidator::accepts) it. Any other `UserData` is ignored and replaced,
-/// unless [`trust_outer_user`](Self::trust_outer_user) is called.
+/// A request that already carries `UserData` is passed on unchanged if this layer would have
+/// accepted that user itself. That is the case if an outer `SessionCacheLayer` of the same
+/// namespace and cache inserted it and the validator [accepts](SessionValidator::accepts) it. Any
+/// other `UserData` is ignored and replaced, unless [`trust_outer_user`](Self::trust_outer_user) is
+/// called.
 ///
-/// Cloning the layer is cheap, whatever the validator is. Layers that are clones of one another
-/// share their validations in flight, so make further ones by `layer.clone().optional()`.
+/// Cloning the layer is cheap, whatever the validator is. Clones of a layer share their in-flight
+/// validations, so create further layers with `layer.clone().optional()`.
 ///
 /// # Cancel safety
 ///
-/// Dropping a response future is safe at any time. A validation that it began goes on in a task
-/// of its own, for others that wait for it and for the cache.
+/// Dropping a response future is safe at any time. A validation that it started continues in its
+/// own task, for the cache and for other requests that wait for it.
 ///
 /// ```
 /// use http::{Request, Response, StatusCode};
@@ -62,12 +63,12 @@ pub struct SessionCacheLayer<V> {
 }
 
 impl<V: SessionValidator> SessionCacheLayer<V> {
-    /// A layer that requires a session, takes the token from `Authorization: Bearer`, and refuses
-    /// with empty bodies.
+    /// Creates a layer that requires a session, takes the token from `Authorization: Bearer`, and
+    /// rejects with empty bodies.
     ///
-    /// Layers may share a cache. Each reads and writes the records of its validator's
-    /// [namespace](SessionValidator::namespace), or that of the handle if
-    /// [one was chosen](SessionCache::with_namespace) for it.
+    /// Layers may share a cache. Each layer uses the records of its validator's
+    /// [namespace](SessionValidator::namespace), or of the handle's namespace if [one was
+    /// chosen](SessionCache::with_namespace).
     pub fn new(cache: SessionCache, validator: V) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -77,60 +78,64 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         }
     }
 
-    /// Lets nobody in without a valid session. The default.
+    /// Rejects requests without a valid session. This is the default.
     #[must_use]
     pub fn required(self) -> Self {
         self.with_policy(|policy| policy.optional = false)
     }
 
-    /// Lets requests without a session in, too: an absent or refused token passes on without
-    /// `UserData` and `SessionInfo`, and the inner service decides. Why there is none is told by
-    /// the [`Rejection`] in the request's extensions.
+    /// Also passes on requests without a session. If the token is absent or rejected, the request
+    /// reaches the inner service without `UserData` and `SessionInfo`, and the inner service
+    /// decides. The [`Rejection`] in the request's extensions gives the reason.
     ///
-    /// A malformed token is still answered with 400, and 503 when nobody could decide: a user
-    /// must not become anonymous because the identity provider is down.
+    /// A malformed token is still rejected with 400. If the token could not be validated, the
+    /// response is still 503: a user must not become anonymous because the identity provider is
+    /// down.
     #[must_use]
     pub fn optional(self) -> Self {
         self.with_policy(|policy| policy.optional = true)
     }
 
-    /// Passes a request that already carries [`UserData`](crate::UserData) untouched, whatever has
-    /// put it there and whatever token it brings. Defaults to a lookup of this layer's own for
-    /// users that it would not have let in itself.
+    /// Passes on unchanged any request that already carries [`UserData`](crate::UserData), whatever
+    /// inserted it and whatever token the request carries. By default, this layer looks up the
+    /// token itself for users that it would not have accepted.
     ///
-    /// This is for a layer inside of another authentication that is as good as this one, such as
-    /// client certificates, or one of two layers for two kinds of callers.
+    /// Use it inside another authentication layer that is as strong as this one, such as client
+    /// certificates, or for one of two layers for two kinds of callers.
     ///
     /// # Security
     ///
-    /// Neither the validator's rules nor its provider have a say about such a user.
+    /// Neither the validator's rules nor its provider are consulted for such a user.
     #[must_use]
     pub fn trust_outer_user(self) -> Self {
         self.with_policy(|policy| policy.trusts_outer_user = true)
     }
 
-    /// Answers every refusal as HTTP, also those of requests that look like gRPC. Defaults to the
-    /// form of gRPC for what can be a gRPC call, which has the status 200.
+    /// Sends every rejection as a plain HTTP response, even if the request looks like gRPC.
+    /// Defaults to a gRPC response, which has the status 200, for any request that can be a gRPC
+    /// call.
     ///
-    /// Use it for routes that decide for a proxy (`auth_request` of nginx, `forwardAuth` of
-    /// Traefik), which takes any 2xx for a yes and may hand on what the client says of itself.
+    /// Use it for routes that authenticate requests for a proxy (`auth_request` of nginx,
+    /// `forwardAuth` of Traefik). Such a proxy takes any 2xx for permission and may pass on what
+    /// the client claims about itself.
     #[must_use]
     pub fn http_only(self) -> Self {
         self.with_policy(|policy| policy.http_only = true)
     }
 
-    /// Sets where the token is looked for. Defaults to [`TokenSource::bearer`].
+    /// Sets where the layer looks for the token. Defaults to [`TokenSource::bearer`].
     #[must_use]
     pub fn with_token_source(self, source: TokenSource) -> Self {
         self.with_policy(|policy| policy.source = source)
     }
 
-    /// Sets what the body of a refusal is, for example [`RejectionBody::problem_json`]; status
-    /// and challenge stay. The hook sees the request's headers, tokens included, so that it can
-    /// choose by `Accept`. Defaults to [`RejectionBody::empty`].
+    /// Sets the function that creates the body of a rejection, for example
+    /// [`RejectionBody::problem_json`]. Status and challenge do not change. The function receives
+    /// the request's headers, tokens included, so that it can choose by `Accept`. Defaults to
+    /// [`RejectionBody::empty`].
     ///
-    /// A refusal with a body is answered as HTTP. For a service of HTTP and gRPC the hook returns
-    /// [`RejectionBody::empty`] for what it wants answered as gRPC.
+    /// A rejection with a body is sent as a plain HTTP response. In a service for both HTTP and
+    /// gRPC, return [`RejectionBody::empty`] for requests that need a gRPC response.
     #[must_use]
     pub fn with_rejection_body<F>(self, make: F) -> Self
     where
@@ -145,8 +150,8 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     ///
     /// # Security
     ///
-    /// A name widens or narrows who shares records: all layers with this name on this Redis do,
-    /// whatever their validators are. See [`Namespace`].
+    /// A name widens or narrows which layers share records: all layers with this name on this Redis
+    /// do, whatever their validators are. See [`Namespace`].
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         Arc::make_mut(&mut self.shared)
@@ -161,8 +166,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     }
 }
 
-/// The inner service must be `Clone`, which is asked for here so that the compiler says so where
-/// the layer is applied: a request that waits takes the service that was polled ready with it.
+/// The inner service must be `Clone`, because a waiting request takes the service that was polled
+/// ready with it. The bound is stated here so that the compiler reports a violation where the layer
+/// is applied.
 impl<S: Clone, V> Layer<S> for SessionCacheLayer<V> {
     type Service = SessionCacheService<S, V>;
 

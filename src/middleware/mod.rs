@@ -1,4 +1,4 @@
-//! What tower sees: layer, service, future, response body and rejections.
+//! Tower middleware: layer, service, future, response body and rejections.
 
 mod body;
 mod future;

@@ -1,4 +1,5 @@
-//! What a layer was told to do: where tokens are, who may pass without one, how to refuse.
+//! Settings of a layer: where tokens are, whether a request may pass without one, and the form of
+//! rejections.
 
 use std::{fmt, sync::Arc};
 
@@ -36,7 +37,8 @@ impl Policy {
         }
     }
 
-    /// The request's token, or why there is none. Where tokens are, nothing is printed any more.
+    /// Returns the request's token, or the rejection if there is none. Marks the headers that may
+    /// hold tokens as sensitive, so that `Debug` does not print them.
     #[inline]
     pub(crate) fn token(&self, headers: &mut HeaderMap) -> Result<SessionToken, Rejection> {
         match self.source.take(headers) {
@@ -46,8 +48,8 @@ impl Policy {
         }
     }
 
-    /// The refusal of a request; nothing when it may pass without a user, and then the reason is
-    /// left in its extensions.
+    /// Returns the response to a rejected request. Returns `None` if the request may pass without a
+    /// user, and then inserts the reason into its extensions.
     pub(crate) fn refusal<B>(
         &self,
         rejection: Rejection,
@@ -55,7 +57,7 @@ impl Policy {
     ) -> Option<RejectionResponse> {
         if self.optional && rejection.is_anonymous() {
             let extensions = request.extensions_mut();
-            // The inner service must not take a user for authenticated that this layer rejects.
+            // The inner service must not treat a user that this layer rejects as authenticated.
             extensions.remove::<UserData>();
             extensions.remove::<SessionInfo>();
             extensions.insert(rejection);

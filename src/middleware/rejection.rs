@@ -1,10 +1,10 @@
-//! How a request is refused: the status, the challenge, the reason and the body.
+//! Rejections: status, challenge, reason and body.
 //!
-//! A refusal is a response and never an error, so that the service's error type stays its own.
-//! Status and `WWW-Authenticate` follow [RFC 6750, section 3]; the reason travels in the
+//! A rejection is a response and never an error, so the service's error type is that of the inner
+//! service. Status and `WWW-Authenticate` follow [RFC 6750, section 3]. The reason is in the
 //! response's extensions, for logs and metrics of outer layers.
 //!
-//! What can be a gRPC call (see `grpc.rs`) gets a trailers-only response instead, with
+//! A request that can be a gRPC call (see `grpc.rs`) gets a trailers-only response instead, with
 //! `grpc-status` 16 for 401, 7 for 403, 3 for 400 and 14 for 503.
 //!
 //! [RFC 6750, section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
@@ -21,11 +21,11 @@ use crate::{
     validator::{ForbiddenReason, ValidationErrorKind},
 };
 
-/// When a client that was answered 503 may come back, unless the identity provider says.
+/// `Retry-After` of a 503 response, unless the identity provider sent one.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 
-/// Why a request was refused; found in the extensions of the response, and in `optional` mode in
-/// those of the request that passed without a user.
+/// Why a request was rejected. It is in the extensions of the response. In `optional` mode it is in
+/// the extensions of a request that was passed on without a user.
 ///
 /// ```
 /// # use tower_session_cache::Rejection;
@@ -42,21 +42,21 @@ pub struct Rejection {
     retry_after: Duration,
 }
 
-/// The cases of a [`Rejection`].
+/// The kinds of [`Rejection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionKind {
-    /// The credential is malformed: 400, `error="invalid_request"`.
+    /// The credential is malformed: 400 with `error="invalid_request"`.
     Malformed(TokenError),
-    /// There is no session token: 401, without an error code.
+    /// There is no session token: 401 without an error code.
     Missing,
-    /// The identity provider refused the token: 401, `error="invalid_token"`.
+    /// The identity provider rejected the token: 401 with `error="invalid_token"`.
     Invalid,
-    /// The application has revoked the token: 401, `error="invalid_token"`.
+    /// The application has revoked the token: 401 with `error="invalid_token"`.
     Revoked,
-    /// The user is known, but not let in: 403.
+    /// The user is known, but access is denied: 403.
     Forbidden(ForbiddenReason),
-    /// Nobody could decide: 503 with `Retry-StaleWindow`.
+    /// The token could not be validated: 503 with `Retry-After`.
     Unavailable,
 }
 
@@ -68,13 +68,13 @@ impl Rejection {
         }
     }
 
-    /// Which case it is.
+    /// Returns the kind of rejection.
     #[must_use]
     pub fn kind(&self) -> RejectionKind {
         self.kind
     }
 
-    /// The status of the response: 400, 401, 403 or 503; to a gRPC request it is sent as
+    /// Returns the status of the response: 400, 401, 403 or 503. A gRPC client receives it as
     /// `grpc-status`.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -88,7 +88,8 @@ impl Rejection {
         }
     }
 
-    /// A short, stable word for logs, metrics and problem bodies; never anything of the request.
+    /// Returns a short, stable word for logs, metrics and problem bodies. It contains nothing from
+    /// the request.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self.kind {
@@ -101,13 +102,14 @@ impl Rejection {
         }
     }
 
-    /// When the client may try again; for 503 only.
+    /// Returns the time after which the client may retry. Set for 503 only.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         (self.kind == RejectionKind::Unavailable).then_some(self.retry_after)
     }
 
-    /// Whether the token was refused, or there is none, so that `optional` mode passes it on.
+    /// Returns `true` if the token was rejected or is missing, so that `optional` mode passes the
+    /// request on.
     pub(crate) fn is_anonymous(&self) -> bool {
         match self.kind {
             RejectionKind::Missing
@@ -164,7 +166,7 @@ impl From<Denied> for Rejection {
     }
 }
 
-/// The body of a refusal, made by the hook of
+/// Body of a rejection, created by the function that is passed to
 /// [`with_rejection_body`](crate::SessionCacheLayer::with_rejection_body).
 #[derive(Clone, Debug, Default)]
 pub struct RejectionBody {
@@ -173,13 +175,13 @@ pub struct RejectionBody {
 }
 
 impl RejectionBody {
-    /// No body at all; the default.
+    /// Creates an empty body. This is the default.
     #[must_use]
     pub fn empty() -> Self {
         Self::default()
     }
 
-    /// A body of any type.
+    /// Creates a body with any content type.
     #[must_use]
     pub fn new(content_type: HeaderValue, bytes: impl Into<Bytes>) -> Self {
         Self {
@@ -192,7 +194,8 @@ impl RejectionBody {
         self.content_type.is_none() && self.bytes.is_empty()
     }
 
-    /// Problem details as JSON ([RFC 9457]), with the member `reason` beside the standard ones.
+    /// Creates problem details as JSON ([RFC 9457]), with the member `reason` in addition to the
+    /// standard ones.
     ///
     /// [RFC 9457]: https://www.rfc-editor.org/rfc/rfc9457
     #[must_use]

@@ -1,4 +1,4 @@
-//! The response to a rejected request, in the form of HTTP or of gRPC.
+//! Response to a rejected request, in the form of HTTP or of gRPC.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -10,11 +10,11 @@ use super::{
 };
 use crate::telemetry::LAYER;
 
-/// A rejection with its body: all that the response takes, whatever the inner body's type.
+/// A rejection with its body: everything that the response needs, whatever the inner body's type.
 pub(crate) struct RejectionResponse {
     pub(crate) rejection: Rejection,
     pub(crate) body: RejectionBody,
-    /// The content type of the answer to a gRPC request.
+    /// Content type of the response to a gRPC request.
     pub(crate) grpc: Option<HeaderValue>,
 }
 
@@ -58,7 +58,7 @@ impl RejectionResponse {
             );
         }
         if let Some(after) = rejection.retry_after() {
-            // Rounded up: a client that comes too early is refused again.
+            // Rounded up, because a client that retries too early is rejected again.
             let seconds = after.as_millis().div_ceil(1000).max(1);
             let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -1,4 +1,5 @@
-//! The service of a request: token, cache, then the inner service, a wait or a refusal.
+//! Service that reads the token, consults the cache, and then calls the inner service, waits or
+//! rejects.
 
 use std::{
     fmt,
@@ -20,7 +21,7 @@ use crate::{
     validator::SessionValidator,
 };
 
-/// What all services of one layer share.
+/// State that all services of one layer share.
 pub(crate) struct Shared<V> {
     pub(crate) policy: Arc<Policy>,
     pub(crate) resolver: Resolver<V>,
@@ -35,10 +36,10 @@ impl<V> Clone for Shared<V> {
     }
 }
 
-/// The service made by [`SessionCacheLayer`](crate::SessionCacheLayer).
+/// Service created by [`SessionCacheLayer`](crate::SessionCacheLayer).
 ///
-/// It is as ready as the inner service is, and it passes a request to the very instance that was
-/// polled ready. Its errors are the inner service's: a refusal is a response.
+/// It is ready when the inner service is ready, and it passes a request to the same instance that
+/// was polled ready. Its errors are the inner service's errors, because a rejection is a response.
 pub struct SessionCacheService<S, V> {
     inner: S,
     shared: Arc<Shared<V>>,
@@ -49,17 +50,17 @@ impl<S, V> SessionCacheService<S, V> {
         Self { inner, shared }
     }
 
-    /// The inner service.
+    /// Returns a reference to the inner service.
     pub fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service.
+    /// Returns a mutable reference to the inner service.
     pub fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, without this one around it.
+    /// Consumes this service and returns the inner service.
     pub fn into_inner(self) -> S {
         self.inner
     }
@@ -109,8 +110,8 @@ where
         };
         match policy.refusal(rejection, &mut request) {
             Some(refusal) => {
-                // What was polled ready may hold a place that others wait for, and no call will
-                // take it.
+                // The instance that was polled ready may have reserved capacity that other calls
+                // wait for, and this request will not use it. Replacing the instance releases it.
                 self.inner = self.inner.clone();
                 ResponseFuture::refused(refusal)
             }
