@@ -1,4 +1,4 @@
-//! Finds one cookie among all that a client sent ([RFC 6265, section 5.4]), without building a jar.
+//! Lookup of one cookie in a request's headers ([RFC 6265, section 5.4]), without building a jar.
 //!
 //! [RFC 6265, section 5.4]: https://www.rfc-editor.org/rfc/rfc6265#section-5.4
 
@@ -9,7 +9,7 @@ use percent_encoding::percent_decode;
 
 use super::session_token::{SessionToken, TokenError};
 
-/// Looks through every `Cookie` header, since HTTP/2 may split the cookies over several.
+/// Searches all `Cookie` headers, because HTTP/2 may split the cookies across several.
 pub(super) fn find<'a>(
     headers: impl Iterator<Item = &'a HeaderValue>,
     name: &str,
@@ -26,7 +26,7 @@ pub(super) fn find<'a>(
             continue;
         }
         let value = unquoted(pair[equals + 1..].trim_ascii());
-        // Which of two values counts is decided by paths that the server never sees.
+        // Which of two values applies depends on cookie paths, which the server does not receive.
         if found.is_some_and(|earlier| earlier != value) {
             return Err(TokenError::Repeated);
         }
@@ -35,7 +35,7 @@ pub(super) fn find<'a>(
     let Some(value) = found else {
         return Ok(None);
     };
-    // Three bytes for one is the most that percent-encoding takes.
+    // Percent-encoding takes at most three bytes for one.
     if value.len() > max_len.saturating_mul(if percent { 3 } else { 1 }) {
         return Err(TokenError::TooLong);
     }

@@ -1,16 +1,17 @@
-//! How a source reads headers: as they are, or marking them on the way.
+//! Header access for token sources, with or without marking the headers as sensitive.
 //!
-//! A request's headers are looked up once for both, since for a hit that is no small part.
+//! A header is looked up once both to read and to mark it, because the lookup is a significant part
+//! of the cost of a hit.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 pub(super) trait Headers {
     fn values(&mut self, name: &HeaderName) -> Values<'_>;
 
-    /// A header that is not read, but may hold somebody's token.
+    /// Marks a header that is not read, but may hold a token.
     fn pass(&mut self, name: &HeaderName);
 
-    /// For who reads them in a way of its own.
+    /// Returns the map, for a source that reads the headers with a closure.
     fn as_map(&self) -> &HeaderMap;
 }
 
@@ -43,11 +44,11 @@ impl Headers for &HeaderMap {
     }
 }
 
-/// Keeps what was read out of `Debug` output.
+/// Headers that are marked sensitive when they are read, so that `Debug` does not print them.
 pub(super) struct SensitiveHeaders<'a>(pub(super) &'a mut HeaderMap);
 
 impl SensitiveHeaders<'_> {
-    /// Not asked every time, since `entry` makes room for another header first.
+    /// Used only if a header was repeated, because `entry` first reserves space for another header.
     #[cold]
     fn all(&mut self, name: &HeaderName) -> Values<'_> {
         if let header::Entry::Occupied(mut values) = self.0.entry(name) {
@@ -62,7 +63,8 @@ impl SensitiveHeaders<'_> {
 impl Headers for SensitiveHeaders<'_> {
     #[inline]
     fn values(&mut self, name: &HeaderName) -> Values<'_> {
-        // Told by counting, whether any header at all was sent more than once.
+        // `len` counts values and `keys_len` counts names. They differ only if a header was
+        // repeated.
         if self.0.len() != self.0.keys_len() {
             return self.all(name);
         }

@@ -1,4 +1,4 @@
-//! Session tokens: what they are, and where a request carries them.
+//! Session tokens, and the places where a request carries them.
 
 mod cookie;
 mod headers;

@@ -1,4 +1,4 @@
-//! The token itself, and how it is kept from being seen.
+//! The session token, which is kept out of logs and comparisons.
 
 use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
 
@@ -7,12 +7,12 @@ use http::HeaderValue;
 
 /// An opaque session token: one or more bytes of visible ASCII.
 ///
-/// It prints as `SessionToken(…)`, has no `Display`, no `Serialize` and no comparison (which
-/// would leak timing). [`expose_secret`](Self::expose_secret) is the only way to its text, so
-/// that a search for that name finds every use.
+/// `Debug` prints `SessionToken(…)`. There is no `Display`, no `Serialize` and no comparison, which
+/// would leak timing. [`expose_secret`](Self::expose_secret) is the only access to the text, so a
+/// search for that name finds every use.
 ///
-/// One that was read from a request may share the memory of its headers. A clone does not: clone
-/// it to keep it for longer than the request. Clones of a clone share theirs.
+/// A token that was read from a request may share the memory of its headers. A clone does not, so
+/// clone a token to keep it for longer than the request. Clones of a clone share their memory.
 ///
 /// ```
 /// use tower_session_cache::SessionToken;
@@ -28,16 +28,17 @@ pub struct SessionToken(pub(crate) TokenRepr);
 
 pub(crate) enum TokenRepr {
     Own(Arc<[u8]>),
-    /// A part of a header's value, so that a hit copies nothing.
+    /// A range of a header's value, so that a hit copies nothing.
     Part(HeaderValue, Range<usize>),
 }
 
 impl SessionToken {
-    /// Takes a token of any length.
+    /// Creates a token of any length.
     ///
     /// # Errors
     ///
-    /// [`TokenError::Empty`], or [`TokenError::InvalidByte`] for anything outside `!` to `~`.
+    /// Returns [`TokenError::Empty`], or [`TokenError::InvalidByte`] for any byte outside `!` to
+    /// `~`.
     pub fn parse(token: impl Into<Bytes>) -> Result<Self, TokenError> {
         Self::copy(&token.into())
     }
@@ -47,10 +48,14 @@ impl SessionToken {
         Ok(Self(TokenRepr::Own(token.into())))
     }
 
-    /// The token itself. Whoever sees it is the user: do not log it.
+    /// Returns the token itself. Do not log it.
+    ///
+    /// # Security
+    ///
+    /// Anyone who has the token can act as the user.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
-        // Checked when it was made, so the fallback is never taken.
+        // The constructor has checked the bytes, so the fallback is never used.
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
@@ -63,7 +68,7 @@ impl TokenRepr {
     fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Own(bytes) => bytes,
-            // Within the value since it was made, so the fallback is never taken.
+            // The constructor has checked the range, so the fallback is never used.
             Self::Part(value, range) => value.as_bytes().get(range.clone()).unwrap_or_default(),
         }
     }
@@ -82,7 +87,7 @@ pub(crate) fn check(token: &[u8], is_fine: impl Fn(&u8) -> bool) -> Result<(), T
     if token.is_empty() {
         return Err(TokenError::Empty);
     }
-    // All of them, since without an early end the compiler checks many at once.
+    // Checks every byte without an early exit, so that the compiler can check many at a time.
     if token.iter().fold(true, |all, byte| all & is_fine(byte)) {
         return Ok(());
     }
@@ -102,7 +107,7 @@ impl fmt::Debug for SessionToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The header or cookie is there, but the token in it is empty.
+    /// The header or cookie is present, but its token is empty.
     Empty,
     /// The token contains a byte outside visible ASCII.
     InvalidByte,
@@ -110,7 +115,7 @@ pub enum TokenError {
     TooLong,
     /// The header was sent more than once, or the cookie with different values.
     Repeated,
-    /// One header holds a list of credentials.
+    /// One header contains a list of credentials.
     List,
 }
 

@@ -1,13 +1,14 @@
-//! How a session token is found in a request.
+//! Sources of session tokens in a request.
 //!
-//! A [`TokenSource`] reads headers synchronously and answers one of three things: found, absent,
-//! or malformed. The difference between the last two matters: an absent token may be fine
-//! (`optional` mode), while a malformed one is a client's error or an attack, is answered with
-//! 400 `invalid_request` ([RFC 6750, section 3.1]) and never reaches the store or the identity
+//! A [`TokenSource`] reads headers synchronously and returns one of three results: found, absent or
+//! malformed. The difference between the last two matters. An absent token may be allowed
+//! (`optional` mode). A malformed one is a client error or an attack: it is rejected with 400
+//! `invalid_request` ([RFC 6750, section 3.1]) and is never passed to the cache or the identity
 //! provider.
 //!
-//! The first source that is *present* decides. A malformed first source is not skipped in favour
-//! of a second, since two parties that disagree about which credential counts are a classic hole.
+//! The first source that is *present* decides. A malformed first source is not skipped in favor of
+//! a second one: if two parties disagree about which credential applies, an attacker can exploit
+//! that.
 //!
 //! [RFC 6750, section 3.1]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1
 
@@ -23,21 +24,21 @@ use super::{
 
 type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync;
 
-/// Where a layer looks for the session token. Defaults to [`bearer`](Self::bearer).
+/// The places where a layer looks for the session token. Defaults to [`bearer`](Self::bearer).
 ///
-/// 1. Sources are asked in order; the first that is present decides, even when it is malformed.
-/// 2. `Authorization` with another scheme than `Bearer` counts as absent.
+/// 1. Sources are read in order. The first that is present decides, even if it is malformed.
+/// 2. `Authorization` with a scheme other than `Bearer` counts as absent.
 /// 3. A header sent twice, a list in one header, a cookie sent twice with different values, an
 ///    empty token, a byte outside visible ASCII or a token of more than 4 KiB
 ///    ([`with_max_len`](Self::with_max_len)) is malformed.
 ///
-/// The headers that a source reads are marked sensitive before the request travels on, so that
-/// their values are not printed by `Debug`.
+/// The headers that a source reads are marked sensitive before the request is passed on, so that
+/// `Debug` does not print their values.
 ///
 /// # Cookies and CSRF
 ///
-/// A browser adds cookies to requests that other sites cause. With a cookie source put
-/// tower-http's `csrf` layer outside of this one and set `SameSite` on the cookie.
+/// A browser also sends cookies with requests that other sites cause. If you use a cookie source,
+/// put tower-http's `csrf` layer outside of this one and set `SameSite` on the cookie.
 ///
 /// ```
 /// use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -67,12 +68,13 @@ enum Location {
     Custom(Arc<FromHeaders>),
 }
 
-/// Real tokens stay far below; a longer one is a mistake or an attack on the hash function's time.
+/// Real tokens are far shorter. A longer one is a mistake or an attack that exploits the cost of
+/// hashing.
 const DEFAULT_MAX_LEN: usize = 4096;
 
 impl TokenSource {
-    /// `Authorization: Bearer <token>` ([RFC 6750, section 2.1]), the scheme compared without
-    /// case.
+    /// Reads `Authorization: Bearer <token>` ([RFC 6750, section 2.1]). The scheme is
+    /// case-insensitive.
     ///
     /// [RFC 6750, section 2.1]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
     #[must_use]
@@ -80,14 +82,14 @@ impl TokenSource {
         Self::of(Location::Bearer)
     }
 
-    /// A header that holds nothing but the token.
+    /// Reads a header that contains only the token.
     #[must_use]
     pub fn header(name: HeaderName) -> Self {
         Self::of(Location::Header(name))
     }
 
-    /// A cookie, by its case-sensitive name, its value taken as it is (a pair of double quotes
-    /// around it apart).
+    /// Reads the cookie with this case-sensitive name. Its value is taken as it is, without a
+    /// surrounding pair of double quotes.
     #[must_use]
     pub fn cookie(name: impl Into<String>) -> Self {
         Self::of(Location::Cookie {
@@ -96,7 +98,7 @@ impl TokenSource {
         })
     }
 
-    /// A cookie whose value may be percent-encoded, as JavaScript's `encodeURIComponent` does it.
+    /// Reads a cookie whose value may be percent-encoded, as by JavaScript's `encodeURIComponent`.
     #[must_use]
     pub fn percent_encoded_cookie(name: impl Into<String>) -> Self {
         Self::of(Location::Cookie {
@@ -105,9 +107,11 @@ impl TokenSource {
         })
     }
 
-    /// Any other place: the closure answers `Ok(None)` for absent and an error for malformed.
+    /// Reads the token with a closure, which returns `Ok(None)` for absent and an error for
+    /// malformed.
     ///
-    /// Of the headers it reads, only `Authorization` and `Cookie` are marked sensitive.
+    /// Of the headers that the closure reads, only `Authorization` and `Cookie` are marked
+    /// sensitive.
     pub fn from_fn<F>(f: F) -> Self
     where
         F: Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync + 'static,
@@ -115,8 +119,8 @@ impl TokenSource {
         Self::of(Location::Custom(Arc::new(f)))
     }
 
-    /// Where Appwrite's own clients put the session of a project: `Authorization: Bearer`,
-    /// `X-Appwrite-Session`, and the cookies `a_session_<project>` and
+    /// Reads the places where Appwrite's own clients put the session of a project: `Authorization:
+    /// Bearer`, `X-Appwrite-Session`, and the cookies `a_session_<project>` and
     /// `a_session_<project>_legacy`.
     #[must_use]
     pub fn appwrite(project_id: &str) -> Self {
@@ -130,7 +134,7 @@ impl TokenSource {
             )))
     }
 
-    /// Asks `other` when this source is absent. The longer of the two length limits holds.
+    /// Reads `other` if this source is absent. The larger of the two length limits applies.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -139,7 +143,7 @@ impl TokenSource {
         }
     }
 
-    /// Sets the longest token that is not malformed, in bytes. Defaults to 4096.
+    /// Sets the maximum length of a token in bytes. A longer token is malformed. Defaults to 4096.
     #[must_use]
     pub fn with_max_len(mut self, bytes: usize) -> Self {
         self.max_len = bytes;
@@ -150,13 +154,13 @@ impl TokenSource {
     ///
     /// # Errors
     ///
-    /// The [`TokenError`] of the first source that is present.
+    /// Returns the [`TokenError`] of the first source that is present.
     pub fn extract(&self, headers: &HeaderMap) -> Result<Option<SessionToken>, TokenError> {
         self.find(headers)
     }
 
-    /// The same, and the values of all headers that may carry a token are kept out of `Debug`
-    /// output from now on.
+    /// Like [`extract`](Self::extract), but also marks all headers that may carry a token as
+    /// sensitive, so that `Debug` no longer prints their values.
     pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<Option<SessionToken>, TokenError> {
         self.find(SensitiveHeaders(headers))
     }
@@ -211,7 +215,7 @@ impl fmt::Debug for Location {
 }
 
 impl Location {
-    /// The headers that are looked at.
+    /// Returns the headers that this source reads.
     fn names(&self) -> &[HeaderName] {
         static KNOWN: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
         match self {
@@ -257,7 +261,7 @@ fn bearer(value: &HeaderValue, max_len: usize) -> Result<Option<SessionToken>, T
         return Err(TokenError::Empty);
     }
     match bytes.split_at_checked(SCHEME.len()) {
-        // Written as nearly all write it, it is compared at once.
+        // The exact comparison comes first because nearly all clients send this spelling.
         Some((scheme, [] | [b' ' | b'\t', ..]))
             if scheme == SCHEME || scheme.eq_ignore_ascii_case(SCHEME) =>
         {
@@ -267,7 +271,8 @@ fn bearer(value: &HeaderValue, max_len: usize) -> Result<Option<SessionToken>, T
     }
 }
 
-/// The header's only value; sent twice it is malformed, whatever the values are.
+/// Returns the header's only value. A header that was sent twice is malformed, whatever its values
+/// are.
 #[inline]
 fn only(mut values: Values<'_>) -> Result<Option<&HeaderValue>, TokenError> {
     let value = values.next();
@@ -277,7 +282,7 @@ fn only(mut values: Values<'_>) -> Result<Option<&HeaderValue>, TokenError> {
     }
 }
 
-/// The token that starts behind `from`, white space around it apart.
+/// Parses the token that starts at `from`, without surrounding white space.
 #[inline]
 fn in_header(value: &HeaderValue, from: usize, max_len: usize) -> Result<SessionToken, TokenError> {
     let bytes = value.as_bytes();
@@ -287,7 +292,7 @@ fn in_header(value: &HeaderValue, from: usize, max_len: usize) -> Result<Session
     if end - start > max_len {
         return Err(TokenError::TooLong);
     }
-    // Proxies join repeated headers with a comma, and no token68 or base64 contains one.
+    // Proxies join repeated headers with a comma, and neither token68 nor base64 contains one.
     check(&bytes[start..end], |byte| {
         byte.is_ascii_graphic() & (*byte != b',')
     })?;
