@@ -1,4 +1,4 @@
-//! Who a session belongs to and who issued it: the values that a request and a validator see.
+//! Users, sessions and namespaces: the values that requests and validators use.
 
 mod namespace;
 mod session;

@@ -1,4 +1,5 @@
-//! Whose cached sessions may be shared, and who issued them.
+//! Namespaces, which state which validators share cached sessions, and the authorities that issue
+//! sessions.
 //!
 //! An identity provider's response depends on the client that asks ([RFC 7662, section 2.2]), so a
 //! cached session is valid only for validators that would have received the same response. A
@@ -15,26 +16,28 @@ use sha2::{Digest, Sha256};
 
 use crate::crypto::hex;
 
-/// Separates the parts of a namespace's text, so no part may contain it.
+/// Characters that are encoded in the parts of a namespace's text. The space separates the parts,
+/// so no part may contain it.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-/// Identifies the validators that share cached sessions: what kind of validator asks which
-/// endpoint as which client or for which project.
+/// Identifies the validators that share cached sessions: the kind of validator, its endpoint, and
+/// its client or project.
 ///
-/// Every record in Redis names its namespace. A record of another namespace is a cache miss.
-/// Validators of this crate derive theirs from their own settings. Two services share records if
-/// their validators have equal namespaces, and sharing can be widened on purpose by giving both
-/// the same [name](Self::named).
+/// Every record in Redis names its namespace. A record of another namespace is a cache miss. The
+/// validators of this crate derive their namespace from their settings. Two services share records
+/// if their validators have equal namespaces. To let other validators share records, give both the
+/// same [name](Self::named).
 ///
 /// # Security
 ///
-/// A namespace is a statement: each validator of the namespace would accept what another one of
-/// them has accepted, apart from what [`accepts`](crate::SessionValidator::accepts) checks on
-/// every hit. Two validators with different clients, projects or providers must not share one.
+/// If validators share a namespace, each of them must be ready to accept what another one has
+/// accepted, except for what [`accepts`](crate::SessionValidator::accepts) checks on every hit.
+/// Validators with different clients, projects or providers must not share a namespace.
 ///
-/// A record holds what the validator that stored it has made of the response, the tier included.
-/// Validators that choose tiers by different closures need different names, above all if a
-/// [`filter`](crate::SessionValidator::filter) or a handler decides by the tier.
+/// A record contains the session as the validator that stored it has derived it from the response,
+/// including the tier. Validators that choose tiers with different closures need different names,
+/// especially if a [`filter`](crate::SessionValidator::filter) or a handler uses the tier for
+/// authorization.
 ///
 /// ```
 /// use tower_session_cache::Namespace;
@@ -51,7 +54,7 @@ struct Inner {
     key: RecordKey,
 }
 
-/// Where in Redis the records of a namespace are.
+/// The keys of a namespace's records in Redis.
 pub(crate) enum RecordKey {
     /// Under the keys of the Python service, whose own records are accepted there.
     Python(Authority),
@@ -60,9 +63,10 @@ pub(crate) enum RecordKey {
 }
 
 impl Namespace {
-    /// A namespace that an operator names: a single word that is unique on this Redis.
+    /// Creates a namespace with a name that the operator chooses: a single word that is unique on
+    /// this Redis.
     ///
-    /// All services that use the name share their records, whatever their validators are.
+    /// All services that use the name share their records, regardless of their validators.
     #[must_use]
     pub fn named(name: impl AsRef<str>) -> Self {
         let name = name.as_ref();
@@ -70,9 +74,10 @@ impl Namespace {
         Self::with_key(text, RecordKey::Own(name.into()))
     }
 
-    /// A namespace that is derived from a validator's settings: its kind, and whatever decides
-    /// which tokens the identity provider accepts from it, such as endpoint and client ID, and what
-    /// becomes of its response. It differs from those of the validators in this crate.
+    /// Creates a namespace from a validator's settings: its kind, everything that decides which
+    /// tokens the identity provider accepts from it (such as endpoint and client ID), and
+    /// everything that decides how its response becomes a session. It differs from the namespaces
+    /// of the validators in this crate.
     ///
     /// Do not pass a secret: the text is stored in Redis and printed in logs.
     #[must_use]
@@ -83,29 +88,30 @@ impl Namespace {
         Self::derived("own", [kind.as_str()].into_iter().chain(settings))
     }
 
-    /// The same for the validators of this crate.
+    /// Like [`new`](Self::new), but for the validators of this crate.
     pub(crate) fn derived<P: AsRef<str>>(
         kind: &str,
         settings: impl IntoIterator<Item = P>,
     ) -> Self {
         let text = text(kind, settings);
         let digest = Sha256::digest(text.as_bytes());
-        // Records name their namespace in full, so a collision could only overwrite a record.
+        // Records contain their full namespace, so a collision could only overwrite a record.
         let suffix = hex(digest.first_chunk::<8>().map_or(&[][..], |first| first));
         Self::with_key(text, RecordKey::Own(suffix.into()))
     }
 
-    /// The namespace of one Appwrite project, whose records the Python service shares.
+    /// Creates the namespace of an Appwrite project. The Python service shares its records.
     ///
-    /// `authority` is that of the project, see [`Authority::appwrite`]. Records without a
-    /// namespace are the Python service's. They are accepted here and in no other namespace.
+    /// `authority` is the authority of the project, see [`Authority::appwrite`]. Records without a
+    /// namespace were written by the Python service. They are accepted in this namespace and in no
+    /// other.
     #[must_use]
     pub fn appwrite(authority: Authority) -> Self {
         let text = text("appwrite", [authority.as_str()]);
         Self::with_key(text, RecordKey::Python(authority))
     }
 
-    /// The namespace of a cache handle that has neither a name nor a validator.
+    /// Creates the namespace of a cache handle that has neither a name nor a validator.
     pub(crate) fn unnamed() -> Self {
         Self::with_key("unnamed".into(), RecordKey::Own("".into()))
     }
@@ -114,7 +120,7 @@ impl Namespace {
         Self(Arc::new(Inner { text, key }))
     }
 
-    /// The namespace as it is stored in records.
+    /// Returns the namespace as it is stored in records.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0.text
@@ -174,7 +180,7 @@ impl fmt::Debug for Namespace {
 }
 
 /// Identifies the issuer of a session: the issuer URL of an OAuth 2.0 server, or the endpoint and
-/// project of an Appwrite.
+/// project of an Appwrite server.
 ///
 /// User IDs are unique per authority only. A service that accepts sessions of several authorities
 /// must compare both.
@@ -182,21 +188,22 @@ impl fmt::Debug for Namespace {
 pub struct Authority(Arc<str>);
 
 impl Authority {
-    /// An authority with this text.
+    /// Creates an authority with this text.
     #[must_use]
     pub fn new(text: impl AsRef<str>) -> Self {
         Self(text.as_ref().into())
     }
 
-    /// The authority of an Appwrite project. A `/` at the end of the endpoint does not matter.
+    /// Creates the authority of an Appwrite project. A trailing `/` of the endpoint is ignored.
     #[must_use]
     pub fn appwrite(endpoint: impl AsRef<str>, project_id: impl AsRef<str>) -> Self {
         let endpoint = endpoint.as_ref().trim_end_matches('/');
-        // An endpoint has no fragment, so no two pairs have one text.
+        // An endpoint has no fragment, so different pairs of endpoint and project have different
+        // texts.
         Self::new(format!("{endpoint}#{}", project_id.as_ref()))
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -227,36 +234,36 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// By whom a session was validated, and by whom it was issued. Sessions share it.
+/// Where a session was validated and issued. Sessions share it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     pub(crate) namespace: Namespace,
     pub(crate) authority: Authority,
     pub(crate) branches: Branches,
-    /// Whether this crate validated the session, and not the Python service.
+    /// Whether this crate validated the session, as opposed to the Python service.
     pub(crate) is_native: bool,
     /// The cache that holds the session. Caches differ in what has been revoked, in who can write
     /// them and in what they serve stale.
     pub(crate) cache: u64,
 }
 
-/// The branches of [`or`](crate::SessionValidator::or) that accepted a token, from the outermost
-/// to the innermost; none for a validator without branches.
+/// The branches of [`or`](crate::SessionValidator::or) that accepted a token, from the outermost to
+/// the innermost. Empty for a validator without branches.
 ///
-/// Each names its `or` by the key of that one's namespace, so that an `or` finds its own branch
-/// however deep it is nested and whatever is wrapped around it. No `or` can be inside of itself.
+/// Each branch identifies its `or` by the key of that `or`'s namespace. An `or` therefore finds its
+/// own branch however deeply it is nested and whatever wraps it. An `or` cannot contain itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Branches(Vec<(Box<str>, Box<str>)>);
 
 impl Branches {
-    /// These branches as they are inside of a branch of another `or`.
+    /// Returns these branches as part of a branch of another `or`.
     pub(crate) fn inside(mut self, or: &Namespace, name: &str) -> Self {
         self.0.insert(0, (or.suffix().into(), name.into()));
         self
     }
 
-    /// Which branch of this `or` it was.
+    /// Returns the name of the branch of this `or`.
     pub(crate) fn of(&self, or: &Namespace) -> Option<&str> {
         let mut branches = self.0.iter();
         let (_, name) = branches.find(|(id, _)| **id == *or.suffix())?;

@@ -1,4 +1,5 @@
-//! What a request learns about its session beside the user: logout handlers need the token.
+//! Details of a request's session besides the user, such as the token, which a logout handler
+//! needs.
 
 use chrono::{DateTime, Utc};
 
@@ -8,7 +9,8 @@ use super::{
 };
 use crate::token::SessionToken;
 
-/// The session of a request, found in its extensions beside [`UserData`](crate::UserData).
+/// The session of a request. The layer inserts it into the request's extensions together with
+/// [`UserData`](crate::UserData).
 ///
 /// `Debug` does not show the token.
 #[derive(Clone, Debug)]
@@ -21,41 +23,41 @@ pub struct SessionInfo {
 }
 
 impl SessionInfo {
-    /// The token that the request carried, for a logout handler to revoke.
+    /// Returns the token of the request, which a logout handler can revoke.
     #[must_use]
     pub fn token(&self) -> &SessionToken {
         &self.token
     }
 
-    /// Who answered for the token.
+    /// Returns where the session came from.
     #[must_use]
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
-    /// When the session ends by itself, if the identity provider told.
+    /// Returns the time at which the session expires, if the identity provider reported it.
     #[must_use]
     pub fn expires_at(&self) -> Option<DateTime<Utc>> {
         self.expires_at
     }
 
-    /// Who issued the session. Ids of users and of sessions are unique per authority.
+    /// Returns the issuer of the session. User IDs and session IDs are unique per authority only.
     ///
-    /// `None` for a user that a program has put into the cache's hands itself.
+    /// Returns `None` if the application itself stored the user in the cache.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
         self.user.authority()
     }
 
-    /// In whose name the session was validated, and so whose records hold it.
+    /// Returns the namespace in which the session was validated, and whose records contain it.
     #[must_use]
     pub fn namespace(&self) -> Option<&Namespace> {
         self.user.source().map(|source| &source.namespace)
     }
 
-    /// The branches of [`or`](crate::SessionValidator::or) that accepted the token, from the
-    /// outermost to the innermost, by the names that they were given. The first branch of each
-    /// `or` has the empty name. None if the validator has no branches.
+    /// Returns the names of the branches of [`or`](crate::SessionValidator::or) that accepted the
+    /// token, from the outermost to the innermost. The first branch of each `or` has the empty
+    /// name. The iterator is empty if the validator has no branches.
     pub fn branches(&self) -> impl Iterator<Item = &str> {
         let source = self.user.source();
         source
@@ -63,35 +65,37 @@ impl SessionInfo {
             .flat_map(|source| source.branches.names())
     }
 
-    /// The identity provider's id of the session, if it tells: Appwrite's `$id`, the claim `sid`
-    /// of introspection, or what a validator of your own set by
-    /// [`with_session_id`](crate::ValidatedSession::with_session_id). Not a secret.
+    /// Returns the identity provider's ID of the session, if it reports one: Appwrite's `$id`, the
+    /// claim `sid` of introspection, or the ID that a custom validator has set with
+    /// [`with_session_id`](crate::ValidatedSession::with_session_id). It is not a secret.
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
         self.user.session_id()
     }
 
-    /// Whether the answer's cache time had run out and it was served for want of a better one.
+    /// Returns `true` if the cache entry had expired and was served because the identity provider
+    /// was unavailable.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.stale
     }
 }
 
-/// Where the answer about a token came from.
+/// Where a session came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Origin {
-    /// The memory of this process.
+    /// The local cache, in the memory of this process.
     Local,
     /// The Redis that the nodes share.
     Redis,
-    /// The validator, asked for this request or for another that waited for the same token.
+    /// The validator, called for this request or for another request that waited for the same
+    /// token.
     Validator,
 }
 
 impl Origin {
-    /// A short, stable word for logs and headers.
+    /// Returns a short, stable word for logs and headers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -106,17 +110,17 @@ impl Origin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CachedSession {
-    /// Whose session it is.
+    /// The user of the session.
     pub user: UserData,
-    /// When it ends by itself, if known; in the future when it was looked up.
+    /// When the session expires, if known. It was in the future at the time of the lookup.
     pub expires_at: Option<DateTime<Utc>>,
-    /// Where it was found.
+    /// Where the session was found.
     pub origin: Origin,
-    /// When it is time to validate it again, though it may still be served.
+    /// Set if the session is due to be validated again, although it may still be served.
     pub(crate) due: Option<RecordVersion>,
 }
 
-/// That it is time to validate a session again, and which record of it: the time of its lookup,
-/// or its end in memory.
+/// Identifies a record whose session is due to be validated again, by the time of its lookup or by
+/// its end in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordVersion(pub(crate) i64);

@@ -1,7 +1,7 @@
-//! Who a session belongs to: the one thing a handler wants from this crate.
+//! The user of a session, which is what a handler needs from this crate.
 //!
-//! [`UserData`] is shared, so that a hit hands it to a request without copying a string, and
-//! opaque, so that fields can be added without breaking anyone.
+//! [`UserData`] is shared, so that a hit copies no strings, and opaque, so that adding fields is
+//! not a breaking change.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -12,19 +12,19 @@ use serde_json::{Map, Value};
 use super::namespace::{Authority, Source};
 use crate::time::isoformat;
 
-/// The authenticated user, found in a request's extensions behind the layer.
+/// The authenticated user. The layer inserts it into the request's extensions.
 ///
 /// Cloning shares the data. `Serialize` writes exactly the members `id`, `email`, `name`,
-/// `email_verified`, `tier`, `created_at` and `updated_at`, dates as Python's
-/// `datetime.isoformat()` writes them; [`attributes`](Self::attributes) stay out of it, so that
-/// what a validator adds is never shown to a client by accident.
+/// `email_verified`, `tier`, `created_at` and `updated_at`, with dates as Python's
+/// `datetime.isoformat()` writes them. It omits [`attributes`](Self::attributes), so that a
+/// response does not accidentally show a client what a validator added.
 ///
-/// `Debug` shows the id and the tier only: e-mail address and name have no place in a log.
+/// `Debug` shows the ID and the tier only, because e-mail addresses and names must not be logged.
 ///
 /// # Security
 ///
-/// Ids are unique per [authority](Self::authority) only, and `==` compares what the user *is*
-/// (id, texts, dates, attributes) and not who says so. A service with sessions of several
+/// IDs are unique per [authority](Self::authority) only. `==` compares the data of the user (ID,
+/// texts, dates, attributes) and not the authority. A service that accepts sessions of several
 /// authorities must compare both.
 ///
 /// ```
@@ -40,27 +40,27 @@ pub struct UserData(Arc<Fields>);
 
 #[derive(Clone)]
 struct Fields {
-    /// Id, tier, name, e-mail address and session id in one: there may be a million of each in
-    /// memory, and what a handler asks for first comes first.
+    /// ID, tier, name, e-mail address and session ID in one allocation, because there may be a
+    /// million of each in memory. The fields that a handler reads first come first.
     texts: Box<str>,
-    /// Where each of them but the last one ends.
+    /// The end of each text except the last.
     ends: [usize; 4],
     email_verified: bool,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
-    /// Set where a session was validated or read from Redis, and nowhere else.
+    /// Set only where a session is validated or read from Redis.
     source: Option<Arc<Source>>,
 }
 
 impl Fields {
     fn text(&self, range: Range<usize>) -> &str {
-        // They end where texts do, so the fallback is never taken.
+        // The ranges end where texts end, so the fallback is never used.
         self.texts.get(range).unwrap_or_default()
     }
 }
 
-/// A user whose texts are still apart.
+/// The fields of a user before their texts are joined.
 #[derive(Clone)]
 pub(crate) struct UserFields<T> {
     pub(crate) id: T,
@@ -99,14 +99,14 @@ impl<T: AsRef<str>> UserFields<T> {
 }
 
 impl UserData {
-    /// A user of whom nothing but the id is known. The tier is `free`.
+    /// Creates a user of whom only the ID is known. The tier is `free`.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
         Self::builder(id).build()
     }
 
-    /// Starts a user with every member but the id at its default: texts empty, `email_verified`
-    /// false, tier `free`, no dates, no attributes.
+    /// Creates a builder with every field except the ID at its default: empty texts,
+    /// `email_verified` false, tier `free`, no dates, no attributes.
     pub fn builder(id: impl Into<String>) -> UserDataBuilder {
         UserDataBuilder(UserFields {
             id: id.into(),
@@ -122,53 +122,54 @@ impl UserData {
         })
     }
 
-    /// The identity provider's id of the user; never empty behind the layer.
+    /// Returns the identity provider's ID of the user. It is never empty in a request that passed
+    /// the layer.
     #[must_use]
     pub fn id(&self) -> &str {
         self.0.text(0..self.0.ends[0])
     }
 
-    /// The e-mail address, empty when the user has none.
+    /// Returns the e-mail address. Empty if the user has none.
     #[must_use]
     pub fn email(&self) -> &str {
         self.0.text(self.0.ends[2]..self.0.ends[3])
     }
 
-    /// The display name, which may be empty.
+    /// Returns the display name, which may be empty.
     #[must_use]
     pub fn name(&self) -> &str {
         self.0.text(self.0.ends[1]..self.0.ends[2])
     }
 
-    /// Whether the identity provider has verified the e-mail address.
+    /// Returns `true` if the identity provider has verified the e-mail address.
     #[must_use]
     pub fn email_verified(&self) -> bool {
         self.0.email_verified
     }
 
-    /// The plan or role, `free` unless the validator says otherwise.
+    /// Returns the plan or role. It is `free` unless the validator sets another.
     ///
-    /// A record written by another service that shares the cache carries the tier which *that*
-    /// service chose; give the validator a namespace if it is not to be trusted with that.
+    /// A record written by another service that shares the cache contains the tier which *that*
+    /// service chose. If that service must not choose tiers, give the validator its own namespace.
     #[must_use]
     pub fn tier(&self) -> &str {
         self.0.text(self.0.ends[0]..self.0.ends[1])
     }
 
-    /// When the account was made, if the identity provider tells.
+    /// Returns the time at which the account was created, if the identity provider reports it.
     #[must_use]
     pub fn created_at(&self) -> Option<DateTime<Utc>> {
         self.0.created_at
     }
 
-    /// When the account was last changed, if the identity provider tells.
+    /// Returns the time at which the account was last changed, if the identity provider reports it.
     #[must_use]
     pub fn updated_at(&self) -> Option<DateTime<Utc>> {
         self.0.updated_at
     }
 
-    /// Who issued the session of this user. `None` for a user that is not in a session yet: one that
-    /// a program built, or that a validator has just returned.
+    /// Returns the issuer of this user's session. Returns `None` for a user without a session,
+    /// which the application built or a validator has just returned.
     ///
     /// [`id`](Self::id) is unique per authority.
     #[must_use]
@@ -180,13 +181,13 @@ impl UserData {
         self.0.source.as_ref()
     }
 
-    /// The identity provider's id of the session, if it tells.
+    /// Returns the identity provider's ID of the session, if it reports one.
     pub(crate) fn session_id(&self) -> Option<&str> {
         let id = self.0.text(self.0.ends[3]..self.0.texts.len());
         (!id.is_empty()).then_some(id)
     }
 
-    /// This user as the user of a session.
+    /// Returns this user as the user of a session.
     pub(crate) fn in_session(&self, source: Arc<Source>, session_id: Option<&str>) -> Self {
         let fields = &*self.0;
         let texts = fields.text(0..fields.ends[3]);
@@ -197,13 +198,14 @@ impl UserData {
         }))
     }
 
-    /// What the validator added, and members of a shared record that this crate does not know.
+    /// Returns the attributes that the validator added, and members of a shared record that this
+    /// crate does not know.
     #[must_use]
     pub fn attributes(&self) -> &Map<String, Value> {
         &self.0.attributes
     }
 
-    /// A builder that starts from this user.
+    /// Returns a builder that starts from this user.
     pub fn to_builder(&self) -> UserDataBuilder {
         UserDataBuilder(UserFields {
             id: self.id().to_owned(),
@@ -256,25 +258,25 @@ impl Serialize for UserData {
     }
 }
 
-/// Builds a [`UserData`]; made by [`UserData::builder`].
+/// Builder for [`UserData`], created by [`UserData::builder`].
 #[derive(Clone)]
 #[must_use]
 pub struct UserDataBuilder(UserFields<String>);
 
 impl UserDataBuilder {
-    /// Sets the e-mail address. Defaults to the empty text.
+    /// Sets the e-mail address. Defaults to the empty string.
     pub fn email(mut self, email: impl Into<String>) -> Self {
         self.0.email = email.into();
         self
     }
 
-    /// Sets the display name. Defaults to the empty text.
+    /// Sets the display name. Defaults to the empty string.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.0.name = name.into();
         self
     }
 
-    /// Says whether the e-mail address is verified. Defaults to false.
+    /// Sets whether the e-mail address is verified. Defaults to `false`.
     pub fn email_verified(mut self, verified: bool) -> Self {
         self.0.email_verified = verified;
         self
@@ -286,27 +288,27 @@ impl UserDataBuilder {
         self
     }
 
-    /// Sets when the account was made. Defaults to not known.
+    /// Sets the time at which the account was created. Defaults to `None`.
     pub fn created_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.0.created_at = at.into();
         self
     }
 
-    /// Sets when the account was last changed. Defaults to not known.
+    /// Sets the time at which the account was last changed. Defaults to `None`.
     pub fn updated_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.0.updated_at = at.into();
         self
     }
 
-    /// Adds one attribute, replacing an earlier one of that name.
+    /// Adds an attribute, or replaces the attribute of that name.
     ///
-    /// Attributes have a place of their own in the cached record, so every name is free.
+    /// Attributes are stored in a separate part of the cached record, so any name can be used.
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.0.attributes.insert(name.into(), value.into());
         self
     }
 
-    /// The finished user.
+    /// Builds the user.
     #[must_use]
     pub fn build(self) -> UserData {
         self.0.build()
