@@ -1,8 +1,8 @@
-//! What axum's handlers need: the user and the session as arguments, and errors as responses.
+//! Integration with axum: extractors for the user and the session, and errors as responses.
 //!
-//! Through `axum-core` alone, so that the feature brings no server. An extractor can tell a
-//! request without a user from a route without the layer: the first is a client's matter (401),
-//! the second a mistake in the service (500), and the log says what to add.
+//! It depends on `axum-core` only, so that the feature does not add a server. The extractors
+//! distinguish a request without a user from a route without the layer. The first is the client's
+//! problem (401). The second is a bug in the service (500), and the log line says what to add.
 //!
 //! ```
 //! use axum::{Json, Router, routing::get};
@@ -46,19 +46,19 @@ use crate::{
     telemetry::LAYER,
 };
 
-/// When Redis is asked again after a revocation that was queued, at the latest.
+/// Upper bound, in seconds, of the time until a queued revocation is sent to Redis again.
 const REVOKE_RETRY_AFTER: &str = "1";
 
 /// Why [`UserData`] or [`SessionInfo`] could not be extracted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExtractError {
-    /// The request passed without a user, as in `optional` mode, or with one whom another layer
-    /// authenticated and who has no session here. As a response: 401 with the challenge of the
-    /// [`Rejection`].
+    /// The request was passed on without a user, as in `optional` mode, or with a user whom another
+    /// layer authenticated and who has no session here. The response is 401 with the challenge of
+    /// the [`Rejection`].
     Unauthenticated(Rejection),
-    /// No layer has looked at the request. As a response: 500 without a body. What a developer
-    /// has to do about it is logged, and told by `Display`.
+    /// The request did not pass a `SessionCacheLayer`. The response is 500 without a body.
+    /// `Display` and the log say how to fix it.
     MissingLayer,
 }
 
@@ -95,7 +95,7 @@ impl IntoResponse for ExtractError {
     }
 }
 
-/// What the layer has put into a request, or why it has not.
+/// Returns what the layer has inserted into a request, or the reason why it has not.
 fn find<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Result<T, ExtractError> {
     if let Some(found) = extensions.get::<T>() {
         return Ok(found.clone());
@@ -146,7 +146,7 @@ macro_rules! extractor {
 extractor!(UserData);
 extractor!(SessionInfo);
 
-/// 503 with `Retry-StaleWindow`: the revocation does not hold everywhere yet.
+/// 503 with `Retry-After`, because the revocation is not effective on all nodes yet.
 impl IntoResponse for RevokeError {
     fn into_response(self) -> Response {
         let headers = [

@@ -1,6 +1,7 @@
-//! Doors through which the fuzz targets reach what reads foreign bytes; only they see them.
+//! Entry points of the fuzz targets to the code that parses untrusted bytes. Nothing else uses
+//! them.
 //!
-//! None may panic, whatever the bytes are, and what is written must be read again.
+//! None may panic on any input, and what they write must be readable again.
 
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
 use chrono::DateTime;
@@ -20,7 +21,7 @@ use crate::{
     token::{SessionToken, TokenSource},
 };
 
-/// Token extraction from headers, one a line.
+/// Extracts a token from headers, one per line.
 pub fn token(bytes: &[u8]) {
     let names = [
         header::AUTHORIZATION,
@@ -50,9 +51,10 @@ pub fn token(bytes: &[u8]) {
     }
 }
 
-/// A record of anybody; one that is read can be written, and read again as the same.
+/// Reads an untrusted record. A record that can be read can be written, and is the same when read
+/// again.
 pub fn record(bytes: &[u8]) {
-    // The namespace that reads both kinds of records.
+    // This namespace reads both native and foreign records.
     let space = KeyDeriver::new(None, None).space(Namespace::appwrite(Authority::new("a")));
     let Parsed::Record(record) = Record::parse(bytes, &space) else {
         return;
@@ -67,7 +69,7 @@ pub fn record(bytes: &[u8]) {
     assert_eq!(again.expires_at, record.expires_at);
 }
 
-/// A mark or a tombstone of anybody.
+/// Reads an untrusted revocation mark and tombstone.
 pub fn mark_and_tombstone(bytes: &[u8]) {
     let _ = RevocationMark::parse(bytes).is_readable();
     let tomb = Tombstone::parse(bytes);
@@ -77,7 +79,7 @@ pub fn mark_and_tombstone(bytes: &[u8]) {
     }
 }
 
-/// A sealed record of anybody who does not have the key.
+/// Reads a sealed record that was written without the key.
 pub fn sealed(bytes: &[u8]) {
     let secret = SecretKey::from_bytes([7; 32]).expect("long enough");
     let sealing = Sealing::new(&secret, None);
@@ -86,7 +88,7 @@ pub fn sealed(bytes: &[u8]) {
     }
 }
 
-/// Bodies of Appwrite, good and bad, each with a status from its first two bytes.
+/// Reads valid and invalid bodies of Appwrite. The first two bytes give the status.
 #[cfg(feature = "appwrite")]
 pub fn appwrite(bytes: &[u8]) {
     use crate::validator::appwrite::{
@@ -106,7 +108,7 @@ pub fn appwrite(bytes: &[u8]) {
         let now = DateTime::UNIX_EPOCH;
         let classified = classify(operation, status, &HeaderMap::new(), Ok(body.to_vec()), now);
         if let Err(error) = classified {
-            // What an operator reads must not be what a stranger wrote.
+            // Error messages must not contain text from the response.
             assert!(error.to_string().is_ascii());
         }
     }
@@ -115,7 +117,8 @@ pub fn appwrite(bytes: &[u8]) {
     let _ = recovered(body);
 }
 
-/// Bodies of an introspection endpoint, good and bad, each with a status from its first two bytes.
+/// Reads valid and invalid bodies of an introspection endpoint. The first two bytes give the
+/// status.
 #[cfg(feature = "introspection")]
 pub fn introspection(bytes: &[u8]) {
     use crate::validator::{
@@ -133,7 +136,7 @@ pub fn introspection(bytes: &[u8]) {
         body: Ok(body.to_vec()),
     };
     if let Err(error) = classify(response, now) {
-        // What an operator reads must not be what a stranger wrote.
+        // Error messages must not contain text from the response.
         assert!(error.to_string().is_ascii());
     }
     let token = SessionToken::parse("t0ken").expect("a token");
@@ -154,7 +157,8 @@ pub fn introspection(bytes: &[u8]) {
         let Ok(session) = session(&settings, &token, body, now) else {
             continue;
         };
-        // What is good enough to be cached is good enough to be served, unless it was too long.
+        // A session that can be cached must also be accepted on a hit, unless the body was too
+        // long.
         assert!(body.len() > 8 * 1024 || settings.accepts(&session.user));
     }
 }

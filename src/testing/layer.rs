@@ -1,12 +1,12 @@
-//! A layer for a handler's unit test.
+//! Layer for unit tests of handlers.
 
 use super::validator::TestValidator;
 use crate::{cache::SessionCache, middleware::SessionCacheLayer, validator::ValidatedSession};
 
-/// A layer that knows one session, with a cache of its own in the process.
+/// Creates a layer that accepts one session, with its own in-process cache.
 ///
-/// The token is expected as `Authorization: Bearer`; the layer can be set up further like any
-/// other.
+/// The layer expects the token as `Authorization: Bearer`. It can be configured further like any
+/// other layer.
 pub fn session_for(
     token: &str,
     session: impl Into<ValidatedSession>,

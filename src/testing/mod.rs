@@ -1,5 +1,5 @@
-//! Parts for tests, yours and ours: sessions without an identity provider, and time that moves
-//! only when told to.
+//! Test utilities: sessions without an identity provider, and a clock that moves only when a test
+//! moves it.
 //!
 //! A handler's unit test needs one line for its session:
 //!
@@ -22,7 +22,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! For more, [`TestValidator`] fails, delays or hangs on command, and remembers what it was asked.
+//! For other tests, [`TestValidator`] fails, delays or hangs on command, and records the tokens it
+//! receives.
 
 mod layer;
 mod validator;

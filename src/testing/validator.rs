@@ -1,4 +1,4 @@
-//! An identity provider of which a test knows all.
+//! Validator whose sessions and failures a test controls.
 
 use std::{
     collections::HashMap,
@@ -13,10 +13,11 @@ use crate::{
     validator::{SessionValidator, ValidatedSession, ValidationError},
 };
 
-/// A validator that answers from a table, and fails, delays or hangs on command.
+/// A validator that returns results from a table, and fails, delays or hangs on command.
 ///
-/// Clones share everything, so a test keeps one and hands another to the layer. A token that is
-/// not in the table is [invalid](ValidationError::invalid). All are of one namespace, `test`.
+/// Clones share everything, so a test keeps one and passes another to the layer. A token that is
+/// not in the table is [invalid](ValidationError::invalid). All of these validators have the
+/// namespace `test`.
 ///
 /// ```
 /// use tower_session_cache::{SessionCache, SessionCacheLayer, UserData, ValidationError, testing::TestValidator};
@@ -51,27 +52,27 @@ enum Fault {
 }
 
 impl TestValidator {
-    /// One that refuses every token.
+    /// Creates a validator that rejects every token.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Knows a session from now on, in place of what it knew of the token.
+    /// Adds a session, replacing the previous result for the token.
     #[must_use]
     pub fn with_session(self, token: &str, session: impl Into<ValidatedSession>) -> Self {
         self.set(token, Ok(session.into()));
         self
     }
 
-    /// Answers an error for a token from now on.
+    /// Adds an error, replacing the previous result for the token.
     #[must_use]
     pub fn with_error(self, token: &str, error: ValidationError) -> Self {
         self.set(token, Err(error));
         self
     }
 
-    /// Changes what it knows of a token, as when a session ends.
+    /// Replaces the result for a token, for example to end a session.
     pub fn set(&self, token: &str, answer: Result<ValidatedSession, ValidationError>) {
         self.state().answers.insert(token.to_owned(), answer);
     }
@@ -81,28 +82,29 @@ impl TestValidator {
         self.state().fault = Fault::Fail(error);
     }
 
-    /// Delays every answer by so much, by Tokio's clock, until it [recovers](Self::recover).
+    /// Delays every result by this duration of Tokio's clock, until it [recovers](Self::recover).
     pub fn delay(&self, by: Duration) {
         self.state().fault = Fault::Delay(by);
     }
 
-    /// Answers no more until it [recovers](Self::recover), which frees only later calls.
+    /// Lets every validation hang until it [recovers](Self::recover). Recovery affects later calls
+    /// only.
     pub fn hang(&self) {
         self.state().fault = Fault::Hang;
     }
 
-    /// Answers from the table again.
+    /// Returns results from the table again.
     pub fn recover(&self) {
         self.state().fault = Fault::None;
     }
 
-    /// How many validations have begun.
+    /// Returns the number of validations that have started.
     #[must_use]
     pub fn calls(&self) -> usize {
         self.state().asked.len()
     }
 
-    /// The tokens that it was asked about, in order.
+    /// Returns the tokens that the validator was called with, in order.
     #[must_use]
     pub fn received_tokens(&self) -> Vec<SessionToken> {
         self.state().asked.clone()
