@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::cooldown::Cooldown;
 use crate::{model::Namespace, token::SessionToken};
 
-/// A validator that asks a second one; made by [`SessionValidator::or`] and
+/// A validator that combines two validators. Created by [`SessionValidator::or`] and
 /// [`SessionValidator::or_if`].
 ///
 /// [`SessionValidator::or`]: crate::SessionValidator::or
@@ -18,8 +18,8 @@ pub struct Or<A, B> {
     pub(super) namespace: Namespace,
     pub(super) first: Branch<A>,
     pub(super) second: Branch<B>,
-    /// Picks the tokens of the second branch. Without it, the second branch gets the tokens that the
-    /// first one rejects as invalid.
+    /// Selects the tokens of the second branch. Without it, the second branch gets the tokens that
+    /// the first one rejects as invalid.
     pub(super) routes_to_second: Option<Arc<Route>>,
 }
 
@@ -32,7 +32,7 @@ pub(super) struct Branch<V> {
 
 pub(super) type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;
 
-/// A validator whose sessions are changed; made by [`SessionValidator::map`].
+/// A validator whose sessions a closure changes. Created by [`SessionValidator::map`].
 ///
 /// [`SessionValidator::map`]: crate::SessionValidator::map
 #[derive(Clone, Debug)]
@@ -42,7 +42,8 @@ pub struct Map<V, F> {
     pub(super) change: F,
 }
 
-/// A validator whose sessions are changed or refused; made by [`SessionValidator::and_then`].
+/// A validator whose sessions a closure changes or rejects. Created by
+/// [`SessionValidator::and_then`].
 ///
 /// [`SessionValidator::and_then`]: crate::SessionValidator::and_then
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ pub struct AndThen<V, F> {
     pub(super) next: F,
 }
 
-/// A validator with one more rule; made by [`SessionValidator::filter`].
+/// A validator with an additional rule. Created by [`SessionValidator::filter`].
 ///
 /// [`SessionValidator::filter`]: crate::SessionValidator::filter
 #[derive(Clone, Debug)]
@@ -61,19 +62,20 @@ pub struct Filter<V, F> {
     pub(super) accepts: F,
 }
 
-/// A validator with a tower layer around its calls; made by [`SessionValidator::layer`].
+/// A validator with a tower layer around its calls. Created by [`SessionValidator::layer`].
 ///
-/// Each validation calls a clone of the layer's service, when that clone is ready.
+/// Each validation calls a clone of the layer's service when that clone is ready.
 ///
 /// [`SessionValidator::layer`]: crate::SessionValidator::layer
 pub struct LayeredValidator<V, S> {
     pub(super) validator: Arc<V>,
-    // Makes the validator `Sync` even if the service is not. Locked only to clone the service.
+    // The mutex makes the validator `Sync` even if the service is not. It is locked only to clone
+    // the service.
     pub(super) service: Mutex<S>,
 }
 
-/// The calls of a validator as a [`Service`](tower_service::Service), which is what
-/// [`SessionValidator::layer`] puts a layer around.
+/// The calls of a validator as a [`Service`](tower_service::Service), which
+/// [`SessionValidator::layer`] wraps.
 ///
 /// [`SessionValidator::layer`]: crate::SessionValidator::layer
 pub struct ValidatorCall<V>(pub(super) Arc<V>);

@@ -1,4 +1,4 @@
-//! A validator made of a closure.
+//! Validator made from a closure.
 
 use std::{fmt, future::Future, sync::Arc};
 
@@ -8,11 +8,11 @@ use crate::{
     token::SessionToken,
 };
 
-/// Makes a validator of an async closure; mostly for tests and small services.
+/// Creates a validator from an async closure, mostly for tests and small services.
 ///
-/// The name is its [namespace](Namespace::named) and its authority: closures of one name share
-/// cached sessions. It has no rules but the closure, so it
-/// [accepts](SessionValidator::accepts) what was cached under its name; add rules by
+/// The name is both its [namespace](Namespace::named) and its authority, so closures with the same
+/// name share cached sessions. The validator has no rules besides the closure and
+/// [accepts](SessionValidator::accepts) everything that was cached under its name. Add rules with
 /// [`filter`](SessionValidator::filter).
 ///
 /// ```
@@ -34,7 +34,7 @@ where
     }
 }
 
-/// A [`SessionValidator`] made of a closure by [`validator_fn`].
+/// A [`SessionValidator`] made from a closure. Created by [`validator_fn`].
 #[derive(Clone)]
 pub struct ValidatorFn<F> {
     name: Arc<str>,

@@ -1,7 +1,7 @@
-//! How long a provider must not be called, because it has sent `Retry-After`.
+//! Cooldown of a provider that has sent `Retry-After`, during which it must not be called.
 //!
-//! A cooldown belongs to one provider: the branches of [`or`](crate::SessionValidator::or) have one
-//! each, so that a provider that limits the rate does not stop the others.
+//! A cooldown belongs to one provider. Each branch of [`or`](crate::SessionValidator::or) has its
+//! own, so that a provider that limits the rate does not block the others.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,7 +11,7 @@ use std::{
 use super::error::ValidationError;
 use crate::time::Clock;
 
-/// Limits what a provider asks for: after a minute it is called again.
+/// Maximum cooldown. A provider that requests a longer one is called again after a minute.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Cooldown {
         }
     }
 
-    /// How much longer the provider must not be called.
+    /// Returns the time that remains until the provider may be called.
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let now = self.clock.elapsed();
         let remaining = self.until.load(Relaxed).checked_sub(now)?;
@@ -42,7 +42,7 @@ impl Cooldown {
         })
     }
 
-    /// Starts a cooldown if the provider asks for one.
+    /// Starts a cooldown if the provider requests one.
     pub(crate) fn observe(&self, error: &ValidationError) {
         if let Some(after) = error.provider_retry_after() {
             let after = after.min(MAX_RETRY_AFTER).as_micros();

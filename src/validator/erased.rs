@@ -1,4 +1,4 @@
-//! A validator whose type is chosen at run time.
+//! Validator whose type is chosen at run time.
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     token::SessionToken,
 };
 
-/// Any validator behind one type, for a choice that is made at run time.
+/// A type-erased validator, for a choice at run time.
 ///
 /// ```
 /// use tower_session_cache::{ErasedValidator, UserData, ValidatedSession, ValidationError, validator_fn};
@@ -27,7 +27,7 @@ use crate::{
 pub struct ErasedValidator(Arc<dyn DynValidator>);
 
 impl ErasedValidator {
-    /// Hides the validator's type.
+    /// Erases the type of a validator.
     pub fn new(validator: impl SessionValidator) -> Self {
         Self(Arc::new(validator))
     }

@@ -1,14 +1,15 @@
-//! Why a token was not validated.
+//! Errors of a validation.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// Why a token was not validated; cheap to clone, since all who waited share it.
+/// Why a token was not validated. It is cheap to clone, because all requests that waited for the
+/// validation share it.
 ///
-/// `Display` never contains anything of the token or the user. The optional source is the
-/// validator's own error: it is reported through [`source`](StdError::source) and logged, so a
-/// validator must keep secrets out of it.
+/// `Display` never contains data of the token or the user. The optional source is the validator's
+/// own error. It is available through [`source`](StdError::source) and logged, so a validator must
+/// keep secrets out of it.
 #[derive(Clone)]
 pub struct ValidationError {
     kind: ValidationErrorKind,
@@ -17,36 +18,37 @@ pub struct ValidationError {
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
-/// Where an error comes from.
+/// The origin of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     /// The identity provider.
     Provider,
     /// The provider of one branch of the validator. The branch keeps its cooldown.
     Branch,
-    /// A rule of the validator's own.
+    /// A rule of the validator itself.
     OwnRule,
-    /// This node, which did not call the provider, or not for long enough: during a cooldown, or
-    /// because too many validations were waiting.
+    /// This node, which did not call the provider or did not wait long enough for it: during a
+    /// cooldown, or because too many validations were waiting.
     NotCalled,
 }
 
-/// The cases a caller of a validator must tell apart.
+/// The kinds of [`ValidationError`] that the caller of a validator must distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ValidationErrorKind {
-    /// Refused: the token is unknown, expired, revoked or forged. Answered with 401.
+    /// The token was rejected: it is unknown, expired, revoked or forged. The response is 401.
     Invalid,
-    /// Refused: the user is known, but not let in. Answered with 403.
+    /// The user is known, but access is denied. The response is 403.
     Forbidden(ForbiddenReason),
-    /// The identity provider could not be asked, or its answer made no sense. Answered with 503.
+    /// The identity provider could not be called, or its response was not usable. The response is
+    /// 503.
     Unavailable,
-    /// The identity provider does not accept *us*: our configuration is wrong. Answered with 503
-    /// and logged as an error, since no retry will help.
+    /// The identity provider does not accept this service, because the service is misconfigured.
+    /// The response is 503, and the failure is logged as an error, because a retry will not help.
     Misconfigured,
 }
 
-/// Why a known user is not let in.
+/// Why access is denied to a known user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ForbiddenReason {
@@ -54,16 +56,16 @@ pub enum ForbiddenReason {
     Blocked,
     /// The sign-in is not complete: a second factor is missing.
     MfaRequired,
-    /// The password must be set anew first.
+    /// The password must be reset first.
     PasswordResetRequired,
-    /// The token was not issued for this use; with the challenge `error="insufficient_scope"`.
+    /// The token was not issued for this use. The challenge contains `error="insufficient_scope"`.
     InsufficientScope,
-    /// Another reason of the identity provider.
+    /// Another reason, given by the identity provider.
     Other,
 }
 
 impl ForbiddenReason {
-    /// A short, stable word for logs and problem bodies.
+    /// Returns a short, stable word for logs and problem bodies.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -77,21 +79,23 @@ impl ForbiddenReason {
 }
 
 impl ValidationError {
-    /// The identity provider refused the token: unknown, expired, revoked or forged.
+    /// Creates an error for a token that the identity provider rejected as unknown, expired,
+    /// revoked or forged.
     #[must_use]
     pub fn invalid() -> Self {
         Self::of(ValidationErrorKind::Invalid)
     }
 
-    /// The identity provider knows the user and does not let them in.
+    /// Creates an error for a user whom the identity provider knows and to whom it denies access.
     #[must_use]
     pub fn forbidden(reason: ForbiddenReason) -> Self {
         Self::of(ValidationErrorKind::Forbidden(reason))
     }
 
-    /// Nobody could tell: a timeout, a connection error, throttling, a 5xx, an unreadable answer.
+    /// Creates an error for a validation without a decision: a timeout, a connection error,
+    /// throttling, a 5xx status or an unreadable response.
     ///
-    /// The source is logged; it must not contain a secret.
+    /// The source is logged, so it must not contain a secret.
     #[must_use]
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self {
@@ -100,7 +104,8 @@ impl ValidationError {
         }
     }
 
-    /// The identity provider rejects our own configuration. The source should name the setting.
+    /// Creates an error for an identity provider that rejects the configuration of this service.
+    /// The source should name the setting.
     #[must_use]
     pub fn misconfigured(source: impl Into<BoxError>) -> Self {
         Self {
@@ -109,22 +114,25 @@ impl ValidationError {
         }
     }
 
-    /// Says when asking again makes sense. Until then, but for a minute at most, the provider is
-    /// not asked about any token, and clients get 503 with what is left as `Retry-After`. A pause of
-    /// the second branch of an [`or`](crate::SessionValidator::or) leaves the first one's sessions alone.
-    /// One of the first stops both, since every token is shown to it first; with
-    /// [`or_if`](crate::SessionValidator::or_if) neither stops the other.
+    /// Sets the time after which a retry makes sense. Until then, but for one minute at most, the
+    /// provider is not called for any token, and clients get 503 with the remaining time as
+    /// `Retry-After`.
+    ///
+    /// In an [`or`](crate::SessionValidator::or), a cooldown of the second branch does not affect
+    /// the sessions of the first. A cooldown of the first branch stops both, because every token is
+    /// sent to it first. In an [`or_if`](crate::SessionValidator::or_if), neither branch stops the
+    /// other.
     #[must_use]
     pub fn with_retry_after(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.retry_after = after.into();
         self
     }
 
-    /// Marks a refusal as one by a rule of this validator's own, such as a scope that it requires,
-    /// and not by the identity provider.
+    /// Marks a rejection as caused by a rule of this validator, such as a required scope, and not
+    /// by the identity provider.
     ///
-    /// It then counts for this validator's layer alone: what other layers of the namespace have
-    /// cached goes on being served by them.
+    /// The rejection then applies to this validator's layer only. Other layers of the namespace
+    /// continue to serve what they have cached.
     #[must_use]
     pub fn by_own_rule(mut self) -> Self {
         self.cause = Cause::OwnRule;
@@ -135,7 +143,7 @@ impl ValidationError {
         self.cause == Cause::OwnRule
     }
 
-    /// The provider was not called because of its `Retry-After`.
+    /// Creates an error for a provider that was not called because of its `Retry-After`.
     pub(crate) fn cooling_down(remaining: Duration) -> Self {
         let cooling_down = "the identity provider asked to be left alone for a while";
         Self {
@@ -144,7 +152,7 @@ impl ValidationError {
         }
     }
 
-    /// Marks an error as one of this node, which has not called the provider.
+    /// Marks an error as caused by this node, which has not called the provider.
     pub(crate) fn not_called(mut self) -> Self {
         self.cause = Cause::NotCalled;
         self
@@ -154,12 +162,12 @@ impl ValidationError {
         self.cause == Cause::NotCalled
     }
 
-    /// The `Retry-After` of the provider, unless it is that of a branch.
+    /// Returns the provider's `Retry-After`, unless it belongs to a branch.
     pub(crate) fn provider_retry_after(&self) -> Option<Duration> {
         self.retry_after.filter(|_| self.cause == Cause::Provider)
     }
 
-    /// Marks an error of the provider as one of a branch, which keeps its own cooldown.
+    /// Marks a provider's error as belonging to a branch, which keeps its own cooldown.
     pub(crate) fn in_branch(mut self) -> Self {
         if self.cause == Cause::Provider {
             self.cause = Cause::Branch;
@@ -167,13 +175,14 @@ impl ValidationError {
         self
     }
 
-    /// Which case it is.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> ValidationErrorKind {
         self.kind
     }
 
-    /// Whether the identity provider said no, as opposed to nobody knowing.
+    /// Returns `true` if the identity provider rejected the token, as opposed to having made no
+    /// decision.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         match self.kind {
@@ -182,7 +191,7 @@ impl ValidationError {
         }
     }
 
-    /// When asking again makes sense, if the identity provider said so.
+    /// Returns the time after which a retry makes sense, if the identity provider sent one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after

@@ -1,4 +1,4 @@
-//! One more rule of this service's own, which holds for cached sessions as well.
+//! Validator with an additional rule, which also applies to cached sessions.
 
 use super::{
     adapters::Filter,

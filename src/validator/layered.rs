@@ -1,7 +1,7 @@
-//! A tower layer around the calls of a validator: timeouts, retries and limits.
+//! Tower layer around the calls of a validator, such as timeouts, retries and limits.
 //!
-//! The layer sees calls only. What the validator says of itself, and whether it accepts a cached
-//! session, does not pass through it and so cannot get lost.
+//! The layer receives the calls only. The validator's namespace and authority, and its decision
+//! about a cached session, do not pass through the layer, so they cannot be lost.
 
 use std::{
     fmt,
@@ -104,8 +104,8 @@ where
     }
 }
 
-/// An error that is a [`ValidationError`], also inside of a box as tower's layers hand it on, stays
-/// what it is.
+/// Converts an error of the layer. A [`ValidationError`] is preserved, even inside a box, as
+/// tower's layers pass errors on.
 fn into_validation_error(error: impl Into<BoxError>) -> ValidationError {
     match error.into().downcast::<ValidationError>() {
         Ok(error) => *error,

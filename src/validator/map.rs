@@ -1,4 +1,5 @@
-//! Changes and refusals of sessions, which keep what the validator has to say.
+//! Validators that change or reject sessions, and keep the properties of the validator that they
+//! wrap.
 
 use std::future::Future;
 
@@ -13,13 +14,13 @@ use crate::{
     token::SessionToken,
 };
 
-/// The namespace of a validator whose sessions a closure of this name has changed.
+/// Returns the namespace of a validator whose sessions are changed by a closure with this name.
 fn derived_namespace(validator: &impl SessionValidator, kind: &str, name: &str) -> Namespace {
     Namespace::derived(kind, [validator.namespace().as_str(), name])
 }
 
-/// Who issued a session and which branch accepted it. A closure that returns a new session must not
-/// lose either.
+/// The issuer of a session and the branch that accepted it. Both must survive if a closure returns
+/// a new session.
 struct Attribution {
     authority: Option<Authority>,
     branches: Branches,

@@ -1,9 +1,9 @@
-//! The question a cache cannot answer: is this token good, and whose is it?
+//! Validation of session tokens with an identity provider.
 //!
-//! A [`SessionValidator`] asks the identity provider. What it may answer is deliberately narrow:
-//! a [`ValidatedSession`], or a [`ValidationError`] that keeps *refused* (the provider said no)
-//! apart from *unavailable* (nobody could tell). A provider that cannot be reached must neither
-//! log anyone out nor let anyone in, and only the validator knows which of the two it met.
+//! A [`SessionValidator`] calls the identity provider. Its results are deliberately limited to a
+//! [`ValidatedSession`], or a [`ValidationError`] that distinguishes *rejected* (by the provider)
+//! from *unavailable* (there is no decision). An unreachable provider must neither log users out
+//! nor let users in, and only the validator knows which of the two cases occurred.
 
 mod adapters;
 #[cfg(feature = "appwrite")]

@@ -1,7 +1,8 @@
-//! Two identity providers, of which the second is asked about tokens that the first does not know,
-//! or about those that a closure picks.
+//! Validator for two identity providers. The second gets the tokens that the first does not know,
+//! or those that a closure selects.
 //!
-//! Which of them accepted a token is a fact of the session, kept where no provider can write it.
+//! The branch that accepted a token is stored in the session, in a place that no provider can
+//! write.
 
 use std::{fmt, sync::Arc};
 
@@ -25,7 +26,7 @@ impl<A: SessionValidator, B: SessionValidator> Or<A, B> {
         second: B,
         routes_to_second: Option<Arc<Route>>,
     ) -> Self {
-        // The empty name is the first one's.
+        // The empty name belongs to the first branch.
         let name = if name.is_empty() {
             "second".to_owned()
         } else {
@@ -82,7 +83,8 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
         self.namespace.clone()
     }
 
-    /// The first one's. Each session has the authority of the branch that accepted it.
+    /// Returns the authority of the first branch. Each session has the authority of the branch that
+    /// accepted it.
     fn authority(&self) -> Authority {
         self.first.validator.authority()
     }
@@ -113,7 +115,7 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
             })
     }
 
-    /// Each branch is asked about its own sessions. One of neither is not accepted.
+    /// Each branch decides about its own sessions. A session of neither branch is not accepted.
     fn accepts(&self, user: &UserData) -> bool {
         let branch = user
             .source()
@@ -125,7 +127,7 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
         }
     }
 
-    /// Only if the closure tells which branch the token belongs to.
+    /// Only with a closure is the branch of a token known before its validation.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
         if self.routes_to_second.as_ref()?(token) {
             self.second.validator.canonical(token)

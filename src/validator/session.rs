@@ -1,4 +1,4 @@
-//! What a validator returns for a valid token.
+//! Result of a validator for a valid token.
 
 use std::sync::Arc;
 
@@ -6,25 +6,27 @@ use chrono::{DateTime, Utc};
 
 use crate::model::{Authority, Branches, Namespace, Source, UserData};
 
-/// What the identity provider says a good token stands for.
+/// A session, as the identity provider reports it for a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ValidatedSession {
-    /// Whose session it is. A user with an empty id is treated as a failure of the validator.
+    /// The user of the session. A user with an empty ID is treated as a failure of the validator.
     pub user: UserData,
-    /// When the session ends by itself, if the provider tells. It is never served after that.
+    /// When the session expires, if the provider reports it. The session is never served after that
+    /// time.
     pub expires_at: Option<DateTime<Utc>>,
-    /// The provider's id of the session, if it tells. Not a secret: it is cached and shown.
+    /// The provider's ID of the session, if it reports one. It is not a secret: it is cached and
+    /// shown.
     pub session_id: Option<String>,
-    /// Who issued the session, where it is not the validator's
+    /// The issuer of the session, if it differs from the validator's
     /// [authority](crate::SessionValidator::authority).
     pub authority: Option<Authority>,
-    /// Set by `or` alone.
+    /// Set only by `or`.
     pub(crate) branches: Branches,
 }
 
 impl ValidatedSession {
-    /// A session of which no expiry is known: only the cache's TTL bounds it.
+    /// Creates a session without a known expiry, which only the cache's TTL limits.
     #[must_use]
     pub fn new(user: UserData) -> Self {
         Self {
@@ -36,41 +38,41 @@ impl ValidatedSession {
         }
     }
 
-    /// Sets the provider's id of the session. Defaults to not known.
+    /// Sets the provider's ID of the session. Defaults to `None`.
     #[must_use]
     pub fn with_session_id(mut self, id: impl Into<String>) -> Self {
         self.session_id = Some(id.into());
         self
     }
 
-    /// Sets who issued the session. Defaults to the validator's
+    /// Sets the issuer of the session. Defaults to the validator's
     /// [authority](crate::SessionValidator::authority).
     ///
     /// # Security
     ///
-    /// Do not take it from a response unless the validator has verified it: a
-    /// response that names the authority names the user.
+    /// Do not take it from a response unless the validator has verified it: a response that chooses
+    /// the authority also chooses the user.
     #[must_use]
     pub fn with_authority(mut self, authority: impl Into<Authority>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// The user as a cache hit of this validator would return it.
+    /// Returns the user as a cache hit of this validator would return it.
     pub(super) fn cached_user(&self, namespace: Namespace, authority: Authority) -> UserData {
         let source = Source {
             namespace,
             authority: self.authority.clone().unwrap_or(authority),
             branches: self.branches.clone(),
             is_native: true,
-            // None: it is in no cache.
+            // The session is not in a cache.
             cache: u64::MAX,
         };
         let session_id = self.session_id.as_deref();
         self.user.in_session(Arc::new(source), session_id)
     }
 
-    /// Sets when the session ends by itself. Defaults to not known.
+    /// Sets when the session expires. Defaults to `None`.
     #[must_use]
     pub fn with_expires_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.expires_at = at.into();

@@ -1,4 +1,4 @@
-//! The trait of everything that validates session tokens.
+//! Trait for validators of session tokens.
 
 use std::{future::Future, sync::Arc};
 
@@ -15,23 +15,25 @@ use crate::{
     token::SessionToken,
 };
 
-/// Asks the identity provider what a session token stands for.
+/// Validates session tokens with an identity provider.
 ///
-/// A validator has to say four things. None has a default, since a wrong default lets users in:
+/// A validator has to define four things. None has a default, because a wrong default could grant
+/// access:
 ///
-/// 1. its [namespace](Self::namespace): whose cached sessions are as good as its own;
-/// 2. its [authority](Self::authority): who issues the sessions;
-/// 3. [`validate`](Self::validate): what a token stands for;
-/// 4. [`accepts`](Self::accepts): whether it would let a cached session in itself.
+/// 1. its [namespace](Self::namespace), which states which validators share cached sessions with
+///    it;
+/// 2. its [authority](Self::authority), which issues the sessions;
+/// 3. [`validate`](Self::validate), which returns the session of a token;
+/// 4. [`accepts`](Self::accepts), which decides whether it would accept a cached session itself.
 ///
-/// One that wraps another hands all four on. [`or`](Self::or), [`map`](Self::map),
-/// [`and_then`](Self::and_then), [`filter`](Self::filter) and [`layer`](Self::layer) do. Shared
-/// validators come as [`Arc<V>`], closures through [`validator_fn`](crate::validator_fn), and a choice made at run time
-/// through [`ErasedValidator`](crate::ErasedValidator).
+/// A validator that wraps another one forwards all four, as [`or`](Self::or), [`map`](Self::map),
+/// [`and_then`](Self::and_then), [`filter`](Self::filter) and [`layer`](Self::layer) do. [`Arc<V>`]
+/// makes a validator shared, [`validator_fn`](crate::validator_fn) makes one from a closure, and
+/// [`ErasedValidator`](crate::ErasedValidator) allows a choice at run time.
 ///
-/// A validation runs in a task of its own and is shared by all requests of a layer that wait for
-/// the same token, so the future must be `Send`; it is dropped when the cache's validation
-/// deadline passes, and must be safe to drop at any `.await`.
+/// A validation runs in its own task and is shared by all requests of a layer that wait for the
+/// same token, so the future must be `Send`. The future is dropped when the cache's
+/// `validation_timeout` elapses, so it must be safe to drop at any `.await`.
 ///
 /// ```
 /// use tower_session_cache::{
@@ -71,76 +73,81 @@ use crate::{
     note = "tower's layers go around a validator by `SessionValidator::layer`; one that is chosen at run time is wrapped by `ErasedValidator::new`"
 )]
 pub trait SessionValidator: Send + Sync + 'static {
-    /// Whose cached sessions are as good as this validator's own. Called once, when a layer is
-    /// made.
+    /// Returns the namespace, which states which validators share cached sessions with this one.
+    /// Called once, when a layer is created.
     ///
     /// Derive it from the settings that decide which tokens the provider accepts from this
-    /// validator ([`Namespace::new`]): its kind, endpoint, and client or project.
+    /// validator ([`Namespace::new`]): its kind, its endpoint, and its client or project.
     fn namespace(&self) -> Namespace;
 
-    /// Who issues the sessions, unless a session [says so itself](ValidatedSession::with_authority).
+    /// Returns the issuer of the sessions, unless a session [sets its
+    /// own](ValidatedSession::with_authority).
     fn authority(&self) -> Authority;
 
-    /// Resolves a token.
+    /// Validates a token.
     ///
-    /// A refusal by a rule of this validator's own, which another validator of the same namespace
-    /// need not have, is marked by [`ValidationError::by_own_rule`]. Any other refusal is taken
-    /// for the identity provider's: it ends what is cached in the namespace.
+    /// Use [`ValidationError::by_own_rule`] to mark a rejection by a rule of this validator, which
+    /// another validator of the same namespace may not have. Any other rejection counts as the
+    /// identity provider's: it removes what is cached in the namespace.
     ///
     /// # Errors
     ///
-    /// [`ValidationError::invalid`] or [`ValidationError::forbidden`] when the identity provider
-    /// refused, [`ValidationError::unavailable`] when it could not be asked or made no sense.
+    /// Returns [`ValidationError::invalid`] or [`ValidationError::forbidden`] if the identity
+    /// provider rejected the token, and [`ValidationError::unavailable`] if the provider could not
+    /// be called or its response was not usable.
     fn validate(
         &self,
         token: SessionToken,
     ) -> impl Future<Output = Result<ValidatedSession, ValidationError>> + Send;
 
-    /// Whether this validator would let a session in that a validator of its namespace has
-    /// accepted. Called for every request with a session, wherever the session came from, so it
-    /// must not wait.
+    /// Returns `true` if this validator would accept a session that a validator of its namespace
+    /// has accepted. Called for every request with a session, wherever the session came from, so it
+    /// must not block.
     ///
-    /// For a cached session `false` means that the token is validated again.
+    /// If it returns `false` for a cached session, the token is validated again.
     ///
     /// # Security
     ///
-    /// Compare here everything that [`validate`](Self::validate) demands beyond the provider's yes
-    /// (audience, scopes, roles). What is not compared is not demanded of cached sessions.
+    /// Compare here everything that [`validate`](Self::validate) requires in addition to the
+    /// provider's approval (audience, scopes, roles). Any requirement that is not compared here
+    /// does not apply to cached sessions.
     fn accepts(&self, user: &UserData) -> bool;
 
-    /// The canonical spelling of a token that the provider takes for the same in several spellings;
-    /// `None` if the token is canonical as it is. Called for every request, before the lookup.
+    /// Returns the canonical spelling of a token that the provider accepts in several spellings, or
+    /// `None` if the token is canonical already. Called for every request, before the lookup.
     ///
-    /// Defaults to `None`: each spelling is a token of its own. With a canonical one a session has
-    /// one record, however a client spells its token, and revoking the token revokes all of them.
-    /// [`SessionInfo::token`](crate::SessionInfo::token) is the canonical one. An
-    /// [`or`](Self::or) takes tokens as they are, an [`or_if`](Self::or_if) asks the branch that it
-    /// picks.
+    /// Defaults to `None`, so that each spelling is a separate token. With a canonical spelling, a
+    /// session has one record, however a client spells its token, and revoking the token revokes
+    /// all spellings. [`SessionInfo::token`](crate::SessionInfo::token) then returns the canonical
+    /// token. [`or`](Self::or) does not change tokens. [`or_if`](Self::or_if) uses the canonical
+    /// spelling of the branch that it selects.
     ///
     /// # Security
     ///
-    /// The canonical token must be one that the provider accepts if and only if it accepts the token:
-    /// leave alone whatever the provider checks, such as a signature.
+    /// The provider must accept the canonical token if and only if it accepts the token. Do not
+    /// change any part that the provider checks, such as a signature.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
         let _ = token;
         None
     }
 
-    /// Asks another validator about tokens that this one refuses as
+    /// Falls back to another validator for tokens that this one rejects as
     /// [invalid](crate::ValidationErrorKind::Invalid).
     ///
-    /// Not when this one is unavailable: a provider that is down must not hand its users over to
-    /// another. And not when it knows the user and does not let them in. The name tells whose a
-    /// session is ([`SessionInfo::branches`](crate::SessionInfo::branches)), so that each is asked
-    /// whether it [`accepts`](Self::accepts) its own; this validator has the empty name.
+    /// There is no fallback if this validator is unavailable, because a provider that is down must
+    /// not hand its users over to another provider. There is also none if this validator knows the
+    /// user and forbids access. The name identifies the branch that a session belongs to
+    /// ([`SessionInfo::branches`](crate::SessionInfo::branches)), so that each branch decides with
+    /// [`accepts`](Self::accepts) about its own sessions. This validator has the empty name.
     ///
-    /// There is one lookup for both, under a namespace made of both of theirs and the name. It is
-    /// none of theirs: a service with only one of the two neither sees nor writes its records.
+    /// Both validators share one lookup, under a namespace derived from both of their namespaces
+    /// and the name. It differs from either namespace: a service with only one of the two
+    /// validators neither reads nor writes its records.
     ///
     /// # Security
     ///
-    /// Every token is shown to the first validator's provider, also those of the second. Where a
-    /// token's shape tells whose it is, use [`or_if`](Self::or_if).
+    /// Every token is sent to the first validator's provider, including the tokens of the second.
+    /// If the shape of a token shows its provider, use [`or_if`](Self::or_if).
     fn or<V: SessionValidator>(self, name: impl Into<String>, other: V) -> Or<Self, V>
     where
         Self: Sized,
@@ -148,8 +155,8 @@ pub trait SessionValidator: Send + Sync + 'static {
         Or::new(self, name.into(), other, None)
     }
 
-    /// Asks another validator, and only it, about the tokens that the closure picks; this one about
-    /// all others.
+    /// Sends the tokens that the closure selects to another validator only, and all others to this
+    /// validator only.
     ///
     /// ```
     /// use tower_session_cache::{SessionValidator, UserData, ValidatedSession, validator_fn};
@@ -162,8 +169,8 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// # let _ = both;
     /// ```
     ///
-    /// The closure is not a part of the namespace. Two services on one Redis that choose
-    /// differently by it need [namespaces of their own](crate::SessionCacheLayer::with_namespace).
+    /// The closure is not part of the namespace. Two services on one Redis whose closures decide
+    /// differently need [separate namespaces](crate::SessionCacheLayer::with_namespace).
     fn or_if<V: SessionValidator>(
         self,
         name: impl Into<String>,
@@ -176,8 +183,8 @@ pub trait SessionValidator: Send + Sync + 'static {
         Or::new(self, name.into(), other, Some(Arc::new(is_others)))
     }
 
-    /// Changes each session before it is cached, as to choose a tier. Keeps authority and
-    /// [`accepts`](Self::accepts), which is asked about the changed user.
+    /// Changes each session before it is cached, for example to choose a tier. Keeps the authority
+    /// and [`accepts`](Self::accepts), which receives the changed user.
     ///
     /// The name tells the records of this closure from those of others: it becomes a part of the
     /// namespace.
@@ -189,8 +196,9 @@ pub trait SessionValidator: Send + Sync + 'static {
         Map::new(self, name.as_ref(), change)
     }
 
-    /// Changes or refuses each session before it is cached, as to load roles from a database.
-    /// Keeps authority and [`accepts`](Self::accepts), which is asked about the changed user.
+    /// Changes or rejects each session before it is cached, for example to load roles from a
+    /// database. Keeps the authority and [`accepts`](Self::accepts), which receives the changed
+    /// user.
     ///
     /// The name tells the records of this closure from those of others: it becomes a part of the
     /// namespace. The closure runs once per validation. What has to hold on every request belongs
@@ -204,10 +212,12 @@ pub trait SessionValidator: Send + Sync + 'static {
         AndThen::new(self, name.as_ref(), next)
     }
 
-    /// Lets only users in for whom the closure is true; others get 403. It is asked on every
-    /// request, also about cached sessions. Keeps namespace and authority.
+    /// Accepts only users for whom the closure returns `true`. Other users get 403. The closure is
+    /// called for every request, including those with cached sessions. Keeps the namespace and the
+    /// authority.
     ///
-    /// The user is as a validator of the namespace has made it: see [`Namespace`] about tiers.
+    /// The closure receives the user as a validator of the namespace has stored it: see
+    /// [`Namespace`] about tiers.
     fn filter<F>(self, accepts: F) -> Filter<Self, F>
     where
         Self: Sized,
@@ -216,12 +226,11 @@ pub trait SessionValidator: Send + Sync + 'static {
         Filter::new(self, accepts)
     }
 
-    /// Puts a tower layer around the calls of this validator: a timeout, retries, a limit. Keeps
-    /// namespace, authority and [`accepts`](Self::accepts).
+    /// Applies a tower layer to the calls of this validator, such as a timeout, retries or a limit.
+    /// Keeps the namespace, the authority and [`accepts`](Self::accepts).
     ///
-    /// An error of the layer that is no [`ValidationError`], such as that of tower's
-    /// `TimeoutLayer`, means [unavailable](ValidationError::unavailable).
-    ///
+    /// If the layer returns an error that is not a [`ValidationError`], such as that of tower's
+    /// `TimeoutLayer`, the result is [unavailable](ValidationError::unavailable).
     /// ```
     /// use std::time::Duration;
     /// use tower::ServiceBuilder;
