@@ -1,4 +1,4 @@
-//! What an application does with sessions beside validating them: begin, end, recover.
+//! Operations on sessions besides validation: login, logout and password recovery.
 
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, header};
@@ -13,34 +13,34 @@ use super::{
 };
 use crate::token::SessionToken;
 
-/// A session that [`AppwriteValidator::login`] began.
+/// A session created by [`AppwriteValidator::login`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct AppwriteLogin {
-    /// What the client presents from now on. Whoever has it is the user.
+    /// The token that the client sends from now on. Anyone who has it can act as the user.
     pub token: SessionToken,
-    /// Whose session it is, never empty.
+    /// The ID of the session's user, never empty.
     pub user_id: String,
-    /// When it ends by itself.
+    /// When the session expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
 impl AppwriteValidator {
-    /// Begins a session with e-mail address and password.
+    /// Creates a session with an e-mail address and a password.
     ///
-    /// Appwrite limits logins per address and host, and counts all of this service's as one host.
-    /// Limit them per client as well, so that one cannot use up what is meant for all.
+    /// Appwrite limits logins per address and host, and counts all logins of this service as one
+    /// host. Also limit logins per client, so that one client cannot use up the limit for all.
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::Unauthorized`] when address or password is wrong (not telling which),
-    /// [`AppwriteErrorKind::InvalidArgument`] when one is malformed,
-    /// [`AppwriteErrorKind::Forbidden`] when the user is blocked, and the kinds of a failed call.
+    /// Returns [`AppwriteErrorKind::Unauthorized`] if the address or the password is wrong (without
+    /// saying which), [`AppwriteErrorKind::InvalidArgument`] if one is malformed,
+    /// [`AppwriteErrorKind::Forbidden`] if the user is blocked, and the kinds of a failed call.
     ///
     /// # Cancel safety
     ///
-    /// A login that is dropped, or ends in a timeout, may have begun a session that nobody knows
-    /// the token of. It does no harm, but counts as one of the user's sessions until it expires.
+    /// If a login is dropped or times out, it may have created a session whose token is lost. The
+    /// session does no harm, but it counts as one of the user's sessions until it expires.
     pub async fn login(&self, email: &str, password: &str) -> Result<AppwriteLogin, AppwriteError> {
         let arguments = json!({ "email": email, "password": password });
         let client = &self.0.client;
@@ -70,23 +70,23 @@ impl AppwriteValidator {
         })
     }
 
-    /// Ends a session. One that was gone already is fine.
+    /// Ends a session. Succeeds if the session has already ended.
     ///
-    /// This tells Appwrite only: invalidate the token in the cache *after* it, on every outcome,
-    /// or the cache serves the session on.
+    /// This ends the session at Appwrite only. Invalidate the token in the cache *after* this call,
+    /// whatever its outcome. Otherwise the cache continues to serve the session.
     ///
-    /// Appwrite allows a host 100 logouts in an hour, and this service is one host.
+    /// Appwrite allows 100 logouts per hour and host, and this service is one host.
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::RateLimited`] beyond that limit, [`AppwriteErrorKind::Forbidden`] for a
-    /// blocked user, whose session remains and is refused as long as the block lasts, and the
-    /// kinds of a failed call.
+    /// Returns [`AppwriteErrorKind::RateLimited`] beyond that limit,
+    /// [`AppwriteErrorKind::Forbidden`] for a blocked user, whose session remains but is rejected
+    /// as long as the user is blocked, and the kinds of a failed call.
     ///
     /// # Cancel safety
     ///
-    /// A logout that is dropped, or ends in a timeout, may or may not have ended the session.
-    /// Repeating it is safe.
+    /// If a logout is dropped or times out, it may or may not have ended the session. Repeating it
+    /// is safe.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), AppwriteError> {
         let client = &self.0.client;
         match client.call(Operation::Logout, Some(token), None).await {
@@ -96,23 +96,24 @@ impl AppwriteValidator {
         }
     }
 
-    /// Sets a new password with the user id and the secret from a recovery e-mail. Returns the id of
-    /// the user from Appwrite's response.
+    /// Sets a new password with the user ID and the secret from a recovery e-mail. Returns the ID
+    /// of the user from Appwrite's response.
     ///
-    /// Whether Appwrite ends the user's sessions then depends on its version and the project's
-    /// settings. Invalidate the user in the cache *after* this returns, whatever it returns but a
-    /// refusal; to be sure that sessions which others hold are over, end them in Appwrite first.
+    /// Whether Appwrite then ends the user's sessions depends on its version and the project's
+    /// settings. Invalidate the user in the cache *after* this call, whatever its outcome, unless
+    /// it was rejected. To be sure that the sessions of other clients are over, end them in
+    /// Appwrite first.
     ///
     /// # Errors
     ///
-    /// [`AppwriteErrorKind::Unauthorized`] when the secret is wrong, too old or was used,
-    /// [`AppwriteErrorKind::InvalidArgument`] when the password is not acceptable, and the kinds of
-    /// a failed call.
+    /// Returns [`AppwriteErrorKind::Unauthorized`] if the secret is wrong, has expired or was used,
+    /// [`AppwriteErrorKind::InvalidArgument`] if the password is not acceptable, and the kinds of a
+    /// failed call.
     ///
     /// # Cancel safety
     ///
-    /// A recovery that is dropped, or ends in a timeout, may have set the password. The secret is
-    /// good for one use, so that repeating it is refused then.
+    /// If a recovery is dropped or times out, it may have set the password. The secret is valid for
+    /// one use, so repeating the call is then rejected.
     pub async fn recover(
         &self,
         user_id: &str,
@@ -128,7 +129,8 @@ impl AppwriteValidator {
     }
 }
 
-/// The value of a cookie that a response sets, the last one of that name as in a browser.
+/// Returns the value of a cookie that a response sets. If the name occurs more than once, the last
+/// value counts, as in a browser.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<SessionToken> {
     headers
         .get_all(header::SET_COOKIE)

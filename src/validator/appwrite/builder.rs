@@ -1,4 +1,5 @@
-//! The settings, checked once, so that a typing error shows at the start and not as a 503.
+//! Builder of the Appwrite validator. It checks the settings once, so that a mistake fails at
+//! startup and not as a 503.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,13 +18,13 @@ use crate::{
 };
 
 impl AppwriteValidator {
-    /// A validator with every setting at its default.
+    /// Creates a validator with the default settings.
     ///
     /// The endpoint is the base of Appwrite's API and ends in `/v1`.
     ///
     /// # Errors
     ///
-    /// [`AppwriteConfigError`], whose text says what to write instead.
+    /// Returns [`AppwriteConfigError`], whose text says how to fix the setting.
     pub fn new(
         endpoint: impl AsRef<str>,
         project_id: impl Into<String>,
@@ -31,7 +32,7 @@ impl AppwriteValidator {
         Self::builder(endpoint, project_id).build()
     }
 
-    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
+    /// Creates a builder for a validator with other settings. Nothing is checked until
     /// [`build`](AppwriteValidatorBuilder::build).
     pub fn builder(
         endpoint: impl AsRef<str>,
@@ -41,7 +42,7 @@ impl AppwriteValidator {
     }
 }
 
-/// Builds an [`AppwriteValidator`]; made by [`AppwriteValidator::builder`].
+/// Builder for [`AppwriteValidator`], created by [`AppwriteValidator::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,70 +84,72 @@ impl AppwriteValidatorBuilder {
         }
     }
 
-    /// Sets how a user's tier is chosen. Defaults to the first label, `free` without one.
+    /// Sets the function that chooses a user's tier. Defaults to the first label, or `free` without
+    /// one.
     ///
-    /// It is asked once per validation, and its result is cached with the user. Choose by
-    /// [`labels`](AppwriteUser::labels): users can write their own
-    /// [`prefs`](AppwriteUser::prefs), so a tier taken from those lets them promote themselves.
+    /// It is called once per validation, and its result is cached with the user. Choose by
+    /// [`labels`](AppwriteUser::labels). Users can write their own [`prefs`](AppwriteUser::prefs),
+    /// so a tier taken from those lets them promote themselves.
     ///
-    /// Services of one project share their records, tiers included, and so does a Python service.
-    /// If their tiers differ, give each a [namespace](Self::namespace).
+    /// Services of one project share their records, including the tiers, also with a Python
+    /// service. If their tiers differ, give each service its own [namespace](Self::namespace).
     pub fn tier(mut self, tier: impl Fn(&AppwriteUser) -> String + Send + Sync + 'static) -> Self {
         self.tier = Box::new(tier);
         self
     }
 
-    /// Answers anonymous sessions with 403. Defaults to letting them in.
+    /// Rejects anonymous sessions with 403. By default they are accepted.
     ///
-    /// Any client can make one without an address or a password
-    /// (`POST /account/sessions/anonymous`), unless the project turns that off. Records of the
-    /// Python service, which do not say what kind of session they hold, are not used then.
+    /// Any client can create one without an address or a password (`POST
+    /// /account/sessions/anonymous`), unless the project turns that off. If this is set, records of
+    /// the Python service are not used, because they do not say what kind of session they contain.
     pub fn forbid_anonymous(mut self) -> Self {
         self.forbids_anonymous = true;
         self
     }
 
-    /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
-    /// of the [authority](Self::authority).
+    /// Sets the namespace, which states which validators share cached sessions with this one.
+    /// Defaults to a namespace derived from the [authority](Self::authority).
     ///
-    /// Under the default, records are shared with a Python service on the same Redis. With another
-    /// one they are not.
+    /// The default namespace shares records with a Python service on the same Redis. Any other
+    /// namespace does not.
     pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Sets who issues the sessions. Defaults to the endpoint and the project, as
+    /// Sets the issuer of the sessions. Defaults to the endpoint and the project, as
     /// [`Authority::appwrite`] writes them.
     ///
-    /// Services that reach one Appwrite by different addresses share their records if they give one
-    /// of these as the authority.
+    /// Services that use different addresses for the same Appwrite server share their records if
+    /// they all set one of these addresses as the authority.
     pub fn authority(mut self, authority: impl Into<Authority>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// Sets how long a connection may take, TLS included. Defaults to 2 s; zero is an error.
+    /// Sets the timeout for opening a connection, TLS included. Defaults to 2 s. Zero is an error.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a call may take altogether, from the connection to the last byte of the
-    /// response. Defaults to 4 s; zero is an error.
+    /// Sets the timeout of a call, from opening the connection to the last byte of the response.
+    /// Defaults to 4 s. Zero is an error.
     ///
-    /// The two calls of a validation run at once, so that this is its time as well. Keep it below
-    /// the cache's own deadline, which cannot say what was waited for.
+    /// The two calls of a validation run concurrently, so this also limits a validation. Keep it
+    /// below the cache's `validation_timeout`, whose error cannot say what the validation waited
+    /// for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Makes the validator, and its pool of connections, which are opened when they are needed.
+    /// Builds the validator and its connection pool, which opens connections on demand.
     ///
     /// # Errors
     ///
-    /// [`AppwriteConfigError`] for the first setting that cannot work.
+    /// Returns [`AppwriteConfigError`] for the first invalid setting.
     pub fn build(self) -> Result<AppwriteValidator, AppwriteConfigError> {
         let Self {
             endpoint,
@@ -182,7 +185,7 @@ impl AppwriteValidatorBuilder {
     }
 }
 
-/// Shows nothing of the endpoint, which is not checked for credentials yet.
+/// Omits the endpoint, which has not been checked for credentials yet.
 impl fmt::Debug for AppwriteValidatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AppwriteValidatorBuilder")

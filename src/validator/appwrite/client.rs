@@ -1,4 +1,5 @@
-//! The calls themselves: one credential each, and no header but our own.
+//! Client for Appwrite's API. Each call carries exactly one credential and only headers of this
+//! crate.
 
 use std::time::Duration;
 
@@ -23,12 +24,12 @@ const PROJECT: HeaderName = HeaderName::from_static("x-appwrite-project");
 const SESSION: HeaderName = HeaderName::from_static("x-appwrite-session");
 const FORMAT: HeaderName = HeaderName::from_static("x-appwrite-response-format");
 
-/// Pins the shape of the responses, whatever version the server has.
+/// Pins the format of the responses, whatever version the server has.
 const FORMAT_VERSION: HeaderValue = HeaderValue::from_static("1.8.0");
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// A response with the status by which the operation succeeds.
+/// A response with the success status of its operation.
 pub(super) struct SuccessResponse {
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -36,7 +37,7 @@ pub(super) struct SuccessResponse {
 
 pub(super) struct AppwriteClient {
     http: HttpClient,
-    /// Without a slash at its end.
+    /// The endpoint without a trailing slash.
     endpoint: String,
     project_id: String,
 }

@@ -1,8 +1,8 @@
-//! Which setting cannot work.
+//! Errors in the settings of the Appwrite validator.
 
 use std::{error::Error as StdError, fmt};
 
-/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
+/// An invalid setting. `Display` says how to fix it, and does not show its value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum AppwriteConfigError {
@@ -16,11 +16,11 @@ pub enum AppwriteConfigError {
     EndpointQuery,
     /// The endpoint's path does not end in `/v1`.
     EndpointPath,
-    /// The project id is empty or has something else than visible ASCII in it.
+    /// The project ID is empty or contains something other than visible ASCII.
     InvalidProjectId,
     /// A timeout is zero.
     ZeroTimeout,
-    /// The HTTP client could not be made; the source says why.
+    /// The HTTP client could not be created. The source gives the reason.
     Client(Box<dyn StdError + Send + Sync>),
 }
 

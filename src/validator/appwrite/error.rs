@@ -1,4 +1,4 @@
-//! What can go wrong with a call to Appwrite, said so that an operator knows where to look.
+//! Errors of calls to Appwrite, with advice for the operator.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -10,11 +10,11 @@ use crate::validator::{
     http::{Failure, HttpError},
 };
 
-/// A call to Appwrite that did not do what it should.
+/// A failed call to Appwrite.
 ///
-/// `Display` names the call, what happened and the setting to look at. Neither it nor `Debug` nor
-/// the [`source`](StdError::source) contains a token, a password, an e-mail address, or Appwrite's
-/// own message, which may quote one.
+/// `Display` names the call, what happened and the setting to check. `Display`, `Debug` and the
+/// [`source`](StdError::source) contain no token, no password, no e-mail address, and not
+/// Appwrite's own message, which may quote one.
 #[derive(Debug)]
 pub struct AppwriteError {
     kind: AppwriteErrorKind,
@@ -22,42 +22,42 @@ pub struct AppwriteError {
     retry_after: Option<Duration>,
 }
 
-/// The cases a caller of Appwrite must tell apart.
+/// The kinds of [`AppwriteError`] that a caller must distinguish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AppwriteErrorKind {
-    /// Appwrite said no: an unknown session, wrong credentials, a recovery secret that is wrong or
-    /// was used. An application answers 401.
+    /// Appwrite rejected the credentials: an unknown session, wrong credentials, or a recovery
+    /// secret that is wrong or was used. An application should respond with 401.
     Unauthorized,
-    /// Appwrite knows the user and does not let them in. An application answers 403.
+    /// Appwrite knows the user and denies access. An application should respond with 403.
     Forbidden(ForbiddenReason),
-    /// An e-mail address or a password does not have the form that Appwrite wants. An application
-    /// answers 400.
+    /// An e-mail address or a password does not have the form that Appwrite requires. An
+    /// application should respond with 400.
     InvalidArgument,
-    /// Too many calls; see [`retry_after`](AppwriteError::retry_after).
+    /// There were too many calls. See [`retry_after`](AppwriteError::retry_after).
     RateLimited,
-    /// No complete response before the timeout.
+    /// There was no complete response before the timeout.
     Timeout,
-    /// No connection, or one that ended early.
+    /// There was no connection, or it ended early.
     Transport,
-    /// Appwrite, or a proxy in front of it, answered 5xx.
+    /// Appwrite, or a proxy in front of it, responded with a 5xx status.
     ServerError,
-    /// A response that is not one of Appwrite's, or not one to this question.
+    /// The response does not come from Appwrite, or does not match the request.
     UnexpectedResponse,
-    /// A response of more than 256 KiB.
+    /// The response is longer than 256 KiB.
     BodyTooLarge,
-    /// Appwrite does not accept how this service calls it. No retry will help.
+    /// Appwrite does not accept how this service calls it. A retry will not help.
     Misconfigured,
 }
 
 impl AppwriteError {
-    /// Which case it is.
+    /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> AppwriteErrorKind {
         self.kind
     }
 
-    /// When asking again makes sense, between 1 and 60 s, if Appwrite said so.
+    /// Returns the time after which a retry makes sense, between 1 and 60 s, if Appwrite sent one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -75,7 +75,8 @@ impl AppwriteError {
         Self::new(AppwriteErrorKind::UnexpectedResponse, operation, advice)
     }
 
-    /// A call without a complete response; the status is that of a response whose body is missing.
+    /// Creates an error for a call without a complete response. `status` is set if only the body of
+    /// the response is missing.
     pub(super) fn unanswered(
         operation: Operation,
         error: HttpError,
@@ -113,9 +114,9 @@ impl AppwriteError {
         self
     }
 
-    /// The one of two failures that decides about a session; see the module for the order.
+    /// Returns the failure that decides about a session. The module documentation gives the order.
     pub(super) fn or_more_severe(self, other: Self) -> Self {
-        // Of two calls that are throttled, the one to wait longer for.
+        // If both calls are throttled, the longer wait counts.
         if (other.severity(), other.retry_after) > (self.severity(), self.retry_after) {
             other
         } else {
@@ -138,13 +139,14 @@ impl AppwriteError {
     }
 }
 
-/// Refusals lose their source: what a client did is no news for an operator. All else keeps it.
+/// Rejections lose their source, because an operator does not need to know what a client did. All
+/// other errors keep it.
 impl From<AppwriteError> for ValidationError {
     fn from(error: AppwriteError) -> Self {
         match error.kind {
             AppwriteErrorKind::Unauthorized => Self::invalid(),
             AppwriteErrorKind::Forbidden(reason) => Self::forbidden(reason),
-            // A validation has no arguments but those of our configuration.
+            // The only arguments of a validation come from the configuration.
             AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured => {
                 Self::misconfigured(error)
             }

@@ -1,20 +1,22 @@
-//! Asks Appwrite whose a session is, without letting two requests meet in one client.
+//! Validator for Appwrite sessions that keeps concurrent requests separate.
 //!
-//! Appwrite's own SDK keeps the session in a client that its clones share, so two requests in
-//! flight can swap identities. [`AppwriteValidator`] hands each call exactly one credential, the
-//! token it was asked about, and forwards nothing of the client's own request.
+//! Appwrite's own SDK keeps the session in a client that its clones share, so two concurrent
+//! requests can swap identities. [`AppwriteValidator`] passes exactly one credential to each call,
+//! the token to validate, and forwards nothing from the client's own request.
 //!
-//! No single call tells both the user and the end of the session, so a validation makes two at
-//! once, `GET /account` and `GET /account/sessions/current`, and puts them together like this:
+//! No single call returns both the user and the expiry of the session. A validation therefore makes
+//! two concurrent calls, `GET /account` and `GET /account/sessions/current`, and combines the
+//! results:
 //!
 //! 1. Two successful responses that name the same user are a session. If the token names a user, it
-//!    must be the same one; anything else is *unavailable*, never a session.
-//! 2. Each call alone proves the state of the session, so one refusal decides, whatever the other
-//!    call met. *Forbidden* (blocked, a second factor missing) goes before *invalid*.
-//! 3. Otherwise the failure counts: *misconfigured* before *unavailable*.
+//!    must be the same one. Anything else is *unavailable*, never a session.
+//! 2. Each call alone proves the state of the session, so one rejection decides, whatever the
+//!    result of the other call. *Forbidden* (blocked, or a second factor is missing) takes
+//!    precedence over *invalid*.
+//! 3. Otherwise the failure decides: *misconfigured* takes precedence over *unavailable*.
 //!
-//! A response is a refusal only by the `type` in Appwrite's own error body. A 401 from a proxy in
-//! front of Appwrite logs nobody out.
+//! Only the `type` in Appwrite's own error body makes a response a rejection. A 401 from a proxy in
+//! front of Appwrite does not log anyone out.
 
 mod account;
 mod builder;

@@ -1,4 +1,4 @@
-//! The operations of Appwrite's API that are used here.
+//! Operations of Appwrite's API that the validator uses.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a response means. Nothing here does I/O, so each row of the table is a unit test.
+//! Interpretation of Appwrite's responses. It does no I/O, so each row of the table is a unit test.
 
 use base64::{
     Engine as _,
@@ -30,9 +30,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Sorts a response by its status and, where that does not settle it, by the `type` of its body.
+/// Classifies a response by its status and, if that is not sufficient, by the `type` of its body.
 ///
-/// Only Appwrite's own JSON can refuse: a proxy's 401 must not log anyone out.
+/// Only Appwrite's own JSON can reject a token: a proxy's 401 must not log anyone out.
 pub(crate) fn classify(
     operation: Operation,
     status: StatusCode,
@@ -63,7 +63,7 @@ pub(crate) fn classify(
         let advice = "a redirect, which is not followed; set APPWRITE_ENDPOINT to where it leads";
         return Err(error(AppwriteErrorKind::Misconfigured, advice));
     }
-    // From here on it is the body that counts, so it must have been read.
+    // From here on the body decides, so it must have been read.
     body?;
     let known = error_type
         .filter(|_| status.is_client_error())
@@ -76,9 +76,9 @@ pub(crate) fn classify(
     Err(error(kind, advice))
 }
 
-/// The `type` of Appwrite's errors, an object with an integer `code` beside it.
+/// Returns the `type` of an Appwrite error, an object that also has an integer `code`.
 ///
-/// The message is left alone: it changes, and may contain an e-mail address.
+/// The message is not read: it changes between versions, and may contain an e-mail address.
 fn error_type_of(body: &[u8]) -> Option<String> {
     let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
     problem.get("code")?.as_u64()?;
@@ -156,7 +156,7 @@ fn classify_error_type(
     })
 }
 
-/// Reads a user, of whom only what is needed is parsed: other members vary between versions.
+/// Reads a user. Only the members that are needed are parsed, because others vary between versions.
 pub(crate) fn account(
     body: &[u8],
     hint: Option<&str>,
@@ -195,7 +195,7 @@ pub(crate) fn account(
     let user = AppwriteUser {
         id: id.to_owned(),
         labels: labels(user.remove("labels")),
-        // Old servers write an empty array for no preferences.
+        // Old servers write an empty array if there are no preferences.
         prefs: match user.remove("prefs") {
             Some(Value::Object(prefs)) => prefs,
             _ => Map::new(),
@@ -207,7 +207,8 @@ pub(crate) fn account(
     })
 }
 
-/// A user, and whether they can be reached: an anonymous user becomes another one by an address.
+/// A user, and whether the user has an e-mail address or a phone number. Adding one turns an
+/// anonymous user into a regular one.
 #[derive(Debug)]
 pub(crate) struct Account {
     pub(super) user: UserData,
@@ -223,7 +224,7 @@ pub(crate) struct SessionResponse {
     pub(super) secret: String,
 }
 
-/// Reads a session, the current one or the one that a login made.
+/// Reads a session, either the current one or the one that a login created.
 pub(crate) fn session(operation: Operation, body: &[u8]) -> Result<SessionResponse, AppwriteError> {
     let session = object(operation, body)?;
     let user_id = text(&session, "userId").to_owned();
@@ -242,7 +243,7 @@ pub(crate) fn session(operation: Operation, body: &[u8]) -> Result<SessionRespon
     }
 }
 
-/// Whose recovery it was.
+/// Returns the ID of the user whose password was recovered.
 pub(crate) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
     let token = object(Operation::Recovery, body)?;
     match text(&token, "userId") {
@@ -251,22 +252,23 @@ pub(crate) fn recovered(body: &[u8]) -> Result<String, AppwriteError> {
     }
 }
 
-/// The user that a token names. Anyone can write one, so it is a check and never an identity.
+/// Returns the user ID that a token contains. Anyone can create such a token, so the ID is used for
+/// a check and never as an identity.
 ///
-/// The format is undocumented: a token that cannot be read is as good as any.
+/// The format is undocumented, so a token that cannot be parsed is treated like any other.
 pub(super) fn user_id_hint(token: &SessionToken) -> Option<String> {
     let json = BASE64.decode(token.expose_secret()).ok()?;
     let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
     claims.get("id")?.as_str().map(str::to_owned)
 }
 
-/// The spelling in which Appwrite issues a session's token; nothing for one that is spelled so, or is
-/// no such token.
+/// Returns the spelling in which Appwrite issues a session's token. Returns `None` if the token has
+/// that spelling already or is not such a token.
 ///
-/// PHP's `base64_decode` passes over bytes outside of the alphabet, and over padding.
+/// PHP's `base64_decode` skips bytes outside of the alphabet, and padding.
 pub(super) fn canonical(token: &SessionToken) -> Option<SessionToken> {
     let text = token.expose_secret().as_bytes();
-    // Almost every token, and so without decoding it.
+    // Almost every token is canonical. This check avoids decoding it.
     if is_canonical(text) {
         return None;
     }
@@ -275,7 +277,7 @@ pub(super) fn canonical(token: &SessionToken) -> Option<SessionToken> {
         .copied()
         .filter(|byte| is_digit(*byte))
         .collect();
-    // A digit that is left over makes no byte.
+    // A single remaining digit does not encode a byte.
     let length = digits.len() - usize::from(digits.len() % 4 == 1);
     let json = BASE64.decode(&digits[..length]).ok()?;
     let claims: Map<String, Value> = serde_json::from_slice(&json).ok()?;
@@ -287,7 +289,8 @@ fn is_digit(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/')
 }
 
-/// Whether a text is base64 as an encoder writes it: whole groups, and no bit set that no byte needs.
+/// Returns `true` if a text is base64 as an encoder writes it: in whole groups, with all unused
+/// bits zero.
 fn is_canonical(text: &[u8]) -> bool {
     let (digits, unused_bits_are_zero): (_, fn(u8) -> bool) = match text {
         [digits @ .., b'=', b'='] => (digits, |last| matches!(last, b'A' | b'Q' | b'g' | b'w')),
@@ -318,7 +321,8 @@ fn is_canonical(text: &[u8]) -> bool {
         && digits.last().copied().is_some_and(unused_bits_are_zero)
 }
 
-/// Two ids that differ mean that somebody between here and Appwrite has mixed up responses.
+/// Compares two user IDs. If they differ, something between this service and Appwrite has mixed up
+/// responses.
 pub(super) fn same_user(operation: Operation, one: &str, other: &str) -> Result<(), AppwriteError> {
     if one == other {
         return Ok(());
@@ -331,7 +335,7 @@ pub(super) fn same_user(operation: Operation, one: &str, other: &str) -> Result<
 }
 
 fn object(operation: Operation, body: &[u8]) -> Result<Map<String, Value>, AppwriteError> {
-    // The parser's error would quote the body, and with it an e-mail address.
+    // The parser's error would quote the body and any e-mail address in it.
     serde_json::from_slice(body).map_err(|_| not_appwrites(operation))
 }
 

@@ -1,10 +1,11 @@
-//! What a tier may be chosen by.
+//! The data of a user from which a tier may be chosen.
 
 use serde_json::{Map, Value};
 
 pub(crate) type Tier = dyn Fn(&AppwriteUser) -> String + Send + Sync;
 
-/// The part of an Appwrite user that [`tier`](crate::AppwriteValidatorBuilder::tier) chooses by.
+/// The part of an Appwrite user that [`tier`](crate::AppwriteValidatorBuilder::tier) uses to choose
+/// a tier.
 #[derive(Debug)]
 pub struct AppwriteUser {
     pub(super) id: String,
@@ -13,29 +14,29 @@ pub struct AppwriteUser {
 }
 
 impl AppwriteUser {
-    /// The user's `$id`, never empty.
+    /// Returns the user's `$id`, which is never empty.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The labels, which only the server side of the project can set.
+    /// Returns the labels, which only the server side of the project can set.
     #[must_use]
     pub fn labels(&self) -> &[String] {
         &self.labels
     }
 
-    /// The preferences as Appwrite sent them.
+    /// Returns the preferences as Appwrite sent them.
     ///
-    /// **Users write their own preferences.** A tier taken from here lets them promote
-    /// themselves; use [`labels`](Self::labels) for anything that grants a right.
+    /// **Users write their own preferences.** A tier taken from here lets them promote themselves.
+    /// Use [`labels`](Self::labels) for anything that grants permissions.
     #[must_use]
     pub fn prefs(&self) -> &Map<String, Value> {
         &self.prefs
     }
 }
 
-/// The first label, `free` without one.
+/// Returns the first label, or `free` without one.
 pub(crate) fn first_label(user: &AppwriteUser) -> String {
     user.labels
         .iter()

@@ -1,4 +1,4 @@
-//! The validator: two calls, put together.
+//! Validator that combines the results of two calls to Appwrite.
 
 use std::{fmt, sync::Arc};
 
@@ -27,23 +27,23 @@ const ANONYMOUS: &str = "anonymous";
 
 /// Validates the sessions of one Appwrite project, and logs users in and out.
 ///
-/// A clone shares the connections, so make one at the start and clone it. Making it installs
-/// rustls' *ring* provider as the process's default when there is none yet.
+/// Clones share the connections, so create one validator at startup and clone it. Creating it
+/// installs rustls' *ring* provider as the process's default if there is none yet.
 ///
 /// 1. Calls go to the endpoint directly or through the proxy that the environment names
-///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
-/// 2. Redirects are not followed, since the token would travel with them. Cookies are not kept.
+///    (`HTTPS_PROXY`, `NO_PROXY`). An endpoint on loopback is never reached through a proxy.
+/// 2. Redirects are not followed, because the token would be sent along. Cookies are not stored.
 /// 3. A response of more than 256 KiB is not read further.
-/// 4. `https` is not enforced, as Appwrite often runs beside its backend; without it, whoever can
-///    read the network between the two can take over sessions.
-/// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become those of the
-///    [`UserData`], a date that cannot be read becomes `None`; for the tier see
+/// 4. `https` is not enforced, because Appwrite often runs next to its backend. Without it, an
+///    attacker who can read the network between the two can take over sessions.
+/// 5. `email`, `name`, `emailVerification`, `$createdAt` and `$updatedAt` become fields of the
+///    [`UserData`]. A date that cannot be parsed becomes `None`. For the tier, see
 ///    [`tier`](crate::AppwriteValidatorBuilder::tier).
-/// 6. Anonymous sessions, which Appwrite gives to any client that asks, are sessions like others. Their
-///    users have the attribute `anonymous`. To keep them out, see
+/// 6. Anonymous sessions, which Appwrite creates for any client that requests one, are treated like
+///    other sessions. Their users have the attribute `anonymous`. To reject them, see
 ///    [`forbid_anonymous`](crate::AppwriteValidatorBuilder::forbid_anonymous).
 /// 7. Records in Redis are shared with the validators of the same endpoint and project, and with a
-///    Python service: see [`namespace`](crate::AppwriteValidatorBuilder::namespace).
+///    Python service. See [`namespace`](crate::AppwriteValidatorBuilder::namespace).
 ///
 /// ```
 /// use tower_session_cache::AppwriteValidator;
@@ -65,15 +65,17 @@ pub(super) struct Inner {
 }
 
 impl AppwriteValidator {
-    /// Where clients of this project put the session; see [`TokenSource::appwrite`].
+    /// Returns the source that reads the session where clients of this project put it, see
+    /// [`TokenSource::appwrite`].
     ///
-    /// Two of the places are cookies: read there about CSRF before you use it for browsers.
+    /// Two of the places are cookies. Before you use it for browsers, read the section on CSRF
+    /// there.
     #[must_use]
     pub fn token_source(&self) -> TokenSource {
         TokenSource::appwrite(self.project_id())
     }
 
-    /// The project whose sessions it validates.
+    /// Returns the ID of the project whose sessions it validates.
     #[must_use]
     pub fn project_id(&self) -> &str {
         self.0.client.project_id()
@@ -127,7 +129,11 @@ impl SessionValidator for AppwriteValidator {
         self.0.authority.clone()
     }
 
-    /// Safe to drop at any time: both calls only read.
+    /// Validates a token.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time, because both calls only read.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         match future::join(self.account(&token), self.session(&token)).await {
             (Ok(account), Ok(session)) => {
@@ -139,15 +145,16 @@ impl SessionValidator for AppwriteValidator {
         }
     }
 
-    /// False for an anonymous session where these are forbidden, and for a record of the Python
-    /// service there, which does not say what kind of session it is.
+    /// Returns `false` for an anonymous session if these are forbidden. A record of the Python
+    /// service is then not accepted either, because it does not say what kind of session it
+    /// contains.
     fn accepts(&self, user: &UserData) -> bool {
         !self.0.forbids_anonymous
             || (!user.attributes().contains_key(ANONYMOUS)
                 && user.source().is_some_and(|source| source.is_native))
     }
 
-    /// Appwrite decodes base64 leniently; it issues tokens with padding and without other bytes.
+    /// Appwrite decodes base64 leniently. It issues tokens with padding and without other bytes.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
         response::canonical(token)
     }

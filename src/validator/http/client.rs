@@ -1,8 +1,8 @@
-//! Calls of an identity provider over HTTP, in what they have in common whoever it is.
+//! HTTP client for calls to identity providers.
 //!
-//! A call carries a token and perhaps a secret of ours, so it goes to the very host that was
-//! configured or nowhere: no redirects, no cookies, nothing of the client's own request. It has an
-//! end in time and in length. No file outside of this folder knows reqwest.
+//! A call carries a token and perhaps a secret of this service, so it is sent to the configured
+//! host only: no redirects, no cookies, and nothing from the client's own request. Its duration and
+//! the length of its response are limited. Only this folder depends on reqwest.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{crypto::install_tls_provider, validator::error::BoxError};
 
 const USER_AGENT: &str = concat!("tower-session-cache/", env!("CARGO_PKG_VERSION"));
 
-/// Real responses are far smaller, even with all that a provider lets its users store.
+/// Real responses are far smaller, even with everything that a provider lets its users store.
 const MAX_BODY: usize = 256 * 1024;
 
 /// A pool of connections to one provider.
@@ -23,23 +23,24 @@ pub(crate) struct HttpClient(reqwest::Client);
 pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
-    /// The status may settle what the response means even if its body could not be read.
+    /// The body, or the error from reading it. The status may determine the meaning of the response
+    /// even if the body could not be read.
     pub(crate) body: Result<Vec<u8>, HttpError>,
 }
 
-/// Why there is no response, or none of its body.
+/// Why there is no response, or no body of it.
 #[derive(Debug)]
 pub(crate) enum HttpError {
-    /// Not all of it in time.
+    /// The response was not complete before the timeout.
     Timeout(BoxError),
-    /// No connection, or one that ended early.
+    /// There is no connection, or it ended early.
     Transport(BoxError),
-    /// More than 256 KiB.
+    /// The body is longer than 256 KiB.
     TooLong,
 }
 
 impl HttpClient {
-    /// Opens nothing yet. The headers go with every call.
+    /// Creates a client, which opens no connection yet. The headers are sent with every call.
     pub(crate) fn new(
         endpoint: &Url,
         headers: &HeaderMap,
@@ -56,7 +57,7 @@ impl HttpClient {
                 .tcp_nodelay(true)
                 .connect_timeout(connect_timeout)
                 .timeout(timeout);
-            // A proxy would look for such a host on itself.
+            // A proxy would look for a loopback host on itself.
             if is_loopback(endpoint) {
                 builder.no_proxy()
             } else {
@@ -64,7 +65,8 @@ impl HttpClient {
             }
         };
         let http = match builder().build() {
-            // A container without CA certificates may well talk plain HTTP to the one beside it.
+            // A container without CA certificates may still call a neighboring container over plain
+            // HTTP.
             Err(_) if endpoint.scheme() == "http" => builder().tls_certs_only([]).build(),
             built => built,
         };
@@ -106,7 +108,7 @@ async fn read(response: &mut Response) -> Result<Vec<u8>, HttpError> {
 impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
         let is_timeout = error.is_timeout();
-        // The address is the operator's own, but may come with what the operator put in it.
+        // The operator chose the URL, but may have put secrets into it.
         let source = error.without_url().into();
         if is_timeout {
             Self::Timeout(source)

@@ -1,8 +1,8 @@
-//! The address of a provider, as far as it does not matter which provider it is.
+//! Provider URLs: the checks that do not depend on the provider.
 
 use reqwest::Url;
 
-/// What is wrong with the address of a provider, wherever it is.
+/// Why the URL of any provider is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointError {
     NotUrl,
@@ -10,7 +10,7 @@ pub(crate) enum EndpointError {
     Credentials,
 }
 
-/// Reads an address that the operator wrote. What follows the host is for the caller to check.
+/// Parses a URL that the operator configured. The caller checks what follows the host.
 pub(crate) fn parse_endpoint(endpoint: &str) -> Result<Url, EndpointError> {
     let url = Url::parse(endpoint).map_err(|_| EndpointError::NotUrl)?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -22,7 +22,7 @@ pub(crate) fn parse_endpoint(endpoint: &str) -> Result<Url, EndpointError> {
     Ok(url)
 }
 
-/// Whether the address is on this very host.
+/// Returns `true` if the URL names this host.
 pub(crate) fn is_loopback(endpoint: &Url) -> bool {
     let host = endpoint.host_str().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! What the errors of all providers have in common.
+//! Failure of a call, the common part of all providers' errors.
 
 use std::{error::Error as StdError, fmt};
 
@@ -7,10 +7,10 @@ use http::StatusCode;
 use super::client::HttpError;
 use crate::validator::error::BoxError;
 
-/// A call that failed, and what the operator can do about it.
+/// A failed call, with advice for the operator.
 ///
-/// It contains neither a token nor a secret, and of the body only its error code: a message of the
-/// provider may quote either, or an e-mail address.
+/// It contains neither a token nor a secret. Of the body it contains only the error code, because a
+/// message of the provider may quote a token, a secret or an e-mail address.
 #[derive(Debug)]
 pub(crate) struct Failure {
     call: String,
@@ -31,7 +31,8 @@ impl Failure {
         }
     }
 
-    /// Adds the status, and the body's error code if it looks like one: it is foreign text.
+    /// Adds the status and the error code of the body. The code is untrusted text, so it is added
+    /// only if it looks like an error code.
     pub(crate) fn with_response(mut self, status: StatusCode, code: Option<&str>) -> Self {
         self.status = Some(status);
         self.code = code
@@ -41,7 +42,7 @@ impl Failure {
         self
     }
 
-    /// Adds why there is no response, or no body of the response that has the status.
+    /// Adds the reason why there is no response, or no body of the response that has the status.
     pub(crate) fn with_error(mut self, error: HttpError, status: Option<StatusCode>) -> Self {
         self.status = status;
         self.source = match error {

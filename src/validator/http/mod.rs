@@ -1,4 +1,4 @@
-//! Calls of an identity provider over HTTP, in what they have in common whoever it is.
+//! HTTP calls to identity providers: what the validators have in common.
 
 mod client;
 mod endpoint;

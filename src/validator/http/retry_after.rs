@@ -1,11 +1,11 @@
-//! How long a response asks its client to wait.
+//! Response headers that state how long a client should wait.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, header};
 
-/// `Retry-After`, as seconds or as a date ([RFC 9110, section 10.2.3]).
+/// Reads `Retry-After`, as seconds or as a date ([RFC 9110, section 10.2.3]).
 ///
 /// [RFC 9110, section 10.2.3]: https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
 pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
@@ -17,8 +17,8 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
     seconds.map(clamped)
 }
 
-/// `X-RateLimit-Reset`, which no standard defines: seconds since 1970 as Appwrite and many others
-/// write them, or seconds from now where the number is too small for that.
+/// Reads `X-RateLimit-Reset`, which no standard defines: seconds since 1970, as Appwrite and many
+/// others write it, or seconds from now if the number is too small for that.
 pub(crate) fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     const MAX_RELATIVE_RESET: i64 = 31 * 24 * 60 * 60;
 
@@ -31,7 +31,8 @@ pub(crate) fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Optio
     }))
 }
 
-/// A limit that lasts an hour may be lifted earlier, and a wrong clock must not stop us for days.
+/// Limits a wait to between 1 and 60 seconds, because a rate limit of one hour may be lifted
+/// earlier, and a wrong clock must not stop the calls for days.
 fn clamped(seconds: i64) -> Duration {
     Duration::from_secs(seconds.clamp(1, 60).unsigned_abs())
 }

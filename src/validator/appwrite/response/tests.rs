@@ -111,7 +111,7 @@ fn the_type_of_the_body_decides() {
         (Login, 404, "project_not_found", Misconfigured),
         (Account, 429, "general_rate_limit_exceeded", RateLimited),
         (Account, 500, "general_unknown", ServerError),
-        // A refusal only where it makes sense.
+        // A rejection counts only for the operations that it applies to.
         (Account, 401, "user_invalid_credentials", UnexpectedResponse),
         (Account, 401, "user_invalid_token", UnexpectedResponse),
         (Account, 401, "about:blank", UnexpectedResponse),
@@ -191,7 +191,7 @@ fn a_wait_is_between_a_second_and_a_minute() {
             Some(9),
         ),
         (503, &[("retry-after", "7")], Some(7)),
-        // Appwrite tells its limits with any response; only a 429 says that one was reached.
+        // Appwrite sends its limits with any response. Only a 429 shows that a limit was reached.
         (503, &[("x-ratelimit-reset", &at(30))], None),
         (401, &[("retry-after", "7")], None),
     ];
@@ -334,7 +334,7 @@ fn a_token_may_name_its_user() {
 fn the_weightier_of_two_failures_decides() {
     let error =
         |status, named: &str| classified(Operation::Account, status, &problem(status, named));
-    // From the most to the least weight.
+    // From the most to the least severe.
     let order = [
         (401, "user_blocked"),
         (401, "user_unauthorized"),
