@@ -1,4 +1,4 @@
-//! Who we are to the authorization server.
+//! Authentication of this service to the authorization server.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use zeroize::Zeroizing;
 use super::config_error::IntrospectionConfigError;
 use crate::{crypto::hex, token::SessionToken};
 
-/// How this service proves to the introspection endpoint that it may ask ([RFC 7662, section 2.1]).
+/// Authentication of this service to the introspection endpoint ([RFC 7662, section 2.1]).
 ///
-/// Its `Debug` shows the method and the client's id. Secrets are overwritten in memory when they
-/// are dropped, apart from copies that the HTTP client makes.
+/// `Debug` shows the method and the client ID. Secrets are overwritten in memory when they are
+/// dropped, except for copies that the HTTP client makes.
 ///
 /// [RFC 7662, section 2.1]: https://www.rfc-editor.org/rfc/rfc7662#section-2.1
 pub struct IntrospectionAuth(AuthMethod);
@@ -29,11 +29,11 @@ enum AuthMethod {
 type Secret = Zeroizing<String>;
 
 impl IntrospectionAuth {
-    /// The client's id and secret by HTTP Basic, both form-encoded first as
-    /// [RFC 6749, section 2.3.1] wants it.
+    /// Sends the client's ID and secret with HTTP Basic authentication, both form-encoded first as
+    /// [RFC 6749, section 2.3.1] requires.
     ///
-    /// A few servers forget to decode them; if one refuses an id or secret with other characters
-    /// than letters, digits, `-`, `.` and `_` in it, try [`post`](Self::post).
+    /// A few servers do not decode them. If a server rejects an ID or secret that contains
+    /// characters other than letters, digits, `-`, `.` and `_`, try [`post`](Self::post).
     ///
     /// [RFC 6749, section 2.3.1]: https://www.rfc-editor.org/rfc/rfc6749#section-2.3.1
     #[must_use]
@@ -44,7 +44,8 @@ impl IntrospectionAuth {
         })
     }
 
-    /// The client's id and secret as `client_id` and `client_secret` in the body of the request.
+    /// Sends the client's ID and secret as `client_id` and `client_secret` in the body of the
+    /// request.
     #[must_use]
     pub fn post(client_id: impl Into<String>, client_secret: impl Into<String>) -> Self {
         Self(AuthMethod::Post {
@@ -53,8 +54,8 @@ impl IntrospectionAuth {
         })
     }
 
-    /// A bearer token for the endpoint itself ([RFC 6750]). It is not renewed: one that expires
-    /// makes every validation fail.
+    /// Sends a bearer token for the endpoint itself ([RFC 6750]). The token is not renewed. Once it
+    /// has expired, every validation fails.
     ///
     /// [RFC 6750]: https://www.rfc-editor.org/rfc/rfc6750#section-2.1
     #[must_use]
@@ -62,13 +63,14 @@ impl IntrospectionAuth {
         Self(AuthMethod::Bearer(Zeroizing::new(token.into())))
     }
 
-    /// Nothing, for an endpoint that only the network protects, like the admin port of Ory Hydra.
+    /// Sends no credentials, for an endpoint that only the network protects, like the admin port of
+    /// Ory Hydra.
     #[must_use]
     pub fn none() -> Self {
         Self(AuthMethod::None)
     }
 
-    /// As which client the server is asked. Not a secret.
+    /// Returns a text that identifies the client to the server. It is not a secret.
     pub(super) fn client_id(&self) -> String {
         match &self.0 {
             AuthMethod::Basic { id, .. } | AuthMethod::Post { id, .. } => format!("client:{id}"),
@@ -77,7 +79,7 @@ impl IntrospectionAuth {
         }
     }
 
-    /// The credential as the parts of a request that hold it.
+    /// Returns the credential as the parts of a request that contain it.
     pub(super) fn into_credentials(self) -> Result<Credentials, IntrospectionConfigError> {
         let bad = IntrospectionConfigError::InvalidCredentials;
         match self.0 {
@@ -112,15 +114,16 @@ impl IntrospectionAuth {
     }
 }
 
-/// Tells secrets apart, and says no more of one of high entropy.
+/// Returns a digest that distinguishes secrets. It reveals nothing else about a secret of high
+/// entropy.
 pub(super) fn digest(secret: &str) -> String {
     hex(&Sha256::digest(secret.as_bytes())[..8])
 }
 
-/// What is added to each request.
+/// The parts of a request that contain the credential.
 pub(super) struct Credentials {
     pub(super) header: Option<HeaderValue>,
-    /// Follows the parameters that are there already.
+    /// Appended to the other parameters of the body.
     pub(super) body: Secret,
 }
 
@@ -134,7 +137,7 @@ fn header(scheme: &str, credential: &str) -> Option<Credentials> {
     })
 }
 
-/// As `application/x-www-form-urlencoded` ([RFC 6749, appendix B]).
+/// Encodes a text as `application/x-www-form-urlencoded` ([RFC 6749, appendix B]).
 ///
 /// [RFC 6749, appendix B]: https://www.rfc-editor.org/rfc/rfc6749#appendix-B
 pub(super) fn form_encode(text: &str) -> Secret {
@@ -174,7 +177,7 @@ mod tests {
             assert!(header.is_sensitive() && prepared.body.is_empty());
             header.to_str().unwrap().to_owned()
         };
-        // The client of RFC 6749, section 2.3.1.
+        // The example client of RFC 6749, section 2.3.1.
         assert_eq!(
             header("s6BhdRkqt3", "7Fjfp0ZBr1KtDRbnfVdmIw"),
             "Basic czZCaGRSa3F0Mzo3RmpmcDBaQnIxS3REUmJuZlZkbUl3"

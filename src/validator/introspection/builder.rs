@@ -1,4 +1,5 @@
-//! The settings, checked once, so that a typing error shows at the start and not as a 503.
+//! Builder of the introspection validator. It checks the settings once, so that a mistake fails at
+//! startup and not as a 503.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -19,12 +20,12 @@ use crate::{
 };
 
 impl IntrospectionValidator {
-    /// A validator with every other setting at its default: any active token that names a user
-    /// will do.
+    /// Creates a validator with all other settings at their defaults, which accept any active token
+    /// that names a user.
     ///
     /// # Errors
     ///
-    /// [`IntrospectionConfigError`], whose text says what to write instead.
+    /// Returns [`IntrospectionConfigError`], whose text says how to fix the setting.
     pub fn new(
         endpoint: impl AsRef<str>,
         auth: IntrospectionAuth,
@@ -32,11 +33,11 @@ impl IntrospectionValidator {
         Self::builder(endpoint, auth).build()
     }
 
-    /// Starts a validator whose settings differ from the defaults. Nothing is checked until
+    /// Creates a builder for a validator with other settings. Nothing is checked until
     /// [`build`](IntrospectionValidatorBuilder::build).
     ///
-    /// The endpoint is the one that the server's metadata call `introspection_endpoint`
-    /// ([RFC 8414](https://www.rfc-editor.org/rfc/rfc8414)), for example under
+    /// The endpoint is the `introspection_endpoint` in the server's metadata ([RFC
+    /// 8414](https://www.rfc-editor.org/rfc/rfc8414)), for example under
     /// `/.well-known/openid-configuration`.
     pub fn builder(
         endpoint: impl AsRef<str>,
@@ -46,7 +47,7 @@ impl IntrospectionValidator {
     }
 }
 
-/// Builds an [`IntrospectionValidator`]; made by [`IntrospectionValidator::builder`].
+/// Builder for [`IntrospectionValidator`], created by [`IntrospectionValidator::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -105,11 +106,13 @@ impl IntrospectionValidatorBuilder {
         }
     }
 
-    /// Takes an endpoint that begins with `http://` on another host than this one, too. Defaults
-    /// to an error there, since [RFC 7662, section 4] demands TLS.
+    /// Allows an endpoint on another host that begins with `http://`. By default such an endpoint
+    /// is an error, because [RFC 7662, section 4] requires TLS.
     ///
-    /// Whoever can read the network between the two then sees tokens and the client's secret, and
-    /// whoever can write it says who is logged in.
+    /// # Security
+    ///
+    /// An attacker who can read the network between the two hosts then sees tokens and the client's
+    /// secret. An attacker who can modify the traffic decides which users are logged in.
     ///
     /// [RFC 7662, section 4]: https://www.rfc-editor.org/rfc/rfc7662#section-4
     pub fn allow_http(mut self) -> Self {
@@ -117,37 +120,43 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
-    /// Sets what `iss` must be, to the last character (a `/` at its end counts). A token without
-    /// it, or with another, is [invalid](crate::ValidationError::invalid). Defaults to any.
+    /// Sets the required value of `iss`, which is compared exactly (a trailing `/` counts). A token
+    /// without `iss`, or with another one, is [invalid](crate::ValidationError::invalid). By
+    /// default any issuer is accepted.
     pub fn issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());
         self
     }
 
-    /// Sets the name of this service that `aud` must be or contain. A token that does not is
-    /// [invalid](crate::ValidationError::invalid). Defaults to any.
+    /// Sets the name of this service that `aud` must equal or contain. Any other token is
+    /// [invalid](crate::ValidationError::invalid). By default any audience is accepted.
     ///
-    /// Without it a token that a user gave to another service of the same server is as good here.
+    /// # Security
+    ///
+    /// If no audience is set, a token that a user gave to another service of the same server is
+    /// also accepted here.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// Adds a scope that the token must have. One that lacks any of them is forbidden: 403 with
-    /// `error="insufficient_scope"`. Defaults to none.
+    /// Adds a scope that the token must have. A token that lacks any of the scopes is forbidden:
+    /// 403 with `error="insufficient_scope"`. Defaults to none.
     ///
-    /// What only some routes need is better checked there, by the attribute `scope` of the user.
+    /// If only some routes need a scope, check it there, with the attribute `scope` of the user.
     pub fn require_scope(mut self, scope: impl Into<String>) -> Self {
         self.scopes.push(scope.into());
         self
     }
 
-    /// Lets tokens in that are bound to a key, by DPoP ([RFC 9449]) or the client's certificate
-    /// ([RFC 8705]). Defaults to [invalid](crate::ValidationError::invalid).
+    /// Accepts tokens that are bound to a key by DPoP ([RFC 9449]) or by the client's certificate
+    /// ([RFC 8705]). By default they are [invalid](crate::ValidationError::invalid).
     ///
-    /// Nothing here asks for a proof of that key, so a stolen token would be as good as the key.
-    /// Allow them where something before this layer checks the proof. The attribute `cnf` of the
-    /// user is then `true`.
+    /// # Security
+    ///
+    /// This crate does not check a proof of possession of that key, so a stolen token would be
+    /// sufficient without the key. Allow bound tokens only if something in front of this layer
+    /// checks the proof. The attribute `cnf` of the user is then `true`.
     ///
     /// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
     /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
@@ -156,57 +165,60 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
-    /// Sets which claim of the response becomes the user's id: a text, or a whole number. Defaults
-    /// to `sub`. Without it an active token is answered by *misconfigured*, since nobody knows
-    /// whose it is.
+    /// Sets the claim of the response that becomes the user's ID, a text or a whole number.
+    /// Defaults to `sub`. If an active token lacks the claim, the result is *misconfigured*,
+    /// because its user is unknown.
     ///
-    /// Choose one that the server never gives to another user later. The name is kept with the
-    /// user, so that a validator with another setting does not take the id for one of its own.
+    /// Choose a claim whose value the server never assigns to another user later. The name of the
+    /// claim is stored with the user, so that a validator with another setting does not mistake the
+    /// ID for one of its own.
     ///
-    /// With `email` a token is forbidden unless its `email_verified` is true: users may enter any
-    /// address.
+    /// With `email`, a token is forbidden unless its `email_verified` is true, because users may
+    /// enter any address.
     pub fn user_id_claim(mut self, name: impl Into<String>) -> Self {
         self.user_id_claim = name.into();
         self
     }
 
-    /// Sets which claim becomes the
-    /// [session's id](crate::SessionInfo::session_id): its name, or names joined by `.` for one
-    /// inside of others, as `ext.sid` with Ory Hydra. Defaults to `sid`. Without it a session has
-    /// no id.
+    /// Sets the claim that becomes the [session's ID](crate::SessionInfo::session_id): its name, or
+    /// names joined by `.` for a nested claim, such as `ext.sid` with Ory Hydra. Defaults to `sid`.
+    /// If the claim is missing, the session has no ID.
     pub fn session_id_claim(mut self, path: impl Into<String>) -> Self {
         self.session_id_claim = path.into();
         self
     }
 
-    /// Sets whose cached sessions are as good as this validator's own. Defaults to a namespace made
-    /// of the endpoint, the client's id (or a digest of the bearer token), the authority, the claims
-    /// that name user and session, and whether [`tier`](Self::tier) was called.
+    /// Sets the namespace, which states which validators share cached sessions with this one.
+    /// Defaults to a namespace derived from the endpoint, the client's ID (or a digest of the
+    /// bearer token), the authority, the claims that name user and session, and whether
+    /// [`tier`](Self::tier) was called.
     ///
-    /// A response is meant for the client that asked: Keycloak calls a token inactive if that client
-    /// is not in its `aud`. Give several clients one name only if each may use the responses to the
-    /// others.
+    /// A response is intended for the client that sent the request: Keycloak calls a token inactive
+    /// if that client is not in its `aud`. Give several clients the same name only if each may use
+    /// the responses to the others.
     ///
-    /// The client's secret is no part of it. A service with this client's id, a wrong secret and
-    /// access to the same Redis serves what this client has cached, and can validate nothing itself.
+    /// The client's secret is not part of the namespace. A service with this client's ID, a wrong
+    /// secret and access to the same Redis serves the sessions that this client has cached, but
+    /// cannot validate any token itself.
     pub fn namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// Sets who issues the sessions. Defaults to the [issuer](Self::issuer), or else the endpoint.
+    /// Sets the issuer of the sessions. Defaults to the [issuer](Self::issuer), or else to the
+    /// endpoint.
     pub fn authority(mut self, authority: impl Into<Authority>) -> Self {
         self.authority = Some(authority.into());
         self
     }
 
-    /// Sets how a user's tier is chosen. Defaults to `free` for everybody.
+    /// Sets the function that chooses a user's tier. Defaults to `free` for all users.
     ///
-    /// It is asked once per validation, and its result is cached with the user. Choose by what
-    /// only the server's administrators can set.
+    /// It is called once per validation, and its result is cached with the user. Choose by claims
+    /// that only the server's administrators can set.
     ///
-    /// Services with the same client share their records, tiers included. If their closures
-    /// differ, give each a [namespace](Self::namespace).
+    /// Services with the same client share their records, including the tiers. If their closures
+    /// differ, give each service its own [namespace](Self::namespace).
     pub fn tier(
         mut self,
         tier: impl Fn(&IntrospectionResponse) -> String + Send + Sync + 'static,
@@ -216,34 +228,35 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
-    /// Sets by how much a token's `nbf` may be ahead of this host's clock. Defaults to 5 s.
+    /// Sets how far a token's `nbf` may be ahead of this host's clock. Defaults to 5 s.
     ///
-    /// `exp` has no such grace: no session is served after its end.
+    /// There is no such tolerance for `exp`: no session is served after its end.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
     }
 
-    /// Sets how long a connection may take, TLS included. Defaults to 2 s; zero is an error.
+    /// Sets the timeout for opening a connection, TLS included. Defaults to 2 s. Zero is an error.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Sets how long a call may take altogether, from the connection to the last byte of the
-    /// response. Defaults to 4 s; zero is an error.
+    /// Sets the timeout of a call, from opening the connection to the last byte of the response.
+    /// Defaults to 4 s. Zero is an error.
     ///
-    /// Keep it below the cache's own deadline, which cannot say what was waited for.
+    /// Keep it below the cache's `validation_timeout`, whose error cannot say what the validation
+    /// waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Makes the validator, and its pool of connections, which are opened when they are needed.
+    /// Builds the validator and its connection pool, which opens connections on demand.
     ///
     /// # Errors
     ///
-    /// [`IntrospectionConfigError`] for the first setting that cannot work.
+    /// Returns [`IntrospectionConfigError`] for the first invalid setting.
     pub fn build(self) -> Result<IntrospectionValidator, IntrospectionConfigError> {
         use IntrospectionConfigError as E;
 
@@ -313,7 +326,8 @@ impl IntrospectionValidatorBuilder {
     }
 }
 
-/// The endpoint as it may stand in records and logs: a query, which may hold a secret, as a digest.
+/// Returns the endpoint in the form for records and logs, with any query, which may contain a
+/// secret, replaced by its digest.
 fn endpoint_id(endpoint: &Url) -> String {
     let mut id = endpoint.clone();
     id.set_query(None);
@@ -323,7 +337,7 @@ fn endpoint_id(endpoint: &Url) -> String {
     }
 }
 
-/// Shows nothing of the endpoint, which is not checked for credentials yet.
+/// Omits the endpoint, which has not been checked for credentials yet.
 impl fmt::Debug for IntrospectionValidatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IntrospectionValidatorBuilder")
@@ -339,7 +353,7 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
     }
 }
 
-/// Some servers tell realms apart by a query, so it may have one.
+/// Parses the endpoint. It may have a query, because some servers distinguish realms by it.
 fn introspection_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigError> {
     let url = parse_endpoint(endpoint).map_err(|error| match error {
         EndpointError::NotUrl => IntrospectionConfigError::EndpointNotUrl,
@@ -352,7 +366,7 @@ fn introspection_endpoint(endpoint: &str) -> Result<Url, IntrospectionConfigErro
     Ok(url)
 }
 
-/// A `scope-token` of [RFC 6749, section 3.3].
+/// Returns `true` for a `scope-token` of [RFC 6749, section 3.3].
 ///
 /// [RFC 6749, section 3.3]: https://www.rfc-editor.org/rfc/rfc6749#section-3.3
 fn is_scope(scope: &str) -> bool {

@@ -1,4 +1,5 @@
-//! From a response to a session, and whether a cached one would have become one here.
+//! Conversion of a response to a session, and the check whether a cached session meets this
+//! validator's requirements.
 
 use std::fmt;
 
@@ -19,24 +20,26 @@ use crate::{
     },
 };
 
-/// A record holds 64 KiB at most, and names and an address besides.
+/// Maximum size of the attributes. A record is limited to 64 KiB, and also contains names and an
+/// e-mail address.
 const MAX_ATTRIBUTES: usize = 16 * 1024;
 
-/// What is compared on every hit, so it goes first when not all can be kept.
+/// Claims that are compared on every hit, and are therefore stored first if not all claims fit.
 const RETAINED_FIRST: [&str; 3] = ["iss", "aud", "scope"];
 
-/// The key that a token is bound to: DPoP ([RFC 9449]) or a client's certificate ([RFC 8705]).
+/// The claim for the key that a token is bound to, by DPoP ([RFC 9449]) or by a client's
+/// certificate ([RFC 8705]).
 ///
 /// [RFC 9449]: https://www.rfc-editor.org/rfc/rfc9449#section-6.2
 /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
 const CNF: &str = "cnf";
 
-/// Attribute that names the claim the user's id was taken from, unless it was `sub`. Records hold
-/// it under this name.
+/// Attribute with the name of the claim that the user's ID was taken from, unless it was `sub`.
+/// Records use this name.
 const USER_ID_CLAIM: &str = "user_id_member";
 pub(super) const SUB: &str = "sub";
 const NBF: &str = "nbf";
-/// An id that a user may choose, unless the provider has verified it.
+/// A claim that a user may choose freely unless the provider has verified it.
 const EMAIL: &str = "email";
 
 pub(crate) type Tier = dyn Fn(&IntrospectionResponse) -> String + Send + Sync;
@@ -52,7 +55,7 @@ pub(crate) struct Settings {
     pub(crate) tier: Box<Tier>,
 }
 
-/// What an active token lacks.
+/// A requirement that an active token does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UnmetRequirement {
     Issuer,
@@ -62,7 +65,8 @@ enum UnmetRequirement {
 }
 
 impl Settings {
-    /// Compares what was asked for with the claims of a response, or with those that were kept.
+    /// Compares the requirements with the claims of a response, or with the claims stored with a
+    /// user.
     fn check(&self, claims: &Map<String, Value>) -> Result<(), UnmetRequirement> {
         let is_bound = claims.get(CNF).is_some_and(|key| !key.is_null());
         if is_bound && !self.allows_bound_tokens {
@@ -88,7 +92,7 @@ impl Settings {
 
     pub(crate) fn accepts(&self, user: &UserData) -> bool {
         let kept = user.attributes();
-        // An id of another kind may be another user's.
+        // An ID from another claim may be that of another user.
         let id_of = kept.get(USER_ID_CLAIM).map_or(Some(SUB), Value::as_str);
         id_of == Some(&self.user_id_claim)
             && self.is_id_verified(user.email_verified())
@@ -96,7 +100,8 @@ impl Settings {
             && self.check(kept).is_ok()
     }
 
-    /// Another validator may have let a token in before its time by a longer leeway.
+    /// Returns `false` if `nbf` is still too far ahead. Another validator with a longer leeway may
+    /// have accepted the token earlier.
     fn is_valid_by_now(&self, kept: &Map<String, Value>) -> bool {
         let Some(begin) = kept.get(NBF) else {
             return true;
@@ -107,13 +112,14 @@ impl Settings {
         begin.is_some_and(|begin| begin - Utc::now() <= self.leeway)
     }
 
-    /// Whether the user's id is the provider's word: an e-mail address is only when verified.
+    /// Returns `true` if the provider guarantees the user's ID. An e-mail address counts only if it
+    /// is verified.
     fn is_id_verified(&self, email_verified: bool) -> bool {
         self.user_id_claim != EMAIL || email_verified
     }
 }
 
-/// The session of an active token.
+/// Returns the session of an active token, or an error if the token is not active.
 pub(crate) fn session(
     settings: &Settings,
     token: &SessionToken,
@@ -146,7 +152,7 @@ pub(crate) fn session(
                 ValidationError::forbidden(ForbiddenReason::InsufficientScope)
             }
         };
-        // Another service of the same client may demand less.
+        // Another service of the same client may have fewer requirements.
         return Err(error.by_own_rule());
     }
     let id = response.user_id(&settings.user_id_claim).ok_or_else(|| {
@@ -185,17 +191,18 @@ pub(crate) fn session(
     Ok(session)
 }
 
-/// A rejection that the server does not know of, so only our log can give the reason.
+/// Creates an error for a rejection that the server does not know of. The reason is therefore only
+/// in the log of this service.
 fn rejected(reason: &'static str) -> ValidationError {
     tracing::debug!(target: VALIDATION, reason, "an active token is refused");
     ValidationError::invalid()
 }
 
-/// The claims that stay with the user.
+/// Returns the claims that are stored with the user.
 fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
     let mut kept = Map::new();
     let mut left = MAX_ATTRIBUTES;
-    // That there is a key counts, and must not get lost.
+    // The presence of a key matters and must not be lost.
     if claims.remove(CNF).is_some_and(|key| !key.is_null()) {
         kept.insert(CNF.to_owned(), true.into());
     }
@@ -204,7 +211,8 @@ fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)));
     for (name, value) in first.chain(claims) {
-        // What has been used up, and what would be taken for this validator's own word.
+        // Skips claims that have been processed already, and a claim with the name of this
+        // validator's own attribute.
         let is_spent = matches!(name.as_str(), "active" | "exp" | NBF);
         let is_taken = name == USER_ID_CLAIM;
         if is_spent || is_taken || value.is_null() || contains_token(&value, token) {
@@ -224,7 +232,7 @@ fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<
     kept
 }
 
-/// Whether the token itself is in there: a record must not hold it.
+/// Returns `true` if the value contains the token, which a record must not contain.
 fn contains_token(value: &Value, token: &SessionToken) -> bool {
     match value {
         Value::String(text) => text == token.expose_secret(),
@@ -307,7 +315,7 @@ mod tests {
                 return Ok(());
             };
             prop_assert!(session.expires_at.is_none_or(|end| end > now));
-            // A scope that repeats the token is not kept, and then not believed.
+            // A scope that repeats the token is not stored, so it is not accepted later.
             let repeats = response.get("scope").is_some_and(|scope| contains_token(scope, &token));
             prop_assert!(settings.accepts(&session.user) || is_scoped && repeats);
             for (name, value) in session.user.attributes() {

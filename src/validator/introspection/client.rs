@@ -1,4 +1,5 @@
-//! The one call: a form with the token, and our credential in one place.
+//! Client for the introspection endpoint. It sends a form with the token, and the credential in one
+//! place.
 
 use std::{fmt, time::Duration};
 
@@ -25,7 +26,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 pub(super) struct IntrospectionClient {
     http: HttpClient,
     endpoint: Url,
-    /// What follows the token in the body.
+    /// The part of the body that follows the token.
     credentials: Zeroizing<String>,
 }
 
@@ -48,7 +49,7 @@ impl IntrospectionClient {
         })
     }
 
-    /// Returns the body of a success.
+    /// Sends the request and returns the body of a successful response.
     pub(super) async fn introspect(
         &self,
         token: &SessionToken,
@@ -69,7 +70,7 @@ impl IntrospectionClient {
 
 impl fmt::Debug for IntrospectionClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A query may hold what is not for a log.
+        // A query may contain values that must not be logged.
         let mut endpoint = self.endpoint.clone();
         endpoint.set_query(None);
         f.debug_struct("IntrospectionClient")

@@ -1,8 +1,8 @@
-//! Which setting cannot work.
+//! Errors in the settings of the introspection validator.
 
 use std::{error::Error as StdError, fmt};
 
-/// A setting that cannot work. `Display` says what to write instead, and quotes nothing of it.
+/// An invalid setting. `Display` says how to fix it, and does not show its value.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum IntrospectionConfigError {
@@ -17,15 +17,15 @@ pub enum IntrospectionConfigError {
     EndpointCredentials,
     /// The endpoint contains a `#`.
     EndpointFragment,
-    /// The client's id or secret is empty, or the bearer token is empty or no visible ASCII.
+    /// The client's ID or secret is empty, or the bearer token is empty or not visible ASCII.
     InvalidCredentials,
     /// The issuer, the audience or the name of the user's claim is empty.
     EmptySetting,
-    /// A scope is empty or contains what no scope does.
+    /// A scope is empty or contains a character that is not allowed in scopes.
     InvalidScope,
     /// A timeout is zero.
     ZeroTimeout,
-    /// The HTTP client could not be made; the source says why.
+    /// The HTTP client could not be created. The source gives the reason.
     Client(Box<dyn StdError + Send + Sync>),
 }
 

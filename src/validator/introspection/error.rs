@@ -1,4 +1,4 @@
-//! What can go wrong with introspection, said so that an operator knows where to look.
+//! Errors of introspection, with advice for the operator.
 
 use http::StatusCode;
 
@@ -11,7 +11,8 @@ pub(super) fn failure(advice: &'static str) -> Failure {
     Failure::new("token introspection", advice)
 }
 
-/// A call without a complete response; the status is that of a response whose body is missing.
+/// Creates an error for a call without a complete response. `status` is set if only the body of the
+/// response is missing.
 pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> ValidationError {
     let advice = match error {
         HttpError::Timeout(_) => {

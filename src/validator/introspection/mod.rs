@@ -1,19 +1,19 @@
-//! Asks an OAuth 2.0 authorization server whose a token is: token introspection, [RFC 7662].
+//! Validator for OAuth 2.0 access tokens by token introspection, [RFC 7662].
 //!
-//! One `POST` per validation, which every large server understands the same way. What the response
-//! means:
+//! A validation is one `POST`, which every large server understands in the same way. Its response
+//! is interpreted as follows:
 //!
-//! 1. `active` decides. It must be a boolean in a JSON object; anything else is *unavailable*. An
-//!    active token that has expired (`exp`), or is not yet valid (`nbf`), is *invalid* all the
-//!    same.
-//! 2. An issuer or an audience that was asked for and does not agree makes a token *invalid*, and so
-//!    does a key that it is bound to. A scope that is missing is *forbidden*, as
-//!    `insufficient_scope` is 403 in [RFC 6750].
-//! 3. No other response refuses anybody: a server that does not accept *us*, or does not
-//!    introspect, is *misconfigured*, and one that fails is *unavailable*.
+//! 1. `active` decides. It must be a boolean in a JSON object. Anything else is *unavailable*. An
+//!    active token that has expired (`exp`) or is not yet valid (`nbf`) is *invalid* nevertheless.
+//! 2. If an issuer or an audience is required and the token has a different one, the token is
+//!    *invalid*. A token that is bound to a key is *invalid*, too, unless bound tokens are allowed.
+//!    A missing scope is *forbidden*, as `insufficient_scope` is 403 in [RFC 6750].
+//! 3. No other response rejects a token. A server that does not accept *this service*, or does not
+//!    introspect, is *misconfigured*. A server that fails is *unavailable*.
 //!
-//! What a token was allowed to do stays with the cached user, and is compared again on every hit:
-//! the cache may hold what a validator with other settings, or another service, has put there.
+//! The permissions of a token are stored with the cached user and compared again on every hit,
+//! because the cache may contain sessions that a validator with other settings, or another service,
+//! has stored.
 //!
 //! [RFC 7662]: https://www.rfc-editor.org/rfc/rfc7662
 //! [RFC 6750]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1

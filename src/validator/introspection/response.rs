@@ -1,4 +1,4 @@
-//! What a response of the endpoint means. Nothing here does I/O.
+//! Interpretation of the endpoint's responses. It does no I/O.
 
 use std::fmt;
 
@@ -12,14 +12,16 @@ use crate::validator::{
     http::{HttpResponse, rate_limit_reset, retry_after},
 };
 
-/// The latest and the earliest second that a record can hold, the ends of the years 9999 and 1.
+/// The latest and the earliest second that a record can contain: the end of the year 9999 and the
+/// start of the year 1.
 const LAST: i64 = 253_402_300_799;
 const FIRST: i64 = -62_135_596_800;
 
-/// Sorts a response by its status; the body of a success is read by [`IntrospectionResponse::parse`].
+/// Classifies a response by its status. [`IntrospectionResponse::parse`] reads the body of a
+/// successful response.
 ///
-/// The server never refuses a token by a status, only by `active` ([RFC 7662, section 2.2]), so no
-/// status logs anyone out.
+/// The server never rejects a token by a status, only by `active` ([RFC 7662, section 2.2]), so no
+/// status logs a user out.
 ///
 /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
 pub(crate) fn classify(
@@ -76,7 +78,8 @@ pub(crate) fn classify(
     })
 }
 
-/// The signed form comes unasked where the server is set to it.
+/// Returns `true` for a signed response. A server can be configured to send one even if the client
+/// has not requested it.
 fn is_signed(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE);
     let kind = kind
@@ -91,7 +94,7 @@ fn is_signed(headers: &HeaderMap) -> bool {
         .any(|signed| kind.eq_ignore_ascii_case(signed))
 }
 
-/// The `error` of [RFC 6749, section 5.2].
+/// Returns the `error` of [RFC 6749, section 5.2].
 ///
 /// [RFC 6749, section 5.2]: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 fn code(body: &[u8]) -> Option<String> {
@@ -102,16 +105,16 @@ fn code(body: &[u8]) -> Option<String> {
     }
 }
 
-/// What the server says of an active token; what
-/// [`tier`](crate::IntrospectionValidatorBuilder::tier) chooses by.
+/// The server's response for an active token. [`tier`](crate::IntrospectionValidatorBuilder::tier)
+/// chooses the tier by it.
 ///
-/// `Debug` shows nothing of it, since it may name a person.
+/// `Debug` omits the contents, because they may identify a person.
 pub struct IntrospectionResponse(pub(super) Map<String, Value>);
 
 impl IntrospectionResponse {
-    /// Nothing for a token that is not active.
+    /// Parses a response. Returns `None` for a token that is not active.
     pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, ValidationError> {
-        // The parser's error would quote the body, and with it an e-mail address.
+        // The parser's error would quote the body and any e-mail address in it.
         let claims: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
         let active = claims
             .as_ref()
@@ -126,10 +129,12 @@ impl IntrospectionResponse {
         }
     }
 
-    /// All claims of the response, with their names in [RFC 7662, section 2.2], and those that the
-    /// server adds.
+    /// Returns all claims of the response: those of [RFC 7662, section 2.2], under their names
+    /// there, and those that the server adds.
     ///
-    /// Some servers let users edit what becomes a claim. A tier taken from such a one lets them
+    /// # Security
+    ///
+    /// Some servers let users edit the source of a claim. A tier taken from such a claim lets users
     /// promote themselves.
     ///
     /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
@@ -138,14 +143,14 @@ impl IntrospectionResponse {
         &self.0
     }
 
-    /// A claim that is a text and not empty.
+    /// Returns a claim if it is a non-empty text.
     #[must_use]
     pub fn str_claim(&self, name: &str) -> Option<&str> {
         let text = self.0.get(name)?.as_str();
         text.filter(|text| !text.is_empty())
     }
 
-    /// A text by the claim's name, or by names joined by `.` for a claim inside of others.
+    /// Returns a text by the claim's name, or by names joined by `.` for a nested claim.
     pub(super) fn path(&self, path: &str) -> Option<&str> {
         if let Some(text) = self.str_claim(path) {
             return Some(text);
@@ -156,12 +161,12 @@ impl IntrospectionResponse {
         text.as_str().filter(|text| !text.is_empty())
     }
 
-    /// What the token may be used for: the words of `scope`.
+    /// Returns the scopes of the token, which are the words of `scope`.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
         scopes(&self.0)
     }
 
-    /// Who the token stands for, by the claim that names the user.
+    /// Returns the user's ID from the claim with this name.
     pub(super) fn user_id(&self, claim: &str) -> Option<String> {
         match self.0.get(claim)? {
             Value::Number(id) if id.is_u64() => Some(id.to_string()),
@@ -169,8 +174,8 @@ impl IntrospectionResponse {
         }
     }
 
-    /// A time in seconds since 1970 ([RFC 7519, section 2], fractions allowed), cut to the years
-    /// that a record can hold. Null is absent.
+    /// Returns a time in seconds since 1970 ([RFC 7519, section 2], fractions allowed), clamped to
+    /// the years that a record can contain. Null counts as absent.
     ///
     /// [RFC 7519, section 2]: https://www.rfc-editor.org/rfc/rfc7519#section-2
     pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, ValidationError> {
@@ -178,7 +183,7 @@ impl IntrospectionResponse {
             None | Some(Value::Null) => return Ok(None),
             Some(time) => time
                 .as_i64()
-                // A cast from a float stops at either end.
+                // A cast from a float saturates at both ends.
                 .or_else(|| time.as_f64().map(|seconds| seconds.floor() as i64)),
         };
         let time =
@@ -191,14 +196,14 @@ impl IntrospectionResponse {
     }
 }
 
-/// The words of `scope`. It is one text in the RFC, and an array with some servers.
+/// Returns the words of `scope`. It is a single text in the RFC, and an array on some servers.
 pub(super) fn scopes(claims: &Map<String, Value>) -> impl Iterator<Item = &str> {
     texts(claims.get("scope"))
         .flat_map(|text| text.split(' '))
         .filter(|scope| !scope.is_empty())
 }
 
-/// The audiences, of which there may be one or several.
+/// Returns the audiences. `aud` may contain one or several.
 pub(super) fn audiences(claims: &Map<String, Value>) -> impl Iterator<Item = &str> {
     texts(claims.get("aud"))
 }

@@ -1,4 +1,4 @@
-//! The validator: one call, and the rules about what it returns.
+//! Validator that calls the introspection endpoint, and its rules for the response.
 
 use std::{fmt, sync::Arc};
 
@@ -14,32 +14,33 @@ use crate::{
     validator::{error::ValidationError, session::ValidatedSession, traits::SessionValidator},
 };
 
-/// Validates opaque OAuth 2.0 access tokens by asking the server that issued them (Keycloak, Ory
-/// Hydra, Zitadel and others) at its introspection endpoint.
+/// Validates opaque OAuth 2.0 access tokens at the introspection endpoint of the server that issued
+/// them (Keycloak, Ory Hydra, Zitadel and others).
 ///
-/// A clone shares the connections, so make one at the start and clone it. Making it installs
-/// rustls' *ring* provider as the process's default when there is none yet.
+/// Clones share the connections, so create one validator at startup and clone it. Creating it
+/// installs rustls' *ring* provider as the process's default if there is none yet.
 ///
-/// 1. The claim `sub` becomes the user's id, `name` or else `username` the name, `email` and
-///    `email_verified` themselves, `updated_at` a date, and `exp` the end of the session. Without
-///    `exp` only the cache's TTL bounds it.
-/// 2. All other claims, `scope`, `aud`, `iss` and `sub` among them, become
-///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON. Left
-///    out are null and what repeats the token.
+/// 1. The claim `sub` becomes the user's ID, and `name` (or else `username`) the name. `email` and
+///    `email_verified` are taken as they are, `updated_at` becomes a date, and `exp` the expiry of
+///    the session. Without `exp`, only the cache's TTL limits the session.
+/// 2. All other claims, including `scope`, `aud`, `iss` and `sub`, become
+///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON.
+///    Claims that are null or repeat the token are left out.
 /// 3. [Issuer](crate::IntrospectionValidatorBuilder::issuer),
 ///    [audience](crate::IntrospectionValidatorBuilder::audience) and
-///    [scopes](crate::IntrospectionValidatorBuilder::require_scope) are not checked unless they are set.
-///    **Set the audience** where the server issues tokens for more services than this one, or
-///    each of these services can act as the user here. What is set is compared on every hit, too.
-/// 4. A token that is bound to a key (`cnf`) is refused, unless
-///    [allowed](crate::IntrospectionValidatorBuilder::allow_bound_tokens): nothing here asks for a proof.
+///    [scopes](crate::IntrospectionValidatorBuilder::require_scope) are not checked unless they are
+///    set. **Set the audience** if the server issues tokens for other services too. Otherwise each
+///    of these services can act as the user here. These settings are also compared on every hit.
+/// 4. A token that is bound to a key (`cnf`) is rejected, unless
+///    [allowed](crate::IntrospectionValidatorBuilder::allow_bound_tokens), because this crate does
+///    not check a proof of possession.
 /// 5. Calls go to the endpoint directly or through the proxy that the environment names
-///    (`HTTPS_PROXY`, `NO_PROXY`); an endpoint on loopback is never reached through a proxy.
+///    (`HTTPS_PROXY`, `NO_PROXY`). An endpoint on loopback is never reached through a proxy.
 ///    Redirects are not followed, and a response of more than 256 KiB is not read further.
-/// 6. Signed responses (RFC 9701) are not supported: the connection proves who answers.
+/// 6. Signed responses (RFC 9701) are not supported. The connection authenticates the server.
 ///
-/// With Keycloak, a confidential client of the realm asks. Its users' tokens name this service as
-/// their audience once the client that logs users in has an *audience* mapper:
+/// With Keycloak, use a confidential client of the realm. Its users' tokens name this service as
+/// their audience if the client that logs users in has an *audience* mapper:
 ///
 /// ```
 /// use tower_session_cache::{
@@ -64,10 +65,10 @@ use crate::{
 /// # layer("0123".to_owned()).unwrap();
 /// ```
 ///
-/// Ory Hydra introspects on its admin port, which asks for nothing:
+/// Ory Hydra introspects on its admin port, which requires no credentials:
 /// `http://hydra:4445/admin/oauth2/introspect`
 /// with [`IntrospectionAuth::none`](crate::IntrospectionAuth::none) and [`allow_http`](crate::IntrospectionValidatorBuilder::allow_http).
-/// Zitadel has it at `/oauth/v2/introspect`, for an API application with basic authentication.
+/// Zitadel's endpoint is `/oauth/v2/introspect`, for an API application with basic authentication.
 #[derive(Clone)]
 pub struct IntrospectionValidator(pub(super) Arc<Inner>);
 
@@ -87,13 +88,17 @@ impl SessionValidator for IntrospectionValidator {
         self.0.authority.clone()
     }
 
-    /// Safe to drop at any time: introspection changes nothing.
+    /// Validates a token.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time, because introspection changes nothing.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
         let body = self.0.client.introspect(&token).await?;
         session(&self.0.settings, &token, &body, Utc::now())
     }
 
-    /// False for a user whose token was cached without what this validator asks for.
+    /// Returns `false` for a cached user whose token does not meet this validator's requirements.
     fn accepts(&self, user: &UserData) -> bool {
         self.0.settings.accepts(user)
     }
