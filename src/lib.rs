@@ -1,15 +1,13 @@
 //! Tower middleware that authenticates requests by opaque session token.
 //!
 //! The layer validates a token with the identity provider once and caches the session in memory and
-//! in Redis. A revocation takes effect for the next request on every node. With the local cache it
-//! takes effect on other nodes after at most one lease. [Revocation](docs::revocation) describes
-//! the guarantee.
+//! in Redis. A revocation takes effect for the next request on every node (with the local cache, on
+//! other nodes after at most one lease). [Revocation](docs::revocation) describes the guarantee.
 //!
 //! # How a request is processed
 //!
 //! The layer reads the token from the request's headers and looks for its session in memory, then
-//! in
-//! Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
+//! in Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
 //! requests that wait for the token. It stores the session unless something was revoked in the
 //! meantime. The inner service finds [`UserData`] and [`SessionInfo`] in the request's extensions.
 //! A rejected request gets a response with a [`Rejection`] in its extensions. `ARCHITECTURE.md`,
@@ -123,6 +121,7 @@
 //! machine's request on without a user. Both layers may share a cache: each reads and writes the
 //! records of its own validator's [`Namespace`]. If one provider is unavailable, its layer responds
 //! with 503 and does not pass the request on.
+//!
 //! If both layers read the same header, the outer provider receives every token, and the inner one
 //! receives those that the outer one rejected. If the shape of a token shows its kind, use one layer
 //! and [`SessionValidator::or_if`], which sends each token to one provider only.
@@ -138,7 +137,8 @@
 //!   which guarantees hold in which setup. [Redis Cluster](docs::cluster): the differences there.
 //! - [Configuration](docs::configuration): every setting, its default, and when to change it.
 //! - [Observability](docs::observability): metrics, spans and log lines, and what they mean.
-//! - [Validators](docs::validators): writing and combining them, and the namespaces of their records.
+//! - [Validators](docs::validators): writing and combining them, and the namespaces of their
+//!   records.
 //! - [Forward auth](docs::forward_auth): a route that authenticates requests for nginx, Traefik or
 //!   Caddy.
 //! - [Connections](docs::connections): WebSockets and streams that outlive the check of their

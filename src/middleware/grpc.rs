@@ -1,11 +1,10 @@
-//! Rejections in a form that gRPC clients understand: *trailers-only* responses ([gRPC over
-//! HTTP/2]).
+//! Rejections that a gRPC client understands: *trailers-only* responses ([gRPC over HTTP/2]).
 //!
-//! A gRPC client does not read the status and the body of an HTTP response. It reads `grpc-status`
-//! and `grpc-message`, and treats anything else as a broken server. Such a response has the status
-//! 200, which a proxy with forward authentication takes for permission. It is therefore sent only
-//! if the request can be a gRPC call: a `POST` with gRPC's content type over HTTP/2, or a `POST`
-//! with a content type of [gRPC-Web] over any version.
+//! A gRPC client reads neither the status nor the body of an HTTP response. It reads `grpc-status`
+//! and `grpc-message`, and treats anything else as a broken server. A trailers-only response has
+//! the status 200, which a proxy with forward authentication takes for permission. It is therefore
+//! sent only if the request can be a gRPC call: a `POST` with gRPC's content type over HTTP/2, or a
+//! `POST` with a content type of [gRPC-Web] over any version.
 //!
 //! [gRPC over HTTP/2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
 //! [gRPC-Web]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md

@@ -66,9 +66,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// Creates a layer that requires a session, takes the token from `Authorization: Bearer`, and
     /// rejects with empty bodies.
     ///
-    /// Layers may share a cache. Each layer uses the records of its validator's
-    /// [namespace](SessionValidator::namespace), or of the handle's namespace if [one was
-    /// chosen](SessionCache::with_namespace).
+    /// Layers may share a cache. Each layer reads and writes the records of its validator's
+    /// [namespace](SessionValidator::namespace), or of the handle's namespace if one was set with
+    /// [`SessionCache::with_namespace`].
     pub fn new(cache: SessionCache, validator: V) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -84,9 +84,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         self.with_policy(|policy| policy.optional = false)
     }
 
-    /// Also passes on requests without a session. If the token is absent or rejected, the request
-    /// reaches the inner service without `UserData` and `SessionInfo`, and the inner service
-    /// decides. The [`Rejection`] in the request's extensions gives the reason.
+    /// Also passes on requests without a session. If the token is absent, rejected or forbidden,
+    /// the request reaches the inner service without `UserData` and `SessionInfo`, and the inner
+    /// service decides. The [`Rejection`] in the request's extensions gives the reason.
     ///
     /// A malformed token is still rejected with 400. If the token could not be validated, the
     /// response is still 503: a user must not become anonymous because the identity provider is
@@ -101,7 +101,7 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// token itself for users that it would not have accepted.
     ///
     /// Use it inside another authentication layer that is as strong as this one, such as client
-    /// certificates, or for one of two layers for two kinds of callers.
+    /// certificates or the outer of two layers for two kinds of callers.
     ///
     /// # Security
     ///

@@ -108,8 +108,8 @@ impl Rejection {
         (self.kind == RejectionKind::Unavailable).then_some(self.retry_after)
     }
 
-    /// Returns `true` if the token was rejected or is missing, so that `optional` mode passes the
-    /// request on.
+    /// Returns `true` if the token is missing, rejected or forbidden, so that `optional` mode
+    /// passes the request on.
     pub(crate) fn is_anonymous(&self) -> bool {
         match self.kind {
             RejectionKind::Missing

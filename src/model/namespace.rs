@@ -1,8 +1,8 @@
 //! Namespaces, which state which validators share cached sessions, and the authorities that issue
 //! sessions.
 //!
-//! An identity provider's response depends on the client that asks ([RFC 7662, section 2.2]), so a
-//! cached session is valid only for validators that would have received the same response. A
+//! An identity provider's response depends on the client that calls it ([RFC 7662, section 2.2]),
+//! so a cached session is valid only for validators that would have received the same response. A
 //! [`Namespace`] names these validators. An [`Authority`] names the issuer of a session. User IDs
 //! and session IDs are unique per authority only.
 //!
@@ -25,7 +25,7 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 ///
 /// Every record in Redis names its namespace. A record of another namespace is a cache miss. The
 /// validators of this crate derive their namespace from their settings. Two services share records
-/// if their validators have equal namespaces. To let other validators share records, give both the
+/// if their validators have equal namespaces. To make other validators share records, give both the
 /// same [name](Self::named).
 ///
 /// # Security
@@ -242,8 +242,8 @@ pub(crate) struct Source {
     pub(crate) branches: Branches,
     /// Whether this crate validated the session, as opposed to the Python service.
     pub(crate) is_native: bool,
-    /// The cache that holds the session. Caches differ in what has been revoked, in who can write
-    /// them and in what they serve stale.
+    /// The cache that contains the session. Caches differ in what has been revoked, in the clients
+    /// that can write to them and in what they serve stale.
     pub(crate) cache: u64,
 }
 

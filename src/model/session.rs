@@ -106,7 +106,7 @@ impl Origin {
     }
 }
 
-/// A session as the cache holds it.
+/// A session in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CachedSession {

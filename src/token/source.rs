@@ -119,8 +119,8 @@ impl TokenSource {
         Self::of(Location::Custom(Arc::new(f)))
     }
 
-    /// Reads the places where Appwrite's own clients put the session of a project: `Authorization:
-    /// Bearer`, `X-Appwrite-Session`, and the cookies `a_session_<project>` and
+    /// Reads the places where Appwrite's own clients put the session of a project: the headers
+    /// `Authorization: Bearer` and `X-Appwrite-Session`, and the cookies `a_session_<project>` and
     /// `a_session_<project>_legacy`.
     #[must_use]
     pub fn appwrite(project_id: &str) -> Self {

@@ -1,7 +1,7 @@
 //! Types that the provided methods of [`SessionValidator`](crate::SessionValidator) return.
 //!
-//! The trait names these types, and they implement the trait. They are declared here and implemented
-//! in `or`, `map`, `filter` and `layered`, so that `traits` imports only this file.
+//! The trait names these types, and they implement the trait. They are declared here and
+//! implemented in `or`, `map`, `filter` and `layered`, so that `traits` imports only this file.
 
 use std::sync::{Arc, Mutex};
 

@@ -127,7 +127,7 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
         }
     }
 
-    /// Only with a closure is the branch of a token known before its validation.
+    /// The branch of a token is known before its validation only if there is a closure.
     fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
         if self.routes_to_second.as_ref()?(token) {
             self.second.validator.canonical(token)

@@ -65,7 +65,7 @@ impl ValidatedSession {
             authority: self.authority.clone().unwrap_or(authority),
             branches: self.branches.clone(),
             is_native: true,
-            // The session is not in a cache.
+            // This is the ID of no cache, because the session is in none.
             cache: u64::MAX,
         };
         let session_id = self.session_id.as_deref();

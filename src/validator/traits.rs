@@ -20,15 +20,14 @@ use crate::{
 /// A validator has to define four things. None has a default, because a wrong default could grant
 /// access:
 ///
-/// 1. its [namespace](Self::namespace), which states which validators share cached sessions with
-///    it;
+/// 1. its [namespace](Self::namespace), which states which validators share its cached sessions;
 /// 2. its [authority](Self::authority), which issues the sessions;
 /// 3. [`validate`](Self::validate), which returns the session of a token;
 /// 4. [`accepts`](Self::accepts), which decides whether it would accept a cached session itself.
 ///
 /// A validator that wraps another one forwards all four, as [`or`](Self::or), [`map`](Self::map),
 /// [`and_then`](Self::and_then), [`filter`](Self::filter) and [`layer`](Self::layer) do. [`Arc<V>`]
-/// makes a validator shared, [`validator_fn`](crate::validator_fn) makes one from a closure, and
+/// shares a validator, [`validator_fn`](crate::validator_fn) creates one from a closure, and
 /// [`ErasedValidator`](crate::ErasedValidator) allows a choice at run time.
 ///
 /// A validation runs in its own task and is shared by all requests of a layer that wait for the
@@ -80,15 +79,15 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// validator ([`Namespace::new`]): its kind, its endpoint, and its client or project.
     fn namespace(&self) -> Namespace;
 
-    /// Returns the issuer of the sessions, unless a session [sets its
-    /// own](ValidatedSession::with_authority).
+    /// Returns the issuer of the sessions. [`ValidatedSession::with_authority`] sets a different
+    /// one for a session.
     fn authority(&self) -> Authority;
 
     /// Validates a token.
     ///
     /// Use [`ValidationError::by_own_rule`] to mark a rejection by a rule of this validator, which
     /// another validator of the same namespace may not have. Any other rejection counts as the
-    /// identity provider's: it removes what is cached in the namespace.
+    /// identity provider's: it ends the token's cached session in the namespace.
     ///
     /// # Errors
     ///
@@ -186,8 +185,8 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// Changes each session before it is cached, for example to choose a tier. Keeps the authority
     /// and [`accepts`](Self::accepts), which receives the changed user.
     ///
-    /// The name tells the records of this closure from those of others: it becomes a part of the
-    /// namespace.
+    /// The name becomes part of the namespace, so that the records of this closure are kept apart
+    /// from those of other closures.
     fn map<F>(self, name: impl AsRef<str>, change: F) -> Map<Self, F>
     where
         Self: Sized,
@@ -200,9 +199,9 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// database. Keeps the authority and [`accepts`](Self::accepts), which receives the changed
     /// user.
     ///
-    /// The name tells the records of this closure from those of others: it becomes a part of the
-    /// namespace. The closure runs once per validation. What has to hold on every request belongs
-    /// into a [`filter`](Self::filter).
+    /// The name becomes part of the namespace, so that the records of this closure are kept apart
+    /// from those of other closures. The closure runs once per validation. Put a condition that
+    /// must hold for every request into a [`filter`](Self::filter).
     fn and_then<F, Fut>(self, name: impl AsRef<str>, next: F) -> AndThen<Self, F>
     where
         Self: Sized,
@@ -231,6 +230,7 @@ pub trait SessionValidator: Send + Sync + 'static {
     ///
     /// If the layer returns an error that is not a [`ValidationError`], such as that of tower's
     /// `TimeoutLayer`, the result is [unavailable](ValidationError::unavailable).
+    ///
     /// ```
     /// use std::time::Duration;
     /// use tower::ServiceBuilder;

@@ -100,9 +100,9 @@ impl AppwriteValidatorBuilder {
 
     /// Rejects anonymous sessions with 403. By default they are accepted.
     ///
-    /// Any client can create one without an address or a password (`POST
-    /// /account/sessions/anonymous`), unless the project turns that off. If this is set, records of
-    /// the Python service are not used, because they do not say what kind of session they contain.
+    /// Unless the project turns that off, any client can create one without an address or a
+    /// password (`POST /account/sessions/anonymous`). If this is set, records of the Python service
+    /// are not used, because they do not say what kind of session they contain.
     pub fn forbid_anonymous(mut self) -> Self {
         self.forbids_anonymous = true;
         self

@@ -78,7 +78,7 @@ pub(crate) fn classify(
 
 /// Returns the `type` of an Appwrite error, an object that also has an integer `code`.
 ///
-/// The message is not read: it changes between versions, and may contain an e-mail address.
+/// The message is not read, because it may change and may contain an e-mail address.
 fn error_type_of(body: &[u8]) -> Option<String> {
     let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
     problem.get("code")?.as_u64()?;

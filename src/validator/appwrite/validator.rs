@@ -68,8 +68,8 @@ impl AppwriteValidator {
     /// Returns the source that reads the session where clients of this project put it, see
     /// [`TokenSource::appwrite`].
     ///
-    /// Two of the places are cookies. Before you use it for browsers, read the section on CSRF
-    /// there.
+    /// Two of the places are cookies. Before you use it for browsers, read the section on cookies
+    /// and CSRF of [`TokenSource`].
     #[must_use]
     pub fn token_source(&self) -> TokenSource {
         TokenSource::appwrite(self.project_id())

@@ -2,7 +2,7 @@
 
 use reqwest::Url;
 
-/// Why the URL of any provider is invalid.
+/// The reasons why the URL of a provider is invalid, whichever provider it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EndpointError {
     NotUrl,

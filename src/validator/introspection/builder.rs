@@ -36,8 +36,8 @@ impl IntrospectionValidator {
     /// Creates a builder for a validator with other settings. Nothing is checked until
     /// [`build`](IntrospectionValidatorBuilder::build).
     ///
-    /// The endpoint is the `introspection_endpoint` in the server's metadata ([RFC
-    /// 8414](https://www.rfc-editor.org/rfc/rfc8414)), for example under
+    /// The endpoint is the `introspection_endpoint` in the server's metadata, which is defined by
+    /// [RFC 8414](https://www.rfc-editor.org/rfc/rfc8414) and found, for example, under
     /// `/.well-known/openid-configuration`.
     pub fn builder(
         endpoint: impl AsRef<str>,

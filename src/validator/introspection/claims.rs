@@ -119,7 +119,7 @@ impl Settings {
     }
 }
 
-/// Returns the session of an active token, or an error if the token is not active.
+/// Returns the session of an active token.
 pub(crate) fn session(
     settings: &Settings,
     token: &SessionToken,

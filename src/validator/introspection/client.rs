@@ -1,5 +1,5 @@
-//! Client for the introspection endpoint. It sends a form with the token, and the credential in one
-//! place.
+//! Client for the introspection endpoint. Its only call sends a form with the token, and sends the
+//! credential in one place.
 
 use std::{fmt, time::Duration};
 

@@ -5,8 +5,8 @@
 //!
 //! 1. `active` decides. It must be a boolean in a JSON object. Anything else is *unavailable*. An
 //!    active token that has expired (`exp`) or is not yet valid (`nbf`) is *invalid* nevertheless.
-//! 2. If an issuer or an audience is required and the token has a different one, the token is
-//!    *invalid*. A token that is bound to a key is *invalid*, too, unless bound tokens are allowed.
+//! 2. If an issuer or an audience is required and the token's does not match, the token is
+//!    *invalid*. A token that is bound to a key is also *invalid*, unless bound tokens are allowed.
 //!    A missing scope is *forbidden*, as `insufficient_scope` is 403 in [RFC 6750].
 //! 3. No other response rejects a token. A server that does not accept *this service*, or does not
 //!    introspect, is *misconfigured*. A server that fails is *unavailable*.

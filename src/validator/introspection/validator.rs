@@ -66,8 +66,9 @@ use crate::{
 /// ```
 ///
 /// Ory Hydra introspects on its admin port, which requires no credentials:
-/// `http://hydra:4445/admin/oauth2/introspect`
-/// with [`IntrospectionAuth::none`](crate::IntrospectionAuth::none) and [`allow_http`](crate::IntrospectionValidatorBuilder::allow_http).
+/// `http://hydra:4445/admin/oauth2/introspect` with
+/// [`IntrospectionAuth::none`](crate::IntrospectionAuth::none) and
+/// [`allow_http`](crate::IntrospectionValidatorBuilder::allow_http).
 /// Zitadel's endpoint is `/oauth/v2/introspect`, for an API application with basic authentication.
 #[derive(Clone)]
 pub struct IntrospectionValidator(pub(super) Arc<Inner>);
