@@ -1,4 +1,5 @@
-//! How a cache is set up. Every setting is checked here, once, so that nothing fails later.
+//! Builder of a cache. Settings are checked while the cache is built, so that none of them fails
+//! later.
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -21,7 +22,7 @@ use crate::{
     time::Clock,
 };
 
-/// Builds a [`SessionCache`]; made by [`SessionCache::builder`].
+/// Builder of a [`SessionCache`], created by [`SessionCache::builder`].
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SessionCacheBuilder {
@@ -36,7 +37,7 @@ pub struct SessionCacheBuilder {
     clock: Clock,
 }
 
-/// A cache in this process alone, with every setting at its default.
+/// Creates a cache in the memory of this process only, with the default settings.
 impl Default for SessionCache {
     fn default() -> Self {
         let builder = SessionCacheBuilder::new();
@@ -47,7 +48,7 @@ impl Default for SessionCache {
 }
 
 impl SessionCache {
-    /// Starts a cache with the default settings.
+    /// Creates a builder with the default settings.
     pub fn builder() -> SessionCacheBuilder {
         SessionCacheBuilder::new()
     }
@@ -68,9 +69,9 @@ impl SessionCacheBuilder {
         }
     }
 
-    /// Takes over the settings of a configuration file. It replaces those that were set before;
-    /// settings that the file does not have stay as they are. A `ttl_seconds` that is the default
-    /// counts as not set, so that it gives way as described at [`ttl`](Self::ttl).
+    /// Applies the settings of a configuration file. They replace values that were set before.
+    /// Settings that the file does not have stay unchanged. A `ttl_seconds` that equals the default
+    /// counts as not set, so that it can be shortened as described at [`ttl`](Self::ttl).
     pub fn config(mut self, config: &SessionCacheConfig) -> Self {
         let SessionCacheConfig {
             enabled,
@@ -85,24 +86,26 @@ impl SessionCacheBuilder {
             .max_session_lifetime(Duration::from_secs(duration_remember_me))
     }
 
-    /// Sets how long a token that the identity provider rejected as invalid is rejected without
-    /// asking again, in this process. Defaults to 5 seconds, or to the [`ttl`](Self::ttl) if that is
-    /// less; 0 turns it off. Must not exceed an hour, nor a `ttl` that was set.
+    /// Sets how long this process rejects a token without another validation after the identity
+    /// provider rejected it as invalid. Defaults to 5 seconds, or to the [`ttl`](Self::ttl) if that
+    /// is shorter. 0 turns negative caching off. Must not exceed 1 hour, nor a `ttl` that was set.
     ///
-    /// At most 10,000 such tokens are remembered, in addition to the sessions. Blocked users and
-    /// missing factors are not, since these may end at any time.
+    /// Up to 10,000 such tokens are remembered, in addition to the sessions. A rejection because
+    /// the user is blocked or a factor is missing is not remembered, since this may end at any
+    /// time.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.settings.negative_ttl = Some(ttl);
         self
     }
 
-    /// Keeps the sessions in Redis, where all nodes and the Python service find them. Without it
-    /// they are cached in this process alone. A second call replaces the first.
+    /// Stores the sessions in Redis, which all nodes and the Python service share. Without this
+    /// setting, sessions are cached in the memory of this process only. A second call replaces the
+    /// first.
     ///
     /// Takes a [URL](RedisConfig#urls) of one server, such as `redis://127.0.0.1:6379/2`, or a
-    /// [`RedisConfig`] for [sentinels](RedisConfig::sentinel), a [cluster](RedisConfig::cluster), and
-    /// all other settings of Redis. Nothing is connected before the first use, and a Redis that is
-    /// down fails no request: sessions are then validated without it.
+    /// [`RedisConfig`] for [sentinels](RedisConfig::sentinel), a [cluster](RedisConfig::cluster),
+    /// and all other Redis settings. No connection is opened before the first use. An unavailable
+    /// Redis does not make requests fail: sessions are then validated without it.
     ///
     /// ```
     /// use std::time::Duration;
@@ -118,9 +121,10 @@ impl SessionCacheBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if a URL is invalid, if it asks for TLS without the feature `tls`, or for TLS
-    /// that verifies nothing (`#insecure`), with which any server could answer as Redis; or if
-    /// another setting of the `RedisConfig` makes no sense. The error does not show the URL.
+    /// Returns an error if a URL is invalid, if it requires TLS and the feature `tls` is off, if it
+    /// requests TLS without verification (`#insecure`), with which any server could impersonate
+    /// Redis, or if another setting of the `RedisConfig` is invalid. The error does not show the
+    /// URL.
     pub fn redis<C>(mut self, redis: C) -> Result<Self, ConfigError>
     where
         C: TryInto<RedisConfig>,
@@ -131,134 +135,141 @@ impl SessionCacheBuilder {
         Ok(self)
     }
 
-    /// Sets how long a request may wait in this layer in total; then it is answered with 503.
-    /// Defaults to the time of a lookup and of two validations and fills, since the identity provider
-    /// is asked once more if a revocation comes between. With the other defaults that is 10.75
-    /// seconds. Must be at least 100 milliseconds.
+    /// Sets how long a request may wait in the layer in total. After that it is rejected with 503.
+    /// Defaults to the time of one lookup and of two validations and fills, since the token is
+    /// validated once more if a revocation happens in between. With the other defaults that is
+    /// 10.75 seconds. Must be at least 100 milliseconds.
     ///
-    /// The defaults of other settings give way to it:
-    /// [`validation_timeout`](Self::validation_timeout) and [`RedisConfig::timeout`] become short
-    /// enough. If they were set, and leave no room, `build` returns an error.
+    /// If [`validation_timeout`](Self::validation_timeout) or [`RedisConfig::timeout`] was not set,
+    /// its default is shortened to fit. If they were set and do not fit, `build` returns an error.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.settings.request_timeout = Some(timeout);
         self
     }
 
-    /// After how many percent of its time in the cache a session that is in use is validated again
-    /// in the background, so that its user never waits for the identity provider. Defaults to 80;
-    /// 100 turns it off, and 0 is refused.
+    /// Sets the percentage of its lifetime in the cache after which a session in use is validated
+    /// again in the background, so that its user does not wait for the identity provider. Defaults
+    /// to 80. Must be between 1 and 100; 100 turns it off.
     ///
-    /// It happens once for each record and process, when a request meets the session after that
-    /// time, and never when all [`max_concurrent_validations`](Self::max_concurrent_validations) are taken. A refusal
-    /// ends the session at once; a failure leaves it to its TTL.
+    /// A refresh starts once for each record and process, when a request uses the session after
+    /// that time. It does not start while all
+    /// [`max_concurrent_validations`](Self::max_concurrent_validations) permits are taken. A
+    /// rejection ends the cached session immediately. If the validation fails, the session stays
+    /// cached until its TTL ends.
     pub fn refresh_ahead(mut self, percent: u8) -> Self {
         self.settings.refresh_ahead = percent;
         self
     }
 
-    /// Serves sessions from the memory of this process as well, with no round trip to Redis.
-    /// Defaults to none; without Redis it changes nothing, since there all sessions are.
+    /// Sets a local cache, which serves sessions from the memory of this process without a round
+    /// trip to Redis. Defaults to none. Without Redis it has no effect, since all sessions are in
+    /// memory then.
     ///
-    /// A revocation is then noticed on other nodes within milliseconds, and in the worst case
-    /// after the [`lease`](LocalCacheConfig::lease): what this crate promises for the moment at which a
-    /// revocation returns holds one lease later, on the node that revoked at once. While Redis
-    /// does not answer, or another one answers than before, nothing is served from memory. Nor is
-    /// it before Redis 6, or where its user may not send `HELLO 3`, `CLIENT TRACKING`, `INFO`,
-    /// `PING` or `SET` of a key that begins with `session_listener:`: the log says so once, and
-    /// every session is looked up in Redis.
+    /// A revocation then takes effect on other nodes within milliseconds, and at the latest one
+    /// [`lease`](LocalCacheConfig::lease) after it returned. On the node that revoked, it takes
+    /// effect immediately. While Redis is unavailable, or if another server replies than before,
+    /// nothing is served from memory. The same applies before Redis 6, or if the Redis user may not
+    /// send `HELLO 3`, `CLIENT TRACKING`, `INFO`, `PING` or `SET` of a key that begins with
+    /// `session_listener:`. This is logged once, and every session is looked up in Redis.
     ///
-    /// Not promised: that a hypervisor which pauses this machine stops its clock's lease, too. On
-    /// Linux the lease goes on while the machine is suspended.
+    /// # Limitations
+    ///
+    /// If a hypervisor pauses this virtual machine, its clock may stop too, and the lease is
+    /// extended by the length of the pause. On Linux, time spent in system suspend counts.
     pub fn local_cache(mut self, local: LocalCacheConfig) -> Self {
         self.settings.local_cache = Some(local);
         self
     }
 
-    /// Sets for how long after its time in the cache a session may be served when the identity
-    /// provider cannot be asked. Defaults to 0, which is not at all. Must be less than an hour: the
-    /// defaults of [`ttl`](Self::ttl) and [`validation_timeout`](Self::validation_timeout) give way,
-    /// so that nothing is served after its revocation is forgotten.
+    /// Sets how long after its TTL a session may be served if the identity provider is unavailable.
+    /// Defaults to 0, which turns this off. Must be less than 1 hour. The defaults of
+    /// [`ttl`](Self::ttl) and [`validation_timeout`](Self::validation_timeout) are shortened to
+    /// fit, so that no session is served after its revocation is forgotten.
     ///
-    /// Such an answer is marked ([`SessionInfo::is_stale`](crate::SessionInfo::is_stale)). It
-    /// is given only if the session itself has not ended, and if a look into Redis, made after the
-    /// provider failed, shows that neither the token nor the user was revoked. It comes from the
-    /// memory of this process, so that with Redis it takes a [`local_cache`](Self::local_cache).
+    /// Such a session is marked ([`SessionInfo::is_stale`](crate::SessionInfo::is_stale)). It is
+    /// served only if the session itself has not expired, and if a read from Redis, made after the
+    /// provider failed, shows that neither the token nor the user was revoked. It is served from
+    /// the memory of this process, so with Redis it requires a [`local_cache`](Self::local_cache).
     ///
-    /// Unsafe while the Python service logs users out by itself: its plain `DEL` looks like the
-    /// end of the session's cache time.
+    /// # Security
+    ///
+    /// Do not enable this while the Python service logs users out on its own. Its plain `DEL`
+    /// cannot be told apart from the end of the TTL, so a logged-out session could be served.
     pub fn stale_if_error(mut self, stale: Duration) -> Self {
         self.settings.stale_if_error = stale;
         self
     }
 
-    /// Names tokens by HMAC-SHA-256 under a secret, in place of plain SHA-256: whoever reads Redis
-    /// can then not test whether a token that they guess is there. Defaults to none, which the
-    /// Python service expects. All nodes need the same.
+    /// Sets a secret under which tokens are hashed by HMAC-SHA-256 instead of plain SHA-256. An
+    /// attacker who can read Redis can then not test whether a guessed token is there. Defaults to
+    /// none, which the Python service expects. All nodes need the same pepper.
     ///
-    /// To change it, first give the new one to all nodes as
-    /// [`previous_pepper`](Self::previous_pepper), so that they write revocations under both; then
-    /// swap the two on one node after the other; and take the old one away when the longest
-    /// session has passed.
+    /// To change the pepper, first set the new one on all nodes as
+    /// [`previous_pepper`](Self::previous_pepper), so that they write revocations under both. Then
+    /// swap the two on one node after the other. Remove the old one when the longest session has
+    /// expired.
     pub fn pepper(mut self, secret: SecretKey) -> Self {
         self.pepper = Some(secret);
         self
     }
 
-    /// A second pepper: records under it are read, tombstones under it honoured and written.
-    /// Defaults to none.
+    /// Sets a second pepper. Records and tombstones under it are read, and tombstones are written
+    /// under it as well. Defaults to none.
     pub fn previous_pepper(mut self, secret: SecretKey) -> Self {
         self.previous_pepper = Some(secret);
         self
     }
 
-    /// Encrypts and authenticates the records, so that whoever reads Redis learns no address or
-    /// name, and whoever writes it can make nobody a user. Marks then stand under a keyed hash of
-    /// the user's id. Defaults to none, which the Python service expects. All nodes need the same.
+    /// Sets a key that encrypts and authenticates the records. An attacker who can read Redis then
+    /// learns no email address or name, and one who can write to Redis cannot forge a session.
+    /// Revocation marks are stored under a keyed hash of the user's ID. Defaults to none, which the
+    /// Python service expects. All nodes need the same key.
     ///
-    /// Who can write Redis can still delete, and put back what stood there earlier: an old record
-    /// together with the old mark and the old tombstone, for one TTL. It is changed like
-    /// [`pepper`](Self::pepper).
+    /// An attacker who can write to Redis can still delete keys and restore earlier values: an old
+    /// record together with the old mark and the old tombstone, for one TTL. The key is changed
+    /// like the [`pepper`](Self::pepper).
     pub fn sealing_key(mut self, secret: SecretKey) -> Self {
         self.sealing_key = Some(secret);
         self
     }
 
-    /// A second sealing key: records under it are opened, marks under it written. Defaults to
-    /// none.
+    /// Sets a second sealing key. Records that it sealed are opened, and revocation marks are
+    /// written under it as well. Defaults to none.
     pub fn previous_sealing_key(mut self, secret: SecretKey) -> Self {
         self.previous_sealing_key = Some(secret);
         self
     }
 
-    /// Turns the cache off: lookup and fill are skipped and every request is validated.
-    /// Revocations still refuse. Defaults to on.
+    /// Sets whether sessions are cached. If `false`, no session is looked up or stored, and every
+    /// request is validated. Revoked tokens are still rejected. Defaults to `true`.
     pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 
-    /// Sets how long a validated session is served without asking again, and never beyond its own
-    /// expiry. Must be at least a second. Defaults to 5 minutes, or to less if
+    /// Sets how long a validated session is served without another validation, and never beyond its
+    /// own expiry. Must be at least 1 second. Defaults to 5 minutes, or to less if
     /// [`max_session_lifetime`](Self::max_session_lifetime) is shorter, or if
     /// [`stale_if_error`](Self::stale_if_error) or [`validation_timeout`](Self::validation_timeout)
-    /// leave less of the hour for which a revocation is remembered.
+    /// leave less of the 1 hour for which a revocation is remembered.
     ///
-    /// Each session gets up to a tenth less, so that those cached together do not end together.
+    /// The TTL of each session is up to 10 % shorter, so that sessions cached together do not
+    /// expire together.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.settings.ttl = Some(ttl);
         self
     }
 
-    /// Sets the maximum number of sessions, and of revoked tokens, kept in this process. Defaults to
-    /// 100,000; must not be 0.
+    /// Sets the maximum number of sessions, and of revoked tokens, kept in this process. Defaults
+    /// to 100,000. Must not be 0.
     pub fn capacity(mut self, sessions: usize) -> Self {
         self.settings.capacity = sessions;
         self
     }
 
     /// Sets the maximum lifetime of a session at the identity provider. A revoked token is rejected
-    /// for this long. Defaults to 30 days; must be at least the [`ttl`](Self::ttl) and 5 seconds. If
-    /// the TTL was not set, it gives way.
+    /// for this long. Defaults to 30 days. Must be at least the [`ttl`](Self::ttl) + 5 seconds. If
+    /// the TTL was not set, it is shortened to fit.
     pub fn max_session_lifetime(mut self, longest: Duration) -> Self {
         self.settings.max_session_lifetime = longest;
         self
@@ -266,19 +277,20 @@ impl SessionCacheBuilder {
 
     /// Sets how long one call of the validator may take, including the wait for a permit. Must not
     /// be 0. Defaults to 5 seconds, or to less if [`request_timeout`](Self::request_timeout), a
-    /// [`ttl`](Self::ttl) of nearly an hour, or [`stale_if_error`](Self::stale_if_error) leave less.
+    /// [`ttl`](Self::ttl) of nearly 1 hour, or [`stale_if_error`](Self::stale_if_error) leave less
+    /// time.
     pub fn validation_timeout(mut self, timeout: Duration) -> Self {
         self.settings.validation_timeout = Some(timeout);
         self
     }
 
-    /// Sets how many validations may run at the same time. Defaults to 256; must not be 0.
+    /// Sets how many validations may run at the same time. Defaults to 256. Must not be 0.
     pub fn max_concurrent_validations(mut self, validations: usize) -> Self {
         self.settings.max_concurrent_validations = validations;
         self
     }
 
-    /// Replaces the clock that decides about expiry.
+    /// Sets the clock that decides about expiry. Defaults to the system's clock.
     #[cfg(feature = "testing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
     pub fn clock(mut self, clock: crate::time::ManualClock) -> Self {
@@ -290,9 +302,9 @@ impl SessionCacheBuilder {
     ///
     /// # Errors
     ///
-    /// Returns an error if a setting makes no sense, or if two that were set contradict each other;
-    /// the error names them and says what to write instead. A setting that was not set causes none:
-    /// its default gives way.
+    /// Returns an error if a setting is invalid, or if two that were set contradict each other. The
+    /// error names them and says what to write instead. A setting that was not set causes no error,
+    /// because its default is adjusted.
     pub fn build(self) -> Result<SessionCache, ConfigError> {
         let timeouts = self.redis.as_ref().map(|redis| redis.timeouts);
         self.settings.check(timeouts)?;

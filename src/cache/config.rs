@@ -1,8 +1,8 @@
-//! The section of a configuration file, as the existing service has it.
+//! Section of a configuration file, as the Python service has it.
 
 use serde::{Deserialize, Serialize};
 
-/// The configuration section that the existing service reads, for any serde format.
+/// Configuration section that the Python service reads as well, for any serde format.
 ///
 /// An unknown key is an error that lists the known ones. Values are checked by
 /// [`SessionCacheBuilder::build`](super::builder::SessionCacheBuilder::build).
@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct SessionCacheConfig {
-    /// Whether sessions are cached at all. Defaults to true.
+    /// Whether sessions are cached. Defaults to true.
     pub enabled: bool,
-    /// How long a session is served without asking again, in seconds. Defaults to 300.
+    /// How long a session is served without another validation, in seconds. Defaults to 300.
     pub ttl_seconds: u64,
-    /// The number of the Redis database, used when the URL names none. Defaults to 2.
+    /// Number of the Redis database, used if the URL names none. Defaults to 2.
     pub redis_db: u16,
-    /// The longest life of a session at the identity provider, in seconds: so long a revoked
-    /// token stays refused. Defaults to 2592000 (30 days).
+    /// Maximum lifetime of a session at the identity provider, in seconds. A revoked token is
+    /// rejected for this long. Defaults to 2592000 (30 days).
     pub duration_remember_me: u64,
 }
 

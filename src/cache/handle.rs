@@ -1,15 +1,16 @@
-//! The cache behind the layer, and the handle by which an application revokes.
+//! Handle to the cache, which layers use and through which an application revokes sessions.
 //!
-//! # What is promised
+//! # Guarantee
 //!
 //! A request that begins after [`invalidate_token`](SessionCache::invalidate_token),
 //! [`revoke_token`](SessionCache::revoke_token) or
 //! [`invalidate_user`](SessionCache::invalidate_user) returned `Ok` is never served from the cache
-//! with the revoked identity, not even when a validation was in flight meanwhile. The identity
-//! provider must have been told *first*: what is validated after the revocation counts.
+//! with the revoked identity, even if a validation was in flight at that time. The caller must
+//! revoke at the identity provider *first*, because a validation that begins after the revocation
+//! counts.
 //!
-//! With a [local cache](crate::SessionCacheBuilder::local_cache) before Redis the same holds on other
-//! nodes within milliseconds, and at the latest one lease after the revocation returned.
+//! With a [local cache](crate::SessionCacheBuilder::local_cache), the same holds on other nodes
+//! within milliseconds, and at the latest one lease after the revocation returned.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -29,13 +30,13 @@ use crate::{
     validator::{SessionValidator, ValidatedSession},
 };
 
-/// A cache of sessions; cloning gives another handle to the same one.
+/// Handle to a cache of sessions. Clones are handles to the same cache.
 ///
 /// A handle reads and writes the records of one [`Namespace`]. A layer gives its handle the
-/// namespace of its validator. [`get`](Self::get) and [`set`](Self::set) of a handle that was not
-/// given one use a namespace that no validator has, so they do not see what layers store:
-/// [`for_validator`](Self::for_validator) and [`with_namespace`](Self::with_namespace) give a
-/// handle to that. Revocations hold in all namespaces.
+/// namespace of its validator. If a handle was given no namespace, its [`get`](Self::get) and
+/// [`set`](Self::set) use one that no validator has, so they do not see what layers store. Use
+/// [`for_validator`](Self::for_validator) or [`with_namespace`](Self::with_namespace) to get a
+/// handle to that. Revocations apply in all namespaces.
 ///
 /// ```
 /// # use tower_session_cache::*;
@@ -59,9 +60,9 @@ pub struct SessionCache {
     store: Arc<Store>,
     validations: Arc<Validations>,
     space: Arc<NamespaceContext>,
-    /// Whether the namespace was chosen for this handle.
+    /// Whether the namespace was set for this handle.
     is_named: bool,
-    /// Who issues the sessions that do not say so.
+    /// Authority of the sessions that name none.
     authority: Option<Authority>,
 }
 
@@ -76,14 +77,14 @@ impl SessionCache {
         }
     }
 
-    /// A handle to the records of this namespace: a [name](Namespace::named), or that of a
-    /// validator ([`SessionValidator::namespace`](crate::SessionValidator::namespace)).
+    /// Returns a handle to the records of this namespace: a [named](Namespace::named) one, or that
+    /// of a validator ([`SessionValidator::namespace`](crate::SessionValidator::namespace)).
     ///
-    /// A layer that is given this handle uses this namespace in place of its validator's.
+    /// A layer that is given this handle uses this namespace instead of its validator's.
     ///
     /// # Security
     ///
-    /// Whatever validators share a namespace accept each other's sessions: see [`Namespace`].
+    /// Validators that share a namespace accept each other's sessions. See [`Namespace`].
     #[must_use]
     pub fn with_namespace(mut self, namespace: impl Into<Namespace>) -> Self {
         self.space = self.store.key_deriver.space(namespace.into());
@@ -91,8 +92,9 @@ impl SessionCache {
         self
     }
 
-    /// A handle to the records of this validator's layers: its namespace, unless
-    /// [another one was chosen](Self::with_namespace), and its authority.
+    /// Returns a handle to the records of this validator's layers. It has the validator's
+    /// namespace, unless [another one was set](Self::with_namespace), and the validator's
+    /// authority.
     #[must_use]
     pub fn for_validator(mut self, validator: &impl SessionValidator) -> Self {
         if !self.is_named {
@@ -118,7 +120,7 @@ impl SessionCache {
         &self.validations
     }
 
-    /// Says in a session by whom it was validated and who issued it.
+    /// Records in a session which validator accepted it and which authority issued it.
     pub(crate) fn attribute(&self, session: &mut ValidatedSession) {
         let authority = session.authority.as_ref().or(self.authority.as_ref());
         let authority = authority.map_or(self.namespace().as_str(), Authority::as_str);
@@ -128,18 +130,18 @@ impl SessionCache {
             .in_session(source, session.session_id.as_deref());
     }
 
-    /// Looks a token up in the namespace of this handle.
+    /// Looks up a token in the namespace of this handle.
     ///
-    /// A hit is a session that some validator of the namespace let in. Whether yours does is what
-    /// its [`accepts`](SessionValidator::accepts) says, which a handle does not ask.
+    /// A hit is a session that some validator of the namespace accepted. A handle does not check
+    /// whether your validator does: call its [`accepts`](SessionValidator::accepts).
     ///
-    /// On a miss the ticket must be taken before the validator is asked: that is what keeps a
-    /// validation that a revocation overtakes out of the cache. A Redis that does not answer
-    /// within its timeout makes a miss.
+    /// On a miss, the ticket must be taken before the validator is called. This keeps a validation
+    /// that a revocation overtakes out of the cache. If Redis does not reply within its timeout,
+    /// the result is a miss.
     ///
     /// # Cancel safety
     ///
-    /// Safe to drop at any time: it only reads.
+    /// The future can be dropped at any time, because it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
         let lookup = self.store.lookup(&self.key(token)).await;
         self.store.record_lookup(match &lookup {
@@ -150,16 +152,16 @@ impl SessionCache {
         lookup
     }
 
-    /// Stores what was validated with the ticket of an earlier [`get`](Self::get), in the
+    /// Stores a validated session with the ticket of an earlier [`get`](Self::get), in the
     /// namespace of this handle.
     ///
-    /// Its authority is the one [of the session](ValidatedSession::with_authority), or else that
-    /// of the handle's [validator](Self::for_validator), or else the text of the namespace.
+    /// Its authority is the one [of the session](ValidatedSession::with_authority), or else that of
+    /// the handle's [validator](Self::for_validator), or else the text of the namespace. Returns
     /// [`Fill::Skipped`] for a ticket of another namespace.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it has stored the session or not.
+    /// If the future is dropped, the session may or may not have been stored.
     pub async fn set(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
         if ticket.key.space().namespace() != self.namespace() {
             return Fill::Skipped;
@@ -169,15 +171,18 @@ impl SessionCache {
         self.store.fill_by_ticket(ticket, &session).await
     }
 
-    /// Forgets a token: the next request asks the identity provider again.
+    /// Invalidates the cached sessions of a token. The next request validates the token with the
+    /// identity provider again.
     ///
     /// # Errors
     ///
-    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    /// Returns a [`RevokeError`] if Redis is unavailable. The revocation then applies on this node
+    /// only.
     ///
     /// # Cancel safety
     ///
-    /// Once polled it runs to its end, also when the future is dropped.
+    /// The revocation runs in its own task. Dropping the future after the first poll does not
+    /// cancel it.
     pub async fn invalidate_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
         self.store
             .revoke(RevocationRequest::Token(
@@ -187,20 +192,23 @@ impl SessionCache {
             .await
     }
 
-    /// Refuses a token from now on, even if the identity provider would still accept it: logout.
+    /// Revokes a token, as at a logout. The token is rejected from now on, even if the identity
+    /// provider would still accept it.
     ///
-    /// It stays refused until the longest session has ended
-    /// ([`max_session_lifetime`](crate::SessionCacheBuilder::max_session_lifetime)). Without Redis at most as many
-    /// are remembered as the cache has [`capacity`](crate::SessionCacheBuilder::capacity), the latest;
-    /// for older ones the identity provider decides again.
+    /// The token is rejected until the longest session has expired
+    /// ([`max_session_lifetime`](crate::SessionCacheBuilder::max_session_lifetime)). Without Redis,
+    /// only as many tokens as the cache has [`capacity`](crate::SessionCacheBuilder::capacity) are
+    /// remembered, the latest ones. Older ones are validated with the identity provider again.
     ///
     /// # Errors
     ///
-    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    /// Returns a [`RevokeError`] if Redis is unavailable. The revocation then applies on this node
+    /// only.
     ///
     /// # Cancel safety
     ///
-    /// Once polled it runs to its end, also when the future is dropped.
+    /// The revocation runs in its own task. Dropping the future after the first poll does not
+    /// cancel it.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
         self.store
             .revoke(RevocationRequest::Token(
@@ -210,23 +218,25 @@ impl SessionCache {
             .await
     }
 
-    /// Makes every cached session of a user unusable: password change, password reset, change of
-    /// role. A session that the identity provider still knows is validated once more.
+    /// Invalidates all cached sessions of a user, as after a password change, a password reset or a
+    /// change of role. A session that is still valid at the identity provider is validated again.
     ///
     /// # Errors
     ///
-    /// [`RevokeError`] when Redis does not answer: it then holds on this node only.
+    /// Returns a [`RevokeError`] if Redis is unavailable. The revocation then applies on this node
+    /// only.
     ///
     /// # Cancel safety
     ///
-    /// Once polled it runs to its end, also when the future is dropped.
+    /// The revocation runs in its own task. Dropping the future after the first poll does not
+    /// cancel it.
     pub async fn invalidate_user(&self, user_id: &str) -> Result<Revocation, RevokeError> {
         self.store
             .revoke(RevocationRequest::User(user_id.to_owned()))
             .await
     }
 
-    /// Whether the stores behind the cache answer.
+    /// Checks whether the stores behind the cache reply.
     pub async fn health_check(&self) -> Health {
         let redis = match &self.store.redis {
             None => RedisHealth::Disabled,
@@ -236,7 +246,7 @@ impl SessionCache {
         Health { redis }
     }
 
-    /// What the cache has done so far.
+    /// Returns what the cache has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let Self {
@@ -281,7 +291,7 @@ impl fmt::Debug for SessionCache {
     }
 }
 
-/// What [`SessionCache::health_check`] found.
+/// Result of [`SessionCache::health_check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
@@ -289,21 +299,21 @@ pub struct Health {
     pub redis: RedisHealth,
 }
 
-/// The state of the Redis behind a cache.
+/// State of the Redis that a cache uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RedisHealth {
-    /// The cache lives in this process alone.
+    /// The cache has no Redis and is in the memory of this process only.
     Disabled,
-    /// It answered a PING within its timeout. Of a cluster every slot has a primary, and each of
-    /// these did.
+    /// Redis replied to a `PING` within its timeout. On a cluster, every slot has a primary, and
+    /// each primary replied.
     Up,
-    /// It did not. Sessions are validated without it.
+    /// Redis did not reply in time. Sessions are validated without it.
     Down,
 }
 
 impl RedisHealth {
-    /// `up`, `down` or `disabled`, as a health endpoint shows it.
+    /// Returns `up`, `down` or `disabled`, for a health endpoint.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

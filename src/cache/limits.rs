@@ -1,10 +1,10 @@
-//! Limits of the settings: what each may be, and what they may be together.
+//! Limits of the settings, each alone and all together.
 //!
-//! [`CacheSettings::resolve`] fills in what was not set. Such a default gives way to what was set, so
-//! that no default makes `build` fail. It only becomes shorter, never longer than the documented
-//! one, so that nothing is served for longer. The exception is the timeout of Redis, which is at
-//! least `checkout_timeout`; it has no effect on how long anything is served.
-//! [`CacheSettings::check`] then refuses settings that contradict each other.
+//! [`CacheSettings::resolve`] fills in what was not set. Such a default is adjusted to what was
+//! set, so that no default makes `build` fail. It only becomes shorter, never longer than the
+//! documented one, so that nothing is served for longer. The exception is the timeout of Redis,
+//! which is at least `checkout_timeout`; it has no effect on how long anything is served.
+//! [`CacheSettings::check`] then rejects settings that contradict each other.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -15,11 +15,11 @@ use crate::{
     protocol::CLOCK_SKEW_TOLERANCE as SLACK_MICROS, redis::RedisTimeouts,
 };
 
-/// How long a revocation must be remembered beside the records that it outlives: one hour, the
-/// same on every node.
+/// How long a revocation must be remembered, so that it outlives the records that it invalidates:
+/// one hour, the same on every node.
 pub(crate) const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);
 
-/// What clocks may differ by.
+/// Maximum difference between clocks that is tolerated.
 pub(crate) const CLOCK_SKEW_TOLERANCE: Duration =
     Duration::from_micros(SLACK_MICROS.unsigned_abs());
 
@@ -30,14 +30,15 @@ const DEFAULT_NEGATIVE_TTL: Duration = Duration::from_secs(5);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
 
 const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// The default is never shorter than this because of a TTL of nearly an hour.
+/// A TTL of nearly 1 hour must leave at least this much for the default.
 const MIN_DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 const DEFAULT_REDIS_TIMEOUT: Duration = Duration::from_millis(250);
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(100);
-/// No default is shorter than this because of `request_timeout`: no server would answer in time.
+/// `request_timeout` must leave at least this much for a default, because no server would reply in
+/// less time.
 const MIN_DEFAULT_TIMEOUT: Duration = Duration::from_millis(10);
 
 const DEFAULT_MAX_SESSION_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -49,7 +50,7 @@ const MAX_LEASE: Duration = Duration::from_secs(60);
 pub(crate) const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 const MAX_CAPACITY: usize = u32::MAX as usize;
 
-/// The settings that limit each other. What is `None` was not set.
+/// Settings that limit each other. `None` means not set.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheSettings {
     pub(crate) ttl: Option<Duration>,
@@ -64,7 +65,7 @@ pub(crate) struct CacheSettings {
     pub(crate) local_cache: Option<LocalCacheConfig>,
 }
 
-/// What holds, whether it was set or not.
+/// Values in effect, whether they were set or not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EffectiveSettings {
     pub(crate) ttl: Duration,
@@ -94,8 +95,8 @@ impl Default for CacheSettings {
 }
 
 impl CacheSettings {
-    /// For a configuration file, where every setting has a value. One that equals the default
-    /// counts as not set.
+    /// Sets the TTL from a configuration file, where every setting has a value. A value that equals
+    /// the default counts as not set.
     pub(crate) fn set_ttl_unless_default(&mut self, ttl: Duration) {
         self.ttl = (ttl != DEFAULT_TTL).then_some(ttl);
     }
@@ -103,7 +104,7 @@ impl CacheSettings {
     /// Fills in the defaults. `redis` is `None` if there is no Redis.
     pub(crate) fn resolve(&self, redis: Option<RedisTimeouts>) -> EffectiveSettings {
         let redis = redis.unwrap_or_default();
-        // A record must not outlive the memory of its revocation.
+        // A record must not outlive the tombstone of its revocation.
         let records = TOMBSTONE_TTL - CLOCK_SKEW_TOLERANCE;
         let shortest_ttl = self.ttl.unwrap_or(MIN_TTL);
         let (redis_timeout, for_validation) = self.split_request_timeout(redis);
@@ -136,7 +137,7 @@ impl CacheSettings {
         }
     }
 
-    /// The timeout of Redis, and the longest that a validation may take beside it.
+    /// Returns the timeout of Redis, and the longest time that this leaves for a validation.
     fn split_request_timeout(&self, redis: RedisTimeouts) -> (Duration, Duration) {
         let checkout = redis.checkout.unwrap_or_default();
         let most = DEFAULT_REDIS_TIMEOUT.max(checkout);
@@ -145,14 +146,14 @@ impl CacheSettings {
         };
         let redis_timeout = redis.call.unwrap_or_else(|| match self.validation_timeout {
             Some(validation) => most.min(request.saturating_sub(validation.saturating_mul(2)) / 3),
-            // What is not Redis's is left to the provider, which is slower.
+            // The rest of the time is left to the provider, which is slower than Redis.
             None => most.min(checkout.max(request / 10)),
         });
         let rest = request.saturating_sub(redis_timeout.saturating_mul(3));
         (redis_timeout, rest / 2)
     }
 
-    /// What was set makes sense, each by itself and all together.
+    /// Checks the settings, each alone and all together.
     pub(crate) fn check(&self, redis: Option<RedisTimeouts>) -> Result<(), ConfigError> {
         let effective = self.resolve(redis);
         self.check_capacities(redis.is_some())?;
@@ -209,7 +210,7 @@ impl CacheSettings {
     }
 
     fn check_lifetimes(&self, effective: EffectiveSettings) -> Result<(), ConfigError> {
-        // What was not set counts as the least that it gives way to.
+        // A setting that was not set counts as the shortest value to which its default is adjusted.
         let ttl = self.ttl.unwrap_or(MIN_TTL);
         let validation = self
             .validation_timeout
@@ -298,7 +299,7 @@ impl CacheSettings {
 }
 
 impl EffectiveSettings {
-    /// How old a record may be that is still usable.
+    /// Returns the maximum age of a usable record.
     pub(crate) fn max_record_age(&self) -> Duration {
         self.ttl
             .saturating_add(self.validation_timeout)
@@ -306,7 +307,7 @@ impl EffectiveSettings {
     }
 }
 
-/// What a request waits for when nothing but a revocation comes between: a lookup, and twice a
+/// Returns how long a request waits at most if only a revocation interferes: a lookup, and twice a
 /// validation and a fill.
 fn longest_request(redis: Duration, validation: Duration) -> Duration {
     redis.saturating_add(validation.saturating_add(redis).saturating_mul(2))
@@ -338,7 +339,7 @@ mod tests {
         (settings, redis)
     }
 
-    /// What holds after one setting or two were set, and nothing else.
+    /// Values in effect after one or two settings were set, and nothing else.
     #[test]
     fn defaults_give_way_to_what_was_set() {
         let cases: &[(&str, Change, Expected)] = &[
@@ -519,7 +520,7 @@ mod tests {
             let (is, expected) = expected(effective);
             assert_eq!(is, expected, "{name}: {effective:?}");
             assert_eq!(settings.check(Some(redis)), Ok(()), "{name}");
-            // Whatever gave way to what, no record outlives its revocation.
+            // Whichever default was adjusted, no record outlives its revocation.
             let longest = effective.max_record_age() + settings.stale_if_error;
             assert!(longest <= TOMBSTONE_TTL, "{name}: {effective:?}");
             let longest = effective.ttl + CLOCK_SKEW_TOLERANCE + settings.stale_if_error;
@@ -527,7 +528,8 @@ mod tests {
         }
     }
 
-    /// What nothing else can give way to, and what was set twice and contradicts itself.
+    /// Settings for which no default can be adjusted, and pairs of settings that contradict each
+    /// other.
     #[test]
     fn contradictions_are_refused_by_name() {
         let cases: &[(&str, Change)] = &[

@@ -1,4 +1,4 @@
-//! The public handle, and the two tiers and the revocation queue behind it.
+//! Public cache handle, with the two cache tiers and the revocation queue behind it.
 
 mod builder;
 mod config;

@@ -1,5 +1,5 @@
-//! What becomes of a token: somebody's session, or a denial. The word in which cache, resolver
-//! and layer speak to each other.
+//! Result of resolving a token: a session, or a denial. Cache, resolver and layer pass it to each
+//! other.
 
 use chrono::{DateTime, Utc};
 
@@ -16,7 +16,7 @@ pub(crate) struct Resolved {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) origin: Origin,
-    /// Whether its time in the cache was over.
+    /// Whether its cache entry had expired.
     pub(crate) is_stale: bool,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Resolved {
 pub(crate) enum Denied {
     /// The application has revoked the token.
     Revoked,
-    /// The validator said no, or could not tell.
+    /// The validator rejected the token, or failed.
     Validation(ValidationError),
 }
 

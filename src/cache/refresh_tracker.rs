@@ -1,12 +1,12 @@
-//! Remembers which records have been refreshed ahead of their end, so that each is refreshed once
-//! per process: whether the refresh fails or is rejected, hits go on as they would have without it,
-//! until the record ends or is evicted.
+//! Tracks which records have been refreshed before their expiry, so that each is refreshed once per
+//! process. If the refresh fails or is rejected, hits continue as they would have without it, until
+//! the record expires or is evicted.
 
 use quick_cache::sync::Cache;
 
 use crate::{model::RecordVersion, protocol::CacheKey};
 
-/// The records that are remembered. One that is forgotten may be refreshed twice.
+/// Maximum number of records that are remembered. A forgotten one may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
 
 /// The records whose refresh has started.

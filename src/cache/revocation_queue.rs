@@ -1,4 +1,5 @@
-//! Revocations that Redis does not have yet, and what they deny on this node until it has them.
+//! Queue of revocations that Redis does not have yet. Until they are delivered, this node denies
+//! their tokens and users.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,18 +15,19 @@ use crate::{
     telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind},
 };
 
-/// Undelivered revocations that are kept.
+/// Maximum number of undelivered revocations.
 const MAX_QUEUED: usize = 10_000;
 
 /// How a revocation failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RevokeErrorKind {
-    /// Redis does not answer. It is delivered to it as soon as possible; a revoked token for as
-    /// long as the kind holds, the rest until no record from before can be usable any more
-    /// (cache TTL, validation timeout and 5 seconds).
+    /// Redis is unavailable. The revocation is queued and delivered as soon as possible. Delivery
+    /// of a revoked token is attempted for `max_session_lifetime`, that of any other revocation
+    /// until no record from before can be usable (`ttl` + `validation_timeout` + 5 seconds).
     Queued,
-    /// Redis does not answer, and too many revocations wait for it already. Repeat it later.
+    /// Redis is unavailable, and too many revocations are queued already. Repeat the revocation
+    /// later.
     QueueFull,
 }
 
@@ -45,20 +47,22 @@ impl RevocationRequest {
     }
 }
 
-/// The revocations that Redis does not have yet, in order, and what they deny.
+/// Revocations that Redis does not have yet, in order, and the tokens and users that they deny.
 pub(crate) struct RevocationQueue {
     queue: Mutex<Queue>,
-    /// How many wait, so that a lookup need not take the lock while there is nothing to find.
+    /// Number of queued revocations, so that a lookup does not take the lock while the queue is
+    /// empty.
     waiting: AtomicU64,
     gauge: Gauge,
-    /// The time of this process, in microseconds, until which nothing is served from Redis.
+    /// Lookups that began before this time serve nothing from Redis. In microseconds, by the clock
+    /// of this process.
     reads_disabled_until: AtomicU64,
 }
 
-/// The revocation whose turn it is.
+/// First revocation of the queue.
 pub(crate) struct QueuedRevocation {
     pub(crate) what: RevocationRequest,
-    /// All that it revoked is too old to be used; nothing has to be delivered any more.
+    /// Everything that it revoked is too old to be used, so it need not be delivered any more.
     pub(crate) is_expired: bool,
 }
 
@@ -86,7 +90,8 @@ impl RevocationQueue {
         self.waiting.load(SeqCst)
     }
 
-    /// For a lookup that began at this time of the process; how long it took must not count.
+    /// Whether the token is denied for a lookup that began at this time of the process. The time
+    /// that the lookup took must not count.
     pub(crate) fn denies_token(&self, key: &CacheKey, began: u64) -> bool {
         self.reads_disabled_until.load(SeqCst) > began
             || (self.len() > 0 && self.queue().tokens.contains_key(&key.token))
@@ -117,12 +122,12 @@ impl RevocationQueue {
         RevokeErrorKind::Queued
     }
 
-    /// Whether the caller has to deliver: one task at a time does.
+    /// Returns whether the caller must deliver the queue. One task at a time does.
     pub(crate) fn try_start_delivery(&self) -> bool {
         !std::mem::replace(&mut self.queue().is_delivering, true)
     }
 
-    /// The first; without one the task has ended.
+    /// Returns the first revocation. If there is none, the delivery task has ended.
     pub(crate) fn next(&self, now: u64) -> Option<QueuedRevocation> {
         let mut queue = self.queue();
         let Some((what, until)) = queue.waiting.front() else {

@@ -1,12 +1,12 @@
-//! Revocations: into Redis first, then into this process, and on their way when Redis is out of
-//! reach.
+//! Revocations. They are written to Redis first and then applied in this process. If Redis is
+//! unavailable, they are queued.
 //!
-//! A revocation that could not be delivered denies on this node at once: its token or user is
-//! served from no cache here until Redis has it. It is delivered in the background, in order. The
-//! queue is bounded; one that finds it full is not delivered at all, and until all records of
-//! that time have aged this node serves nothing from Redis.
+//! A revocation that could not be delivered takes effect on this node immediately: until Redis has
+//! it, its token or user is served from no cache here. It is delivered in the background, in order.
+//! The queue is bounded. A revocation that finds it full is not delivered, and this node serves
+//! nothing from Redis until all records of that time are too old to be used.
 //!
-//! `tests/model/src/revoke.rs` is the model of this.
+//! `tests/model/src/revoke.rs` models this.
 
 use std::{
     error::Error as StdError,
@@ -30,9 +30,9 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// A revocation that holds: no request that begins from now on is served from a cache with what
-/// it revoked, on any node; on one with a [local cache](crate::memory::LocalCacheConfig) of its own, no request
-/// that begins a lease later.
+/// A revocation that applies on all nodes. No request that begins from now on is served from a
+/// cache with what it revoked, on any node. On another node with a [local
+/// cache](crate::memory::LocalCacheConfig), this holds for requests that begin one lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Revocation {
@@ -40,26 +40,26 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// How many replicas of the primary have it, at least, of those that
-    /// [`wait_for_replicas`](crate::redis::RedisConfig::wait_for_replicas) waited for; nothing
-    /// without that setting, and without Redis.
+    /// Returns how many replicas of the primary have the revocation, at least, of those that
+    /// [`wait_for_replicas`](crate::redis::RedisConfig::wait_for_replicas) waited for. Returns
+    /// `None` without that setting, and without Redis.
     ///
-    /// With fewer than were asked for it holds all the same, but a failover may lose it. Then it
-    /// may be repeated, which costs a validation.
+    /// If fewer replicas have it than requested, the revocation applies nevertheless, but a
+    /// failover may lose it. It may then be repeated, which costs a validation.
     #[must_use]
     pub fn replicas(&self) -> Option<u32> {
         self.replicas
     }
 }
 
-/// A revocation that holds on this node only. A cache without Redis never fails to revoke.
+/// A revocation that applies on this node only. A cache without Redis never fails to revoke.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokeError {
     kind: RevokeErrorKind,
 }
 
 impl RevokeError {
-    /// How it failed.
+    /// Returns how the revocation failed.
     #[must_use]
     pub fn kind(&self) -> RevokeErrorKind {
         self.kind
@@ -88,7 +88,7 @@ async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation
     if let Some(runs) = store.deliver(&what).await {
         store.apply(&what);
         store.report(what.kind(), RevocationOutcome::Applied);
-        // It holds by now, so that nobody is served while this waits.
+        // The revocation applies already, so no revoked session is served while this waits.
         let replicas = match &store.redis {
             Some(redis) => redis.replicas(&runs).await,
             None => None,
@@ -118,13 +118,13 @@ impl Store {
             self.report(what.kind(), RevocationOutcome::Applied);
             return Ok(Revocation { replicas: None });
         }
-        // In a task of its own, so that it comes to its end if the caller goes away.
+        // Run the revocation in its own task, so that it completes if the caller drops the future.
         let Ok(runtime) = Handle::try_current() else {
             return self.queue(what);
         };
         match runtime.spawn(revoke(Arc::clone(self), what.clone())).await {
             Ok(outcome) => outcome,
-            // The runtime shuts down.
+            // The runtime is shutting down.
             Err(_) => self.queue(what),
         }
     }
@@ -139,7 +139,7 @@ impl Store {
         }
     }
 
-    /// Makes it hold in this process.
+    /// Applies the revocation in this process.
     fn apply(&self, what: &RevocationRequest) {
         match what {
             RevocationRequest::Token(key, kind) => {
@@ -174,7 +174,7 @@ impl Store {
         tracing::debug!(target: REVOCATION, kind, outcome, "sessions were revoked");
     }
 
-    /// Denies it here until it is delivered.
+    /// Queues the revocation, and denies its token or user on this node until it is delivered.
     fn queue(&self, what: RevocationRequest) -> Result<Revocation, RevokeError> {
         let now = self.clock.elapsed();
         let retention = match &what {
@@ -188,7 +188,8 @@ impl Store {
             now.saturating_add(retention),
             now.saturating_add(self.max_record_age),
         );
-        // After the denial stands: a lookup that sees no change finds it.
+        // Advance the generation only after the denial is set. A lookup that sees no change of the
+        // generation then finds the denial.
         self.apply(&what);
         let end = match kind {
             RevokeErrorKind::Queued => RevocationOutcome::Queued,
@@ -219,8 +220,9 @@ async fn deliver_queued(store: Weak<Store>) {
             return;
         };
         if is_expired || now.deliver(&what).await.is_some() {
-            // The change first, also for what is given up: a lookup that began before it, and has
-            // slept since, must not find the denial gone.
+            // Advance the generation before the denial ends, also for a revocation that is given
+            // up. A lookup that began before and has been delayed since must not find the denial
+            // gone and the generation unchanged.
             now.apply(&what);
             now.queue.pop();
             expired += u32::from(is_expired);
@@ -247,7 +249,8 @@ mod tests {
     use super::*;
     use crate::{cache::handle::SessionCache, token::SessionToken};
 
-    /// Who looked a record up before, and has slept since, finds the denial gone.
+    /// A lookup that began before, and has been delayed since, finds the denial gone. It must see
+    /// the generation changed.
     #[tokio::test]
     async fn what_is_given_up_counts_as_revoked_before_its_denial_ends() {
         let clock = crate::time::ManualClock::new();

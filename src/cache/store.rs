@@ -17,7 +17,7 @@ use crate::{
     validator::ValidatedSession,
 };
 
-/// Both tiers, the revocations that wait for Redis, and the counters.
+/// Both cache tiers, the queue of revocations, and the metrics.
 pub(crate) struct Store {
     pub(crate) local: LocalStore,
     pub(crate) redis: Option<RedisStore>,
@@ -25,9 +25,9 @@ pub(crate) struct Store {
     pub(crate) queue: RevocationQueue,
     pub(crate) clock: Clock,
     pub(crate) is_enabled: bool,
-    /// After so many microseconds no record from before can be usable any more.
+    /// Maximum age of a usable record, in microseconds.
     pub(crate) max_record_age: u64,
-    /// How long a revoked token stays refused, in microseconds.
+    /// How long a revoked token is rejected, in microseconds.
     pub(crate) revoked_token_ttl: u64,
     pub(crate) metrics: CacheMetrics,
 }
@@ -37,8 +37,8 @@ impl Store {
         self.is_enabled && (self.redis.is_none() || self.local.lease().is_some())
     }
 
-    /// Returns what can be served without waiting, if anything can. The key is computed only where
-    /// sessions are served from memory.
+    /// Returns a session that can be served without waiting, if there is one. Computes the key only
+    /// if sessions are served from memory.
     #[inline]
     pub(crate) fn get_local(&self, key: impl FnOnce() -> LocalKey) -> Option<CachedSession> {
         if !self.serves_from_memory() {
@@ -47,13 +47,13 @@ impl Store {
         self.local.get(key())
     }
 
-    /// Whether this process knows that the token was revoked. A hit never hides that it was.
+    /// Whether this process knows that the token was revoked. A hit in memory never hides this.
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
         self.local.is_revoked(key)
     }
 
     pub(crate) async fn lookup(&self, key: &CacheKey) -> Lookup {
-        // First of all, so that what is revoked from here on is seen as a change.
+        // Read the generation first, so that any revocation during this lookup is detected.
         let generation = self.local.generation();
         if self.serves_from_memory()
             && let Some(session) = self.local.get(key.local)
@@ -63,7 +63,7 @@ impl Store {
         if self.is_revoked(key) {
             return Lookup::Revoked;
         }
-        // Nor is a change missed that comes while the read is on its way.
+        // Read the version before the read is sent, so that any change during the read is detected.
         let version = self.local.lease().and_then(|lease| lease.read_version());
         let began = self.clock.elapsed();
         let snapshot = match &self.redis {
@@ -73,7 +73,8 @@ impl Store {
         match snapshot {
             LookupResult::Record(served) => {
                 let user = &served.record.user;
-                // In this order: a denial ends only after the change that replaces it.
+                // Check the queue before the generation. Delivery advances the generation before it
+                // removes the queue entry, so one of the two checks always sees the revocation.
                 if self.has_queued_revocation(key, Some(user.id()), began) {
                     return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Unavailable));
                 }
@@ -94,7 +95,8 @@ impl Store {
         }
     }
 
-    /// A lookup by someone who does not like what is stored, or wants it validated again.
+    /// Looks up a token for a caller that does not accept what is stored, or wants it validated
+    /// again.
     pub(crate) async fn take_ticket(&self, key: &CacheKey, replace: ReplacePolicy) -> Lookup {
         let generation = self.local.generation();
         if self.local.is_revoked(key) {
@@ -106,7 +108,8 @@ impl Store {
         let began = self.clock.elapsed();
         let found = redis.take_snapshot(key, replace).await;
         match found {
-            // A cache that is off still refuses what another node has revoked, and nothing else.
+            // A disabled cache still rejects a token that another node has revoked, and nothing
+            // else.
             LookupResult::Revoked => Lookup::Revoked,
             _ if !self.is_enabled => {
                 Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Disabled))
@@ -115,9 +118,10 @@ impl Store {
         }
     }
 
-    /// A session whose time in the cache is over, for when the identity provider cannot be asked:
-    /// only if nothing that was revoked since makes it unusable. Takes a closed leader, since a
-    /// caller that joins later might have started after a revocation that this did not see.
+    /// Returns a session whose cache entry has expired, for use while the identity provider is
+    /// unavailable. Returns it only if no revocation since then makes it unusable. Takes a closed
+    /// leader, because a caller that joins later might have started after a revocation that this
+    /// did not see.
     pub(crate) async fn stale(
         &self,
         _leader: &ValidationLeader<Closed>,
@@ -170,8 +174,8 @@ impl Store {
         Lookup::Miss(self.ticket(key, generation, snapshot))
     }
 
-    /// Whether the identity provider refused the token a moment ago, or this layer did by its own
-    /// rules; to be asked after a lookup.
+    /// Whether the identity provider, or this layer by its own rules, has just rejected the token.
+    /// Must be called after a lookup.
     pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
         self.is_enabled
             && [0, rules]
@@ -179,8 +183,9 @@ impl Store {
                 .any(|rules| self.local.is_negatively_cached(key, rules))
     }
 
-    /// The token was refused in a validation that this ticket was taken for: by the identity
-    /// provider, which counts for all layers of the namespace, or by this layer's own rules.
+    /// Stores that the token was rejected in the validation for which this ticket was taken: by the
+    /// identity provider, which counts for all layers of the namespace, or by this layer's own
+    /// rules.
     pub(crate) fn cache_negative(&self, ticket: &Ticket, rules: u64) {
         if self.is_enabled {
             let Ticket {
@@ -190,7 +195,7 @@ impl Store {
         }
     }
 
-    /// The same, and what is cached ends with it.
+    /// Evicts what is cached for a token that the identity provider has rejected.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
         self.local.evict(&ticket.key);
         if let (Some(redis), RedisSnapshot::Taken(generation)) = (&self.redis, &ticket.snapshot) {
@@ -198,8 +203,8 @@ impl Store {
         }
     }
 
-    /// Stores what was validated, unless something was revoked since the ticket was taken. Takes a
-    /// closed leader: a caller that joins after the comparison might have started after a
+    /// Stores a validated session, unless a revocation happened since the ticket was taken. Takes a
+    /// closed leader, because a caller that joins after the comparison might have started after a
     /// revocation that the comparison did not see.
     pub(crate) async fn fill(
         &self,
@@ -211,7 +216,7 @@ impl Store {
         self.count_fill(self.try_fill(ticket, session, rules).await)
     }
 
-    /// The same for a session that is shared with no other caller.
+    /// Does the same as [`Self::fill`] for a session that is shared with no other caller.
     pub(crate) async fn fill_by_ticket(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
         self.count_fill(self.try_fill(ticket, session, 0).await)
     }
@@ -232,7 +237,8 @@ impl Store {
             generation,
             snapshot,
         } = ticket;
-        // What is revoked from here on is seen by the next fill, if this one is overtaken.
+        // Read the generation before the comparisons. If this fill conflicts, the next one then
+        // detects what is revoked from here on.
         let now = self.local.generation();
         match self.local.check(&key, generation, session) {
             FillCheck::Ok => self.local.forget_negative(&key, rules),
@@ -255,7 +261,8 @@ impl Store {
         match snapshot {
             RedisSnapshot::Taken(snapshot) => match redis.fill(&key, &snapshot, session).await {
                 FillReply::Stored => {
-                    // Of what this node has just learned it need not be told.
+                    // This node knows that the record has changed, so it evicts the old entry
+                    // without waiting for a push.
                     self.local.evict(&key);
                     Fill::Stored
                 }
@@ -278,13 +285,14 @@ impl Store {
         }
     }
 
-    /// Whether a revocation that Redis does not have yet makes its records unusable here.
+    /// Whether a revocation that Redis does not have yet makes the records of Redis unusable on
+    /// this node.
     fn has_queued_revocation(&self, key: &CacheKey, user_id: Option<&str>, began: u64) -> bool {
         let queue = &self.queue;
         queue.denies_token(key, began) || user_id.is_some_and(|id| queue.denies_user(id))
     }
 
-    /// What a request is that finds nothing.
+    /// Returns the outcome of a lookup that finds nothing.
     pub(crate) fn miss_outcome(&self) -> LookupOutcome {
         if self.is_enabled {
             LookupOutcome::Miss

@@ -1,22 +1,24 @@
-//! What a lookup and a fill have to say to each other, and to the application.
+//! Results of lookups and fills, and the ticket that connects them.
 
 use crate::{coherence::Generation, model::CachedSession, protocol::CacheKey, redis};
 
-/// What a lookup found.
+/// Result of a lookup.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Lookup {
     /// A session that may be served.
     Hit(CachedSession),
-    /// Nothing usable: the identity provider must be asked, and the ticket says from when on.
+    /// Nothing usable was found. The token must be validated, and the ticket marks the point in
+    /// time after which this happens.
     Miss(Ticket),
-    /// The token was revoked. It is refused, whatever the identity provider would say.
+    /// The token was revoked. It must be rejected, whatever the identity provider would reply.
     Revoked,
 }
 
-/// What a lookup saw, so that nothing validated before a revocation is ever stored after it.
+/// State that a lookup saw, used as a fencing token: a session that was validated before a
+/// revocation is never stored after it.
 ///
-/// Taken *before* the validator is asked, consumed by [`SessionCache::set`].
+/// Taken *before* the validator is called, consumed by [`SessionCache::set`].
 ///
 /// [`SessionCache::set`]: super::handle::SessionCache::set
 #[derive(Clone, Debug)]
@@ -27,40 +29,41 @@ pub struct Ticket {
     pub(crate) snapshot: RedisSnapshot,
 }
 
-/// What a lookup saw in Redis.
+/// State that a lookup saw in Redis.
 #[derive(Clone, Debug)]
 pub(crate) enum RedisSnapshot {
-    /// There is none, or it is not to be asked.
+    /// There is no Redis, or the cache is disabled.
     Disabled,
-    /// It gave no answer, or a revocation is on its way to it: nothing may be stored.
+    /// Redis did not reply, or a revocation is queued for it, so nothing may be stored.
     Unavailable,
     Taken(Box<redis::LookupSnapshot>),
 }
 
 impl Ticket {
-    /// Whether the lookup learned what it had to. Without Redis it always has.
+    /// Whether the lookup learned the state that it needs. Without Redis it always has.
     pub(crate) fn is_answered(&self) -> bool {
         !matches!(self.snapshot, RedisSnapshot::Unavailable)
     }
 }
 
-/// What became of a session that was to be stored.
+/// Result of storing a session.
 #[derive(Clone, Debug)]
 #[must_use]
 #[non_exhaustive]
 pub enum Fill {
-    /// It will be served from the cache.
+    /// The session is stored and will be served from the cache.
     Stored,
-    /// It was valid, but is not stored: the cache is off, Redis did not answer the lookup, or it
-    /// holds a newer record.
+    /// The session is valid, but was not stored: the cache is disabled, Redis did not reply to the
+    /// lookup, or Redis holds a newer record.
     Skipped,
-    /// It has ended already, or names no user; it must not be served.
+    /// The session has expired already, or names no user. It must not be served.
     Expired,
-    /// A revocation came after the lookup. Validate once more, with this new ticket.
+    /// A revocation happened after the lookup. Validate once more, with this new ticket.
     Conflict(Ticket),
     /// The token was revoked. Its session must not be served.
     Revoked,
-    /// Redis did not answer, or the validation took too long, so nobody knows whether a revocation
-    /// came after the lookup. Serve it only to who asked before the validation began.
+    /// Redis did not reply, or the validation took too long, so it is unknown whether a revocation
+    /// happened after the lookup. Serve the session only to requests that arrived before the
+    /// validation began.
     Unavailable,
 }

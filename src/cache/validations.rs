@@ -1,4 +1,5 @@
-//! What the layers of one cache share while they validate, so that they validate a token once.
+//! State that the layers of one cache share while they validate, so that they validate a token
+//! once.
 
 use std::time::Duration;
 
@@ -11,11 +12,12 @@ use crate::{
     telemetry::{Gauge, VALIDATIONS_IN_FLIGHT},
 };
 
-/// Beyond this many tokens in validation at once, requests for others are rejected with 503.
+/// Maximum number of tokens that are validated at the same time. Requests for further tokens are
+/// rejected with 503.
 const MAX_IN_FLIGHT: usize = 16_384;
 
-/// The session that is validated, and the layer whose rules it is validated by: what the validator
-/// of one layer says must not be served by a layer with other rules.
+/// The session that is validated, and the number of the rules by which it is validated. A result
+/// under the rules of one layer must not be served by a layer with other rules.
 pub(crate) type ValidationKey = (CacheKey, u64);
 
 /// The leader of a validation, in one of its phases.
@@ -25,9 +27,9 @@ pub(crate) struct Validations {
     pub(crate) in_flight: Group<ValidationKey, Outcome>,
     pub(crate) refreshes: RefreshTracker,
     permits: Semaphore,
-    /// For one call of the validator, with its wait for a permit.
+    /// Timeout of one call of the validator, including the wait for a permit.
     pub(crate) timeout: Duration,
-    /// For everything that follows a first lookup that was a miss.
+    /// Timeout of everything that follows a first lookup that was a miss.
     pub(crate) miss_timeout: Duration,
 }
 
