@@ -1,12 +1,14 @@
-//! How the local cache before Redis is set up.
+//! Configuration of the local cache.
 
 use std::time::Duration;
 
-/// A cache in this process that stands before Redis and serves without a round trip; see
+/// Configuration of a local cache, which serves sessions from the memory of this process without a
+/// round trip to Redis. See
 /// [`SessionCacheBuilder::local_cache`](crate::cache::SessionCacheBuilder::local_cache).
 ///
-/// Redis tells each node of what changes, so that a revocation made anywhere is noticed within
-/// milliseconds. A node that hears nothing for the length of its *lease* asks Redis again.
+/// Redis pushes changes to each node, so that a revocation on any node takes effect within
+/// milliseconds. A node that receives no reply to its heartbeats for the length of its *lease*
+/// looks sessions up in Redis again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,8 +31,9 @@ pub struct LocalCacheConfig {
 }
 
 impl LocalCacheConfig {
-    /// For so many sessions; each takes up to 400 bytes and the user's own texts, and up to 600
-    /// while others come in floods. When it is full, one that is seldom used makes room.
+    /// Creates a configuration for up to `capacity` sessions. An entry takes up to 400 bytes (600
+    /// under heavy insertion) plus the user's strings. When the cache is full, rarely used entries
+    /// are evicted.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -40,36 +43,41 @@ impl LocalCacheConfig {
         }
     }
 
-    /// For how long a session may at most be served from memory after a revocation was
-    /// acknowledged on another node. Defaults to one second; between 100 milliseconds and one
+    /// Sets how long a session may be served from memory at most after a revocation was
+    /// acknowledged on another node. Defaults to 1 second. Must be between 100 milliseconds and 1
     /// minute.
     ///
-    /// It matters when a connection is cut without a word or Redis freezes: otherwise a revocation
-    /// is noticed in the time that a message takes. Eight heartbeats are sent in it.
+    /// The lease matters if a connection is lost without notice or Redis freezes. Otherwise a
+    /// revocation takes effect as soon as its message arrives. Eight heartbeats are sent per lease.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// How long a session is served from memory before Redis is asked for it again. Defaults to
-    /// the rest of its life in Redis, which is also the most.
+    /// Sets how long a session is served from memory before it is read from Redis again. Defaults
+    /// to the rest of its lifetime in Redis, which is also the maximum.
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// For a fleet in which every service that writes these sessions uses this crate: listens to
-    /// revocations only, and not to every session that is stored. Defaults to off.
+    /// Receives revocations only, and not every session that is stored. Meant for deployments in
+    /// which every service that writes these sessions uses this crate. Defaults to off.
     ///
-    /// With it off Redis tells every node of every session that any node stores or that ends,
-    /// which costs Redis 1 to 2 microseconds of CPU for each node and each of them. 20 nodes
-    /// and 5,000 sessions stored in a second are 0.1 to 0.2 seconds of CPU in each second; with 100
-    /// nodes Redis would do little else. Revocations are few, and cost the same each.
+    /// If this is off, Redis sends each node a message for every session that any node stores or
+    /// that ends. Each message costs Redis 1 to 2 microseconds of CPU. With 20 nodes and 5,000
+    /// sessions stored per second, that is 0.1 to 0.2 seconds of CPU per second; with 100 nodes
+    /// Redis would do little else. Revocations are few, and each costs the same.
     ///
-    /// It is safe since a revocation by this crate always writes a tombstone or a mark, and
-    /// sessions that the Python service has stored are then not kept in memory. What changes
-    /// without a revocation, such as a name, is seen here when the entry has ended. Do *not* turn
-    /// it on while anything else ends sessions by deleting their keys: that is not noticed.
+    /// This is safe because a revocation by this crate always writes a tombstone or a mark, and
+    /// sessions that the Python service has stored are then not kept in memory. A change without a
+    /// revocation, such as that of a name, becomes visible on this node after the entry has
+    /// expired.
+    ///
+    /// # Security
+    ///
+    /// Do *not* turn this on while anything else ends sessions by deleting their keys, because the
+    /// node does not notice such a deletion.
     pub fn revocations_only(mut self) -> Self {
         self.tracks_records = false;
         self

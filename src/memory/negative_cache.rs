@@ -1,10 +1,10 @@
-//! Tokens that the identity provider refused a moment ago, so that a flood of bad ones does not
-//! become one of questions.
+//! Negative cache: tokens that the identity provider has just rejected, so that a flood of invalid
+//! tokens does not become a flood of validations.
 //!
-//! A refusal by the identity provider counts for all layers of the namespace, one by a layer's own
-//! rules for that layer alone. Only *invalid* is remembered, for a few seconds, in this process alone and in a space of its
-//! own that pushes out no session. A revocation makes it forget: of the token that is revoked,
-//! and of all when it is a user's, since nobody knows whose a refused token is.
+//! A rejection by the identity provider counts for all layers of the namespace, one by a layer's
+//! own rules for that layer only. Only *invalid* is remembered, for `negative_ttl`, in this process
+//! only and in a separate space, so that no session is evicted. Revoking a token ends its entries.
+//! Revoking a user ends all entries, because the user of a rejected token is unknown.
 
 use quick_cache::sync::Cache;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(crate) struct NegativeCache {
-    /// By the token and the layer whose rules refused it, 0 for the identity provider.
+    /// Keyed by the token and the layer whose rules rejected it, 0 for the identity provider.
     tokens: Cache<(CacheKey, u64), NegativeEntry>,
     clock: Clock,
     ttl: u64,
@@ -36,7 +36,7 @@ impl NegativeCache {
         }
     }
 
-    /// `generation` is from before the validation that was refused.
+    /// `generation` was read before the validation that rejected the token.
     pub(crate) fn insert(&self, key: &CacheKey, rules: u64, generation: Generation) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);

@@ -1,10 +1,12 @@
-//! Tokens that are refused whatever the identity provider says, until they have surely ended.
+//! Tokens that are rejected whatever the identity provider replies, until their sessions have
+//! certainly ended.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::protocol::TokenDigest;
 
-/// Bounded, oldest out first: all verdicts last equally long, so the oldest ends first, too.
+/// Bounded list of revoked tokens. The oldest is evicted first. All entries last equally long, so
+/// the oldest also expires first.
 pub(crate) struct RevokedTokens {
     until: HashMap<TokenDigest, u64>,
     order: VecDeque<(TokenDigest, u64)>,
@@ -20,13 +22,13 @@ impl RevokedTokens {
         }
     }
 
-    /// Remembers a verdict; answers whether a live one had to be forgotten for it.
+    /// Remembers a revoked token. Returns whether an unexpired entry was evicted for it.
     pub(crate) fn insert(&mut self, token: TokenDigest, until: u64, now: u64) -> bool {
         self.until.insert(token, until);
         self.order.push_back((token, until));
         let mut forgot = false;
         while let Some((oldest, ends)) = self.order.front().copied() {
-            // A verdict given twice stands in the queue twice; only its last place counts.
+            // A token that was revoked twice is in the queue twice, and only its last entry counts.
             let superseded = self.until.get(&oldest) != Some(&ends);
             let full = self.order.len() > self.capacity;
             if !(superseded || ends <= now || full) {

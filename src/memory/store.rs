@@ -1,9 +1,9 @@
-//! The sessions that this process holds, under the rules of revocation by counting.
+//! Sessions in the memory of this process, whose revocations are detected by generation counters.
 //!
-//! Without Redis they are the cache. Before Redis they spare a round trip, and what they are
-//! compared with is not only what this process has revoked but what Redis has pushed.
+//! Without Redis they are the cache. With Redis they save a round trip, and they are compared not
+//! only with what this process has revoked but also with what Redis has pushed.
 //!
-//! Lookup, fill and revocation are short and synchronous: a hit takes no lock across an await,
+//! Lookup, fill and revocation are short and synchronous. A hit holds no lock across an `.await`
 //! and allocates nothing.
 
 use std::{
@@ -30,7 +30,7 @@ use crate::{
     validator::ValidatedSession,
 };
 
-/// Refused tokens that are remembered, whatever the capacity for sessions is.
+/// Maximum number of rejected tokens that are remembered, whatever the capacity for sessions is.
 const MAX_NEGATIVE_ENTRIES: usize = 10_000;
 
 pub(crate) struct LocalStore {
@@ -38,19 +38,19 @@ pub(crate) struct LocalStore {
     generations: Generations,
     revoked: Mutex<RevokedTokens>,
     negative: NegativeCache,
-    /// What it takes to serve what stands in Redis as well.
+    /// The lease that is required to serve sessions that are also stored in Redis.
     lease: Option<Arc<Lease>>,
     clock: Clock,
     lifetimes: LifetimePolicy,
     times: Ttls,
 }
 
-/// In microseconds.
+/// Durations in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ttls {
-    /// The longest time in memory for what stands in Redis as well.
+    /// Maximum time in memory of a session that is also stored in Redis.
     pub(crate) max_age: u64,
-    /// How long after its time in the cache a session may be served for want of a better answer.
+    /// How long after its TTL a session may be served if the identity provider is unavailable.
     pub(crate) stale: u64,
     pub(crate) revoked_token_ttl: u64,
     pub(crate) negative_ttl: u64,
@@ -62,23 +62,23 @@ struct Entry {
     expires_at: Option<DateTime<Utc>>,
     usable_until: u64,
     refresh_at: u64,
-    /// Which record of the session it is.
+    /// Identifies the record of the session.
     record: RecordVersion,
     version: ReadVersion,
     token_stripe: TokenStripe,
     user_stripe: UserStripe,
-    /// Only where something may be served stale.
+    /// `None` unless `stale_if_error` is set.
     stale: Option<Arc<StaleWindow>>,
 }
 
-/// What may become of a session when its time in the cache is over.
+/// How long after its TTL a session may be served, and what is compared before.
 pub(crate) struct StaleWindow {
     until: u64,
-    /// By what Redis tells whether it still holds.
+    /// Compared with the state in Redis to find out whether the session is still valid.
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// A session whose time in the cache may be over.
+/// A session whose cache entry may have expired.
 pub(crate) struct StaleEntry {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
@@ -86,10 +86,10 @@ pub(crate) struct StaleEntry {
     pub(crate) window: Arc<StaleWindow>,
 }
 
-/// Whether what was validated may be stored and served.
+/// Whether a validated session may be stored and served.
 pub(crate) enum FillCheck {
     Ok,
-    /// A revocation came after the lookup.
+    /// A revocation happened after the lookup.
     Conflict,
     Revoked,
     Expired,
@@ -129,7 +129,8 @@ impl LocalStore {
     /// Returns a usable entry.
     pub(crate) fn get(&self, key: LocalKey) -> Option<CachedSession> {
         let now = self.clock.elapsed();
-        // Before the entry's numbers are compared: what the lease proves is counted by now.
+        // Check the lease before the numbers of the entry are compared. What the lease proves to be
+        // counted has been counted by the time the lease is seen.
         if let Some(lease) = &self.lease
             && !lease.is_alive(now)
         {
@@ -141,7 +142,8 @@ impl LocalStore {
             None => self
                 .generations
                 .is_current(entry.version.generation, token, user),
-            // Not whether a revocation still waits for Redis: it was counted when it began to.
+            // The revocation queue is not checked here, because a revocation was counted when it
+            // was queued.
             Some(lease) => lease.is_unchanged(entry.version, token, user),
         };
         let has_ended = ended(entry.expires_at, &self.clock);
@@ -153,18 +155,21 @@ impl LocalStore {
                 due: (now >= entry.refresh_at).then_some(entry.record),
             });
         }
-        // Redis may still vouch for what was pushed for another reason than a revocation.
+        // With Redis, a changed entry is kept until its stale window ends. The push may have had
+        // another reason than a revocation, and then Redis may show that the session is still
+        // valid.
         let until = entry.stale.as_ref().map_or(0, |window| window.until);
         let is_over = now >= until || (!is_unchanged && self.lease.is_none());
         if is_over || has_ended {
-            // Only that very entry: a newer one may have come meanwhile.
+            // Remove only this entry. A newer one may have been inserted meanwhile.
             self.entries
                 .remove_if(&key, |standing| standing.version == entry.version);
         }
         None
     }
 
-    /// What may be served for want of a better answer, once it is known that nothing was revoked.
+    /// Returns a session that may be served if the identity provider is unavailable, once the
+    /// caller has checked that nothing was revoked.
     pub(crate) fn get_stale(&self, key: &CacheKey) -> Option<StaleEntry> {
         let entry = self.entries.get(&key.local)?;
         let is_known = self.lease.as_ref().is_none_or(|lease| {
@@ -194,8 +199,8 @@ impl LocalStore {
         })
     }
 
-    /// Must be read before anything is looked up or validated, and before [`Self::is_revoked`]: a
-    /// verdict that comes in between is then seen by the fill.
+    /// Must be read before anything is looked up or validated, and before [`Self::is_revoked`]. The
+    /// fill then detects a revocation of the token in between.
     pub(crate) fn generation(&self) -> Generation {
         self.generations.current()
     }
@@ -230,7 +235,8 @@ impl LocalStore {
         }
     }
 
-    /// A revocation between the check and this does no harm: every hit compares `generation`.
+    /// Stores a validated session. A revocation between [`Self::check`] and this is harmless,
+    /// because every hit compares `generation`.
     pub(crate) fn insert(
         &self,
         key: &CacheKey,
@@ -260,8 +266,9 @@ impl LocalStore {
         );
     }
 
-    /// What was found in Redis by a read that was sent after `version`. Nor does it matter here what
-    /// was revoked or pushed meanwhile.
+    /// Stores a session that was found in Redis by a read that was sent after `version` was read.
+    /// What was revoked or pushed in between is harmless here as well, because every hit compares
+    /// `version`.
     pub(crate) fn insert_from_redis(
         &self,
         key: &CacheKey,
@@ -300,13 +307,15 @@ impl LocalStore {
         self.entries.remove(&key.local);
     }
 
-    /// The identity provider has refused its token, or knows better by now.
+    /// Removes an entry whose token the identity provider has rejected, or which is outdated by a
+    /// newer result of the provider.
     pub(crate) fn evict(&self, key: &CacheKey) {
         self.entries.remove(&key.local);
     }
 
-    /// Answers whether an older verdict had to be forgotten for want of space. The stripe moves
-    /// by [`Self::invalidate_token`], afterwards: whoever sees it moved finds the verdict.
+    /// Remembers a revoked token. Returns whether an older one was evicted because the list was
+    /// full. The stripe is advanced afterwards, by [`Self::invalidate_token`]. So a caller that
+    /// sees it advanced finds the token in the list.
     pub(crate) fn mark_revoked(&self, key: &CacheKey) -> bool {
         let now = self.clock.elapsed();
         self.revoked().insert(
@@ -316,7 +325,7 @@ impl LocalStore {
         )
     }
 
-    /// The marks have the names that they have in Redis.
+    /// Revokes all entries of a user. `mark_names` are the names of the user's marks in Redis.
     pub(crate) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
         self.generations.revoke_user(id);
         if let Some(lease) = &self.lease {
@@ -335,17 +344,18 @@ impl LocalStore {
         )
     }
 
-    /// The identity provider refused a token in a validation that began after `generation`.
+    /// Stores that a token was rejected in a validation that began after `generation` was read.
     pub(crate) fn cache_negative(&self, key: &CacheKey, rules: u64, generation: Generation) {
         self.negative.insert(key, rules, generation);
     }
 
-    /// The provider's refusal is contradicted by a success, and so is that by these rules.
+    /// Removes the rejections by the provider and by these rules, since a successful validation
+    /// contradicts both.
     pub(crate) fn forget_negative(&self, key: &CacheKey, rules: u64) {
         self.negative.remove(key, rules);
     }
 
-    /// Whether it did so a moment ago, and nothing was revoked since.
+    /// Whether the token has just been rejected and nothing was revoked since then.
     pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
         self.negative.contains(key, rules, &self.generations)
     }
