@@ -1,16 +1,16 @@
-//! Which records of Redis the local cache may keep, and for how long.
+//! Records from Redis that may be served, and how the local cache may keep them.
 
 use std::sync::Arc;
 
 use super::generations::UserStripe;
 use crate::{model::RecordVersion, protocol::Record};
 
-/// A record that may be served, and for how long.
+/// A record that may be served, with its remaining lifetime.
 pub(crate) struct CacheableRecord {
     pub(crate) record: Arc<Record>,
-    /// So many microseconds are left of its life.
+    /// Rest of its lifetime, in microseconds.
     pub(crate) left: u64,
-    /// And so many until it is time to validate it again, if ever.
+    /// Microseconds until it is due to be validated again. `None` means never.
     pub(crate) refresh_in: Option<u64>,
     pub(crate) version: RecordVersion,
     pub(crate) admission: Option<Admission>,
@@ -22,11 +22,12 @@ impl CacheableRecord {
     }
 }
 
-/// How it may be kept in memory.
+/// How a record may be kept in memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Admission {
-    /// The stripe in which the pushes of its user's mark are counted.
+    /// Stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
-    /// Whether its mark stands under the name that [`RedisStore::is_still_valid`](crate::redis::RedisStore::is_still_valid) looks under.
+    /// Whether its mark is stored under the name that
+    /// [`RedisStore::is_still_valid`](crate::redis::RedisStore::is_still_valid) reads.
     pub(crate) can_revalidate: bool,
 }

@@ -1,11 +1,12 @@
-//! Revocation by counting: why nothing that was looked up before a revocation survives it.
+//! Generation counters that detect revocations. Nothing that was looked up before a revocation
+//! survives it.
 //!
 //! A global sequence numbers the revocations of this process. Each revocation writes its number
-//! into the stripe of its token or user. Whoever looks something up notes the sequence *first*;
-//! what comes of that lookup is good only while its stripes hold no later number. Nothing has to
-//! be found and evicted, so there is no moment between a check and an insert, no index of users,
-//! and no list of revocations that could grow or forget. Two names that share a stripe cost a
-//! validation, never a wrong answer.
+//! into the stripe of its token or user. A lookup reads the sequence *first*, and its result is
+//! valid only while its stripes hold no later number. No entry has to be found and evicted, so
+//! there is no moment between a check and an insert, no index of users, and no list of revocations
+//! that could grow or lose entries. If two names share a stripe, the cost is a validation, never a
+//! wrong result.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -14,15 +15,15 @@ use std::{
 
 use crate::protocol::{TokenDigest, stripe_of_hex};
 
-/// 16,384 stripes of 8 bytes a kind: one in 16,384 sessions suffers from a stranger's logout.
+/// 16,384 stripes of 8 bytes for each kind. A logout also affects one in 16,384 unrelated sessions.
 const STRIPES: usize = 1 << 14;
 
-/// What had been revoked when a lookup began.
+/// Number of the last revocation when a lookup began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Generation(u64);
 
-/// Where a token's revocations are counted; kept with an entry, so that a hit need not know the
-/// token's digest.
+/// Stripe in which the revocations of a token are counted. An entry stores it, so that a hit does
+/// not need the digest of the token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenStripe(u32);
 
@@ -32,7 +33,7 @@ impl TokenStripe {
     }
 }
 
-/// Where a user's are; kept likewise.
+/// Stripe in which the revocations of a user are counted. An entry stores it as well.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserStripe(u32);
 
@@ -56,13 +57,14 @@ impl Generations {
         }
     }
 
-    /// To be called before anything is looked up or validated.
+    /// Must be called before anything is looked up or validated.
     pub(crate) fn current(&self) -> Generation {
         Generation(self.sequence.load(SeqCst))
     }
 
     pub(crate) fn user(&self, id: &str) -> UserStripe {
-        // Keyed, so that nobody picks ids that share a stripe with a victim's.
+        // The hash is keyed, so that an attacker cannot choose IDs that share a stripe with a
+        // victim's.
         UserStripe((self.hasher.hash_one(id) % STRIPES as u64) as u32)
     }
 
@@ -70,7 +72,7 @@ impl Generations {
         self.advance(self.token(TokenStripe::of(token)));
     }
 
-    /// The same for who knows the token's name in Redis; what is no such name is nobody's.
+    /// Revokes a token by its name in Redis. Ignores anything that is not the name of a token.
     pub(crate) fn revoke_token_named(&self, hex: &[u8]) {
         if let Some(stripe) = stripe_of_hex(hex, STRIPES) {
             self.advance(&self.tokens[stripe]);
@@ -82,7 +84,8 @@ impl Generations {
         self.advance(&self.any_user);
     }
 
-    /// The same for who knows only the token: whether it, or any user at all, was revoked.
+    /// Whether neither the token nor any user at all was revoked since `seen`. For callers that do
+    /// not know the user.
     pub(crate) fn is_current_for_all_users(&self, seen: Generation, token: &TokenDigest) -> bool {
         self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
@@ -95,8 +98,8 @@ impl Generations {
         token: TokenStripe,
         user: UserStripe,
     ) -> bool {
-        // No stripe is ever above the sequence, so where that has not moved, none of them has, and
-        // it is told without looking at two cold places.
+        // No stripe is ever above the sequence. So if the sequence has not advanced since `seen`,
+        // no stripe has, and two reads of memory that is rarely in the CPU cache are saved.
         self.current() == seen
             || (self.token(token).load(SeqCst) <= seen.0
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)
@@ -106,9 +109,9 @@ impl Generations {
         &self.tokens[stripe.0 as usize]
     }
 
-    /// The sequence first, so that no stripe is ever above it. A lookup between the two steps sees
-    /// the new number but not yet its stripe. That is sound: it began after the revocation did, so
-    /// its validation knows what the provider revoked.
+    /// Advances the sequence first, so that no stripe is ever above it. A lookup between the two
+    /// steps sees the new number but not yet its stripe. This is sound: the lookup began after the
+    /// revocation did, so its validation knows what the provider revoked.
     fn advance(&self, stripe: &AtomicU64) {
         let number = self.sequence.fetch_add(1, SeqCst) + 1;
         stripe.fetch_max(number, SeqCst);

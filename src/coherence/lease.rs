@@ -1,15 +1,15 @@
-//! The right to answer from memory while Redis holds the truth.
+//! Lease: whether entries of the local cache may be served although Redis is authoritative.
 //!
 //! Redis pushes the name of each key that changes, and each push is counted in the stripe of its
-//! token or user. An entry is good while its stripes hold no later number than was read before
-//! the read that it came from. That alone would trust a connection to be alive, so it takes two
-//! things more:
+//! token or user. An entry is valid while its stripes hold no later number than the one that was
+//! read before the read that the entry came from was sent. This alone would rely on the connection
+//! being alive, so two more conditions apply:
 //!
-//! - A *lease*, in time: proof that whatever had been acknowledged to anybody by some moment has
-//!   been counted here. It ends a fixed time after that moment, so that a connection which has
-//!   died, or a server which has frozen, hides a revocation for no longer.
-//! - An *epoch*, in numbers: between two connections nothing is pushed. What was read in one epoch
-//!   is worth nothing in the next.
+//! - A *lease*, which is a time: proof that every change which was acknowledged to any client by
+//!   some moment has been counted here. It ends a fixed time after that moment, so that a dead
+//!   connection or a frozen server hides a revocation for no longer.
+//! - An *epoch*, which is a number: between two connections nothing is pushed. What was read in one
+//!   epoch must not be used in the next.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -26,18 +26,18 @@ use crate::{
 
 pub(crate) struct Lease {
     clock: Clock,
-    /// In microseconds, as all times here.
+    /// In microseconds, like all times here.
     length: u64,
     until: AtomicU64,
     epoch: AtomicU64,
     generations: Generations,
-    /// The runs of the servers that push.
+    /// Run IDs of the servers that push changes.
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
     metrics: ListenerMetrics,
 }
 
-/// What had been heard when a read was sent.
+/// Epoch and generation when a read was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ReadVersion {
     epoch: u64,
@@ -45,7 +45,8 @@ pub(crate) struct ReadVersion {
 }
 
 impl ReadVersion {
-    /// Where there is nothing to hear but what this process revokes itself.
+    /// Creates the version of an entry without Redis, for which only the revocations of this
+    /// process count.
     pub(crate) fn local(generation: Generation) -> Self {
         Self {
             epoch: 0,
@@ -54,7 +55,7 @@ impl ReadVersion {
     }
 }
 
-/// What an operator may want to know.
+/// State of the listener, for [`Stats`](crate::telemetry::Stats).
 #[derive(Default)]
 pub(crate) struct ListenerStatus {
     pub(crate) is_connected: bool,
@@ -85,13 +86,14 @@ impl Lease {
         self.clock.elapsed()
     }
 
-    /// To be asked before [`Self::is_unchanged`]: what the lease proves to be counted is counted
-    /// by the time it is seen.
+    /// Whether the lease is held. Must be called before [`Self::is_unchanged`]: what the lease
+    /// proves to be counted has been counted by the time the lease is seen.
     pub(crate) fn is_alive(&self, now: u64) -> bool {
         now < self.until.load(SeqCst)
     }
 
-    /// To be called before a read is sent; without a lease its answer is not to be kept.
+    /// Must be called before a read is sent. Returns `None` without a lease; the result of the read
+    /// must then not be kept.
     pub(crate) fn read_version(&self) -> Option<ReadVersion> {
         self.is_alive(self.now()).then(|| ReadVersion {
             epoch: self.epoch.load(SeqCst),
@@ -99,7 +101,7 @@ impl Lease {
         })
     }
 
-    /// Whether the answer to a read came from a server that pushes.
+    /// Whether the reply to a read came from a server that pushes changes.
     pub(crate) fn is_tracking(&self, run: &str) -> bool {
         self.runs().iter().any(|heard| **heard == *run)
     }
@@ -108,12 +110,13 @@ impl Lease {
         self.generations.user(mark_name)
     }
 
-    /// Whether no connection was lost and no server flushed since.
+    /// Whether no connection was lost and no server was flushed since `version` was read.
     pub(crate) fn is_current_epoch(&self, version: ReadVersion) -> bool {
         self.epoch.load(SeqCst) == version.epoch
     }
 
-    /// Whether nothing was heard of token and user since, either.
+    /// Whether the epoch is the same, and no change of token or user was counted either, since
+    /// `version` was read.
     pub(crate) fn is_unchanged(
         &self,
         version: ReadVersion,
@@ -124,7 +127,7 @@ impl Lease {
             && self.generations.is_current(version.generation, token, user)
     }
 
-    /// This process has revoked it itself.
+    /// Counts a revocation of a token by this process.
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
         self.generations.revoke_token(token);
     }
@@ -133,7 +136,7 @@ impl Lease {
         self.generations.revoke_user(mark_name);
     }
 
-    /// Something under a token's name has changed in Redis.
+    /// Counts a change in Redis of a key with this token's name.
     pub(crate) fn invalidate_token_name(&self, hex: &[u8]) {
         self.metrics.invalidations.increment();
         self.generations.revoke_token_named(hex);
@@ -144,20 +147,20 @@ impl Lease {
         self.generations.revoke_user(mark_name);
     }
 
-    /// From here on nothing that was read before is used.
+    /// Begins a new epoch. Nothing that was read before is used from here on.
     pub(crate) fn begin_epoch(&self) {
         self.epoch.fetch_add(1, SeqCst);
         self.metrics.local_resets.increment();
     }
 
-    /// Whatever changed before `confirmed_at` has been heard.
+    /// Extends the lease. All changes acknowledged before `confirmed_at` have been received.
     pub(crate) fn extend(&self, confirmed_at: u64) {
         self.until
             .fetch_max(confirmed_at.saturating_add(self.length), SeqCst);
         self.metrics.lease_held.set(true);
     }
 
-    /// A heartbeat that was sent then is answered.
+    /// Records the round-trip time of a heartbeat that was replied to.
     pub(crate) fn record_heartbeat(&self, timer: Timer) {
         self.metrics.heartbeat.record(timer);
     }
@@ -168,7 +171,7 @@ impl Lease {
         self.is_connected.store(true, SeqCst);
     }
 
-    /// The connection has ended, or is not to be believed any more.
+    /// Ends the lease, because the connection has ended or must not be relied on any more.
     pub(crate) fn release(&self) {
         self.begin_epoch();
         self.until.store(0, SeqCst);

@@ -1,4 +1,4 @@
-//! When the memory of this process may answer although Redis is authoritative.
+//! Rules for serving sessions from the memory of this process although Redis is authoritative.
 
 mod admission;
 mod generations;
