@@ -1,13 +1,13 @@
-//! Which records may be served: the rules, free of any I/O.
+//! Rules for which records may be served. No I/O.
 //!
-//! *Causality instead of clocks*, wherever we wrote both sides: the identity provider revokes
-//! first, then mark or tombstone is written. A validation that began after we saw them knows of
-//! those revocations, so a record of ours is good exactly as long as mark and tombstone are the
-//! ones that were seen before its validation began, and the server is the one that holds them all
-//! since then. The peer's records carry nothing but a time,
-//! so clocks decide about them, with slack against whatever clocks may be off by.
+//! *Causality instead of clocks*, wherever this crate wrote both sides: the identity provider
+//! revokes first, then mark or tombstone is written. A validation that began after a lookup saw them
+//! knows of those revocations. So a native record is valid exactly as long as mark and tombstone are
+//! the ones that were seen before its validation began, and the server is the one that has held them
+//! all since then. Foreign records carry only a time, so clocks decide about them, with slack for
+//! the difference between clocks.
 //!
-//! `tests/model/src/redis.rs` walks these rules through all interleavings.
+//! `tests/model/src/redis.rs` checks these rules in all interleavings.
 
 use std::sync::Arc;
 
@@ -20,23 +20,26 @@ use super::{
 };
 use crate::time::wall_micros;
 
-/// What clocks may differ by, fast and slow together, and the slowest validation of a peer.
+/// Slack for the difference between clocks, fast and slow together, and for the slowest validation
+/// of the Python service. In microseconds.
 pub(crate) const CLOCK_SKEW_TOLERANCE: i64 = 5_000_000;
 
-/// When a record is looked at.
+/// Time, run ID and trust floor of a read.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadContext {
-    /// By the clock of Redis, or by the node's where Redis was not asked.
+    /// By the clock of Redis, or by the node's if Redis was not asked for the time.
     pub(crate) time: Timestamp,
-    /// By the node's clock, in microseconds since the epoch: ends of sessions are compared to it.
+    /// By the node's clock, in microseconds since the Unix epoch. The expiry of a session is
+    /// compared with it.
     pub(crate) wall: i64,
-    /// The run of the server that answered.
+    /// Run ID of the server that replied.
     pub(crate) run_id: Arc<str>,
-    /// The peer's records from before it may be missing a mark that Redis has lost.
+    /// Foreign records from before it are rejected, because Redis may have lost a mark that applies
+    /// to them.
     pub(crate) trust_floor: Timestamp,
 }
 
-/// Whether the record may be served. `max_age` is our own TTL in microseconds.
+/// Whether the record may be served. `max_age` is the TTL of this cache, in microseconds.
 pub(crate) fn is_acceptable(
     record: &Record,
     state: &RevocationState,
@@ -73,13 +76,13 @@ pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
     expires_at.is_some_and(|at| wall_micros(at) <= wall)
 }
 
-/// Whether nothing was revoked since, however old the session is.
+/// Whether nothing was revoked since the validation, however old the session is.
 pub(crate) fn is_unrevoked(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
     !state.tombstone.as_ref().is_some_and(Tombstone::refuses)
         && is_unchanged(provenance, state, run)
 }
 
-/// Byte for byte, and one that has vanished is a change, too.
+/// Compares byte for byte. A mark or tombstone that has vanished is a change, too.
 fn is_unchanged(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
     *provenance.run == *run
         && provenance.seen_mark.as_deref() == state.mark.as_ref().map(|mark| mark.text.as_str())

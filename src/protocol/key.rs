@@ -1,7 +1,7 @@
-//! Names for tokens. Past this file nobody sees a raw token, the validator excepted.
+//! Names of tokens. Above this file, only the validator reads the raw token.
 //!
-//! Two of them: one that all who share a Redis agree on, and one that is cheap, for a hit in the
-//! memory of this process.
+//! A token has two names: one on which all services that share a Redis agree, and a cheap one for
+//! hits in the memory of this process.
 
 use std::{
     collections::hash_map::RandomState,
@@ -24,9 +24,9 @@ use crate::{
     token::SessionToken,
 };
 
-/// How sessions are named.
+/// Derives the names of sessions.
 pub(crate) struct KeyDeriver {
-    /// For this process alone, and for as long as it runs.
+    /// Hasher for names that are used only in this process and only while it runs.
     local: SipHasher24,
     /// Identifies the cache in this process.
     cache: u64,
@@ -35,12 +35,12 @@ pub(crate) struct KeyDeriver {
 
 static NEXT_CACHE: AtomicU64 = AtomicU64::new(0);
 
-/// How tokens are named to others: by their SHA-256, or by HMAC-SHA-256 under a pepper.
+/// How the shared names of tokens are derived: by SHA-256, or by HMAC-SHA-256 under a pepper.
 enum TokenHasher {
     Plain,
     Peppered {
         pepper: Pepper,
-        /// Under which names are still read, and revocations written.
+        /// Its names are still read, and revocations are still written under them.
         previous: Option<Pepper>,
     },
 }
@@ -91,7 +91,7 @@ impl KeyDeriver {
     }
 }
 
-/// The digest of a token. Revocations speak of this: they hold in every namespace.
+/// Digest of a token. Revocations refer to it, because they apply in every namespace.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenDigest {
     digest: [u8; 32],
@@ -113,27 +113,29 @@ impl TokenDigest {
         }
     }
 
-    /// As it stands in Redis. Without a pepper the first half, as the Python service names its
-    /// sessions: 128 bits, which nobody can search for a second token of the same name.
+    /// Returns the name in Redis. Without a pepper it is the first half of the digest, as in the
+    /// Python service: 128 bits, so an attacker cannot search for a second token with the same
+    /// name.
     pub(crate) fn hex(&self) -> String {
         hex(&self.digest[..if self.is_peppered { 32 } else { 16 }])
     }
 
-    /// A number that differs between tokens, and for one token between salts.
+    /// Returns a number that differs between tokens, and for one token between salts.
     pub(crate) fn jitter(&self, salt: u64) -> u64 {
         let [.., a, b, c, d, e, f, g, h] = self.digest;
-        // An odd constant near the golden ratio carries every bit to the top.
+        // Multiplying by an odd constant near the golden ratio carries every bit to the top.
         (u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ salt).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Which of `count` stripes the token belongs to.
+    /// Returns which of `count` stripes the token belongs to.
     pub(crate) fn stripe(&self, count: usize) -> usize {
         let [a, b, c, d, ..] = self.digest;
         u32::from_le_bytes([a, b, c, d]) as usize % count
     }
 }
 
-/// The stripe of the token that has this name in Redis; nothing for what is no name of a token.
+/// Returns the stripe of the token that has this name in Redis, or `None` if this is not the name
+/// of a token.
 pub(crate) fn stripe_of_hex(name: &[u8], count: usize) -> Option<usize> {
     let four = |digit: u8| char::from(digit).to_digit(16);
     let mut bytes = [0; 4];
@@ -144,7 +146,8 @@ pub(crate) fn stripe_of_hex(name: &[u8], count: usize) -> Option<usize> {
 }
 
 impl Hash for TokenDigest {
-    /// Half of the digest: nobody finds two tokens that share it, and every map is seeded.
+    /// Hashes half of the digest. An attacker cannot find two tokens that share it, and every map
+    /// is seeded.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let half = self.digest.first_chunk();
         state.write_u128(half.map_or(0, |half| u128::from_le_bytes(*half)));
@@ -157,13 +160,13 @@ impl fmt::Debug for TokenDigest {
     }
 }
 
-/// The name of a cached session: a token as one namespace's validator understands it.
+/// Name of a cached session: a token as the validators of one namespace understand it.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheKey {
-    /// As this process names it.
+    /// Its name in this process.
     pub(crate) local: LocalKey,
     pub(crate) token: TokenDigest,
-    /// Boxed, since it is rare.
+    /// Boxed because it is rare.
     previous: Option<Box<TokenDigest>>,
     space: Arc<NamespaceContext>,
 }
@@ -173,7 +176,7 @@ impl CacheKey {
         &self.space
     }
 
-    /// The name that the entry had before the pepper was changed.
+    /// Returns the name that the entry had before the pepper was changed.
     pub(crate) fn previous(&self) -> Option<Self> {
         Some(Self {
             local: self.local,
@@ -194,7 +197,7 @@ impl Eq for CacheKey {}
 
 impl Hash for CacheKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Few tokens are seen in two namespaces, so the digest alone spreads well enough.
+        // Few tokens are used in two namespaces, so the digest alone distributes well enough.
         self.token.hash(state);
     }
 }

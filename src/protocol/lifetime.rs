@@ -1,23 +1,23 @@
-//! How long a session stays cached, and when one that is in use is validated again ahead of that.
+//! Lifetime of a cached session, and when a session in use is validated again before it expires.
 //!
-//! Sessions that were cached together, as after a deployment, must not all expire together: each
-//! gets a little less than the TTL. How much less follows from its token and the time at which it
-//! was looked up, so that every node that meets the record knows its life without being told.
+//! Sessions that were cached together, as after a deployment, must not all expire together. Each
+//! gets up to 10 % less than the TTL. How much less is derived from its token and the time at which
+//! it was looked up, so that every node that reads the record computes the same lifetime.
 
 use super::key::TokenDigest;
 
-/// At most one part in so many is taken off.
+/// The TTL is reduced by at most one part in this many.
 const JITTER_DIVISOR: u64 = 10;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LifetimePolicy {
     ttl: u64,
-    /// The share of a life after which a session in use is validated again; 100 for never.
+    /// Percentage of the lifetime after which a session in use is validated again. 100 means never.
     refresh_percent: u64,
 }
 
 impl LifetimePolicy {
-    /// The TTL in microseconds.
+    /// Creates a policy for this TTL in microseconds.
     pub(crate) fn new(ttl: u64, refresh_percent: u8) -> Self {
         Self {
             ttl,
@@ -25,10 +25,10 @@ impl LifetimePolicy {
         }
     }
 
-    /// For so many microseconds is a session served that was looked up at `since` and ends by
-    /// itself after `left`.
+    /// Returns for how many microseconds a session is served that was looked up at `since` and
+    /// expires after `left`.
     pub(crate) fn life(&self, token: &TokenDigest, since: i64, left: Option<i64>) -> u64 {
-        // Sixteen bits of it, as a fraction.
+        // Take 16 bits of it as a fraction.
         let part = token.jitter(since.unsigned_abs()) >> 48;
         let shorter = (self.ttl / JITTER_DIVISOR).saturating_mul(part) >> 16;
         let life = self.ttl - shorter;
@@ -37,7 +37,8 @@ impl LifetimePolicy {
         })
     }
 
-    /// After so much of a life it is time to ask again.
+    /// Returns how much of a lifetime passes before the session is validated again, or `None` for
+    /// never.
     pub(crate) fn refresh_after(&self, life: u64) -> Option<u64> {
         (self.refresh_percent < 100).then(|| (life / 100).saturating_mul(self.refresh_percent))
     }

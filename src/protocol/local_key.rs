@@ -1,4 +1,4 @@
-//! The cheap name of a token, for the memory of this process alone.
+//! Cheap name of a token, for the memory of this process only.
 
 use std::{
     fmt,
@@ -9,11 +9,11 @@ use siphasher::sip128::{Hash128, Hasher128, SipHasher24};
 
 use crate::token::SessionToken;
 
-/// What a hit in memory finds its session by, at a fraction of a digest's cost: SipHash-2-4 of
-/// the token, 128 bits under a random key of its namespace. Who does not know the key, which never leaves
-/// this process, can search for no second token of the same name.
+/// Key of a session in memory, at a fraction of the cost of a digest: SipHash-2-4 of the token, 128
+/// bits under a random key of its namespace. The key never leaves this process. An attacker who
+/// does not know it cannot search for a second token with the same name.
 ///
-/// Two words and no `u128`, which would make room around it.
+/// Two words instead of a `u128`, whose alignment would add padding.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LocalKey([u64; 2]);
 
@@ -38,13 +38,13 @@ impl fmt::Debug for LocalKey {
     }
 }
 
-/// A map's hasher for what is a keyed hash already.
+/// Hasher of a map whose keys are keyed hashes already.
 #[derive(Clone, Default)]
 pub(crate) struct IdentityHasher(u64);
 
 impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
-        // Not called by a `LocalKey`; correct for anything else, and nothing more.
+        // A `LocalKey` does not call this. For any other type it is correct, but not fast.
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }

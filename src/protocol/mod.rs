@@ -1,5 +1,5 @@
-//! What stands in Redis and when it may be used: keys, records, revocations and the rules about
-//! them, free of any I/O.
+//! Keys, records and revocations as stored in Redis, and the rules for when they may be used. No
+//! I/O.
 
 mod acceptance;
 mod key;

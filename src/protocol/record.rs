@@ -1,15 +1,15 @@
-//! A session as it stands in Redis, shared with the Python service.
+//! Record: a session as it is stored in Redis, in a format shared with the Python service.
 //!
-//! The nine members of the Python service come first and keep their order. All that this crate
-//! adds is in one member, `session_cache`: by whom the session was validated and who issued it,
-//! what lets our own nodes compare causes instead of clocks, and the attributes, which a provider
-//! may have chosen and which therefore have a place of their own. A record without that member is
-//! the Python service's; what else it holds becomes
+//! The nine members of the Python service come first and keep their order. Everything that this
+//! crate adds is in one member, `session_cache`: which validator accepted the session and which
+//! authority issued it, the provenance that lets native nodes compare causes instead of clocks, and
+//! the attributes. A provider may have chosen the attributes, so they have a place of their own. A
+//! record without `session_cache` was written by the Python service, and its other members become
 //! [`UserData::attributes`](crate::UserData::attributes).
 //!
-//! The member carries a version. A record of another version is a miss. Records of this crate from
-//! before there were versions kept `fence` and its neighbours on the top level, where a provider's
-//! claims were as well: they are a miss, whatever else they hold.
+//! The member contains a version. A record of another version is a miss. Before there were
+//! versions, this crate wrote `fence` and its neighbors on the top level, where a provider's claims
+//! were as well. Such records are a miss, whatever else they contain.
 
 use std::borrow::Cow;
 
@@ -23,10 +23,11 @@ use crate::{
     time::{isoformat, parse_isoformat},
 };
 
-/// Longer values under a session key are no records of ours or the peer's.
+/// Maximum length of a record. Longer values under a session key were written neither by this crate
+/// nor by the Python service.
 pub(crate) const MAX_RECORD: usize = 64 * 1024;
 
-/// Raised whenever a node that knows only older versions would misread a record.
+/// Must be raised whenever a node that knows only older versions would misread a record.
 const VERSION: u32 = 2;
 
 /// Members that versions before the first numbered one wrote on the top level.
@@ -37,25 +38,25 @@ pub(crate) struct Record {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) cached_at: Timestamp,
-    /// Only in records of this crate.
+    /// `None` in foreign records.
     pub(crate) provenance: Option<Provenance>,
 }
 
 /// What had been revoked when the validation behind a record began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Provenance {
-    /// The time of the lookup that came before the validation.
+    /// Time of the lookup before the validation.
     pub(crate) fence: Timestamp,
     /// The token's tombstone.
     pub(crate) seen_tomb: Option<String>,
     /// The user's mark.
     pub(crate) seen_mark: Option<String>,
-    /// The run of the server that stored it. Another one, be it after a restart or a failover, may
-    /// have lost what was revoked since.
+    /// Run ID of the server that stored the record. A server with another run ID, after a restart
+    /// or a failover, may have lost what was revoked since.
     pub(crate) run: String,
 }
 
-/// What a value under a session key turned out to be.
+/// Result of parsing the value of a session key.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     Record(Record),
@@ -76,7 +77,7 @@ struct RawRecord<'a> {
     created_at: Option<BorrowedStr<'a>>,
     #[serde(default)]
     updated_at: Option<BorrowedStr<'a>>,
-    /// Null for a session without an end; absent it is no record.
+    /// `null` for a session without an expiry. If it is absent, the value is not a record.
     #[serde(deserialize_with = "Option::deserialize")]
     session_expire: Option<BorrowedStr<'a>>,
     cached_at: f64,
@@ -86,7 +87,7 @@ struct RawRecord<'a> {
     others: Map<String, Value>,
 }
 
-/// What this crate adds.
+/// The member that this crate adds.
 #[derive(Deserialize)]
 struct Native<'a> {
     version: u32,
@@ -110,7 +111,7 @@ struct Native<'a> {
     run: Option<String>,
 }
 
-/// What every version has to have.
+/// Members that every version must have.
 #[derive(Deserialize)]
 struct Versioned {
     session_cache: Version,
@@ -121,8 +122,8 @@ struct Version {
     version: u32,
 }
 
-/// Read where it stands, unless it is escaped. A type of its own, since within an `Option` serde
-/// would copy it.
+/// Borrows the text from the input unless it contains escapes. This is a separate type because
+/// within an `Option` serde would copy the text.
 #[derive(Deserialize)]
 struct BorrowedStr<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -132,13 +133,13 @@ impl AsRef<str> for BorrowedStr<'_> {
     }
 }
 
-/// Keeps null and absent apart.
+/// Distinguishes `null` from an absent member.
 fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(value).map(Some)
 }
 
 impl Record {
-    /// Reads what stands under a session key, as a validator of this namespace may.
+    /// Parses the value of a session key for the validators of this namespace.
     pub(crate) fn parse(json: &[u8], space: &NamespaceContext) -> Parsed {
         if json.len() > MAX_RECORD {
             return Parsed::Unreadable;
@@ -147,7 +148,7 @@ impl Record {
             Ok(wire) if !wire.user_id.0.is_empty() => {
                 wire.read(space).unwrap_or(Parsed::Unreadable)
             }
-            // A later version may give members other types.
+            // A later version may give members other types, so read only its version.
             _ => match serde_json::from_slice::<Versioned>(json) {
                 Ok(other) if other.session_cache.version != VERSION => Parsed::NotOurs,
                 Ok(_) | Err(_) => Parsed::Unreadable,
@@ -155,7 +156,8 @@ impl Record {
         }
     }
 
-    /// The time of the lookup before its validation; of the peer's records that of storing.
+    /// Returns the time of the lookup before its validation, or the time of storing for a foreign
+    /// record.
     pub(crate) fn since(&self) -> Timestamp {
         self.provenance
             .as_ref()
@@ -219,7 +221,7 @@ impl RawRecord<'_> {
     }
 }
 
-/// Nothing for a text that is no date, which spoils the record.
+/// Parses a date. Returns `None` for a text that is not a date, which makes the record unreadable.
 fn date(text: Option<BorrowedStr<'_>>) -> Option<Option<DateTime<Utc>>> {
     match text {
         Some(text) => parse_isoformat(&text.0).map(Some),
@@ -228,7 +230,7 @@ fn date(text: Option<BorrowedStr<'_>>) -> Option<Option<DateTime<Utc>>> {
 }
 
 /// Writes a record up to its mark, which only Redis knows at the time of storing. The script
-/// completes it by the mark's text or `null`, and by the run.
+/// appends the mark's text or `null`, and the run ID.
 pub(crate) fn encode_prefix(
     user: &UserData,
     expires_at: Option<DateTime<Utc>>,
@@ -268,8 +270,8 @@ pub(crate) fn encode_prefix(
         member(",", "branches", &written(&source.branches));
     }
     member(",", "session_id", &text(user.session_id()));
-    // The fill script finds the fence by the first member of this name, so it stands before all
-    // that a provider chooses.
+    // The fill script finds the fence by the first member of this name, so it must come before
+    // everything that a provider chooses.
     member(",", "fence", &quoted(&fence.to_string()));
     member(",", "seen_tomb", &text(seen_tomb));
     member(",", "attributes", &written(user.attributes()));
@@ -277,7 +279,8 @@ pub(crate) fn encode_prefix(
     json
 }
 
-/// The rest of a record, where it is not the script that completes it; no mark is `""`.
+/// Writes the rest of a record where the script does not complete it. An empty `mark` means no
+/// mark.
 pub(crate) fn encode_suffix(mark: &str, run: &str) -> String {
     let mark = if mark.is_empty() {
         "null".to_owned()
@@ -288,7 +291,7 @@ pub(crate) fn encode_suffix(mark: &str, run: &str) -> String {
 }
 
 fn written(value: &impl Serialize) -> String {
-    // Texts, numbers and lists of these can always be written.
+    // Strings, numbers and lists of these can always be serialized.
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
@@ -308,7 +311,7 @@ mod tests {
         protocol::key::KeyDeriver,
     };
 
-    /// As `json.dumps` of the peer writes it.
+    /// As the Python service writes it with `json.dumps`.
     const PEERS: &str = r#"{"user_id": "680f4b03", "email": "ada@example.com", "name": "Ad\u00e1 \ud83d\ude80", "email_verified": true, "tier": "pro", "created_at": "2025-04-28T09:31:48.342000+00:00", "updated_at": "2025-05-03 16:44:35", "session_expire": "2026-05-03T16:52:48.759000+02:00", "cached_at": 1732444800.1234567}"#;
 
     fn space(namespace: Namespace) -> Arc<NamespaceContext> {
@@ -408,7 +411,7 @@ mod tests {
                 let parsed = Record::parse(json.as_bytes(), &space(of.clone()));
                 assert_eq!(parsed, Parsed::NotOurs, "{version}");
             }
-            // Nor is one of the Python service, but for Appwrite.
+            // A record of the Python service is accepted for Appwrite only.
             let is_appwrite = matches!(of.record_key(), RecordKey::Python(_));
             assert_eq!(read(PEERS, of.clone()).is_some(), is_appwrite, "{of}");
         }
@@ -417,7 +420,7 @@ mod tests {
         assert_eq!(parsed, Parsed::NotOurs);
     }
 
-    /// Nodes from before there were versions wrote a provider's claims beside their own members.
+    /// Nodes from before there were versions wrote a provider's claims next to their own members.
     #[test]
     fn claims_that_an_older_node_wrote_forge_nothing() {
         let now = of_namespace(UserData::new("u1"), &appwrite(), None) + &encode_suffix("", "r1");

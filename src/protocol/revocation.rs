@@ -1,8 +1,8 @@
-//! What Redis says of revocations: the tombstone of a token and the mark of a user.
+//! Revocations as stored in Redis: the tombstone of a token and the revocation mark of a user.
 
 use super::timestamp::Timestamp;
 
-/// What stands beside a record in Redis.
+/// Tombstone and mark that apply to a record, as they are in Redis.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RevocationState {
     pub(crate) tombstone: Option<Tombstone>,
@@ -18,7 +18,7 @@ impl RevocationState {
     }
 }
 
-/// A tombstone: `<time>:<verdict>:<nonce>`.
+/// Tombstone of a token: `<time>:<kind>:<nonce>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Tombstone {
     pub(crate) text: String,
@@ -35,7 +35,7 @@ impl Tombstone {
             .and_then(|time| Timestamp::parse(time.as_bytes()));
         let verdict = parts.next();
         Self {
-            // One that cannot be read is older than nothing.
+            // An unreadable tombstone has no time, so that no foreign record counts as newer.
             time: time.filter(|_| matches!(verdict, Some("forget" | "refuse"))),
             refuses: verdict == Some("refuse"),
             text,
@@ -51,7 +51,8 @@ impl Tombstone {
     }
 }
 
-/// A user's mark, as text since only its bytes are compared with what was seen.
+/// Revocation mark of a user. The text is kept because only its bytes are compared with what was
+/// seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RevocationMark {
     pub(crate) text: String,
@@ -75,7 +76,7 @@ impl RevocationMark {
     }
 }
 
-/// What a revocation of a token says about later answers of the identity provider.
+/// Whether later results of the identity provider count after a revocation of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TombstoneKind {
     /// They count.

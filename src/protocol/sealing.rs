@@ -1,10 +1,11 @@
-//! Records that Redis can neither read nor forge nor move to another key.
+//! Sealed records, which Redis can neither read nor forge nor move to another key.
 //!
-//! `sealed1:<key id>:<user>:<fence>:` and then nonce and ciphertext. What stays readable is what
-//! the scripts need: a keyed hash of the user's id, under which the mark stands, and the fence, by
-//! which an older record does not replace a newer one. Both are inside as well, where they count.
-//! The cipher is XChaCha20-Poly1305, whose nonces are long enough to be random; the associated
-//! data is everything before the nonce, and the record's key with prefix and namespace.
+//! A sealed record is `sealed1:<key id>:<user>:<fence>:` followed by nonce and ciphertext. Only
+//! what the scripts need stays readable: a keyed hash of the user's ID, which names the mark, and
+//! the fence, so that an older record does not replace a newer one. Both are inside the ciphertext
+//! as well, where they count. The cipher is XChaCha20-Poly1305, whose nonces are long enough to be
+//! random. The associated data is everything before the nonce, and the record's key with prefix and
+//! namespace.
 
 use chacha20poly1305::{
     XChaCha20Poly1305, XNonce,
@@ -17,7 +18,8 @@ use crate::crypto::{SecretKey, hex, keyed};
 const MARKER: &str = "sealed1:";
 const NONCE: usize = 24;
 
-/// The keys: one to seal with, and one that may still be met.
+/// Sealing keys: the current one, which seals, and the previous one, whose records are still
+/// opened.
 pub(crate) struct Sealing {
     current: SealingKeys,
     previous: Option<SealingKeys>,
@@ -25,12 +27,12 @@ pub(crate) struct Sealing {
 
 struct SealingKeys {
     cipher: XChaCha20Poly1305,
-    /// Tells keys apart, and says nothing about them.
+    /// Distinguishes the keys, and reveals nothing about them.
     id: String,
     users: zeroize::Zeroizing<[u8; 32]>,
 }
 
-/// What a value under a session key turned out to be.
+/// Result of opening the value of a session key.
 pub(crate) enum Opened {
     /// The record, and the name of its user's mark.
     Record {
@@ -51,17 +53,17 @@ impl Sealing {
         }
     }
 
-    /// Under which name the mark of a user stands now.
+    /// Returns the current name of a user's mark.
     pub(crate) fn user(&self, id: &str) -> String {
         self.current.user(id)
     }
 
-    /// Under which name it stood before the key was changed.
+    /// Returns the name of a user's mark from before the key was changed.
     pub(crate) fn previous_user(&self, id: &str) -> Option<String> {
         self.previous.as_ref().map(|sealer| sealer.user(id))
     }
 
-    /// Nothing when the system has no randomness.
+    /// Seals a record. Returns `None` if the system has no randomness.
     pub(crate) fn seal(
         &self,
         key: &str,
@@ -130,7 +132,8 @@ pub(crate) fn is_sealed(value: &[u8]) -> bool {
     value.starts_with(MARKER.as_bytes())
 }
 
-/// The head ends with a colon, so that no key can be mistaken for a part of it.
+/// Returns the associated data. The head ends with a colon, so that no key can be mistaken for a
+/// part of it.
 fn associated(head: &str, key: &str) -> Vec<u8> {
     [head, key].concat().into_bytes()
 }

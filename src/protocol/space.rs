@@ -1,4 +1,5 @@
-//! A namespace as one cache uses it: what is computed once for it, and not once per request.
+//! A namespace as one cache uses it. Holds what is computed once per namespace and not once per
+//! request.
 
 use std::{
     fmt,
@@ -13,8 +14,9 @@ use crate::{
     token::SessionToken,
 };
 
-/// A namespace has a source for each pair of authority and branch. More than these are not shared
-/// between sessions, so that a writer of Redis cannot fill the table.
+/// Maximum number of shared sources. A namespace has a source for each pair of authority and
+/// branch. Further ones are not shared between sessions, so that a client with write access to
+/// Redis cannot fill the table.
 const MAX_SOURCES: usize = 64;
 
 pub(crate) struct NamespaceContext {
@@ -43,17 +45,17 @@ impl NamespaceContext {
         &self.namespace
     }
 
-    /// Whether a session is one of this namespace in this cache.
+    /// Whether a session with this source belongs to this namespace in this cache.
     pub(crate) fn holds(&self, source: &Source) -> bool {
         source.cache == self.cache && source.namespace == self.namespace
     }
 
-    /// The source of a session that a validator of this namespace accepted.
+    /// Returns the source of a session that a validator of this namespace accepted.
     pub(crate) fn native(&self, authority: &str, branches: &Branches) -> Arc<Source> {
         self.source(authority, branches, true)
     }
 
-    /// The source of a record that was read from Redis, the same for all records like it.
+    /// Returns the source of a record that was read from Redis. Records with equal values share it.
     pub(crate) fn source(
         &self,
         authority: &str,
@@ -70,7 +72,7 @@ impl NamespaceContext {
                 })
                 .cloned()
         };
-        // No code under this lock panics half-way through a change.
+        // No code under this lock panics halfway through a change.
         let (known, is_full) = {
             let sources = self.sources.read().unwrap_or_else(PoisonError::into_inner);
             (find(&sources), sources.len() >= MAX_SOURCES)
@@ -89,7 +91,7 @@ impl NamespaceContext {
             return source;
         }
         let mut sources = self.sources.write().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have been first.
+        // Another thread may have added it meanwhile.
         if let Some(source) = find(&sources) {
             return source;
         }
@@ -99,7 +101,8 @@ impl NamespaceContext {
         source
     }
 
-    /// The source of the Python service's records; nothing where they are not accepted.
+    /// Returns the source of the Python service's records, or `None` if this namespace does not
+    /// accept them.
     pub(crate) fn foreign(&self) -> Option<Arc<Source>> {
         match self.namespace.record_key() {
             RecordKey::Python(authority) => {

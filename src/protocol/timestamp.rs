@@ -1,7 +1,7 @@
-//! Points in time as Redis holds them: texts with six decimals, made from integers.
+//! Timestamps as stored in Redis: text with six decimals, made from integers.
 //!
-//! Lua's `tostring` keeps four decimals and a double is not exact, so that nothing here computes
-//! in floating point what must compare equal.
+//! Lua's `tostring` keeps four decimals and a double is not exact. So nothing here computes in
+//! floating point what must compare equal.
 
 use std::fmt;
 
@@ -12,13 +12,14 @@ const SECOND: i64 = 1_000_000;
 pub(crate) struct Timestamp(pub(crate) i64);
 
 impl Timestamp {
-    /// The reply of `TIME`: seconds since the epoch, and the microseconds of the current one.
+    /// Converts the reply of `TIME`: seconds since the epoch, and the microseconds of the current
+    /// second.
     pub(crate) fn from_redis_time((seconds, micros): (i64, i64)) -> Self {
         Self(seconds.saturating_mul(1_000_000).saturating_add(micros))
     }
 
-    /// Reads decimal seconds, at most 32 bytes; decimals beyond the sixth round up, so that a
-    /// stamp is never earlier than the text. Signs, exponents, NaN and infinity are no times.
+    /// Parses decimal seconds of at most 32 bytes. Decimals beyond the sixth round up, so that a
+    /// timestamp is never earlier than the text. Signs, exponents, NaN and infinity are rejected.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > 32 {
             return None;
@@ -36,9 +37,10 @@ impl Timestamp {
         Some(Self(seconds * SECOND + micros + up))
     }
 
-    /// From float seconds, as the Python peer keeps them; nothing for what is no time.
+    /// Converts float seconds, as the Python service stores them. Returns `None` for what is not a
+    /// time.
     pub(crate) fn from_float(seconds: f64) -> Option<Self> {
-        // The range of `parse`; NaN is in none.
+        // The same range as that of `parse`. NaN is in no range.
         (0.0..1e12)
             .contains(&seconds)
             .then(|| Self((seconds * 1e6).round() as i64))
