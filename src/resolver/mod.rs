@@ -1,4 +1,5 @@
-//! From a token to a user: the cache first, then one validation for all that wait.
+//! Resolution of a token to a user: the cache first, then one validation for all requests that
+//! wait.
 
 mod resolve;
 mod validation;

@@ -1,4 +1,5 @@
-//! From a token to a user: a lookup in the cache, then one validation for all requests that wait.
+//! Resolution of a token to a user: a lookup in the cache, then one validation for all requests
+//! that wait.
 //!
 //! The order of a validation is what makes it safe under races. The leader looks the token up, calls
 //! the validator, closes to further callers, and only then compares and stores. If a revocation
@@ -29,7 +30,8 @@ use crate::{
     },
 };
 
-/// Each turn but the first follows a re-check without an answer, so two are already bad luck.
+/// Maximum number of validations that a request joins. Each one after the first follows a re-check
+/// without a reply, so even two are unlikely.
 const MAX_ATTEMPTS: usize = 4;
 
 /// The next number for the rules of a layer. 0 stands for the identity provider.
@@ -78,22 +80,22 @@ impl<V> Resolver<V> {
     }
 }
 
-/// What can be said without waiting.
+/// Result that is available without waiting.
 pub(crate) enum LocalResult {
     Ready(Outcome),
-    /// It takes more; what it takes is found under this key.
+    /// The request must wait. What it needs is found under this key.
     Pending(CacheKey),
 }
 
 impl<V: SessionValidator> Resolver<V> {
-    /// Whether this layer would have let in the user that another layer has put into the request.
+    /// Whether this layer would accept the user that another layer has put into the request.
     pub(crate) fn accepts_from_outside(&self, user: &UserData) -> bool {
         user.source()
             .is_some_and(|source| self.cache.space().holds(source))
             && self.client.validator().accepts(user)
     }
 
-    /// The token as its session is cached.
+    /// Returns the spelling of the token under which its session is cached.
     #[inline]
     pub(crate) fn canonical(&self, token: SessionToken) -> SessionToken {
         self.client.validator().canonical(&token).unwrap_or(token)
@@ -117,7 +119,8 @@ impl<V: SessionValidator> Resolver<V> {
         LocalResult::Pending(key)
     }
 
-    /// Waits for the answer; dropping the future stops no validation that others wait for.
+    /// Waits for the outcome. Dropping the future does not stop a validation for which other
+    /// requests wait.
     pub(crate) async fn resolve(self, token: SessionToken, key: CacheKey) -> Outcome {
         if Handle::try_current().is_err() {
             tracing::error!(
@@ -139,7 +142,7 @@ impl<V: SessionValidator> Resolver<V> {
         let answer = answer.as_str();
         span.record("outcome", answer);
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
-        // Last of all, so that it holds for joined, shared and stale sessions as well.
+        // Call `accepts` last, so that it applies to coalesced, shared and stale sessions as well.
         match outcome {
             Ok(resolved) if !self.client.validator().accepts(&resolved.user) => {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())
@@ -163,7 +166,7 @@ impl<V: SessionValidator> Resolver<V> {
             Err(ticket) => {
                 let missing = self.store().miss_outcome();
                 self.store().record_lookup(missing);
-                // Boxed, so that a hit need not carry the room for it.
+                // Boxed, so that the future of a hit does not reserve space for it.
                 let answer = Box::pin(self.validate_coalesced(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
@@ -205,7 +208,7 @@ impl<V: SessionValidator> Resolver<V> {
         unavailable("Redis answers lookups, but not what follows them")
     }
 
-    /// Waits for one validation, which this request or an earlier one leads.
+    /// Waits for one validation, led by this request or an earlier one.
     async fn join_validation(
         &self,
         token: &SessionToken,
@@ -248,7 +251,7 @@ impl<V: SessionValidator> Resolver<V> {
         Ok(waiter.wait().await)
     }
 
-    /// A session from the cache; if it is time, it is validated again behind the request's back.
+    /// Converts a cached session. If the session is due, it is validated again in the background.
     #[inline]
     fn resolved_from_hit(&self, hit: CachedSession, token: &SessionToken) -> Resolved {
         if let Some(due) = hit.due {
@@ -262,11 +265,12 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    /// Validates a session in use again before its time in the cache is over, so that no active
-    /// user waits for the identity provider. Does nothing if this was done for the record before,
-    /// the token is being validated already, or no permit is free.
+    /// Validates a session in use again before its cache entry expires, so that no active user
+    /// waits for the identity provider. Does nothing if this was done for the record before, the
+    /// token is being validated already, no permit is free, or the provider must not be called for
+    /// now.
     fn refresh(&self, token: &SessionToken, record: RecordVersion) {
-        // Before the token's digest is made, which a hit does without.
+        // Checked before the digest of the token is computed, which a hit does not need.
         if self.client.is_cooling_down() {
             return;
         }
@@ -293,7 +297,7 @@ impl<V: SessionValidator> Resolver<V> {
         key: CacheKey,
         start: LeaderStart,
     ) {
-        // Without a runtime a session is not refreshed, and goes on to its end.
+        // Without a runtime the session is not refreshed, and is served until it expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
@@ -310,7 +314,7 @@ impl<V: SessionValidator> Resolver<V> {
         });
     }
 
-    /// Validates a token for all that wait, and returns the successor, if any wait for that.
+    /// Validates a token for all requests that wait. Returns the successor if requests wait for it.
     async fn lead(
         &self,
         leader: ValidationLeader<Open>,
@@ -334,8 +338,9 @@ impl<V: SessionValidator> Resolver<V> {
                 (LeaderPhase::Validating(leader), ticket)
             }
             Err(Err(denied)) => return leader.close().complete(Err(denied), true),
-            // Another validation completed after the request's own lookup. What is served to the
-            // callers that joined must be looked up after the last of them did.
+            // Another validation completed after the request's own lookup, and the new lookup is a
+            // hit. Close the leader and look up again: what is served to the callers that joined
+            // must be looked up after the last of them joined.
             Err(Ok(_)) => {
                 let leader = leader.close();
                 match self.lookup(token, key).await {
@@ -348,10 +353,11 @@ impl<V: SessionValidator> Resolver<V> {
         let leader = leader.close();
         let (outcome, is_rechecked) = match result {
             Ok(session) => {
-                // Boxed, so that a request that waits for the validator needs no room for it.
+                // Boxed, so that a task that waits for the validator reserves no space for it.
                 Box::pin(self.recheck(&leader, token, ticket, session)).await
             }
-            // It is no outage if this node did not ask: the provider might have refused this token.
+            // If this node did not call the provider, it is not an outage: the provider might have
+            // rejected this token.
             Err(error)
                 if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_called() =>
             {
@@ -362,7 +368,7 @@ impl<V: SessionValidator> Resolver<V> {
         leader.complete(outcome, is_rechecked)
     }
 
-    /// Stores a session, and validates once more if a revocation came between. Returns as well
+    /// Stores a session, and validates once more if a revocation happened in between. Also returns
     /// whether the outcome holds for callers that joined after the validation started.
     async fn recheck(
         &self,
@@ -395,7 +401,7 @@ impl<V: SessionValidator> Resolver<V> {
         (outcome, true)
     }
 
-    /// Validates a token; a rejection ends what is cached.
+    /// Validates a token. A rejection by the provider evicts what is cached.
     async fn validate(
         &self,
         token: &SessionToken,
@@ -406,7 +412,8 @@ impl<V: SessionValidator> Resolver<V> {
             && error.is_refused()
         {
             let is_own_rule = error.is_own_rule();
-            // What other layers of the namespace have cached is still the provider's word.
+            // A rejection by this layer's own rules evicts nothing, because the provider still
+            // accepts what other layers of the namespace have cached.
             if !is_own_rule {
                 Box::pin(self.store().evict(ticket)).await;
             }
@@ -418,7 +425,7 @@ impl<V: SessionValidator> Resolver<V> {
         result
     }
 
-    /// What was cached, in place of an answer that nobody gives; the error if there is nothing.
+    /// Returns a stale session because the provider is unavailable, or the error if there is none.
     async fn stale(
         &self,
         leader: &ValidationLeader<Closed>,
@@ -439,7 +446,7 @@ impl<V: SessionValidator> Resolver<V> {
         }
     }
 
-    /// The cache's answer, or the ticket for the validation that it takes.
+    /// Returns the outcome from the cache, or the ticket for the validation that is required.
     async fn lookup(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
         let lookup = match self.store().lookup(key).await {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
@@ -460,18 +467,18 @@ impl<V: SessionValidator> Resolver<V> {
 
 /// What a leader starts with.
 enum LeaderStart {
-    /// What the request's own lookup saw.
+    /// The ticket of the request's own lookup.
     Ticket(Ticket),
-    /// A lookup of its own, which may find that there is nothing to validate.
+    /// A separate lookup, which may find that there is nothing to validate.
     Lookup,
-    /// A lookup of its own for a session that is cached, but not for long.
+    /// A separate lookup, for a session whose cache entry expires soon.
     Refresh,
 }
 
 /// A leader while its validator is called.
 enum LeaderPhase {
     Validating(ValidationLeader<Validating>),
-    /// One that was closed before stays closed.
+    /// A leader that was closed before stays closed.
     Closed(ValidationLeader<Closed>),
 }
 
@@ -484,7 +491,7 @@ impl LeaderPhase {
     }
 }
 
-/// Logs the panic of a validator, whose leader is dropped by it.
+/// Logs the panic of a validator, which drops its leader.
 struct PanicReport;
 
 impl Drop for PanicReport {
@@ -504,7 +511,8 @@ fn unavailable(why: &'static str) -> Outcome {
 
 fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
     match fill {
-        // Overtaken a second time: everyone who waits began before that revocation returned.
+        // A session whose fill conflicts a second time is served: all requests that wait began
+        // before that revocation returned.
         Fill::Stored | Fill::Skipped | Fill::Unavailable | Fill::Conflict(_) => Ok(Resolved {
             user: session.user,
             expires_at: session.expires_at,

@@ -1,5 +1,5 @@
-//! One call of the validator: its permit, its timeout, and what the identity provider's answer says
-//! of the calls that follow.
+//! One call of the validator: its permit, its timeout, and what its outcome means for the calls
+//! that follow.
 
 use std::{
     error::Error as StdError,
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// A validator, and what is known of its identity provider; clones share both.
+/// A validator, and the known state of its identity provider. Clones share both.
 pub(crate) struct ValidatorClient<V> {
     validator: Arc<V>,
     health: Arc<ProviderHealth>,
@@ -80,7 +80,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             } else {
                 "timed out waiting for one of the `max_concurrent_validations` permits"
             });
-            // A provider that had no time to answer might have refused this token.
+            // A provider that had no time to respond might have rejected this token.
             let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);
             Err(if had_time { error } else { error.not_called() })
         })
@@ -117,7 +117,7 @@ fn outcome<T>(result: &Result<T, ValidationError>) -> ValidationOutcome {
     }
 }
 
-/// Whether the identity provider answers, so that a change is logged once and not per request.
+/// State of the identity provider, so that a change is logged once and not per request.
 #[derive(Default)]
 struct ProviderHealth(AtomicU8);
 

@@ -1,4 +1,4 @@
-//! A task that lives as long as the value that needs it.
+//! Background task that ends with its owner.
 
 use std::{future::Future, sync::Mutex};
 

@@ -18,8 +18,8 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// Returns the next pause, at most `longest`. Half of it is random: nodes that lost the same
-    /// server must not all come back at the same moment.
+    /// Returns the next pause, at most `longest`. Half of it is random, because nodes that lost the
+    /// same server must not all reconnect at the same moment.
     pub(crate) fn pause(&mut self, longest: Duration) -> Duration {
         let pause = self.next.min(longest);
         self.next = pause * 2;

@@ -1,4 +1,4 @@
-//! Concurrency building blocks that know nothing of sessions or Redis.
+//! Concurrency building blocks, independent of sessions and Redis.
 
 mod background_task;
 mod backoff;

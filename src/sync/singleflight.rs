@@ -1,19 +1,19 @@
 //! Coalesces concurrent calls for one key (singleflight), as `golang.org/x/sync/singleflight` does.
 //!
-//! The first caller becomes the leader, and later ones wait for its result. Unlike its namesake a
-//! leader says until when its result may be shared: it is *open* at first, then *validating*, and
-//! *closed* before it re-checks what it got. A caller that finds it closed waits for a successor,
-//! which starts afresh as soon as this leader has completed. So a caller waits for at most two
-//! results, however many callers there are.
+//! The first caller becomes the leader, and later ones wait for its result. Unlike in the Go
+//! package, a leader determines until when its result may be shared: it is *open* at first, then
+//! *validating*, and *closed* before it re-checks its result. A caller that finds it closed waits
+//! for a successor, which starts from the beginning as soon as this leader has completed. So a
+//! caller waits for at most two results, however many callers there are.
 //!
-//! The order of the phases is the order of types: a [`Leader<Closed>`](Leader) comes from an open
-//! or a validating one, there is no way back, and only a closed leader completes.
+//! The types enforce the order of the phases: a [`Leader<Closed>`](Leader) is made from an open or
+//! a validating one, no method leads back, and only a closed leader completes.
 //!
-//! If there is nothing to re-check by, a leader is closed as soon as it starts to validate. If it is
-//! the re-check that fails, callers that joined after the validation started get
+//! If there is nothing to re-check the result by, a leader is closed as soon as it starts to
+//! validate. If the re-check fails, callers that joined after the validation started get
 //! [`WaitResult::Retry`].
 //!
-//! `tests/model/src/leader.rs` is the model of this.
+//! `tests/model/src/leader.rs` models this.
 
 use std::{
     collections::{
@@ -48,7 +48,7 @@ struct Table<K, T> {
 struct Entry<T> {
     phase: Phase,
     result: Receiver<T>,
-    /// For the callers that came after this leader was closed.
+    /// For callers that joined after this leader was closed.
     successor: Option<Successor<T>>,
 }
 
@@ -67,24 +67,24 @@ enum Phase {
 #[derive(Clone)]
 struct Completion<T> {
     result: T,
-    /// Whether it holds for callers, too, that joined after the validation started.
+    /// Whether the result also holds for callers that joined after the validation started.
     is_rechecked: bool,
 }
 
 type Sender<T> = watch::Sender<Option<Completion<T>>>;
 type Receiver<T> = watch::Receiver<Option<Completion<T>>>;
 
-/// What a caller becomes.
+/// Role of a caller that joins.
 pub(crate) enum Role<K: Clone + Eq + Hash, T> {
-    /// No call is in progress: the caller must complete one, in a task that owns the leader. If
+    /// No call is in progress. The caller must complete one, in a task that owns the leader. If
     /// `is_fresh`, no call of any key has completed since the caller read
-    /// [`completions`](Group::completions), so that what it has looked up since then counts.
+    /// [`completions`](Group::completions), so what it has looked up since then counts.
     Leader {
         leader: Leader<K, T, Open>,
         waiter: Waiter<T>,
         is_fresh: bool,
     },
-    /// It waits for a call that started earlier, or for the successor of that.
+    /// The caller waits for a call that started earlier, or for the successor of that call.
     Waiter(Waiter<T>),
     /// Too many keys have a call in progress.
     Rejected,
@@ -97,7 +97,8 @@ impl<K, T> Clone for Group<K, T> {
 }
 
 impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
-    /// A group for up to `limit` keys at once. The gauge counts the keys in progress.
+    /// Creates a group for up to `limit` keys at the same time. The gauge counts the keys in
+    /// progress.
     pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
         Self(Arc::new(Table {
             entries: Mutex::default(),
@@ -107,12 +108,12 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
         }))
     }
 
-    /// The number of keys in progress.
+    /// Returns the number of keys in progress.
     pub(crate) fn len(&self) -> u64 {
         self.0.gauge.get()
     }
 
-    /// How many calls have completed; to be read before a lookup.
+    /// Returns the number of completed calls. Must be read before a lookup.
     pub(crate) fn completions(&self) -> u64 {
         self.0.completions.load(SeqCst)
     }
@@ -151,14 +152,15 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
                         result,
                         is_early: true,
                     },
-                    // Under the lock, which a leader takes to complete.
+                    // Compare under the lock, which a leader takes to complete.
                     is_fresh: self.completions() == completions,
                 }
             }
         }
     }
 
-    /// Starts a call that nobody waits for; `None` if the key has one, or there are too many.
+    /// Starts a call that no caller waits for. Returns `None` if the key has one already, or if too
+    /// many keys have one.
     pub(crate) fn try_lead(&self, key: K) -> Option<Leader<K, T, Open>> {
         let mut entries = lock(&self.0.entries);
         let is_full = entries.len() >= self.0.limit;
@@ -209,15 +211,15 @@ impl<T> Entry<T> {
     }
 }
 
-/// A leader that has not started to validate: whoever joins shares its result.
+/// A leader that has not started to validate. A caller that joins shares its result.
 pub(crate) enum Open {}
-/// A leader that validates: whoever joins shares its result if that is re-checked.
+/// A leader that validates. A caller that joins shares its result if that is re-checked.
 pub(crate) enum Validating {}
-/// A leader whose result no further caller will share.
+/// A leader whose result no further caller shares.
 pub(crate) enum Closed {}
 
-/// The duty to complete a call. Dropped without a result, as by a panic, it abandons the callers
-/// that wait for it and for its successor.
+/// Obligation to complete a call. If it is dropped without a result, for example by a panic, the
+/// callers that wait for it and for its successor are abandoned.
 pub(crate) struct Leader<K: Clone + Eq + Hash, T, P> {
     call: Call<K, T>,
     phase: PhantomData<P>,
@@ -225,15 +227,15 @@ pub(crate) struct Leader<K: Clone + Eq + Hash, T, P> {
 
 struct Call<K: Clone + Eq + Hash, T> {
     table: Arc<Table<K, T>>,
-    /// None for a call that no other caller can join, and once it is removed from the table.
+    /// `None` for a call that no other caller can join, and once it is removed from the table.
     key: Option<K>,
     sender: Sender<T>,
-    /// Of the first caller that waits for it.
+    /// Span of the first caller that waits for it.
     span: Span,
 }
 
 impl<K: Clone + Eq + Hash, T, P> Leader<K, T, P> {
-    /// The span of the first caller that waits, in which the call is made.
+    /// Returns the span of the first caller that waits, in which the call is made.
     pub(crate) fn span(&self) -> Span {
         self.call.span.clone()
     }
@@ -252,7 +254,7 @@ impl<K: Clone + Eq + Hash, T, P> Leader<K, T, P> {
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T, Open> {
-    /// Starts the validation. If the lookup before it was not answered, there is nothing to
+    /// Starts the validation. If the lookup before it received no reply, there is nothing to
     /// re-check its result by, and no further caller may share it.
     pub(crate) fn start_validation(self, lookup_answered: bool) -> Leader<K, T, Validating> {
         self.enter(if lookup_answered {
@@ -276,11 +278,11 @@ impl<K: Clone + Eq + Hash, T> Leader<K, T, Validating> {
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T, Closed> {
-    /// Hands the result to all callers that wait for it. The successor, if callers wait for one,
-    /// becomes the duty of the caller.
+    /// Sends the result to all callers that wait for it. If callers wait for the successor, returns
+    /// it, and the caller of this function must complete it.
     #[must_use]
     pub(crate) fn complete(mut self, result: T, is_rechecked: bool) -> Option<Leader<K, T, Open>> {
-        // Removed first: a caller that is woken and looks again must not find this call.
+        // Remove the call first. A caller that wakes up and looks again must not find it.
         let successor = self.call.remove();
         self.call.sender.send_replace(Some(Completion {
             result,
@@ -294,7 +296,7 @@ impl<K: Clone + Eq + Hash, T> Leader<K, T, Closed> {
 }
 
 impl<K: Clone + Eq + Hash, T> Call<K, T> {
-    /// Makes room for the successor, or for none.
+    /// Removes the call, and puts the successor in its place if there is one.
     fn remove(&mut self) -> Option<Self> {
         let key = self.key.take()?;
         let mut entries = lock(&self.table.entries);
@@ -319,21 +321,22 @@ impl<K: Clone + Eq + Hash, T> Call<K, T> {
 
 impl<K: Clone + Eq + Hash, T> Drop for Call<K, T> {
     fn drop(&mut self) {
-        // Nobody is left to lead the successor, so it ends here as well.
+        // No leader is left for the successor, so the successor ends here as well.
         drop(self.remove());
     }
 }
 
-/// The result of a call, to be awaited. Dropping it disturbs no other caller.
+/// Awaits the result of a call. Dropping it does not affect other callers.
 pub(crate) struct Waiter<T> {
     result: Receiver<T>,
     is_early: bool,
 }
 
-/// What a caller gets that has waited.
+/// Result of waiting.
 pub(crate) enum WaitResult<T> {
     Done(T),
-    /// The result does not hold for a caller that joined as late as this one: look again.
+    /// The result does not hold for a caller that joined as late as this one, which must look
+    /// again.
     Retry,
     /// The leader was dropped without a result.
     Abandoned,
