@@ -1,9 +1,9 @@
-//! The error of a setting that makes no sense.
+//! Error of an invalid setting.
 
 use std::{convert::Infallible, error::Error as StdError, fmt};
 
-/// A setting that makes no sense, or settings that contradict each other. Its text names them and
-/// says what to write instead. It shows no URL and no secret.
+/// An invalid setting, or settings that contradict each other. The text names them and says what to
+/// write instead. It shows no URL and no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(&'static str);
 
@@ -21,7 +21,7 @@ impl fmt::Display for ConfigError {
 
 impl StdError for ConfigError {}
 
-/// So that [`SessionCacheBuilder::redis`](crate::SessionCacheBuilder::redis) takes a
+/// Allows [`SessionCacheBuilder::redis`](crate::SessionCacheBuilder::redis) to take a
 /// [`RedisConfig`](crate::RedisConfig) as it takes a URL.
 impl From<Infallible> for ConfigError {
     fn from(never: Infallible) -> Self {

@@ -1,4 +1,4 @@
-//! Lower-case hexadecimal digits, as they stand in keys and names.
+//! Lower-case hexadecimal digits, as used in keys and names.
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: [char; 16] = [

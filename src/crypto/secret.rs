@@ -1,4 +1,4 @@
-//! Keys that cannot be printed, and that leave memory with their last owner.
+//! Secret keys, which cannot be printed and are erased from memory with their last owner.
 
 use std::{error::Error as StdError, fmt, path::Path, sync::Arc};
 
@@ -8,8 +8,9 @@ use zeroize::Zeroizing;
 
 /// A secret of at least 32 bytes, from which the keys of one purpose are derived.
 ///
-/// Take it from a generator, as in `openssl rand -base64 32`, and not from a person. It prints as
-/// `SecretKey(…)`, cannot be compared, and its bytes are overwritten when the last clone goes.
+/// Generate it, for example with `openssl rand -base64 32`, instead of choosing it by hand. It
+/// prints as `SecretKey(…)`, cannot be compared, and its bytes are overwritten when the last clone
+/// is dropped.
 ///
 /// ```
 /// use tower_session_cache::SecretKey;
@@ -23,11 +24,11 @@ use zeroize::Zeroizing;
 pub struct SecretKey(Arc<Zeroizing<Vec<u8>>>);
 
 impl SecretKey {
-    /// Takes the secret as it is, text or not.
+    /// Creates a key from the bytes of a secret, which need not be text.
     ///
     /// # Errors
     ///
-    /// [`SecretKeyError::TooShort`] for less than 32 bytes.
+    /// Returns [`SecretKeyError::TooShort`] for less than 32 bytes.
     pub fn from_bytes(secret: impl Into<Vec<u8>>) -> Result<Self, SecretKeyError> {
         let secret = Zeroizing::new(secret.into());
         if secret.len() < 32 {
@@ -36,36 +37,39 @@ impl SecretKey {
         Ok(Self(Arc::new(secret)))
     }
 
-    /// Takes the secret from an environment variable, without white space around it.
+    /// Reads the secret from an environment variable, without white space around it.
     ///
     /// # Errors
     ///
-    /// [`SecretKeyError::Missing`] when it is not set, [`SecretKeyError::TooShort`].
+    /// Returns [`SecretKeyError::Missing`] if the variable is not set, and
+    /// [`SecretKeyError::TooShort`] for less than 32 bytes.
     pub fn from_env(name: &str) -> Result<Self, SecretKeyError> {
         let secret = std::env::var(name).map_err(|_| SecretKeyError::Missing)?;
         Self::from_bytes(Zeroizing::new(secret).trim())
     }
 
-    /// Takes the secret from a file, such as one that an orchestrator mounts, without white space
+    /// Reads the secret from a file, such as one that an orchestrator mounts, without white space
     /// around it.
     ///
     /// # Errors
     ///
-    /// [`SecretKeyError::Missing`] when it cannot be read, [`SecretKeyError::TooShort`].
+    /// Returns [`SecretKeyError::Missing`] if the file cannot be read, and
+    /// [`SecretKeyError::TooShort`] for less than 32 bytes.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, SecretKeyError> {
         let secret = std::fs::read(path).map_err(|_| SecretKeyError::Missing)?;
         Self::from_bytes(Zeroizing::new(secret).trim_ascii())
     }
 
-    /// A key of its own for each purpose, so that no use of one says anything of another.
+    /// Derives a separate key for each purpose, so that the use of one reveals nothing about
+    /// another.
     pub(crate) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(keyed(&self.0, purpose.as_bytes()))
     }
 }
 
-/// HMAC-SHA-256.
+/// Computes HMAC-SHA-256.
 pub(crate) fn keyed(key: &[u8], message: &[u8]) -> [u8; 32] {
-    // HMAC takes keys of any length, so there is always one.
+    // HMAC takes keys of any length, so this never fails.
     Hmac::<Sha256>::new_from_slice(key)
         .map(|mac| mac.chain_update(message).finalize().into_bytes().into())
         .unwrap_or_default()
@@ -77,13 +81,13 @@ impl fmt::Debug for SecretKey {
     }
 }
 
-/// Why there is no secret.
+/// Reason why there is no secret key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SecretKeyError {
     /// The variable is not set, or the file cannot be read.
     Missing,
-    /// It has less than 32 bytes.
+    /// The secret has less than 32 bytes.
     TooShort,
 }
 

@@ -1,11 +1,11 @@
-//! The cryptography of all TLS here: rustls takes exactly one provider for a process.
+//! Cryptography provider of all TLS in this crate. rustls takes exactly one provider per process.
 
 use rustls::crypto::{CryptoProvider, ring};
 
-/// Installs one, unless the application has.
+/// Installs a provider, unless the application has installed one.
 pub(crate) fn install_tls_provider() {
     if CryptoProvider::get_default().is_none() {
-        // Fails only when somebody else was faster, and theirs serves as well.
+        // This fails only if another thread has installed a provider first, which serves as well.
         let _ = ring::default_provider().install_default();
     }
 }

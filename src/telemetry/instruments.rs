@@ -2,9 +2,9 @@
 //! [`Stats`](super::stats::Stats). With the feature `metrics` every change also goes to the
 //! `metrics` facade.
 //!
-//! The facade's handles are looked up when a cache is built, so that a request costs an addition
-//! or two and builds no labels. All label values are constants of this crate: nothing of a request
-//! can become one.
+//! The facade's handles are looked up when a cache is built, so that a request costs one or two
+//! additions and builds no labels. All label values are constants of this crate, so no part of a
+//! request can become one.
 
 use std::sync::{
     Arc,
@@ -30,7 +30,7 @@ pub(crate) trait Instrument {
     fn register(metric: Metric, labels: Labels<'_>) -> Self;
 }
 
-/// Only increases.
+/// A number that only increases.
 pub(crate) struct Counter {
     value: AtomicU64,
     recorder: recorder::Counter,
@@ -56,8 +56,8 @@ impl Counter {
     }
 }
 
-/// A current number. The caches of a process add up under one name, and one that is dropped takes
-/// its part away.
+/// A current number. The values of all caches of a process add up under one name. When a cache is
+/// dropped, its value is subtracted.
 #[derive(Clone)]
 pub(crate) struct Gauge(Arc<GaugeInner>);
 
@@ -96,7 +96,7 @@ impl Gauge {
         GaugeGuard(self.clone())
     }
 
-    /// Sets it to 1 or 0.
+    /// Sets the gauge to 1 or 0.
     pub(crate) fn set(&self, is_on: bool) {
         let was_on = self.0.value.swap(u64::from(is_on), Relaxed) > 0;
         if was_on != is_on {
@@ -124,7 +124,7 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Durations, for the facade alone.
+/// Durations, which only the facade receives.
 pub(crate) struct Histogram(recorder::Histogram);
 
 impl Instrument for Histogram {

@@ -126,7 +126,7 @@ pub(crate) const REDIS_CIRCUIT_OPEN: Metric = Metric {
 };
 
 impl CacheMetrics {
-    /// The counts. The fields that other parts of the cache know stay zero.
+    /// Returns the counts. Fields whose values other parts of the cache know stay zero.
     pub(crate) fn stats(&self) -> Stats {
         let lookups = |outcome| self.lookups.with(outcome).get();
         let validations = |outcome| self.validations.with(outcome).get();

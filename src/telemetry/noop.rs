@@ -1,4 +1,4 @@
-//! Stands in for `recorder.rs` without the feature `metrics`. Does nothing, at no cost.
+//! Replacement for `recorder.rs` without the feature `metrics`. It does nothing, at no cost.
 
 pub(crate) type Labels<'a> = &'a [(&'static str, &'static str)];
 

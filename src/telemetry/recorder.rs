@@ -1,4 +1,4 @@
-//! Forwards to the `metrics` facade.
+//! Instruments that forward to the `metrics` facade.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Targets of log lines and spans. Filters of users name them, so they are not module paths.
+//! Targets of log lines and spans. Users name them in filters, so they are not module paths.
 
 use tracing::{Span, field::Empty};
 
@@ -9,13 +9,14 @@ pub(crate) const REDIS: &str = "tower_session_cache::redis";
 pub(crate) const INVALIDATION: &str = "tower_session_cache::invalidation";
 pub(crate) const LAYER: &str = "tower_session_cache::layer";
 
-/// The span of a lookup that has to wait. The validation that it starts is inside.
+/// Creates the span of a lookup that has to wait. The span of the validation that it starts is
+/// inside.
 pub(crate) fn lookup_span() -> Span {
     tracing::info_span!(target: LOOKUP, "session_lookup", outcome = Empty, coalesced = Empty)
 }
 
-/// The span of a validation that no request waits for. The request that caused it may end earlier,
-/// so it is not the parent.
+/// Creates the span of a validation that no request waits for. The request that caused it may end
+/// earlier, so its span is not the parent.
 pub(crate) fn refresh_span() -> Span {
     let span = tracing::info_span!(target: LOOKUP, parent: None, "session_refresh");
     span.follows_from(Span::current());

@@ -1,7 +1,7 @@
-//! The time that decides about expiry, so that tests can move it.
+//! Clock that decides about expiry, and that tests can move.
 //!
-//! Two readings, since neither replaces the other: the wall clock says whether a session has
-//! ended, and a clock that cannot be set says how long a record has been cached.
+//! It has two readings, since neither replaces the other: the wall clock says whether a session has
+//! expired, and a clock that cannot be set says how long a record has been cached.
 
 use chrono::{DateTime, Utc};
 
@@ -21,7 +21,7 @@ impl Clock {
         }
     }
 
-    /// Microseconds since the Unix epoch, by the node's clock.
+    /// Returns microseconds since the Unix epoch, by the node's clock.
     pub(crate) fn wall(&self) -> i64 {
         match self {
             Self::System { .. } => Utc::now().timestamp_micros(),
@@ -30,7 +30,7 @@ impl Clock {
         }
     }
 
-    /// Microseconds since this clock was made; never goes back.
+    /// Returns microseconds since this clock was created. Never goes back.
     pub(crate) fn elapsed(&self) -> u64 {
         match self {
             Self::System { start } => since_boot().saturating_sub(*start),
@@ -40,12 +40,13 @@ impl Clock {
     }
 }
 
-/// In microseconds. Goes on while the machine is suspended, which `Instant` does not.
+/// Returns a time in microseconds. Unlike `Instant`, it includes the time in which the machine is
+/// suspended.
 #[cfg(target_os = "linux")]
 fn since_boot() -> u64 {
     use rustix::time::{ClockId, clock_gettime};
 
-    // Neither is negative, and half a million years fit.
+    // Neither is negative, and the result overflows only after half a million years.
     let time = clock_gettime(ClockId::Boottime);
     (time.tv_sec as u64)
         .wrapping_mul(1_000_000)
@@ -60,7 +61,7 @@ fn since_boot() -> u64 {
     u64::try_from(START.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A time as [`Clock::wall`] counts it.
+/// Converts a time to the unit of [`Clock::wall`].
 pub(crate) fn wall_micros(time: DateTime<Utc>) -> i64 {
     time.timestamp_micros()
 }

@@ -1,4 +1,4 @@
-//! Dates in the text forms that this crate and its Python peer share.
+//! Dates in the text forms that this crate and the Python service share.
 //!
 //! Python 3.11's `datetime.isoformat()` writes them and `datetime.fromisoformat()` reads them;
 //! both are [documented there] and neither is quite ISO 8601 or RFC 3339.
@@ -29,11 +29,11 @@ pub(crate) fn isoformat(time: DateTime<Utc>) -> String {
     }
 }
 
-/// Reads what `isoformat()` writes and `fromisoformat()` reads; a time without zone is UTC.
+/// Parses what `isoformat()` writes and `fromisoformat()` reads. A time without zone is UTC.
 ///
-/// Decimals beyond the sixth are cut off, as Python does.
+/// Decimals beyond the sixth are cut off, as in Python.
 pub(crate) fn parse_isoformat(text: &str) -> Option<DateTime<Utc>> {
-    // Ascii apart from the separator, which may be any character.
+    // The text is ASCII apart from the separator, which may be any character.
     let (date, rest) = split_date(text)?;
     let mut rest = rest.chars();
     if rest.next().is_none() {
@@ -48,8 +48,8 @@ pub(crate) fn parse_isoformat(text: &str) -> Option<DateTime<Utc>> {
     local.checked_sub_signed(offset(zone)?)
 }
 
-/// The date at the beginning, in one of the forms `YYYY-MM-DD`, `YYYYMMDD`, `YYYY-Www-D`,
-/// `YYYYWwwD`, `YYYY-Www` and `YYYYWww`.
+/// Splits off the date at the beginning, in one of the forms `YYYY-MM-DD`, `YYYYMMDD`,
+/// `YYYY-Www-D`, `YYYYWwwD`, `YYYY-Www` and `YYYYWww`.
 fn split_date(text: &str) -> Option<(NaiveDate, &str)> {
     let year = number(text.get(..4)?)?.try_into().ok()?;
     if year == 0 {
@@ -77,7 +77,7 @@ fn split_date(text: &str) -> Option<(NaiveDate, &str)> {
     Some((NaiveDate::from_ymd_opt(year, month, day)?, rest))
 }
 
-/// Seconds and microseconds of `HH[:MM[:SS[.ffffff]]]` or the same without colons.
+/// Parses the seconds and microseconds of `HH[:MM[:SS[.ffffff]]]` or the same without colons.
 fn clock_time(text: &str) -> Option<(u32, u32)> {
     let (hour, mut rest) = digits(text, 2)?;
     let colon = if rest.starts_with(':') { ":" } else { "" };
@@ -100,7 +100,8 @@ fn clock_time(text: &str) -> Option<(u32, u32)> {
         .then_some((hour * 3_600 + minute * 60 + second, micros))
 }
 
-/// How far a zone is ahead of UTC: nothing, `Z`, or `±` and a time as [`clock_time`] reads it.
+/// Parses how far a zone is ahead of UTC: an empty text, `Z`, or `±` and a time as [`clock_time`]
+/// parses it.
 fn offset(zone: &str) -> Option<TimeDelta> {
     let sign = match zone.chars().next() {
         None => return Some(TimeDelta::zero()),

@@ -1,4 +1,4 @@
-//! Time that moves only when told to.
+//! Clock that moves only when a test advances it.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A clock that stands still until a test moves it; clones show the same time.
+/// A clock that stands still until a test advances it. Clones show the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -29,7 +29,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that shows the time at which it was made.
+    /// Creates a clock that shows the time at which it was created.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -38,7 +38,7 @@ impl ManualClock {
         }
     }
 
-    /// The time it shows.
+    /// Returns the time that the clock shows.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let passed = i64::try_from(self.elapsed()).unwrap_or(i64::MAX);
@@ -47,7 +47,7 @@ impl ManualClock {
             .unwrap_or(DateTime::<Utc>::MAX_UTC)
     }
 
-    /// Moves it forward, in steps of a microsecond.
+    /// Advances the clock, in steps of a microsecond.
     pub fn advance(&self, by: Duration) {
         let micros = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
         self.elapsed.fetch_add(micros, Ordering::SeqCst);
