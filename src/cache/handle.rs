@@ -36,7 +36,7 @@ use crate::{
 /// namespace of its validator. If a handle was given no namespace, its [`get`](Self::get) and
 /// [`set`](Self::set) use one that no validator has, so they do not see what layers store. Use
 /// [`for_validator`](Self::for_validator) or [`with_namespace`](Self::with_namespace) to get a
-/// handle to that. Revocations apply in all namespaces.
+/// handle that does. Revocations apply in all namespaces.
 ///
 /// ```
 /// # use tower_session_cache::*;
@@ -308,7 +308,7 @@ pub enum RedisHealth {
     /// Redis replied to a `PING` within its timeout. On a cluster, every slot has a primary, and
     /// each primary replied.
     Up,
-    /// Redis did not reply in time. Sessions are validated without it.
+    /// Redis failed this check. Sessions are validated without it.
     Down,
 }
 

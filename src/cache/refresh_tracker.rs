@@ -1,6 +1,6 @@
-//! Tracks which records have been refreshed before their expiry, so that each is refreshed once per
-//! process. If the refresh fails or is rejected, hits continue as they would have without it, until
-//! the record expires or is evicted.
+//! Tracker of the records that have been refreshed before their expiry, so that each is refreshed
+//! once per process. If the refresh fails or is rejected, hits continue as they would have without
+//! it, until the record expires or is evicted.
 
 use quick_cache::sync::Cache;
 
@@ -9,7 +9,7 @@ use crate::{model::RecordVersion, protocol::CacheKey};
 /// Maximum number of records that are remembered. A forgotten one may be refreshed twice.
 const MAX_REMEMBERED: usize = 16_384;
 
-/// The records whose refresh has started.
+/// Records whose refresh has started.
 pub(crate) struct RefreshTracker(Cache<CacheKey, RecordVersion>);
 
 impl RefreshTracker {

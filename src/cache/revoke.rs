@@ -249,8 +249,8 @@ mod tests {
     use super::*;
     use crate::{cache::handle::SessionCache, token::SessionToken};
 
-    /// A lookup that began before, and has been delayed since, finds the denial gone. It must see
-    /// the generation changed.
+    /// A lookup that began before the revocation was given up, and has been delayed since, finds
+    /// the denial gone. It must see the generation changed.
     #[tokio::test]
     async fn what_is_given_up_counts_as_revoked_before_its_denial_ends() {
         let clock = crate::time::ManualClock::new();

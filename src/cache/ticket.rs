@@ -8,8 +8,8 @@ use crate::{coherence::Generation, model::CachedSession, protocol::CacheKey, red
 pub enum Lookup {
     /// A session that may be served.
     Hit(CachedSession),
-    /// Nothing usable was found. The token must be validated, and the ticket marks the point in
-    /// time after which this happens.
+    /// Nothing usable was found. The token must be validated, and only a validation that begins
+    /// after this ticket was taken counts.
     Miss(Ticket),
     /// The token was revoked. It must be rejected, whatever the identity provider would reply.
     Revoked,

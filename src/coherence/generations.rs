@@ -98,8 +98,8 @@ impl Generations {
         token: TokenStripe,
         user: UserStripe,
     ) -> bool {
-        // No stripe is ever above the sequence. So if the sequence has not advanced since `seen`,
-        // no stripe has, and two reads of memory that is rarely in the CPU cache are saved.
+        // No stripe is ever above the sequence. So if the sequence is still `seen`, no stripe is
+        // above `seen` either, and two reads of memory that is rarely in the CPU cache are saved.
         self.current() == seen
             || (self.token(token).load(SeqCst) <= seen.0
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)

@@ -1,9 +1,9 @@
 //! Lease: whether entries of the local cache may be served although Redis is authoritative.
 //!
 //! Redis pushes the name of each key that changes, and each push is counted in the stripe of its
-//! token or user. An entry is valid while its stripes hold no later number than the one that was
-//! read before the read that the entry came from was sent. This alone would rely on the connection
-//! being alive, so two more conditions apply:
+//! token or user. An entry is valid while its stripes hold no later number than the generation that
+//! was noted before the entry was read from Redis. This alone would rely on the connection being
+//! alive, so two more conditions apply:
 //!
 //! - A *lease*, which is a time: proof that every change which was acknowledged to any client by
 //!   some moment has been counted here. It ends a fixed time after that moment, so that a dead

@@ -61,7 +61,7 @@ impl LocalCacheConfig {
         self
     }
 
-    /// Receives revocations only, and not every session that is stored. Meant for deployments in
+    /// Tracks revocations only, and not every session that is stored. Meant for deployments in
     /// which every service that writes these sessions uses this crate. Defaults to off.
     ///
     /// If this is off, Redis sends each node a message for every session that any node stores or

@@ -71,7 +71,7 @@ struct Entry {
     stale: Option<Arc<StaleWindow>>,
 }
 
-/// How long after its TTL a session may be served, and what is compared before.
+/// Until when an expired session may be served, and what must be compared before.
 pub(crate) struct StaleWindow {
     until: u64,
     /// Compared with the state in Redis to find out whether the session is still valid.

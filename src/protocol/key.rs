@@ -114,7 +114,7 @@ impl TokenDigest {
     }
 
     /// Returns the name in Redis. Without a pepper it is the first half of the digest, as in the
-    /// Python service: 128 bits, so an attacker cannot search for a second token with the same
+    /// Python service. These are 128 bits, too many to search for a second token with the same
     /// name.
     pub(crate) fn hex(&self) -> String {
         hex(&self.digest[..if self.is_peppered { 32 } else { 16 }])

@@ -2,14 +2,14 @@
 //!
 //! The nine members of the Python service come first and keep their order. Everything that this
 //! crate adds is in one member, `session_cache`: which validator accepted the session and which
-//! authority issued it, the provenance that lets native nodes compare causes instead of clocks, and
-//! the attributes. A provider may have chosen the attributes, so they have a place of their own. A
-//! record without `session_cache` was written by the Python service, and its other members become
-//! [`UserData::attributes`](crate::UserData::attributes).
+//! authority issued it, the provenance that lets nodes of this crate compare causes instead of
+//! clocks, and the attributes. A provider may have chosen the attributes, so they have a place of
+//! their own. A record without `session_cache` was written by the Python service, and its other
+//! members become [`UserData::attributes`](crate::UserData::attributes).
 //!
 //! The member contains a version. A record of another version is a miss. Before there were
-//! versions, this crate wrote `fence` and its neighbors on the top level, where a provider's claims
-//! were as well. Such records are a miss, whatever else they contain.
+//! versions, this crate wrote `fence`, `seen_tomb`, `seen_mark` and `run` on the top level, where a
+//! provider's claims were as well. Such records are a miss, whatever else they contain.
 
 use std::borrow::Cow;
 
@@ -42,7 +42,7 @@ pub(crate) struct Record {
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// What had been revoked when the validation behind a record began.
+/// State that the lookup before the validation of a record saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Provenance {
     /// Time of the lookup before the validation.

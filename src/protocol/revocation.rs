@@ -79,8 +79,8 @@ impl RevocationMark {
 /// Whether later results of the identity provider count after a revocation of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TombstoneKind {
-    /// They count.
+    /// A later validation counts.
     Invalidate,
-    /// They do not.
+    /// A later validation does not count: the token is rejected.
     Revoke,
 }

@@ -1,4 +1,5 @@
-//! Coalesces concurrent calls for one key (singleflight), as `golang.org/x/sync/singleflight` does.
+//! Coalescing of concurrent calls for one key (singleflight), as in
+//! `golang.org/x/sync/singleflight`.
 //!
 //! The first caller becomes the leader, and later ones wait for its result. Unlike in the Go
 //! package, a leader determines until when its result may be shared: it is *open* at first, then
@@ -159,8 +160,8 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
         }
     }
 
-    /// Starts a call that no caller waits for. Returns `None` if the key has one already, or if too
-    /// many keys have one.
+    /// Starts a call that no caller waits for yet. Returns `None` if the key has one already, or if
+    /// too many keys have one.
     pub(crate) fn try_lead(&self, key: K) -> Option<Leader<K, T, Open>> {
         let mut entries = lock(&self.0.entries);
         let is_full = entries.len() >= self.0.limit;

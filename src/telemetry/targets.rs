@@ -9,8 +9,7 @@ pub(crate) const REDIS: &str = "tower_session_cache::redis";
 pub(crate) const INVALIDATION: &str = "tower_session_cache::invalidation";
 pub(crate) const LAYER: &str = "tower_session_cache::layer";
 
-/// Creates the span of a lookup that has to wait. The span of the validation that it starts is
-/// inside.
+/// Creates the span of a lookup that has to wait. The validation that it starts runs inside.
 pub(crate) fn lookup_span() -> Span {
     tracing::info_span!(target: LOOKUP, "session_lookup", outcome = Empty, coalesced = Empty)
 }
