@@ -119,9 +119,9 @@ impl Store {
     }
 
     /// Returns a session whose cache entry has expired, for use while the identity provider is
-    /// unavailable. Returns it only if no revocation since its validation makes it unusable. Takes
-    /// a closed leader, because a caller that joins later might have started after a revocation
-    /// that this did not see.
+    /// unavailable. Returns it only if no revocation since its validation began makes it unusable.
+    /// Takes a closed leader, because a caller that joins later might have started after a
+    /// revocation that this did not see.
     pub(crate) async fn stale(
         &self,
         _leader: &ValidationLeader<Closed>,

@@ -313,8 +313,8 @@ impl LocalStore {
         self.entries.remove(&key.local);
     }
 
-    /// Remembers a revoked token. Returns whether an older one was evicted because the list was
-    /// full. The stripe is advanced afterwards, by [`Self::invalidate_token`]. So a caller that
+    /// Remembers a revoked token. Returns whether an older one had to be forgotten because the list
+    /// was full. The stripe is advanced afterwards, by [`Self::invalidate_token`]. So a caller that
     /// sees it advanced finds the token in the list.
     pub(crate) fn mark_revoked(&self, key: &CacheKey) -> bool {
         let now = self.clock.elapsed();

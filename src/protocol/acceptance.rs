@@ -76,7 +76,8 @@ pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
     expires_at.is_some_and(|at| wall_micros(at) <= wall)
 }
 
-/// Whether nothing was revoked since the lookup before the validation, however old the session is.
+/// Whether nothing was revoked since the validation of the session began, however old the session
+/// is.
 pub(crate) fn is_unrevoked(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
     !state.tombstone.as_ref().is_some_and(Tombstone::refuses)
         && is_unchanged(provenance, state, run)

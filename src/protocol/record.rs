@@ -42,7 +42,7 @@ pub(crate) struct Record {
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// State that the lookup before the validation of a record saw.
+/// State of the revocations when the validation behind a record began.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Provenance {
     /// Time of the lookup before the validation.

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Maximum number of validations that a request joins. Each one after the first follows a re-check
-/// without a reply, so even two are unlikely.
+/// to which Redis did not reply, so even two are unlikely.
 const MAX_ATTEMPTS: usize = 4;
 
 /// The next number for the rules of a layer. 0 stands for the identity provider.
@@ -270,7 +270,7 @@ impl<V: SessionValidator> Resolver<V> {
     /// token is being validated already, no permit is free, or the provider must not be called for
     /// now.
     fn refresh(&self, token: &SessionToken, record: RecordVersion) {
-        // Checked before the digest of the token is computed, which a hit does not need.
+        // Check this before the digest of the token is computed, which a hit does not need.
         if self.client.is_cooling_down() {
             return;
         }
