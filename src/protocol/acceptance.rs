@@ -1,11 +1,11 @@
 //! Rules for which records may be served. No I/O.
 //!
 //! *Causality instead of clocks*, wherever this crate wrote both sides: the identity provider
-//! revokes first, then mark or tombstone is written. A validation that began after a lookup saw them
-//! knows of those revocations. So a native record is valid exactly as long as mark and tombstone are
-//! the ones that were seen before its validation began, and the server is the one that has held them
-//! all since then. Foreign records carry only a time, so clocks decide about them, with slack for
-//! the difference between clocks.
+//! revokes first, then mark or tombstone is written. A validation that began after a lookup saw
+//! them knows of those revocations. So a native record is valid exactly as long as mark and
+//! tombstone are the ones that were seen before its validation began, and the server is the one
+//! that has held them all since then. Foreign records carry only a time, so clocks decide about
+//! them, with slack for the difference between clocks.
 //!
 //! `tests/model/src/redis.rs` checks these rules in all interleavings.
 
