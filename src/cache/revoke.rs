@@ -83,7 +83,7 @@ impl StdError for RevokeError {}
 
 async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation, RevokeError> {
     if let RevocationRequest::Token(key, TombstoneKind::Revoke) = &what {
-        store.mark_revoked(key);
+        store.insert_revoked_token(key);
     }
     if let Some(runs) = store.deliver(&what).await {
         store.apply(&what);
@@ -144,7 +144,7 @@ impl Store {
         match what {
             RevocationRequest::Token(key, kind) => {
                 if *kind == TombstoneKind::Revoke {
-                    self.mark_revoked(key);
+                    self.insert_revoked_token(key);
                 }
                 self.local.invalidate_token(key);
             }
@@ -155,8 +155,8 @@ impl Store {
         }
     }
 
-    fn mark_revoked(&self, key: &CacheKey) {
-        if self.local.mark_revoked(key) && self.redis.is_none() {
+    fn insert_revoked_token(&self, key: &CacheKey) {
+        if self.local.insert_revoked_token(key) && self.redis.is_none() {
             tracing::warn!(
                 target: REVOCATION,
                 "a revoked token was forgotten before its time; raise the cache's capacity"

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     coherence::Generation,
-    memory::{FillCheck, LocalStore},
-    model::{CachedSession, Origin},
+    memory::{FillCheck, LocalStore, RejectedBy},
+    model::{CachedSession, LayerId, Origin},
     protocol::{CacheKey, KeyDeriver, LocalKey},
     redis::{FillReply, LookupResult, RedisStore, ReplacePolicy},
     sync::singleflight::Closed,
@@ -176,30 +176,30 @@ impl Store {
 
     /// Whether the identity provider, or this layer by its own rules, has just rejected the token.
     /// Must be called after a lookup.
-    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
+    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, layer: LayerId) -> bool {
         self.is_enabled
-            && [0, rules]
+            && [RejectedBy::Provider, RejectedBy::Layer(layer)]
                 .into_iter()
-                .any(|rules| self.local.is_negatively_cached(key, rules))
+                .any(|by| self.local.is_negatively_cached(key, by))
     }
 
     /// Stores that the token was rejected in the validation for which this ticket was taken: by the
     /// identity provider, which counts for all layers of the namespace, or by this layer's own
     /// rules.
-    pub(crate) fn cache_negative(&self, ticket: &Ticket, rules: u64) {
+    pub(crate) fn cache_negative(&self, ticket: &Ticket, by: RejectedBy) {
         if self.is_enabled {
             let Ticket {
                 key, generation, ..
             } = ticket;
-            self.local.cache_negative(key, rules, *generation);
+            self.local.cache_negative(key, by, *generation);
         }
     }
 
     /// Evicts what is cached for a token that the identity provider has rejected.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
         self.local.evict(&ticket.key);
-        if let (Some(redis), RedisSnapshot::Taken(generation)) = (&self.redis, &ticket.snapshot) {
-            redis.evict(&ticket.key, generation).await;
+        if let (Some(redis), RedisSnapshot::Taken(snapshot)) = (&self.redis, &ticket.snapshot) {
+            redis.evict(&ticket.key, snapshot).await;
         }
     }
 
@@ -211,14 +211,14 @@ impl Store {
         _leader: &ValidationLeader<Closed>,
         ticket: Ticket,
         session: &ValidatedSession,
-        rules: u64,
+        layer: LayerId,
     ) -> Fill {
-        self.count_fill(self.try_fill(ticket, session, rules).await)
+        self.count_fill(self.try_fill(ticket, session, Some(layer)).await)
     }
 
     /// Does the same as [`Self::fill`] for a session that is shared with no other caller.
     pub(crate) async fn fill_by_ticket(&self, ticket: Ticket, session: &ValidatedSession) -> Fill {
-        self.count_fill(self.try_fill(ticket, session, 0).await)
+        self.count_fill(self.try_fill(ticket, session, None).await)
     }
 
     fn count_fill(&self, fill: Fill) -> Fill {
@@ -231,7 +231,12 @@ impl Store {
         fill
     }
 
-    async fn try_fill(&self, ticket: Ticket, session: &ValidatedSession, rules: u64) -> Fill {
+    async fn try_fill(
+        &self,
+        ticket: Ticket,
+        session: &ValidatedSession,
+        layer: Option<LayerId>,
+    ) -> Fill {
         let Ticket {
             key,
             generation,
@@ -241,7 +246,7 @@ impl Store {
         // detects what is revoked from here on.
         let now = self.local.generation();
         match self.local.check(&key, generation, session) {
-            FillCheck::Ok => self.local.forget_negative(&key, rules),
+            FillCheck::Ok => self.local.forget_negative(&key, layer),
             FillCheck::Revoked => return Fill::Revoked,
             FillCheck::Expired => return Fill::Expired,
             FillCheck::Conflict => {

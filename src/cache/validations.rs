@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{outcome::Outcome, refresh_tracker::RefreshTracker};
 use crate::{
+    model::LayerId,
     protocol::CacheKey,
     sync::singleflight::{Group, Leader},
     telemetry::{Gauge, VALIDATIONS_IN_FLIGHT},
@@ -18,7 +19,7 @@ const MAX_IN_FLIGHT: usize = 16_384;
 
 /// The session that is validated, and the number of the rules by which it is validated. A result
 /// under the rules of one layer must not be served by a layer with other rules.
-pub(crate) type ValidationKey = (CacheKey, u64);
+pub(crate) type ValidationKey = (CacheKey, LayerId);
 
 /// The leader of a validation, in one of its phases.
 pub(crate) type ValidationLeader<P> = Leader<ValidationKey, Outcome, P>;

@@ -6,4 +6,7 @@ mod revoked_tokens;
 mod store;
 
 pub use self::config::LocalCacheConfig;
-pub(crate) use self::store::{FillCheck, LocalStore, Ttls};
+pub(crate) use self::{
+    negative_cache::RejectedBy,
+    store::{FillCheck, LocalStore, Ttls},
+};

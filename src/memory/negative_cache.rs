@@ -10,13 +10,22 @@ use quick_cache::sync::Cache;
 
 use crate::{
     coherence::{Generation, Generations},
+    model::LayerId,
     protocol::CacheKey,
     time::Clock,
 };
 
+/// By whose rules a token was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RejectedBy {
+    /// The identity provider. It counts for all layers of the namespace.
+    Provider,
+    /// A layer's own rule. It counts for that layer.
+    Layer(LayerId),
+}
+
 pub(crate) struct NegativeCache {
-    /// Keyed by the token and the layer whose rules rejected it, 0 for the identity provider.
-    tokens: Cache<(CacheKey, u64), NegativeEntry>,
+    tokens: Cache<(CacheKey, RejectedBy), NegativeEntry>,
     clock: Clock,
     ttl: u64,
 }
@@ -37,27 +46,33 @@ impl NegativeCache {
     }
 
     /// `generation` was read before the validation that rejected the token.
-    pub(crate) fn insert(&self, key: &CacheKey, rules: u64, generation: Generation) {
+    pub(crate) fn insert(&self, key: &CacheKey, by: RejectedBy, generation: Generation) {
         if self.ttl > 0 {
             let until = self.clock.elapsed().saturating_add(self.ttl);
             let entry = NegativeEntry { until, generation };
-            self.tokens.insert((key.clone(), rules), entry);
+            self.tokens.insert((key.clone(), by), entry);
         }
     }
 
-    pub(crate) fn remove(&self, key: &CacheKey, rules: u64) {
+    pub(crate) fn remove(&self, key: &CacheKey, layer: Option<LayerId>) {
         if self.ttl > 0 {
-            for rules in [0, rules] {
-                self.tokens.remove(&(key.clone(), rules));
+            let layer = layer.map(RejectedBy::Layer);
+            for by in std::iter::once(RejectedBy::Provider).chain(layer) {
+                self.tokens.remove(&(key.clone(), by));
             }
         }
     }
 
-    pub(crate) fn contains(&self, key: &CacheKey, rules: u64, generations: &Generations) -> bool {
+    pub(crate) fn contains(
+        &self,
+        key: &CacheKey,
+        by: RejectedBy,
+        generations: &Generations,
+    ) -> bool {
         if self.ttl == 0 {
             return false;
         }
-        let place = (key.clone(), rules);
+        let place = (key.clone(), by);
         let Some(entry) = self.tokens.get(&place) else {
             return false;
         };

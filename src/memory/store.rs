@@ -18,12 +18,15 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{negative_cache::NegativeCache, revoked_tokens::RevokedTokens};
+use super::{
+    negative_cache::{NegativeCache, RejectedBy},
+    revoked_tokens::RevokedTokens,
+};
 use crate::{
     coherence::{
         CacheableRecord, Generation, Generations, Lease, ReadVersion, TokenStripe, UserStripe,
     },
-    model::{CachedSession, Origin, RecordVersion, UserData},
+    model::{CachedSession, LayerId, Origin, RecordVersion, UserData},
     protocol::{CacheKey, IdentityHasher, LifetimePolicy, LocalKey, Provenance},
     sync::lock,
     time::{Clock, wall_micros},
@@ -316,7 +319,7 @@ impl LocalStore {
     /// Remembers a revoked token. Returns whether an older one had to be forgotten because the list
     /// was full. The stripe is advanced afterwards, by [`Self::invalidate_token`]. So a caller that
     /// sees it advanced finds the token in the list.
-    pub(crate) fn mark_revoked(&self, key: &CacheKey) -> bool {
+    pub(crate) fn insert_revoked_token(&self, key: &CacheKey) -> bool {
         let now = self.clock.elapsed();
         self.revoked().insert(
             key.token,
@@ -345,19 +348,19 @@ impl LocalStore {
     }
 
     /// Stores that a token was rejected in a validation that began after `generation` was read.
-    pub(crate) fn cache_negative(&self, key: &CacheKey, rules: u64, generation: Generation) {
-        self.negative.insert(key, rules, generation);
+    pub(crate) fn cache_negative(&self, key: &CacheKey, by: RejectedBy, generation: Generation) {
+        self.negative.insert(key, by, generation);
     }
 
     /// Removes the rejections by the provider and by these rules, since a successful validation
     /// contradicts both.
-    pub(crate) fn forget_negative(&self, key: &CacheKey, rules: u64) {
-        self.negative.remove(key, rules);
+    pub(crate) fn forget_negative(&self, key: &CacheKey, layer: Option<LayerId>) {
+        self.negative.remove(key, layer);
     }
 
     /// Whether the token has just been rejected and nothing was revoked since then.
-    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, rules: u64) -> bool {
-        self.negative.contains(key, rules, &self.generations)
+    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, by: RejectedBy) -> bool {
+        self.negative.contains(key, by, &self.generations)
     }
 
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {

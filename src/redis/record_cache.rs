@@ -46,7 +46,7 @@ impl RecordCache {
     }
 
     /// Stores the name of the mark of a token's user.
-    pub(crate) fn learn(&self, key: &CacheKey, mark_name: &str) {
+    pub(crate) fn learn_user(&self, key: &CacheKey, mark_name: &str) {
         self.users.insert(key.clone(), mark_name.into());
     }
 

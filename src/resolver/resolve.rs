@@ -8,8 +8,6 @@
 //! wait, all of which began earlier, and nothing is stored. `tests/model/src/leader.rs` checks this
 //! order in every interleaving.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
@@ -18,7 +16,8 @@ use crate::{
     cache::{
         Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket, ValidationLeader,
     },
-    model::{CachedSession, Namespace, Origin, RecordVersion, UserData},
+    memory::RejectedBy,
+    model::{CachedSession, LayerId, Namespace, Origin, RecordVersion, UserData},
     protocol::CacheKey,
     redis::ReplacePolicy,
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
@@ -34,14 +33,11 @@ use crate::{
 /// to which Redis did not reply, so even two are unlikely.
 const MAX_ATTEMPTS: usize = 4;
 
-/// The next number for the rules of a layer. 0 stands for the identity provider.
-static NEXT_RULES: AtomicU64 = AtomicU64::new(1);
-
 pub(crate) struct Resolver<V> {
     cache: SessionCache,
     client: ValidatorClient<V>,
     /// Identifies the rules of this layer's validator, since layers of one namespace may differ.
-    rules: u64,
+    id: LayerId,
 }
 
 impl<V> Clone for Resolver<V> {
@@ -49,7 +45,7 @@ impl<V> Clone for Resolver<V> {
         Self {
             cache: self.cache.clone(),
             client: self.client.clone(),
-            rules: self.rules,
+            id: self.id,
         }
     }
 }
@@ -63,7 +59,7 @@ impl<V> Resolver<V> {
         Self {
             cache: cache.for_validator(&validator),
             client: ValidatorClient::new(validator, cooldown),
-            rules: NEXT_RULES.fetch_add(1, Relaxed),
+            id: LayerId::next(),
         }
     }
 
@@ -218,7 +214,7 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Result<WaitResult<Outcome>, Denied> {
         let in_flight = &self.cache.validations().in_flight;
         let waiter = if self.store().is_enabled() {
-            match in_flight.join((key.clone(), self.rules), completions) {
+            match in_flight.join((key.clone(), self.id), completions) {
                 Role::Leader {
                     leader,
                     waiter,
@@ -281,7 +277,7 @@ impl<V: SessionValidator> Resolver<V> {
         }
         let leader = {
             let _span = refresh_span().entered();
-            validations.in_flight.try_lead((key.clone(), self.rules))
+            validations.in_flight.try_lead((key.clone(), self.id))
         };
         if let Some(leader) = leader {
             validations.refreshes.start(key.clone(), record);
@@ -334,8 +330,13 @@ impl<V: SessionValidator> Resolver<V> {
         };
         let (leader, ticket) = match ticket {
             Ok(ticket) => {
-                let leader = leader.start_validation(ticket.is_answered());
-                (LeaderPhase::Validating(leader), ticket)
+                let leader = if ticket.is_answered() {
+                    LeaderPhase::Validating(leader.start_validation())
+                } else {
+                    // There is nothing to re-check the result by.
+                    LeaderPhase::Closed(leader.close())
+                };
+                (leader, ticket)
             }
             Err(Err(denied)) => return leader.close().complete(Err(denied), true),
             // Another validation completed after the request's own lookup, and the new lookup is a
@@ -354,7 +355,7 @@ impl<V: SessionValidator> Resolver<V> {
         let (outcome, is_rechecked) = match result {
             Ok(session) => {
                 // Boxed, so that a task that waits for the validator reserves no space for it.
-                Box::pin(self.recheck(&leader, token, ticket, session)).await
+                Box::pin(self.fill_or_revalidate(&leader, token, ticket, session)).await
             }
             // If this node did not call the provider, it is not an outage: the provider might have
             // rejected this token.
@@ -370,18 +371,14 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Stores a session, and validates once more if a revocation happened in between. Also returns
     /// whether the outcome holds for callers that joined after the validation started.
-    async fn recheck(
+    async fn fill_or_revalidate(
         &self,
         leader: &ValidationLeader<Closed>,
         token: &SessionToken,
         ticket: Ticket,
         session: ValidatedSession,
     ) -> (Outcome, bool) {
-        let ticket = match self
-            .store()
-            .fill(leader, ticket, &session, self.rules)
-            .await
-        {
+        let ticket = match self.store().fill(leader, ticket, &session, self.id).await {
             Fill::Conflict(ticket) => ticket,
             fill => {
                 let is_rechecked = !matches!(fill, Fill::Unavailable);
@@ -390,10 +387,7 @@ impl<V: SessionValidator> Resolver<V> {
         };
         let outcome = match self.validate(token, &ticket).await {
             Ok(session) => {
-                let fill = self
-                    .store()
-                    .fill(leader, ticket, &session, self.rules)
-                    .await;
+                let fill = self.store().fill(leader, ticket, &session, self.id).await;
                 served(&fill, session)
             }
             Err(error) => Err(error.into()),
@@ -409,7 +403,7 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Result<ValidatedSession, ValidationError> {
         let result = self.client.validate(&self.cache, token).await;
         if let Err(error) = &result
-            && error.is_refused()
+            && error.is_rejection()
         {
             let is_own_rule = error.is_own_rule();
             // A rejection by this layer's own rules evicts nothing, because the provider still
@@ -418,8 +412,11 @@ impl<V: SessionValidator> Resolver<V> {
                 Box::pin(self.store().evict(ticket)).await;
             }
             if error.kind() == ValidationErrorKind::Invalid {
-                let rules = if is_own_rule { self.rules } else { 0 };
-                self.store().cache_negative(ticket, rules);
+                let by = match is_own_rule {
+                    true => RejectedBy::Layer(self.id),
+                    false => RejectedBy::Provider,
+                };
+                self.store().cache_negative(ticket, by);
             }
         }
         result
@@ -456,7 +453,7 @@ impl<V: SessionValidator> Resolver<V> {
         };
         match lookup {
             Lookup::Hit(hit) => Ok(Ok(self.resolved_from_hit(hit, token))),
-            Lookup::Miss(_) if self.store().is_negatively_cached(key, self.rules) => {
+            Lookup::Miss(_) if self.store().is_negatively_cached(key, self.id) => {
                 Ok(Err(ValidationError::invalid().into()))
             }
             Lookup::Miss(ticket) => Err(ticket),

@@ -100,7 +100,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         }
         tracing::debug!(target: VALIDATION, outcome = outcome.as_str(), "a session was validated");
         if let Err(error) = &result
-            && !error.is_refused()
+            && !error.is_rejection()
         {
             self.cooldown.observe(error);
         }
@@ -112,8 +112,14 @@ impl<V: SessionValidator> ValidatorClient<V> {
 fn outcome<T>(result: &Result<T, ValidationError>) -> ValidationOutcome {
     match result {
         Ok(_) => ValidationOutcome::Accepted,
-        Err(error) if error.is_refused() => ValidationOutcome::Rejected,
-        Err(_) => ValidationOutcome::Unavailable,
+        Err(error) => match error.kind() {
+            ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_) => {
+                ValidationOutcome::Rejected
+            }
+            ValidationErrorKind::Unavailable | ValidationErrorKind::Misconfigured => {
+                ValidationOutcome::Unavailable
+            }
+        },
     }
 }
 

@@ -255,14 +255,9 @@ impl<K: Clone + Eq + Hash, T, P> Leader<K, T, P> {
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T, Open> {
-    /// Starts the validation. If the lookup before it received no reply, there is nothing to
-    /// re-check its result by, and no further caller may share it.
-    pub(crate) fn start_validation(self, lookup_answered: bool) -> Leader<K, T, Validating> {
-        self.enter(if lookup_answered {
-            Phase::Validating
-        } else {
-            Phase::Closed
-        })
+    /// Starts the validation: its result is shared with further callers if it is re-checked.
+    pub(crate) fn start_validation(self) -> Leader<K, T, Validating> {
+        self.enter(Phase::Validating)
     }
 
     /// Closes the call to further callers.
@@ -391,7 +386,7 @@ mod tests {
         let group = group();
         let leader = lead(&group);
         let early = join(&group);
-        let leader = leader.start_validation(true);
+        let leader = leader.start_validation();
         let late = join(&group);
         assert!(leader.close().complete(1, false).is_none());
         assert_eq!(result(early).await, Some(1));
@@ -401,7 +396,7 @@ mod tests {
     #[tokio::test]
     async fn rechecked_result_is_shared_with_callers_that_joined_while_validating() {
         let group = group();
-        let leader = lead(&group).start_validation(true);
+        let leader = lead(&group).start_validation();
         let late = join(&group);
         assert!(leader.close().complete(1, true).is_none());
         assert_eq!(result(late).await, Some(1));
@@ -410,10 +405,10 @@ mod tests {
     #[tokio::test]
     async fn caller_of_a_closed_call_waits_for_its_successor() {
         let group = group();
-        for lookup_answered in [None, Some(true), Some(false)] {
-            let leader = match lookup_answered {
-                None => lead(&group).close(),
-                Some(answered) => lead(&group).start_validation(answered).close(),
+        for is_validating in [false, true] {
+            let leader = match is_validating {
+                false => lead(&group).close(),
+                true => lead(&group).start_validation().close(),
             };
             let late = join(&group);
             let successor = leader.complete(1, true).expect("a caller waits");
@@ -422,16 +417,6 @@ mod tests {
             assert_eq!(result(late).await, Some(2));
             assert_eq!(group.len(), 0);
         }
-    }
-
-    #[tokio::test]
-    async fn validation_after_an_unanswered_lookup_is_shared_with_no_further_caller() {
-        let group = group();
-        let leader = lead(&group).start_validation(false);
-        let late = join(&group);
-        let successor = leader.close().complete(1, true).expect("a caller waits");
-        assert!(successor.close().complete(2, true).is_none());
-        assert_eq!(result(late).await, Some(2));
     }
 
     #[tokio::test]

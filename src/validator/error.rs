@@ -184,7 +184,7 @@ impl ValidationError {
     /// Returns `true` if the identity provider rejected the token, as opposed to having made no
     /// decision.
     #[must_use]
-    pub fn is_refused(&self) -> bool {
+    pub fn is_rejection(&self) -> bool {
         match self.kind {
             ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_) => true,
             ValidationErrorKind::Unavailable | ValidationErrorKind::Misconfigured => false,

@@ -66,7 +66,7 @@ impl<V: SessionValidator> Branch<V> {
     ) -> Result<ValidatedSession, ValidationError> {
         self.cooldown.check()?;
         let mut session = self.validator.validate(token).await.map_err(|error| {
-            if !error.is_refused() {
+            if !error.is_rejection() {
                 self.cooldown.observe(&error);
             }
             error.in_branch()
@@ -107,7 +107,7 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
             .await
             .map_err(|error| {
                 // Without its own rule, the first branch might have accepted the token.
-                if rejected.is_own_rule() && error.is_refused() {
+                if rejected.is_own_rule() && error.is_rejection() {
                     error.by_own_rule()
                 } else {
                     error

@@ -252,7 +252,7 @@ async fn each_answer_has_its_meaning() {
             }
             let error = world.failure().await;
             assert_eq!(error.kind(), kind, "{fault:?} on {places:?}: {error:?}");
-            if !error.is_refused() {
+            if !error.is_rejection() {
                 let source = error.source().expect("a source").to_string();
                 assert!(source.starts_with("Appwrite, GET /account"), "{source}");
                 let names_a_setting = source.contains("APPWRITE_");

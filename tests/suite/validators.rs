@@ -138,7 +138,7 @@ async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it()
             _: &mut SessionToken,
             answer: &mut Result<ValidatedSession, ValidationError>,
         ) -> Option<Self::Future> {
-            let again = answer.as_ref().is_err_and(|error| !error.is_refused()) && self.0 > 0;
+            let again = answer.as_ref().is_err_and(|error| !error.is_rejection()) && self.0 > 0;
             self.0 = self.0.saturating_sub(1);
             again.then(|| std::future::ready(()))
         }

@@ -18,7 +18,7 @@ pub async fn may_stay(
                 cache.set(ticket, &session).await,
                 Fill::Revoked | Fill::Expired
             ),
-            Err(error) => !error.is_refused(),
+            Err(error) => !error.is_rejection(),
         },
         _ => false,
     }

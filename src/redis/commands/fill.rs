@@ -63,11 +63,11 @@ impl RedisStore {
             tombstone,
         );
         // Boxed, so that the future for a single server stays small.
-        let recheck = || Box::pin(self.recheck(&call, &keys, seen, &mark_name));
+        let compare = || Box::pin(self.compare(&call, &keys, seen, &mark_name));
         // Mark, run ID and seal take a few hundred bytes more.
         if record.len() > MAX_RECORD - 1_024 {
             self.warnings.too_long();
-            return Ok(match recheck().await? {
+            return Ok(match compare().await? {
                 Ok(_) => FillReply::Skipped,
                 Err(filled) => filled,
             });
@@ -76,7 +76,7 @@ impl RedisStore {
         // the run IDs of two.
         let is_complete = self.sealing.is_some() || self.topology.is_cluster();
         if self.topology.is_cluster() || (is_complete && mark == "?") {
-            match recheck().await? {
+            match compare().await? {
                 Ok(now) => (mark, run_ids) = now,
                 Err(filled) => return Ok(filled),
             }
@@ -109,7 +109,7 @@ impl RedisStore {
                     CLOCK_SKEW_TOLERANCE.to_string().as_bytes(),
                     ttl.to_string().as_bytes(),
                     &value,
-                    seen.run_ids.token().as_bytes(),
+                    seen.run_ids.of_token_server().as_bytes(),
                     if is_complete { b"complete" } else { b"" },
                     observed,
                 ],
@@ -124,7 +124,7 @@ impl RedisStore {
         let field = |n: usize| reply.get(n).and_then(Option::as_deref);
         match field(0) {
             Some(b"stored") => {
-                self.memory.learn(key, &mark_name);
+                self.record_cache.learn_user(key, &mark_name);
                 Ok(FillReply::Stored)
             }
             Some(b"kept" | b"unreadable") => Ok(FillReply::Skipped),
@@ -142,7 +142,7 @@ impl RedisStore {
 
     /// Compares what the fill script compares, without storing. Returns the current mark and the
     /// run IDs of the servers that were read, or the outcome of the fill.
-    async fn recheck(
+    async fn compare(
         &self,
         call: &Operation<'_>,
         keys: &SessionKeys,

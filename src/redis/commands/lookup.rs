@@ -39,10 +39,10 @@ impl RedisStore {
         if let Some(listener) = &self.listener {
             listener.start(&self.topology);
         }
-        if let Some(known) = self.memory.known(key, &self.key_space) {
+        if let Some(known) = self.record_cache.known(key, &self.key_space) {
             match self.read_cached(&call, key, &known).await {
                 Ok(Some(served)) => return LookupResult::Record(served),
-                Ok(None) => self.memory.forget(key),
+                Ok(None) => self.record_cache.forget(key),
                 Err(Unavailable) => return LookupResult::Unavailable,
             }
         }
@@ -115,7 +115,8 @@ impl RedisStore {
             return Ok(None);
         }
         if let Some(value) = value {
-            self.memory.read(key, known, value, Arc::clone(&record));
+            self.record_cache
+                .read(key, known, value, Arc::clone(&record));
         }
         let mark_name = &known.mark_name;
         let served = self.served(key, record, mark_name, &context, &observed.run_ids);
@@ -156,7 +157,7 @@ impl RedisStore {
         if replace.is_none() && is_acceptable(&record, &seen.revocations, &context, self.max_age())
         {
             if record.provenance.is_some() {
-                self.memory.learn(key, &mark_name);
+                self.record_cache.learn_user(key, &mark_name);
             }
             let served = self.served(key, Arc::new(record), &mark_name, &context, &seen.run_ids);
             return Ok(LookupResult::Record(served));

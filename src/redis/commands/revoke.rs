@@ -35,7 +35,7 @@ impl RedisStore {
         let (state, count) = &self.nonces;
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
-        self.memory.forget(key);
+        self.record_cache.forget(key);
         let call = self.topology.call(Access::Write);
         let mut run_ids = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {

@@ -31,7 +31,7 @@ pub(crate) struct RedisStore {
     pub(crate) sealing: Option<Sealing>,
     pub(crate) clock: Clock,
     pub(crate) limits: StoreLimits,
-    pub(crate) memory: RecordCache,
+    pub(crate) record_cache: RecordCache,
     pub(crate) warnings: RateLimitedWarnings,
     pub(crate) nonces: (RandomState, AtomicU64),
 }
@@ -81,7 +81,7 @@ impl RedisStore {
             sealing,
             clock,
             limits,
-            memory: RecordCache::new(limits.capacity),
+            record_cache: RecordCache::new(limits.capacity),
             warnings: RateLimitedWarnings::default(),
             nonces: (RandomState::new(), AtomicU64::new(0)),
         }

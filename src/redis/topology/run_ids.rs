@@ -43,7 +43,7 @@ impl RunIds {
     }
 
     /// Returns the run ID of the server that holds what belongs to the token.
-    pub(crate) fn token(&self) -> &str {
+    pub(crate) fn of_token_server(&self) -> &str {
         &self.token
     }
 

@@ -124,7 +124,7 @@ impl Model {
                 );
             }
             Step::Validates { ticket, again } => {
-                if self.is_refused(state, token) {
+                if self.is_rejection(state, token) {
                     goes(
                         "is refused by the provider",
                         state,

@@ -82,7 +82,7 @@ impl Model {
                     goes("serves", *state, PeerRequest::Answered, event);
                 }
             }
-            PeerRequest::Validates if self.is_refused(state, 0) => {
+            PeerRequest::Validates if self.is_rejection(state, 0) => {
                 goes("is refused", *state, PeerRequest::Answered, Event::None);
             }
             PeerRequest::Validates => {

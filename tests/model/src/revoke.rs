@@ -30,7 +30,7 @@ impl Model {
     }
 
     /// Even a provider that forgives a logout knows when the session has ended.
-    pub(crate) fn is_refused(&self, state: &State, token: usize) -> bool {
+    pub(crate) fn is_rejection(&self, state: &State, token: usize) -> bool {
         state.provider.dead[token] || state.time >= self.bounds.ticks.max_session_lifetime
     }
 
