@@ -5,13 +5,13 @@
 //! package, a leader determines until when its result may be shared: it is *open* at first, then
 //! *validating*, and *closed* before it re-checks its result. A caller that finds it closed waits
 //! for a successor, which starts from the beginning as soon as this leader has completed. So a
-//! caller waits for at most two results, however many callers there are.
+//! caller that does not have to retry waits for at most two results, however many callers there are.
 //!
 //! The types enforce the order of the phases: a [`Leader<Closed>`](Leader) is made from an open or
 //! a validating one, no method leads back, and only a closed leader completes.
 //!
-//! If there is nothing to re-check the result by, a leader is closed as soon as it starts to
-//! validate. If the re-check fails, callers that joined after the validation started get
+//! A leader that has nothing to re-check its result by must be closed before it validates. If the
+//! re-check fails, callers that joined after the validation started get
 //! [`WaitResult::Retry`].
 //!
 //! `tests/model/src/leader.rs` models this.
