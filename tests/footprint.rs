@@ -74,7 +74,7 @@ fn store(cache: &SessionCache, n: usize) -> usize {
 }
 
 #[test]
-fn a_session_takes_at_most_400_bytes_and_its_texts() {
+fn session_takes_at_most_400_bytes_plus_its_strings() {
     let count = NonZeroUsize::new(sessions()).unwrap();
     // Filled once, and then flooded: what had to make room is remembered for a while.
     for (rounds, most) in [(1, 400), (2, 600)] {
@@ -167,7 +167,7 @@ async fn until_local(cache: &SessionCache, n: usize) {
 }
 
 #[test]
-fn before_redis_it_takes_no_more_and_a_hit_waits_for_nothing() {
+fn local_cache_with_redis_is_as_small_and_hits_do_not_wait() {
     let redis = redis::Redis::start();
     let runtime = one_thread();
     let [few, many] = [10, sessions() / 25].map(|count| before_redis(&runtime, &redis, count));
@@ -183,7 +183,7 @@ fn before_redis_it_takes_no_more_and_a_hit_waits_for_nothing() {
 }
 
 #[test]
-fn a_hit_in_memory_allocates_for_the_extensions_and_what_they_hold() {
+fn local_hit_allocates_only_for_the_request_extensions() {
     let cache = SessionCache::default().with_namespace("ada");
     store(&cache, 1);
     assert_that_hits_are_cheap(&cache);
@@ -229,7 +229,7 @@ fn assert_that_hits_are_cheap(cache: &SessionCache) {
 }
 
 #[test]
-fn who_keeps_a_token_keeps_nothing_else_of_the_request() {
+fn kept_token_does_not_retain_the_request_buffer() {
     let mut kept = None;
     let AllocationInfo { bytes_current, .. } = measure(|| {
         // As a server reads them: all headers from one buffer.
@@ -245,7 +245,7 @@ fn who_keeps_a_token_keeps_nothing_else_of_the_request() {
 
 /// All of them: of the request, of the command that it travels in, and of reading the reply.
 #[test]
-fn a_hit_in_redis_makes_at_most_20_allocations() {
+fn redis_hit_makes_at_most_20_allocations() {
     const HITS: u64 = 100;
     let server = redis::Redis::start();
     let runtime = one_thread();
@@ -285,7 +285,7 @@ fn a_hit_in_redis_makes_at_most_20_allocations() {
 
 /// Those who wait cost memory for as long as the identity provider takes.
 #[test]
-fn a_request_that_waits_takes_at_most_8_kilobytes() {
+fn waiting_request_takes_at_most_8_kilobytes() {
     const WAITING: usize = 1_000;
     let server = redis::Redis::start();
     let runtime = one_thread();

@@ -72,7 +72,7 @@ fn instructions(program: &PathBuf, kind: &str, hits: u64, url: &str) -> u64 {
 }
 
 #[test]
-fn a_hit_takes_as_many_instructions_as_before() {
+fn instructions_per_hit_are_unchanged() {
     let has = |program: &str| Command::new(program).arg("--version").output();
     if has("valgrind").is_err() {
         eprintln!("SKIPPED: instructions are not counted, since there is no valgrind");

@@ -327,7 +327,7 @@ fn seconds() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_answered_wrongly_and_nothing_grows() {
+async fn responses_are_correct_and_memory_is_bounded() {
     static PANICS: AtomicU64 = AtomicU64::new(0);
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

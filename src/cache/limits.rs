@@ -341,7 +341,7 @@ mod tests {
 
     /// Values in effect after one or two settings were set, and nothing else.
     #[test]
-    fn defaults_give_way_to_what_was_set() {
+    fn defaults_adapt_to_explicit_settings() {
         let cases: &[(&str, Change, Expected)] = &[
             ("nothing", |_, _| {}, |it| (it.ttl, seconds(300))),
             (
@@ -531,7 +531,7 @@ mod tests {
     /// Settings for which no default can be adjusted, and pairs of settings that contradict each
     /// other.
     #[test]
-    fn contradictions_are_refused_by_name() {
+    fn contradictory_settings_are_rejected_by_name() {
         let cases: &[(&str, Change)] = &[
             ("`ttl`", |s, _| s.ttl = Some(millis(999))),
             ("`ttl`", |s, _| s.ttl = Some(seconds(3595))),
@@ -602,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn without_redis_its_timeout_takes_no_room() {
+    fn redis_timeout_is_not_counted_without_redis() {
         let settings = |request| CacheSettings {
             request_timeout: Some(request),
             validation_timeout: Some(seconds(5)),
@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_of_a_configuration_file_gives_way() {
+    fn default_ttl_of_a_configuration_file_is_adapted() {
         let mut settings = CacheSettings {
             max_session_lifetime: seconds(100),
             ..CacheSettings::default()

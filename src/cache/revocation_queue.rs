@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_and_then_nothing_is_served_for_a_while() {
+    fn full_queue_disables_redis_reads_until_records_expire() {
         let cache = SessionCache::builder().build().unwrap();
         let key = cache.key(&SessionToken::parse("t").unwrap());
         let queue = RevocationQueue::default();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_lasts_until_the_last_of_its_kind_is_delivered_or_given_up() {
+    fn user_is_blocked_until_its_last_queued_revocation_is_removed() {
         let queue = RevocationQueue::default();
         for (n, until) in [(1, 10), (2, 20), (1, 30)] {
             queue.push(user(n), until, 0);

@@ -252,7 +252,7 @@ mod tests {
     /// A lookup that began before the revocation was given up, and has been delayed since, finds
     /// the denial gone. It must see the generation changed.
     #[tokio::test]
-    async fn what_is_given_up_counts_as_revoked_before_its_denial_ends() {
+    async fn abandoned_revocation_is_counted_before_its_denial_ends() {
         let clock = crate::time::ManualClock::new();
         let cache = SessionCache::builder()
             .redis("redis://127.0.0.1:1")

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn holds_until_its_end_and_no_longer() {
+    fn token_is_revoked_until_its_end_and_no_longer() {
         let mut tokens = RevokedTokens::new(2);
         assert!(!tokens.insert(key(1), 10, 0));
         assert!(tokens.contains(&key(1), 9));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn forgets_the_oldest_when_full_and_says_so() {
+    fn full_list_evicts_the_oldest_token_and_reports_it() {
         let mut tokens = RevokedTokens::new(2);
         assert!(!tokens.insert(key(1), 10, 0));
         assert!(!tokens.insert(key(2), 11, 1));
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_token_again_extends_and_takes_no_second_place() {
+    fn reinserting_a_token_extends_its_only_entry() {
         let mut tokens = RevokedTokens::new(2);
         for now in 0..100 {
             assert!(!tokens.insert(key(1), now + 50, now));

@@ -313,7 +313,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_text_has_one_list_of_settings(
+        fn namespace_text_is_unique_per_list_of_settings(
             one in proptest::collection::vec("[a% 2]{0,4}", 0..4),
             other in proptest::collection::vec("[a% 2]{0,4}", 0..4),
         ) {

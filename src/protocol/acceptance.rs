@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn ours_is_served_while_mark_and_tombstone_are_those_that_were_seen() {
+    fn native_record_is_served_while_mark_and_tombstone_match() {
         let (mark, tombstone) = ("1732444799.999999", "1732444799.999999:forget:1");
         for (seen_mark, seen_tomb) in [
             (None, None),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusing_verdict_is_refused_even_if_it_was_seen() {
+    fn revoking_tombstone_rejects_even_if_it_was_seen() {
         let tombstone = Some("1732444700.000000:refuse:1");
         assert!(!served(
             &ours(NOW, None, tombstone),
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn age_and_end_bound_every_record() {
+    fn age_and_expiry_limit_every_record() {
         let oldest = NOW.minus(TTL + CLOCK_SKEW_TOLERANCE);
         for record_of in [|at| ours(at, None, None), |at| record(at, None)] {
             let none = RevocationState::default();
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn another_run_of_the_server_may_have_lost_what_was_revoked() {
+    fn other_run_id_and_trust_floor_reject_older_records() {
         let none = RevocationState::default();
         let other = ReadContext {
             run_id: "r2".into(),
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_is_served_only_well_after_mark_and_tombstone() {
+    fn foreign_record_must_be_newer_than_mark_and_tombstone() {
         let (mark, tombstone) = (
             Some("1732444790.000000"),
             Some("1732444790.000000:forget:1"),

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_near_key_is_of_one_token_in_one_namespace_and_one_process() {
+    fn local_key_is_unique_per_token_namespace_and_process() {
         let key_deriver = KeyDeriver::new(None, None);
         let token = |text: &str| SessionToken::parse(text.to_owned()).unwrap();
         let space =
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_redis_leads_to_its_tokens_stripe() {
+    fn redis_key_name_maps_to_the_stripe_of_its_token() {
         let secret = SecretKey::from_bytes("x".repeat(32)).unwrap();
         for pepper in [None, Some(&secret)] {
             let key_deriver = KeyDeriver::new(pepper, None);

@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn lives_differ_by_a_tenth_and_are_only_ever_shorter() {
+    fn lifetime_jitter_only_shortens_by_up_to_a_tenth() {
         let lifetimes = LifetimePolicy::new(300_000_000, 80);
         let lives: Vec<_> = (0..1_000)
             .map(|n| lifetimes.life(&token(n), 1_732_444_800_000_000, None))
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_ends_with_its_session() {
+    fn lifetime_ends_with_its_session() {
         let lifetimes = LifetimePolicy::new(300_000_000, 80);
         assert_eq!(lifetimes.life(&token(0), 0, Some(5)), 5);
         assert_eq!(lifetimes.life(&token(0), 0, Some(-5)), 0);
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn refreshing_is_a_share_of_the_life_or_never() {
+    fn refresh_is_due_after_a_share_of_the_lifetime_or_never() {
         let ttl = 300_000_000;
         assert_eq!(LifetimePolicy::new(ttl, 80).refresh_after(1_000), Some(800));
         assert_eq!(LifetimePolicy::new(ttl, 100).refresh_after(1_000), None);

@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn record_of_another_namespace_or_version_is_not_ours() {
+    fn record_of_another_namespace_or_version_is_ignored() {
         let namespaces = [
             Namespace::named("a"),
             Namespace::named("b"),
@@ -422,7 +422,7 @@ mod tests {
 
     /// Nodes from before there were versions wrote a provider's claims next to their own members.
     #[test]
-    fn claims_that_an_older_node_wrote_forge_nothing() {
+    fn claims_in_a_record_of_an_older_node_forge_nothing() {
         let now = of_namespace(UserData::new("u1"), &appwrite(), None) + &encode_suffix("", "r1");
         assert!(read(&now, appwrite()).is_some());
         let claim: Value = serde_json::from_str(&now).unwrap();
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn null_and_absent_are_different() {
+    fn null_and_absent_members_are_different() {
         let without = |member: &str| {
             let mut value: Value = serde_json::from_str(PEERS).unwrap();
             value.as_object_mut().unwrap().remove(member);
@@ -501,7 +501,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(
+        fn written_value_is_read_back_unchanged(
             id in "\\PC{1,20}", email in text(), name in text(), tier in text(), verified: bool,
             created in proptest::option::of(0..4_000_000_000_000_000_i64),
             expires in proptest::option::of(0..4_000_000_000_000_000_i64),
@@ -535,7 +535,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..PEERS.len()) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..PEERS.len()) {
             let _ = Record::parse(&bytes, &space(appwrite()));
             prop_assert_eq!(read(&PEERS[..cut], appwrite()), None);
         }

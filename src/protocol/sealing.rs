@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_very_value_under_its_very_key_opens() {
+    fn only_the_unchanged_value_under_its_key_opens() {
         let sealing = Sealing::new(&secret('a'), None);
         let fence = Timestamp(1_732_444_800_000_000);
         let value = sealing
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_previous_key_opens_and_no_other() {
+    fn only_current_and_previous_keys_open_a_value() {
         let old = Sealing::new(&secret('a'), None);
         let value = old.seal("k", "ada", Timestamp(0), b"{}").unwrap();
         let both = Sealing::new(&secret('b'), Some(&secret('a')));
@@ -204,7 +204,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic_or_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_neither_panic_nor_open(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let sealing = Sealing::new(&secret('a'), Some(&secret('b')));
             prop_assert!(!opens(&sealing, "k", &bytes));
             let marked = [MARKER.as_bytes(), &bytes].concat();

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_peers_write_is_read() {
+    fn times_of_the_python_service_are_read() {
         for (text, micros) in [
             ("1732444800.123456", 1_732_444_800_123_456),
             ("1732444800.1234567", 1_732_444_800_123_457),
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn no_float_is_more_than_a_time() {
+    fn float_outside_the_valid_range_is_rejected() {
         for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, 1e12] {
             assert_eq!(Timestamp::from_float(float), None);
         }
@@ -107,13 +107,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(micros in 0..1_000_000_000_000_000_000_i64) {
+        fn written_value_is_read_back_unchanged(micros in 0..1_000_000_000_000_000_000_i64) {
             let stamp = Timestamp(micros);
             prop_assert_eq!(Timestamp::parse(stamp.to_string().as_bytes()), Some(stamp));
         }
 
         #[test]
-        fn order_of_texts_is_order_in_time(a in 1_000_000_000_000_000..9_999_999_999_999_999_i64, b in 1_000_000_000_000_000..9_999_999_999_999_999_i64) {
+        fn text_order_equals_time_order(a in 1_000_000_000_000_000..9_999_999_999_999_999_i64, b in 1_000_000_000_000_000..9_999_999_999_999_999_i64) {
             prop_assert_eq!(Timestamp(a).to_string() < Timestamp(b).to_string(), a < b);
         }
     }

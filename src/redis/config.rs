@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_those_of_the_primary_and_for_sentinels_only() {
+    fn credentials_from_applies_only_to_a_sentinel_primary() {
         let url = "redis://ada:s3cr3t@_/5";
         let config = RedisConfig::sentinel(["redis://:own@one"], "primary").credentials_from(url);
         let Deployment::Sentinel {
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_out_of_range_are_refused() {
+    fn timeouts_out_of_range_are_rejected() {
         let millis = Duration::from_millis;
         let config = || RedisConfig::single("redis://one");
         for timeout in [Duration::ZERO, Duration::MAX, MAX_TIMEOUT + millis(1)] {
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_has_neither_databases_nor_replicas_to_wait_for() {
+    fn cluster_rejects_databases_and_replica_waits() {
         let config = || RedisConfig::cluster(["redis://one", "redis://two/0"]);
         assert!(config().database(0).check().is_ok());
         assert!(error(config().database(7)).contains("only database 0"));

@@ -112,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_key_panics(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_key_does_not_panic(start in 0_usize..5, bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             let key_space = KeySpace::new(String::new());
             let start = ["", RECORD, TOMB, "session_tomb:{session_cache:", MARK][start];
             let _ = key_space.read(&[start.as_bytes(), &bytes].concat());
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_that_is_written_is_read_again() {
+    fn every_written_key_is_recognized() {
         let token = SessionToken::parse("t").unwrap();
         for prefix in ["", "shop:", "{", "session_tomb:"] {
             let key_space = KeySpace::new(prefix.to_owned());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn other_keys_say_nothing() {
+    fn other_keys_are_ignored() {
         let key_space = KeySpace::new("shop:".to_owned());
         for key in [
             "",
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn no_tracked_kind_begins_another() {
+    fn no_tracked_prefix_is_a_prefix_of_another() {
         let kinds = KeySpace::new(String::new()).tracked(true);
         for (n, kind) in kinds.iter().enumerate() {
             let others = kinds.iter().enumerate().filter(|(other, _)| *other != n);

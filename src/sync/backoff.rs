@@ -35,7 +35,7 @@ mod tests {
     const FIRST: Duration = Duration::from_millis(50);
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_differ() {
+    fn pauses_double_up_to_the_limit_and_have_jitter() {
         for longest in [2, 30].map(Duration::from_secs) {
             let mut backoff = Backoff::new(FIRST);
             let mut most = FIRST;

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_that_python_reads() {
+    fn every_format_that_python_reads_is_parsed() {
         for (text, expected) in [
             (
                 "2025-05-03T16:52:48.766000+00:00",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_does_not_read_is_nothing() {
+    fn format_that_python_rejects_is_not_parsed() {
         for text in [
             "",
             "2025",
@@ -216,19 +216,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_again(micros in -62_135_596_800_000_000_i64..=253_402_300_799_999_999) {
+        fn written_value_is_read_back_unchanged(micros in -62_135_596_800_000_000_i64..=253_402_300_799_999_999) {
             let time = DateTime::from_timestamp_micros(micros).unwrap();
             prop_assert_eq!(parse_isoformat(&isoformat(time)), Some(time));
         }
 
         #[test]
-        fn no_text_panics(text in "[0-9W:.,+Z -]{0,40}|\\PC{0,40}") {
+        fn arbitrary_text_does_not_panic(text in "[0-9W:.,+Z -]{0,40}|\\PC{0,40}") {
             let _ = parse_isoformat(&text);
         }
     }
 
     #[test]
-    fn a_time_that_python_does_not_know_is_written_as_the_last_that_it_does() {
+    fn time_out_of_pythons_range_is_clamped() {
         assert_eq!(
             isoformat(DateTime::<Utc>::MAX_UTC),
             "9999-12-31T23:59:59.999999+00:00"

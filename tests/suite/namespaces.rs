@@ -92,7 +92,7 @@ async fn record_of_another_client_is_a_miss() {
 }
 
 #[tokio::test]
-async fn clients_that_share_a_token_do_not_overwrite_each_others_records() {
+async fn clients_sharing_a_token_keep_separate_records() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let [a, b] = ["A", "B"].map(|id| node(&redis, client(&tenants, id).build().unwrap()));
     let for_both = "o1~ada~AB~read";
@@ -127,7 +127,7 @@ async fn record_of_another_appwrite_project_is_a_miss() {
 }
 
 #[tokio::test]
-async fn appwrite_that_is_reached_by_two_addresses_shares_records_by_its_authority() {
+async fn appwrite_at_two_addresses_shares_records_by_authority() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let here = project(&tenants, "p");
     let address = tenants.appwrite(1).replace("127.0.0.1", "localhost");
@@ -145,7 +145,7 @@ async fn appwrite_that_is_reached_by_two_addresses_shares_records_by_its_authori
 }
 
 #[tokio::test]
-async fn named_namespace_shares_records_on_purpose() {
+async fn validators_with_one_named_namespace_share_records() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let [a, b] = ["A", "B"].map(|id| {
         let builder = client(&tenants, id).namespace("either-may-speak");
@@ -156,7 +156,7 @@ async fn named_namespace_shares_records_on_purpose() {
 }
 
 #[tokio::test]
-async fn records_of_an_or_are_seen_by_neither_branch_alone() {
+async fn branch_alone_does_not_read_records_of_an_or() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let either = project(&tenants, "p").or("oauth", client(&tenants, "A").build().unwrap());
     let either = node(&redis, either);
@@ -170,7 +170,7 @@ async fn records_of_an_or_are_seen_by_neither_branch_alone() {
 }
 
 #[tokio::test]
-async fn record_of_the_python_service_is_appwrites_alone() {
+async fn python_record_is_used_only_by_appwrite_namespace() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     Peer(&redis).store("w1~ada~p", "ada");
     let appwrite = project(&tenants, "p");
@@ -206,7 +206,7 @@ async fn record_of_the_python_service_is_appwrites_alone() {
 }
 
 #[tokio::test]
-async fn handle_without_a_namespace_has_records_of_its_own() {
+async fn handle_without_namespace_has_separate_records() {
     let cache = cache();
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -275,7 +275,7 @@ async fn race<A: SessionValidator, B: SessionValidator>(
 }
 
 #[tokio::test]
-async fn validation_is_not_joined_by_a_layer_with_other_rules() {
+async fn layer_with_other_rules_does_not_join_a_validation() {
     for is_strict_first in [false, true] {
         let (cache, probe) = (cache(), Probe::new());
         let weak = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -298,7 +298,7 @@ async fn validation_is_not_joined_by_a_layer_with_other_rules() {
 }
 
 #[tokio::test]
-async fn layers_that_are_clones_share_a_validation() {
+async fn cloned_layers_share_a_validation() {
     let (cache, probe) = (cache(), Probe::new());
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     probe.hold();
@@ -314,7 +314,7 @@ async fn layers_that_are_clones_share_a_validation() {
 }
 
 #[tokio::test]
-async fn providers_refusal_counts_for_all_layers_of_the_namespace() {
+async fn provider_rejection_applies_to_all_layers_of_a_namespace() {
     let (cache, probe) = (
         cache(),
         Probe::answering(|_| Err(ValidationError::invalid())),
@@ -361,7 +361,7 @@ async fn ask_nested<A: SessionValidator, B: SessionValidator>(
 }
 
 #[tokio::test]
-async fn strict_layer_inside_a_weak_one_decides_itself() {
+async fn strict_layer_inside_a_weak_one_applies_its_own_rules() {
     let tenants = Tenants::start().await;
     let cache = cache();
     let people = client(&tenants, "A").build().unwrap();
@@ -390,7 +390,7 @@ async fn strict_layer_inside_a_weak_one_decides_itself() {
 }
 
 #[tokio::test]
-async fn user_of_another_namespace_or_program_is_not_passed_on() {
+async fn user_set_by_another_namespace_or_other_code_is_ignored() {
     let cache = cache();
     let first = TestValidator::new().with_session("t", UserData::new("first"));
     let second = Probe::answering(|text| match text {
@@ -462,7 +462,7 @@ async fn layered_validator_keeps_its_rules() {
 }
 
 #[tokio::test]
-async fn combinators_change_and_refuse() {
+async fn combinators_change_and_reject_sessions() {
     let people = || TestValidator::new().with_session("t", UserData::new("ada"));
     let pro = people().map("pro", |mut session| {
         session.user = session.user.to_builder().tier("pro").build();
@@ -514,7 +514,7 @@ fn branch(
 }
 
 #[tokio::test]
-async fn claim_cannot_choose_the_branch() {
+async fn user_claim_cannot_choose_the_branch() {
     let redis = Redis::start();
     let asked = Arc::<std::sync::Mutex<Vec<_>>>::default();
     let of = |tier, text| branch(tier, text, Arc::clone(&asked));
@@ -553,7 +553,7 @@ async fn claim_cannot_choose_the_branch() {
 }
 
 #[tokio::test]
-async fn users_of_two_providers_with_one_id_differ_by_authority() {
+async fn equal_user_ids_of_two_providers_differ_by_authority() {
     let tenants = Tenants::start().await;
     let oauth = client(&tenants, "A").authority("https://sso.example.com");
     let either = project(&tenants, "p").or("oauth", oauth.build().unwrap());
@@ -572,7 +572,7 @@ async fn users_of_two_providers_with_one_id_differ_by_authority() {
 }
 
 #[tokio::test]
-async fn or_if_shows_a_token_to_one_provider() {
+async fn or_if_sends_a_token_to_one_provider_only() {
     let people = TestValidator::new().with_session("person", UserData::new("ada"));
     let machines = TestValidator::new().with_session("key_1", UserData::new("robot"));
     let both = people.clone().or_if("machines", machines.clone(), |token| {
@@ -590,7 +590,7 @@ async fn or_if_shows_a_token_to_one_provider() {
 }
 
 #[tokio::test]
-async fn pause_of_one_branch_does_not_stop_the_other() {
+async fn cooldown_of_one_branch_does_not_stop_the_other() {
     let people = Probe::answering(|text| match text {
         text if text.starts_with("person") => Ok(session("ada")),
         _ => Err(ValidationError::invalid()),
@@ -615,7 +615,7 @@ async fn pause_of_one_branch_does_not_stop_the_other() {
 /// A stranger's token has the provider ask for a pause. The token of a user who is blocked since
 /// must not be served stale because of it.
 #[tokio::test]
-async fn pause_is_no_outage() {
+async fn cooldown_does_not_serve_stale_sessions() {
     for with_branches in [false, true] {
         let clock = ManualClock::new();
         let builder = SessionCache::builder().ttl(Duration::from_secs(30));
@@ -656,7 +656,7 @@ async fn pause_is_no_outage() {
 }
 
 #[tokio::test]
-async fn disabled_cache_refuses_what_another_node_revoked() {
+async fn disabled_cache_rejects_token_revoked_on_another_node() {
     let redis = Redis::start();
     let probe = Probe::new();
     let off = with_redis(&redis).enabled(false).build().unwrap();
@@ -687,7 +687,7 @@ async fn disabled_cache_refuses_what_another_node_revoked() {
 }
 
 #[tokio::test]
-async fn email_as_user_id_has_to_be_verified() {
+async fn email_as_user_id_must_be_verified() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let by_email = || {
         client(&tenants, "A")
@@ -710,7 +710,7 @@ async fn email_as_user_id_has_to_be_verified() {
 }
 
 #[tokio::test]
-async fn anonymous_sessions_of_appwrite_are_kept_out_where_they_are_forbidden() {
+async fn anonymous_appwrite_session_is_rejected_if_forbidden() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let guest = format!("w1~{GUEST}~p");
     let any = node(&redis, project(&tenants, "p"));
@@ -730,7 +730,7 @@ async fn anonymous_sessions_of_appwrite_are_kept_out_where_they_are_forbidden() 
 }
 
 #[tokio::test]
-async fn session_comes_back_from_redis_as_it_went_in() {
+async fn session_read_from_redis_equals_the_stored_one() {
     let redis = Redis::start();
     let names = [
         "name",
@@ -772,7 +772,7 @@ async fn session_comes_back_from_redis_as_it_went_in() {
 }
 
 #[tokio::test]
-async fn session_id_is_the_providers() {
+async fn session_id_is_that_of_the_provider() {
     let tenants = Tenants::start().await;
     let layer = SessionCacheLayer::new(cache(), project(&tenants, "p"));
     for _ in 0..2 {
@@ -782,7 +782,7 @@ async fn session_id_is_the_providers() {
 }
 
 #[tokio::test]
-async fn session_that_only_accepts_refuses_is_forbidden_however_it_came() {
+async fn session_rejected_only_by_accepts_is_forbidden() {
     let accepting = Arc::new(AtomicUsize::new(1));
     let probe = Probe::new();
     let accepts = Arc::clone(&accepting);
@@ -829,7 +829,7 @@ impl SessionValidator for Inconsistent {
 }
 
 #[tokio::test]
-async fn providers_refusal_ends_a_record_that_the_layer_does_not_accept() {
+async fn provider_rejection_removes_record_the_layer_rejects() {
     let redis = Redis::start();
     let probe = Probe::new();
     let weak = node(&redis, probe.clone());
@@ -849,7 +849,7 @@ async fn providers_refusal_ends_a_record_that_the_layer_does_not_accept() {
 }
 
 #[tokio::test]
-async fn user_of_a_layer_on_another_cache_is_looked_up() {
+async fn user_from_a_layer_on_another_cache_is_looked_up() {
     let probe = Probe::new();
     let (one, other) = (cache(), cache());
     let outer = SessionCacheLayer::new(one, probe.clone());
@@ -884,7 +884,7 @@ async fn filter_sees_the_authority_and_closures_keep_it() {
 }
 
 #[tokio::test]
-async fn refusal_of_one_token_pauses_no_branch() {
+async fn rejection_of_one_token_starts_no_cooldown() {
     let locked = ValidationError::forbidden(ForbiddenReason::Blocked);
     let locked = locked.with_retry_after(Duration::from_secs(60));
     let people = TestValidator::new()
@@ -897,7 +897,7 @@ async fn refusal_of_one_token_pauses_no_branch() {
 
 /// Junk takes all validations that may run at once, for as long as they may take.
 #[tokio::test(start_paused = true)]
-async fn wait_for_a_permit_is_no_outage() {
+async fn waiting_for_a_permit_does_not_serve_stale_sessions() {
     let clock = ManualClock::new();
     let builder = SessionCache::builder().ttl(Duration::from_secs(30));
     let builder = builder
@@ -922,7 +922,7 @@ async fn wait_for_a_permit_is_no_outage() {
 }
 
 #[tokio::test]
-async fn validators_that_name_another_authority_share_no_records() {
+async fn settings_that_affect_the_session_change_the_namespace() {
     let tenants = Tenants::start().await;
     let plain = client(&tenants, "A").build().unwrap();
     for other in [
@@ -938,7 +938,7 @@ async fn validators_that_name_another_authority_share_no_records() {
 }
 
 #[tokio::test]
-async fn spellings_of_an_appwrite_token_are_one_session() {
+async fn all_spellings_of_an_appwrite_token_share_one_session() {
     let (redis, appwrite) = (Redis::start(), Appwrite::start().await);
     appwrite.add_user("ada", "ada@example.com", "correct horse");
     let issued = appwrite.issue("ada");

@@ -23,7 +23,7 @@ fn block<'a>(readme: &'a str, language: &str, with: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn the_readme_alone_makes_a_service_that_authenticates() {
+async fn readme_example_builds_a_service_that_authenticates() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
     let dependencies = block(&readme, "toml", "[dependencies]");

@@ -120,7 +120,7 @@ fn randomness() -> (u64, StdRng) {
 }
 
 #[tokio::test]
-async fn nodes_let_nobody_in_after_a_logout_at_one_of_them() {
+async fn all_nodes_reject_a_token_after_logout_at_one_node() {
     let nodes = Nodes::start().await;
     let (seed, mut random) = randomness();
     for round in 0..rounds() {
@@ -173,7 +173,7 @@ async fn nodes_let_nobody_in_after_a_logout_at_one_of_them() {
 }
 
 #[tokio::test]
-async fn nodes_let_nobody_in_after_a_password_reset_at_one_of_them() {
+async fn all_nodes_reject_old_sessions_after_a_password_reset() {
     let nodes = Nodes::start().await;
     let (seed, mut random) = randomness();
     for round in 0..rounds() {

@@ -57,7 +57,7 @@ async fn until_served_from_redis(layer: &SessionCacheLayer<Probe>) {
 }
 
 #[tokio::test]
-async fn a_redis_that_dies_and_comes_back_costs_no_request() {
+async fn requests_succeed_while_redis_stops_and_restarts() {
     let mut redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url());
     until_served_from_redis(&layer).await;
@@ -76,7 +76,7 @@ async fn a_redis_that_dies_and_comes_back_costs_no_request() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_not_there_at_the_start_is_used_as_soon_as_it_is() {
+async fn redis_missing_at_startup_is_used_once_available() {
     let port = free_port();
     let (cache, _, layer) = node(&format!("redis://127.0.0.1:{port}/2"));
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
@@ -86,7 +86,7 @@ async fn a_redis_that_is_not_there_at_the_start_is_used_as_soon_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later() {
+async fn logout_while_redis_hangs_is_local_first_then_on_all_nodes() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url());
     let (_, _, other) = patient_node(&redis.url());
@@ -114,7 +114,7 @@ async fn a_logout_while_redis_is_frozen_holds_here_at_once_and_everywhere_later(
 }
 
 #[tokio::test]
-async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
+async fn record_invalidated_while_redis_hangs_is_not_served_later() {
     for by_user in [false, true] {
         let redis = Redis::start();
         let (cache, probe, layer) = node(&redis.url());
@@ -144,7 +144,7 @@ async fn what_was_cached_before_a_reset_does_not_come_back_with_the_data() {
 }
 
 #[tokio::test]
-async fn a_restart_that_brings_old_data_back_is_not_believed() {
+async fn records_restored_from_an_old_snapshot_are_ignored() {
     let mut redis = Redis::start();
     let (cache, probe, layer) = patient_node(&redis.url());
     until_served_from_redis(&layer).await;
@@ -184,7 +184,7 @@ async fn a_restart_that_brings_old_data_back_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
+async fn circuit_breaker_is_open_while_redis_is_unavailable() {
     for freezes in [false, true] {
         let mut redis = Redis::start();
         let proxy = Proxy::start(redis.port()).await;
@@ -234,7 +234,7 @@ async fn a_redis_that_does_not_answer_is_left_alone_until_it_does() {
 }
 
 #[tokio::test]
-async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not_stored() {
+async fn validation_across_a_restart_that_lost_data_is_not_stored() {
     let mut redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url());
     let (other, _, warm) = patient_node(&redis.url());
@@ -256,7 +256,7 @@ async fn a_validation_in_flight_across_a_restart_that_lost_its_revocation_is_not
 }
 
 #[tokio::test]
-async fn a_fill_that_comes_too_late_serves_nobody_who_asked_late() {
+async fn late_fill_is_reported_as_unavailable() {
     // A tombstone may have come and gone meanwhile.
     let hostile = Hostile::start().await;
     let (cache, _, _) = patient_node(&hostile.url());

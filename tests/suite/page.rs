@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_logout_in_one_tab_is_seen_in_the_other() {
+async fn logout_in_one_tab_takes_effect_in_the_other() {
     let Some(browser) = Browser::start().await else {
         eprintln!("SKIPPED: the page is not tested, since there is no chromium and chromedriver");
         return;
@@ -90,7 +90,7 @@ async fn a_logout_in_one_tab_is_seen_in_the_other() {
 }
 
 #[tokio::test]
-async fn its_headers_let_nothing_in_from_elsewhere() {
+async fn page_headers_block_foreign_content() {
     let mut server = start(&[]);
     let url = url(&mut server);
     for path in ["/", "/page.js", "/page.css"] {

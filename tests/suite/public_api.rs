@@ -200,7 +200,7 @@ fn list(items: Vec<Item>, public: &BTreeSet<String>, lines: &mut BTreeSet<String
 }
 
 #[test]
-fn what_users_can_name_is_as_listed() {
+fn public_api_matches_the_list() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut paths = Vec::new();
     files(&root.join("src"), &mut paths);

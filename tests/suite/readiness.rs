@@ -42,7 +42,7 @@ async fn inner(_: Request<()>) -> Result<Answer, Infallible> {
 }
 
 #[tokio::test]
-async fn it_is_woken_when_the_inner_service_becomes_ready() {
+async fn layer_is_woken_when_the_inner_service_becomes_ready() {
     let (mut service, mut handle) =
         mock::spawn_layer::<Request<()>, Answer, _>(layer(&Probe::new()));
     handle.allow(0);
@@ -61,7 +61,7 @@ async fn it_is_woken_when_the_inner_service_becomes_ready() {
 }
 
 #[tokio::test]
-async fn one_that_waits_for_an_inner_service_that_fails_is_told() {
+async fn waiting_caller_receives_the_error_of_the_inner_service() {
     let (mut service, mut handle) =
         mock::spawn_layer::<Request<()>, Answer, _>(layer(&Probe::new()));
     handle.allow(0);
@@ -75,7 +75,7 @@ async fn one_that_waits_for_an_inner_service_that_fails_is_told() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_dropped_while_it_waits_gives_its_place_back() {
+async fn dropped_request_releases_its_concurrency_permit() {
     for limit_is_inside in [false, true] {
         let places = Arc::new(Semaphore::new(1));
         let limit = Limit::with_semaphore(Arc::clone(&places));
@@ -107,7 +107,7 @@ async fn a_request_that_is_dropped_while_it_waits_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_refused_gives_its_place_back() {
+async fn rejected_request_releases_its_concurrency_permit() {
     let places = Arc::new(Semaphore::new(1));
     let service = ServiceBuilder::new()
         .layer(layer(&Probe::new()))

@@ -67,7 +67,7 @@ async fn until_landed(cache: &SessionCache) {
 }
 
 #[tokio::test]
-async fn a_session_in_use_is_validated_before_its_end_and_nobody_waits() {
+async fn active_session_is_refreshed_without_delaying_requests() {
     let (clock, (cache, probe, layer)) = in_process();
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
     clock.advance(Duration::from_secs(200));
@@ -93,7 +93,7 @@ async fn a_session_in_use_is_validated_before_its_end_and_nobody_waits() {
 }
 
 #[tokio::test]
-async fn a_failure_leaves_the_session_to_its_end_and_is_not_repeated() {
+async fn failed_refresh_keeps_the_session_and_is_not_retried() {
     let (clock, (cache, probe, layer)) = in_process();
     tier(&layer, "t").await.unwrap();
     probe.answer(|_| Err(ValidationError::unavailable("down")));
@@ -108,7 +108,7 @@ async fn a_failure_leaves_the_session_to_its_end_and_is_not_repeated() {
 }
 
 #[tokio::test]
-async fn a_refusal_ends_the_session_at_once() {
+async fn rejection_on_refresh_ends_the_session_immediately() {
     let (clock, (cache, probe, layer)) = in_process();
     tier(&layer, "t").await.unwrap();
     probe.answer(|_| Err(ValidationError::invalid()));
@@ -121,7 +121,7 @@ async fn a_refusal_ends_the_session_at_once() {
 }
 
 #[tokio::test]
-async fn it_can_be_turned_off_and_gives_way_to_those_who_wait() {
+async fn refresh_can_be_disabled_and_yields_to_waiting_requests() {
     let clock = ManualClock::new();
     let builder = || SessionCache::builder().clock(clock.clone());
     let (off, probe, layer) = node(builder().refresh_ahead(100));
@@ -148,7 +148,7 @@ async fn it_can_be_turned_off_and_gives_way_to_those_who_wait() {
 }
 
 #[tokio::test]
-async fn it_waits_until_a_provider_that_wants_to_be_left_alone_may_be_asked() {
+async fn refresh_waits_for_the_end_of_a_cooldown() {
     let (clock, (cache, probe, layer)) = in_process();
     tier(&layer, "t").await.unwrap();
     clock.advance(MOST_OF_THE_TTL);
@@ -163,7 +163,7 @@ async fn it_waits_until_a_provider_that_wants_to_be_left_alone_may_be_asked() {
 }
 
 #[tokio::test]
-async fn a_record_in_redis_is_replaced_whoever_wrote_it() {
+async fn refresh_replaces_native_and_foreign_records() {
     let redis = Redis::start();
     for by_peer in [false, true] {
         let text = if by_peer { "theirs" } else { "ours" };
@@ -190,7 +190,7 @@ async fn a_record_in_redis_is_replaced_whoever_wrote_it() {
 }
 
 #[tokio::test]
-async fn a_refusal_takes_the_record_out_of_redis() {
+async fn rejection_on_refresh_deletes_the_redis_record() {
     let redis = Redis::start();
     let (cache, probe, layer) = with_redis(&redis);
     tier(&layer, "t").await.unwrap();
@@ -206,7 +206,7 @@ async fn a_refusal_takes_the_record_out_of_redis() {
 }
 
 #[tokio::test]
-async fn what_the_peer_logs_out_meanwhile_is_not_put_back() {
+async fn refresh_does_not_restore_a_session_logged_out_by_python() {
     let redis = Redis::start();
     for written_anew in [false, true] {
         let (cache, probe, layer) = with_redis(&redis);
@@ -228,7 +228,7 @@ async fn what_the_peer_logs_out_meanwhile_is_not_put_back() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_overtakes_it_has_the_provider_asked_again() {
+async fn revocation_during_a_refresh_triggers_another_validation() {
     let redis = Redis::start();
     for by_user in [false, true] {
         let (cache, probe, layer) = with_redis(&redis);
@@ -260,7 +260,7 @@ async fn a_revocation_that_overtakes_it_has_the_provider_asked_again() {
 }
 
 #[tokio::test]
-async fn sessions_that_are_cached_together_do_not_end_together() {
+async fn sessions_cached_together_expire_at_different_times() {
     let redis = Redis::start();
     let (_, _, layer) = with_redis(&redis);
     let mut lives = Vec::new();

@@ -47,7 +47,7 @@ fn waiting(redis: &Redis) -> usize {
 }
 
 #[tokio::test]
-async fn a_revocation_tells_how_many_replicas_have_it() {
+async fn revocation_returns_the_number_of_replicas_that_have_it() {
     let (primary, replica) = pair();
     let cache = node(&primary, 1, LONG);
     let replicas = |revocation: Revocation| revocation.replicas();
@@ -77,7 +77,7 @@ async fn a_revocation_tells_how_many_replicas_have_it() {
 }
 
 #[tokio::test]
-async fn what_waits_holds_already_and_keeps_no_request_waiting() {
+async fn waiting_revocation_is_in_effect_and_delays_no_request() {
     let (primary, replica) = pair();
     let cache = node(&primary, 1, LONG);
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
@@ -98,7 +98,7 @@ async fn what_waits_holds_already_and_keeps_no_request_waiting() {
 }
 
 #[tokio::test]
-async fn too_few_replicas_are_told_of_and_are_no_error() {
+async fn too_few_replicas_cause_a_warning_and_no_error() {
     let (primary, replica) = pair();
     let log = record();
     let cache = node(&primary, 2, Duration::from_millis(50));

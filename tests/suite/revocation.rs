@@ -42,7 +42,7 @@ async fn revoke(cache: &SessionCache, how: Revoke, text: &str, user: &str) {
 }
 
 #[tokio::test]
-async fn what_is_cached_is_forgotten_or_refused() {
+async fn revoked_session_is_revalidated_or_rejected() {
     let cache = SessionCache::builder().build().unwrap();
     let probe = Probe::answering(|_| Ok(of_tier("old")));
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -71,7 +71,7 @@ async fn what_is_cached_is_forgotten_or_refused() {
 }
 
 #[tokio::test]
-async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
+async fn validation_overtaken_by_an_invalidation_is_repeated() {
     for how in [Revoke::Forget, Revoke::User] {
         let cache = SessionCache::builder().build().unwrap();
         let probe = Probe::answering(|_| Ok(of_tier("old")));
@@ -103,7 +103,7 @@ async fn a_validation_that_a_revocation_overtakes_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_validation_that_a_logout_overtakes_lets_nobody_in() {
+async fn validation_overtaken_by_a_logout_is_rejected() {
     let cache = SessionCache::builder().build().unwrap();
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -125,7 +125,7 @@ async fn a_validation_that_a_logout_overtakes_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn whoever_comes_after_the_re_check_began_looks_again() {
+async fn request_after_recheck_waits_for_next_validation() {
     let cache = SessionCache::builder().build().unwrap();
     let probe = Probe::answering(|_| Ok(of_tier("one")));
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -159,7 +159,7 @@ async fn whoever_comes_after_the_re_check_began_looks_again() {
 }
 
 #[tokio::test]
-async fn tickets_keep_out_what_was_validated_before_a_revocation() {
+async fn ticket_from_before_a_revocation_is_not_stored() {
     let cache = SessionCache::builder().build().unwrap();
     let t = token("t");
     let Lookup::Miss(ticket) = cache.get(&t).await else {
@@ -239,7 +239,7 @@ impl SessionValidator for Provider {
 /// Many requests and revocations at random. The oracle: a request is served with a change at
 /// least as late as the last one whose revocation had returned when the request began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_race_serves_what_was_revoked() {
+async fn revoked_session_is_not_served_in_any_race() {
     let full = std::env::var_os("SESSION_CACHE_FULL").is_some();
     let (rounds, steps) = if full { (200, 2_000) } else { (10, 400) };
     for round in 0..rounds {

@@ -26,7 +26,7 @@ fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
 }
 
 #[test]
-fn a_process_that_slept_stores_nothing() {
+fn fill_with_an_old_fence_is_rejected() {
     let redis = Redis::start();
     let now = redis.time();
     assert_eq!(fill(&redis, now - 60.0, "r1"), "late");
@@ -39,7 +39,7 @@ fn a_process_that_slept_stores_nothing() {
 }
 
 #[test]
-fn a_newer_record_is_kept_whoever_wrote_it() {
+fn fill_keeps_a_newer_record_of_any_writer() {
     let redis = Redis::start();
     let now = redis.time();
     for newer in [
@@ -57,14 +57,14 @@ fn a_newer_record_is_kept_whoever_wrote_it() {
 }
 
 #[test]
-fn another_run_of_the_server_stores_nothing() {
+fn fill_for_another_run_id_is_rejected() {
     let redis = Redis::start();
     assert_eq!(fill(&redis, redis.time(), "r2"), "lost");
     assert_eq!(redis.get("record"), None);
 }
 
 #[test]
-fn what_is_to_replace_one_record_replaces_no_other() {
+fn refresh_fill_replaces_only_the_expected_record() {
     let redis = Redis::start();
     let now = redis.time();
     assert_eq!(fill_over(&redis, now, "r1", "old"), "kept", "it has gone");

@@ -56,7 +56,7 @@ const VALIDATED: Option<Origin> = Some(Origin::Validator);
 const CACHED: Option<Origin> = Some(Origin::Redis);
 
 #[tokio::test]
-async fn a_pepper_names_tokens_by_what_redis_cannot_compute() {
+async fn peppered_key_names_depend_on_the_secret() {
     let redis = Redis::start();
     let (cache, _, layer) = node(builder(&redis).pepper(secret('a')));
     assert_eq!(origin(&layer, "t").await, VALIDATED);
@@ -77,7 +77,7 @@ async fn a_pepper_names_tokens_by_what_redis_cannot_compute() {
 }
 
 #[tokio::test]
-async fn a_pepper_is_changed_without_losing_a_session_or_a_revocation() {
+async fn pepper_rotation_keeps_sessions_and_revocations() {
     let redis = Redis::start();
     let (old, _, before) = node(builder(&redis).pepper(secret('a')));
     assert_eq!(origin(&before, "kept").await, VALIDATED);
@@ -113,7 +113,7 @@ async fn a_pepper_is_changed_without_losing_a_session_or_a_revocation() {
 }
 
 #[tokio::test]
-async fn who_reads_redis_learns_nobodys_name() {
+async fn sealed_records_reveal_no_user_data() {
     let redis = Redis::start();
     let (cache, _, layer) = node(builder(&redis).sealing_key(secret('a')));
     assert_eq!(origin(&layer, "t").await, VALIDATED);
@@ -140,7 +140,7 @@ async fn who_reads_redis_learns_nobodys_name() {
 }
 
 #[tokio::test]
-async fn a_sealing_key_is_changed_without_losing_a_revocation() {
+async fn sealing_key_rotation_keeps_revocations() {
     let redis = Redis::start();
     let (_, _, before) = node(builder(&redis).sealing_key(secret('a')));
     assert_eq!(origin(&before, "t").await, VALIDATED);
@@ -174,7 +174,7 @@ async fn a_sealing_key_is_changed_without_losing_a_revocation() {
 }
 
 #[tokio::test]
-async fn plain_and_sealed_nodes_do_not_believe_each_other_and_say_so() {
+async fn plain_and_sealed_nodes_reject_each_others_records() {
     let redis = Redis::start();
     let log = record_log();
     let (_, _, sealed) = node(builder(&redis).sealing_key(secret('a')));
@@ -193,7 +193,7 @@ async fn plain_and_sealed_nodes_do_not_believe_each_other_and_say_so() {
 }
 
 #[tokio::test]
-async fn who_writes_redis_makes_nobody_a_user() {
+async fn sealed_cache_rejects_forged_and_moved_records() {
     let redis = Redis::start();
     let sealing = || builder(&redis).sealing_key(secret('a'));
     let (cache, probe, layer) = node(sealing());
@@ -272,7 +272,7 @@ async fn who_writes_redis_makes_nobody_a_user() {
 }
 
 #[tokio::test]
-async fn whatever_redis_replies_a_request_is_served_by_validating() {
+async fn request_is_validated_whatever_redis_replies() {
     let hostile = Hostile::start().await;
     let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let record = peer::record("mallory", 1_732_444_800.0).to_string();
@@ -356,7 +356,7 @@ async fn whatever_redis_replies_a_request_is_served_by_validating() {
 }
 
 #[tokio::test]
-async fn secrets_of_ours_are_never_printed() {
+async fn secret_keys_never_appear_in_debug_logs_or_errors() {
     let redis = Redis::start();
     let log = record_log();
     let text = "pepper-and-salt-pepper-and-salt-pepper";
@@ -397,7 +397,7 @@ async fn secrets_of_ours_are_never_printed() {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_logged_under_any_traffic_with_redis() {
+async fn no_secret_is_logged_under_traffic_with_redis() {
     const PASSWORD: &str = "redis-pass-of-ours";
     let log = record_log();
     let mut redis = Redis::start_with(&["--requirepass", PASSWORD]);

@@ -59,7 +59,7 @@ async fn until_from_redis(layer: &Layer, token: &str) {
 }
 
 #[tokio::test]
-async fn a_failover_is_followed_and_begins_an_epoch() {
+async fn failover_is_followed_and_starts_a_new_epoch() {
     let mut set = Set::start();
     let local = LocalCacheConfig::new(100).lease(Duration::from_secs(5));
     let (near, near_layer) = node(builder(set.urls()).local_cache(local));
@@ -96,7 +96,7 @@ async fn a_failover_is_followed_and_begins_an_epoch() {
 
 /// It was cut off from its sentinels, and goes on as if nothing had happened.
 #[tokio::test]
-async fn an_old_primary_that_still_answers_is_left() {
+async fn clients_leave_an_old_primary_that_still_answers() {
     let (old, new) = (Redis::start(), Redis::start());
     let fakes = fakes([Says::Primary(1, old.port()); 3]).await;
     let local = LocalCacheConfig::new(100).lease(Duration::from_secs(20));
@@ -132,7 +132,7 @@ async fn an_old_primary_that_still_answers_is_left() {
 }
 
 #[tokio::test]
-async fn of_sentinels_that_disagree_the_newest_counts_and_a_minority_that_is_behind_does_not() {
+async fn newest_sentinel_wins_and_an_outdated_minority_is_ignored() {
     let (old, new) = (Redis::start(), Redis::start());
     let ports = (old.port(), new.port());
     let fakes = fakes([
@@ -180,7 +180,7 @@ async fn of_sentinels_that_disagree_the_newest_counts_and_a_minority_that_is_beh
 }
 
 #[tokio::test]
-async fn when_none_knows_the_primary_one_line_says_what_to_check() {
+async fn unknown_primary_causes_one_warning_with_advice() {
     for (says, reason) in [
         (Says::Unknown, "No such master"),
         (Says::Nothing, "no answer"),
@@ -207,7 +207,7 @@ async fn when_none_knows_the_primary_one_line_says_what_to_check() {
 }
 
 #[tokio::test]
-async fn sentinels_and_primary_have_passwords_of_their_own_and_tls() {
+async fn sentinels_and_primary_use_separate_passwords_and_tls() {
     if !is_spoken() {
         return;
     }
@@ -245,7 +245,7 @@ async fn sentinels_and_primary_have_passwords_of_their_own_and_tls() {
 }
 
 #[test]
-fn there_must_be_a_sentinel_and_each_url_must_be_one() {
+fn sentinel_list_must_not_be_empty_and_urls_must_be_valid() {
     let of = |urls: &[&str]| {
         let urls = urls.iter().copied();
         let builder = SessionCache::builder().redis(RedisConfig::sentinel(urls, NAME));

@@ -282,7 +282,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_was_revoked_is_served_only_where_a_failover_has_lost_it() {
+async fn revoked_session_is_served_only_if_a_failover_lost_it() {
     // On the thread of the test, with which the servers end.
     let mut set = Set::start();
     let provider = Provider::default();

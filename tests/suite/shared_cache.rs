@@ -44,7 +44,7 @@ async fn origin(layer: &SessionCacheLayer<Probe>, token: &str) -> Option<Origin>
 }
 
 #[tokio::test]
-async fn what_one_node_validated_all_serve() {
+async fn session_validated_by_one_node_is_served_by_all() {
     let redis = Redis::start();
     let (_, one, first) = node(&redis);
     let (cache, two, second) = node(&redis);
@@ -59,7 +59,7 @@ async fn what_one_node_validated_all_serve() {
 }
 
 #[tokio::test]
-async fn nothing_but_records_tombstones_and_marks_is_stored_and_for_how_long() {
+async fn redis_holds_only_expected_keys_with_expected_lifetimes() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis);
     let time = |text: &str| text.parse::<chrono::DateTime<Utc>>().unwrap();
@@ -136,7 +136,7 @@ async fn nothing_but_records_tombstones_and_marks_is_stored_and_for_how_long() {
 }
 
 #[tokio::test]
-async fn a_record_never_outlives_its_session() {
+async fn record_never_outlives_its_session() {
     let redis = Redis::start();
     let (_, probe, layer) = node(&redis);
     for (left, ttl) in [(100, 98..=100), (0, 1..=1)] {
@@ -151,7 +151,7 @@ async fn a_record_never_outlives_its_session() {
 }
 
 #[tokio::test]
-async fn the_record_of_an_expired_session_is_deleted_and_not_served() {
+async fn record_of_an_expired_session_is_deleted_and_not_served() {
     let redis = Redis::start();
     let (_, probe, layer) = node(&redis);
     let mut record = peer::record("ada", redis.time());
@@ -163,7 +163,7 @@ async fn the_record_of_an_expired_session_is_deleted_and_not_served() {
 }
 
 #[tokio::test]
-async fn a_cached_request_is_one_command_and_none_is_a_ping() {
+async fn cached_request_is_one_command_without_ping() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let cache = SessionCache::builder()
@@ -198,7 +198,7 @@ async fn a_cached_request_is_one_command_and_none_is_a_ping() {
 
 /// Sixty-four lookups are as many as one command may hold.
 #[tokio::test]
-async fn what_many_ask_at_once_is_asked_together() {
+async fn concurrent_lookups_share_one_command() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let redis = RedisConfig::single(proxy.url()).timeout(Duration::from_secs(20));
@@ -223,7 +223,7 @@ async fn what_many_ask_at_once_is_asked_together() {
 }
 
 #[tokio::test]
-async fn whoever_asks_first_may_go_away() {
+async fn lookup_succeeds_after_an_earlier_caller_was_dropped() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis);
     let cache = cache.for_validator(&probe);
@@ -258,7 +258,7 @@ async fn whoever_asks_first_may_go_away() {
 }
 
 #[tokio::test]
-async fn the_peer_and_we_read_each_other() {
+async fn python_service_and_this_crate_read_each_others_records() {
     let redis = Redis::start();
     let peer = Peer(&redis);
     let (cache, probe, layer) = node(&redis);
@@ -308,7 +308,7 @@ async fn the_peer_and_we_read_each_other() {
 }
 
 #[tokio::test]
-async fn garbage_is_a_miss_and_a_served_request() {
+async fn unreadable_record_is_a_miss_and_is_replaced() {
     let redis = Redis::start();
     let log = record_log();
     let now = redis.time();
@@ -393,7 +393,7 @@ async fn garbage_is_a_miss_and_a_served_request() {
 }
 
 #[tokio::test]
-async fn a_mark_or_tombstone_that_is_garbage_is_served_by_validating() {
+async fn unreadable_mark_or_tombstone_forces_a_validation() {
     let redis = Redis::start();
     let marks = [
         "",
@@ -455,7 +455,7 @@ async fn a_mark_or_tombstone_that_is_garbage_is_served_by_validating() {
 }
 
 #[tokio::test]
-async fn any_user_id_finds_its_own_mark() {
+async fn revocation_mark_works_for_any_user_id() {
     let redis = Redis::start();
     for id in [
         "with \"quotes\"",
@@ -482,7 +482,7 @@ async fn any_user_id_finds_its_own_mark() {
 }
 
 #[tokio::test]
-async fn a_revocation_on_one_node_holds_on_all_when_it_returns() {
+async fn revocation_applies_on_all_nodes_when_it_returns() {
     let redis = Redis::start();
     let (one, _, first) = node(&redis);
     let (_, probe, second) = node(&redis);
@@ -509,7 +509,7 @@ async fn a_revocation_on_one_node_holds_on_all_when_it_returns() {
 }
 
 #[tokio::test]
-async fn a_validation_that_another_node_overtakes_is_asked_again() {
+async fn validation_overtaken_by_another_node_is_repeated() {
     let redis = Redis::start();
     let (one, _, _) = node(&redis);
     for by_user in [false, true] {
@@ -557,7 +557,7 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_validation_that_a_logout_on_another_node_overtakes_lets_nobody_in() {
+async fn validation_overtaken_by_a_remote_logout_is_rejected() {
     let redis = Redis::start();
     let (one, _, _) = node(&redis);
     let (cache, probe, layer) = node(&redis);
@@ -600,7 +600,7 @@ async fn namespaces_share_revocations_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_session_too_large_for_a_record_is_served_and_not_stored() {
+async fn session_too_large_for_a_record_is_served_and_not_stored() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis);
     probe.answer(|_| {
@@ -616,7 +616,7 @@ async fn a_session_too_large_for_a_record_is_served_and_not_stored() {
 }
 
 #[tokio::test]
-async fn database_and_prefix_are_where_the_settings_say() {
+async fn database_and_key_prefix_follow_the_settings() {
     let redis = Redis::start();
     let server = format!("redis://127.0.0.1:{}", redis.port());
     for (url, db, file, expected) in [
@@ -664,7 +664,7 @@ async fn database_and_prefix_are_where_the_settings_say() {
 }
 
 #[tokio::test]
-async fn scripts_that_somebody_flushed_are_loaded_again() {
+async fn flushed_scripts_are_loaded_again() {
     let redis = Redis::start();
     let (cache, _, layer) = node(&redis);
     ask(&layer, "t").await.unwrap();
@@ -677,7 +677,7 @@ async fn scripts_that_somebody_flushed_are_loaded_again() {
 }
 
 #[tokio::test]
-async fn an_error_reply_is_no_answer() {
+async fn error_reply_counts_as_unavailable() {
     let redis = Redis::start();
     let (cache, _, layer) = node(&redis);
     ask(&layer, "t").await.unwrap();
@@ -711,7 +711,7 @@ async fn an_error_reply_is_no_answer() {
 }
 
 #[tokio::test]
-async fn a_server_that_may_evict_revocations_is_warned_of_once() {
+async fn server_that_may_evict_revocations_causes_one_warning() {
     for (policy, memory, warnings) in [
         ("allkeys-lru", "100mb", 1),
         ("volatile-ttl", "100mb", 1),
@@ -733,7 +733,7 @@ async fn a_server_that_may_evict_revocations_is_warned_of_once() {
 }
 
 #[tokio::test]
-async fn a_revocation_whose_caller_goes_away_is_carried_out() {
+async fn revocation_completes_when_its_caller_is_dropped() {
     let redis = Redis::start();
     let (cache, _, _) = node(&redis);
     // The first poll hands it over; then the caller is gone.
@@ -756,7 +756,7 @@ async fn a_revocation_whose_caller_goes_away_is_carried_out() {
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_be_used_is_one_clear_warning_without_secrets() {
+async fn unusable_redis_causes_one_warning_without_secrets() {
     let locked = Redis::start_with(&["--requirepass", "the-right-password"]);
     let port = locked.port();
     for url in [
@@ -801,7 +801,7 @@ async fn a_redis_that_cannot_be_used_is_one_clear_warning_without_secrets() {
 /// Real Python writes what we read and reads what we write, so that we do not test our own idea
 /// of Python.
 #[tokio::test]
-async fn real_python_agrees() {
+async fn real_python_reads_and_writes_the_same_format() {
     const PROGRAM: &str = r#"
 import datetime as d, json, sys, time
 record = json.loads(sys.stdin.read())

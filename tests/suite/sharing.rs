@@ -418,7 +418,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn layer_serves_only_what_its_own_validator_would_let_in() {
+async fn layer_serves_only_sessions_its_own_validator_accepts() {
     let cases = match std::env::var_os("SESSION_CACHE_FULL") {
         Some(_) => 2_000,
         None => 150,

@@ -8,7 +8,7 @@ use tower_session_cache::{LocalCacheConfig, Origin, RedisConfig, SessionCache, S
 use crate::support::{client::ask, peer::session_key, probe::Probe, redis::Redis, soon, until};
 
 #[tokio::test]
-async fn it_is_used_for_lookups_and_the_listener() {
+async fn unix_socket_serves_lookups_and_the_listener() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("redis.sock");
     let path = path.to_str().unwrap();

@@ -23,7 +23,7 @@ fn lines(log: &str, what: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_the_validator_logs_is_inside_of_the_requests_span() {
+async fn validator_logs_are_inside_the_requests_span() {
     let log = record();
     let validator = validator_fn("ada", async |_: SessionToken| {
         tracing::info!("the validator speaks");
@@ -66,7 +66,7 @@ async fn what_the_validator_logs_is_inside_of_the_requests_span() {
 }
 
 #[tokio::test]
-async fn a_local_hit_says_nothing_and_a_wait_for_redis_does() {
+async fn local_hit_logs_nothing_and_a_redis_lookup_logs_its_outcome() {
     let log = record();
     let redis = Redis::start();
     let near = SessionCacheLayer::new(SessionCache::default(), Probe::new());
@@ -94,7 +94,7 @@ async fn a_local_hit_says_nothing_and_a_wait_for_redis_does() {
 }
 
 #[tokio::test]
-async fn a_validation_is_inside_of_the_first_span_and_those_who_join_say_so() {
+async fn validation_is_in_the_leaders_span_and_joiners_are_marked() {
     let log = record();
     let cache = SessionCache::default();
     let probe = Probe::new();
@@ -128,7 +128,7 @@ async fn a_validation_is_inside_of_the_first_span_and_those_who_join_say_so() {
 }
 
 #[tokio::test]
-async fn a_refresh_has_a_span_of_its_own_since_the_request_does_not_wait_for_it() {
+async fn refresh_has_a_separate_span() {
     let log = record();
     let clock = ManualClock::new();
     let cache = SessionCache::builder().clock(clock.clone()).build();
@@ -148,7 +148,7 @@ async fn a_refresh_has_a_span_of_its_own_since_the_request_does_not_wait_for_it(
 }
 
 #[tokio::test]
-async fn a_revocation_says_what_became_of_it() {
+async fn revocation_logs_its_outcome() {
     let log = record();
     let cache = SessionCache::default();
     let _ = cache.revoke_token(&token("t")).await.unwrap();

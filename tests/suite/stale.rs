@@ -41,7 +41,7 @@ async fn is_stale(layer: &SessionCacheLayer<Probe>, text: &str) -> bool {
 }
 
 #[tokio::test]
-async fn without_redis_an_old_session_bridges_an_outage_for_a_while() {
+async fn stale_session_is_served_during_an_outage_without_redis() {
     let clock = ManualClock::new();
     let builder = SessionCache::builder().ttl(Duration::from_secs(30));
     let (cache, probe, layer) = layer_of(builder.stale_if_error(STALE).clock(clock.clone()));
@@ -73,7 +73,7 @@ async fn without_redis_an_old_session_bridges_an_outage_for_a_while() {
 }
 
 #[tokio::test]
-async fn nothing_is_served_stale_unless_asked_for_or_beyond_the_sessions_end() {
+async fn stale_session_needs_the_setting_and_an_unexpired_session() {
     let clock = ManualClock::new();
     for (stale, ends_after) in [(Duration::ZERO, 1_000), (STALE, 30)] {
         let builder = SessionCache::builder().ttl(Duration::from_secs(30));
@@ -126,7 +126,7 @@ async fn aged_within(
 }
 
 #[tokio::test]
-async fn with_redis_it_takes_a_look_that_nothing_was_revoked() {
+async fn stale_session_is_checked_for_revocation_in_redis() {
     let redis = Redis::start();
     let other = SessionCache::builder()
         .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
@@ -148,7 +148,7 @@ async fn with_redis_it_takes_a_look_that_nothing_was_revoked() {
 }
 
 #[tokio::test]
-async fn without_an_answer_of_redis_nothing_is_served_stale() {
+async fn no_stale_session_is_served_while_redis_is_unavailable() {
     let mut redis = Redis::start();
     let (_, _, layer) = aged_within(&redis, Duration::from_secs(2)).await;
     redis.kill();
@@ -161,7 +161,7 @@ async fn without_an_answer_of_redis_nothing_is_served_stale() {
 }
 
 #[tokio::test]
-async fn a_flush_may_have_taken_a_revocation_along() {
+async fn no_stale_session_is_served_after_a_flush() {
     let redis = Redis::start();
     let (cache, _, layer) = aged(&redis).await;
     let epochs = cache.stats().local_resets;
@@ -172,7 +172,7 @@ async fn a_flush_may_have_taken_a_revocation_along() {
 
 /// By a clock of its own, so that the lease ends and its connection does not.
 #[tokio::test]
-async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
+async fn no_stale_session_is_served_after_the_lease_ended() {
     const LEASE: Duration = Duration::from_secs(20);
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
@@ -224,7 +224,7 @@ async fn nor_is_a_flush_risked_of_which_nobody_would_hear() {
 }
 
 #[test]
-fn what_is_served_stale_does_not_outlive_the_memory_of_its_revocation() {
+fn stale_limit_must_not_exceed_the_lifetime_of_a_tombstone() {
     let minutes = |n: u64| Duration::from_secs(60 * n);
     let stale = |stale| SessionCache::builder().stale_if_error(stale);
     // The default of the TTL gives way, a setting does not.

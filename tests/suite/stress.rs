@@ -5,7 +5,7 @@ use crate::support::world::{Settings, requests, run};
 const NODES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_revoked_is_served_by_any_node() {
+async fn no_revoked_session_is_served_by_any_node() {
     let steady = Settings {
         name: "steady",
         nodes: NODES,
@@ -17,7 +17,7 @@ async fn nothing_revoked_is_served_by_any_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nor_while_redis_freezes_and_restarts() {
+async fn no_revoked_session_is_served_across_redis_restarts() {
     let chaos = Settings {
         name: "chaos",
         nodes: NODES,

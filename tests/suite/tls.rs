@@ -52,7 +52,7 @@ fn with(tls: RedisTls, Pair { certificate, key }: Pair) -> RedisTls {
 }
 
 #[tokio::test]
-async fn lookups_and_the_listener_go_over_tls() {
+async fn lookups_and_the_listener_use_tls() {
     if !is_spoken() {
         return;
     }
@@ -103,7 +103,7 @@ async fn complaint(url: String, tls: RedisTls) -> String {
 }
 
 #[tokio::test]
-async fn each_failure_is_one_line_that_says_what_to_do() {
+async fn each_tls_failure_causes_one_warning_with_advice() {
     if !is_spoken() {
         return;
     }
@@ -169,7 +169,7 @@ async fn each_failure_is_one_line_that_says_what_to_do() {
 
 /// Whatever the server does: nothing is ever said in plain text.
 #[tokio::test]
-async fn nothing_falls_back_to_plain_text() {
+async fn connection_never_falls_back_to_plain_text() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let url = format!(
         "rediss://127.0.0.1:{}",
@@ -234,7 +234,7 @@ fn certificates_are_checked_when_they_are_set() {
 }
 
 #[test]
-fn no_certificate_is_printed() {
+fn certificates_do_not_appear_in_debug_output() {
     let pair = Authority::new().issue("a client");
     let tls = with(RedisTls::new(), Pair { ..pair });
     let config = RedisConfig::single("rediss://redis").tls(tls.clone());

@@ -37,7 +37,7 @@ fn any_value() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn a_bearer_token_is_found_whatever_the_case_and_the_white_space(
+    fn bearer_token_is_found_with_any_case_and_white_space(
         token in plain(), scheme in "[Bb][Ee][Aa][Rr][Ee][Rr]", before in "[ \t]{1,3}", after in "[ \t]{0,3}",
     ) {
         let headers = headers(&header::AUTHORIZATION, &[format!("{scheme}{before}{token}{after}")]);
@@ -45,7 +45,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cookie_is_found_among_others(
+    fn cookie_is_found_among_others(
         token in "[A-Za-z0-9._~+/=-]{1,80}", before in "([a-r]{1,5}=[a-z]{0,5}; ?){0,4}", after in "(; ?[a-r]{1,5}=[a-z]{0,5}){0,4}",
     ) {
         let cookie = format!("{before}s={token}{after}");
@@ -53,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn a_percent_encoded_cookie_is_the_token_that_was_encoded(token in "[!-~]{1,80}") {
+    fn percent_encoded_cookie_is_decoded_to_the_token(token in "[!-~]{1,80}") {
         let encoded: String = token.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let source = TokenSource::percent_encoded_cookie("s");
         let headers = headers(&header::COOKIE, &[format!("s={encoded}")]);
@@ -61,7 +61,7 @@ proptest! {
     }
 
     #[test]
-    fn no_header_breaks_any_source(
+    fn arbitrary_headers_yield_only_valid_tokens(
         authorization in proptest::collection::vec(any_value(), 0..3),
         session in proptest::collection::vec(any_value(), 0..3),
         cookie in proptest::collection::vec(any_value(), 0..3),
@@ -84,7 +84,7 @@ proptest! {
     }
 
     #[test]
-    fn no_token_is_longer_than_allowed(length in 1usize..200, max in 1usize..200) {
+    fn token_longer_than_max_len_is_rejected(length in 1usize..200, max in 1usize..200) {
         let token = "x".repeat(length);
         let expected = if length > max { Err(TokenError::TooLong) } else { Ok(Some(token.clone())) };
         for (source, name, value) in [
@@ -99,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn other_schemes_are_absent_and_a_bare_scheme_is_empty() {
+fn other_schemes_count_as_absent_and_a_bare_scheme_as_empty() {
     let bearer = |value: &str| {
         found(
             &TokenSource::bearer(),
@@ -117,7 +117,7 @@ fn other_schemes_are_absent_and_a_bare_scheme_is_empty() {
 }
 
 #[test]
-fn the_first_source_that_is_present_decides_even_when_it_is_malformed() {
+fn first_present_source_decides_even_if_malformed() {
     let source = TokenSource::appwrite("p");
     let mut all = headers(
         &header::COOKIE,
@@ -147,7 +147,7 @@ fn the_first_source_that_is_present_decides_even_when_it_is_malformed() {
 }
 
 #[test]
-fn a_cookie_may_come_twice_but_not_with_two_values() {
+fn repeated_cookie_is_allowed_only_with_equal_values() {
     assert_eq!(cookies(&["s=a; t=b; s=a"]), Ok(Some("a".into())));
     assert_eq!(cookies(&["s=a", "t=b", "s=a"]), Ok(Some("a".into())));
     assert_eq!(cookies(&["s=a; s=b"]), Err(TokenError::Repeated));
@@ -160,7 +160,7 @@ fn a_cookie_may_come_twice_but_not_with_two_values() {
 }
 
 #[test]
-fn a_closure_reads_what_no_other_source_does() {
+fn closure_source_can_read_any_header() {
     let source = TokenSource::from_fn(|headers| {
         let Some(path) = headers.get("x-path") else {
             return Ok(None);

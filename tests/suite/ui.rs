@@ -100,7 +100,7 @@ fn files() -> Vec<PathBuf> {
 }
 
 #[test]
-fn mistakes_are_answered_with_words_that_help() {
+fn compiler_errors_for_common_mistakes_are_helpful() {
     let externs = externs();
     let mut wrong = 0;
     for file in files() {

@@ -8,7 +8,7 @@ fn time(text: &str) -> DateTime<Utc> {
 }
 
 #[test]
-fn a_user_serializes_to_the_seven_members_of_the_shared_format() {
+fn user_serializes_to_the_seven_shared_members() {
     let user = UserData::builder("u1")
         .email("ada@example.com")
         .name("Ada Ł.")
@@ -28,7 +28,7 @@ fn a_user_serializes_to_the_seven_members_of_the_shared_format() {
 }
 
 #[test]
-fn nothing_private_is_printed() {
+fn debug_output_contains_no_private_data() {
     let user = UserData::builder("u1")
         .email("ada@example.com")
         .name("Ada")

@@ -27,7 +27,7 @@ async fn kind(validator: &impl SessionValidator, text: &str) -> Option<Validatio
 }
 
 #[tokio::test]
-async fn the_second_is_asked_only_about_what_the_first_does_not_know() {
+async fn or_calls_second_validator_only_for_unknown_tokens() {
     let first = TestValidator::new()
         .with_session("both", user("first"))
         .with_error("down", ValidationError::unavailable("down"))
@@ -67,7 +67,7 @@ async fn the_second_is_asked_only_about_what_the_first_does_not_know() {
 }
 
 #[tokio::test]
-async fn each_is_asked_whether_it_accepts_its_own() {
+async fn or_calls_accepts_of_the_branch_that_validated() {
     /// Accepts only the user of its name.
     struct Only(TestValidator, &'static str);
     impl SessionValidator for Only {
@@ -99,7 +99,7 @@ async fn each_is_asked_whether_it_accepts_its_own() {
 
 /// Or what it would refuse by now is served from the cache.
 #[tokio::test]
-async fn one_that_is_chosen_at_run_time_is_asked_whether_it_accepts_what_is_cached() {
+async fn erased_validator_forwards_accepts() {
     struct Strict(TestValidator);
     impl SessionValidator for Strict {
         fn namespace(&self) -> Namespace {
@@ -128,7 +128,7 @@ async fn one_that_is_chosen_at_run_time_is_asked_whether_it_accepts_what_is_cach
 }
 
 #[tokio::test]
-async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it() {
+async fn validator_works_behind_tower_limits_retries_and_timeout() {
     #[derive(Clone)]
     struct Twice(usize);
     impl Policy<SessionToken, ValidatedSession, ValidationError> for Twice {
@@ -187,7 +187,7 @@ async fn a_tower_service_validates_with_limits_retries_and_a_timeout_around_it()
 }
 
 #[tokio::test]
-async fn an_error_that_is_none_of_ours_is_unavailable_and_a_failing_service_too() {
+async fn foreign_error_and_failing_service_mean_unavailable() {
     let good = || validator_fn("good", |_| async { Ok(user("ada")) });
     let foreign = good().layer(layer_fn(|_| {
         service_fn(async |_: SessionToken| {
@@ -212,7 +212,7 @@ async fn an_error_that_is_none_of_ours_is_unavailable_and_a_failing_service_too(
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_test_validator_does_what_it_is_told() {
+async fn test_validator_fails_hangs_and_delays_as_configured() {
     let validator = TestValidator::new().with_session("tok", user("ada"));
     let layer = SessionCacheLayer::new(SessionCache::default(), validator.clone());
     validator.fail(ValidationError::unavailable("down"));

@@ -127,7 +127,7 @@ impl Client {
 }
 
 #[tokio::test]
-async fn an_upgrade_needs_a_session() {
+async fn upgrade_requires_a_session() {
     let server = Server::start().await;
     let refused = server.connect(None).await.err();
     let Some(tungstenite::Error::Http(response)) = refused else {
@@ -143,7 +143,7 @@ async fn an_upgrade_needs_a_session() {
 }
 
 #[tokio::test]
-async fn a_socket_is_closed_after_a_logout() {
+async fn socket_is_closed_after_a_logout() {
     let server = Server::start().await;
     let mut socket = server.connect(Some("t")).await.unwrap();
     server.checked().await;
@@ -158,7 +158,7 @@ async fn a_socket_is_closed_after_a_logout() {
 }
 
 #[tokio::test]
-async fn after_an_invalidation_the_providers_word_counts() {
+async fn socket_follows_the_provider_after_an_invalidation() {
     let server = Server::start().await;
     let mut socket = server.connect(Some("t")).await.unwrap();
     // It still says yes: one more question, and the session is cached again.

@@ -98,7 +98,7 @@ mod tests {
     };
 
     #[test]
-    fn three_failures_in_a_row_open_it_and_one_caller_closes_it() {
+    fn three_consecutive_failures_open_the_breaker() {
         let breaker = Breaker::default();
         assert!(!breaker.failed(Read) && !breaker.failed(Read));
         breaker.succeeded(Read);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_that_succeed_do_not_hide_writes_that_fail() {
+    fn successful_reads_do_not_hide_failing_writes() {
         let breaker = Breaker::default();
         for opens in [false, false, true] {
             breaker.succeeded(Read);

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_server_every_other_run_than_the_last_is_another() {
+    fn single_server_treats_every_run_id_change_as_new() {
         let registry = ServerRegistry::new(None, false);
         assert!(!floors(&registry, "a") && !floors(&registry, "a"));
         assert!(floors(&registry, "b") && floors(&registry, "a"));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_cluster_every_run_that_was_not_there_at_first() {
+    fn cluster_treats_run_ids_after_discovery_as_new() {
         let registry = ServerRegistry::new(None, true);
         assert!(!floors(&registry, "a") && !floors(&registry, "b"));
         registry.finish_discovery();

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_scheme_is_understood() {
+    fn every_url_scheme_is_parsed() {
         for (url, addr, db) in [
             (
                 "redis://host",
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn sentinels_have_a_port_of_their_own() {
+    fn sentinel_urls_have_their_own_default_port() {
         for (url, port) in [("redis://host", 26379), ("redis://host:6379", 6379)] {
             let server = ServerUrl::parse(url).unwrap().sentinel();
             let expected = ConnectionAddr::Tcp("host".to_owned(), port);
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn users_and_passwords_may_hold_any_character() {
+    fn user_and_password_may_contain_any_character() {
         for url in [
             "redis://us%3Aer:p%40ss%2F%23@host",
             "unix:///run/redis?user=us%3Aer&pass=p%40ss%2F%23",
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn tls_is_refused_where_it_is_not_built_in_and_where_it_would_verify_nothing() {
+    fn tls_is_rejected_without_the_feature_or_verification() {
         for scheme in ["rediss", "valkeys"] {
             let plain = server(&format!("{scheme}://host"), 0);
             let insecure = server(&format!("{scheme}://host/2#insecure"), 0);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_a_redis_is_refused() {
+    fn invalid_redis_url_is_rejected() {
         for url in [
             "",
             "localhost",

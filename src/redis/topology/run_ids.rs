@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_goes_on_while_the_servers_are_the_same() {
+    fn run_continues_while_the_servers_are_the_same() {
         let run = |token: &str, mark: Option<&str>, topology_version| {
             RunIds::of_cluster(token.into(), mark.map(Into::into), topology_version)
         };

@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_appendix_b_is_encoded_as_it_says() {
+    fn example_of_rfc_6749_appendix_b_is_encoded() {
         let text = " %&+\u{a3}\u{20ac}";
         assert_eq!(&*form_encode(text), "+%25%26%2B%C2%A3%E2%82%AC");
     }
 
     #[test]
-    fn what_cannot_be_a_credential_is_told() {
+    fn invalid_credentials_are_rejected() {
         for auth in [
             IntrospectionAuth::basic("", "s"),
             IntrospectionAuth::basic("c", ""),

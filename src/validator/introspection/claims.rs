@@ -297,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_becomes_a_session_is_accepted_and_shadows_nothing(
+        fn validated_session_is_accepted_and_shadows_no_claim(
             claims in proptest::collection::vec((NAMES, value()), 0..8),
             is_scoped: bool, end in proptest::option::of(any::<i64>()),
         ) {
@@ -325,7 +325,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..60_usize) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0..60_usize) {
             let token = SessionToken::parse("t0ken").unwrap();
             let good = json!({ "active": true, "sub": "u1", "exp": 1e300, "scope": ["a", 7] });
             let good = good.to_string();

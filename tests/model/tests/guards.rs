@@ -76,7 +76,7 @@ const GUARDS: &[(Rule, &str)] = &[
 ];
 
 #[test]
-fn each_guard_earns_its_place() {
+fn each_guard_is_necessary() {
     let mut unearned = Vec::new();
     for (rule, name) in GUARDS {
         let report = Model::new(*configuration(name)).without(*rule).check();
@@ -115,7 +115,7 @@ const PAIRS: &[(Rule, Rule, &str)] = &[(
 )];
 
 #[test]
-fn of_a_pair_one_is_enough() {
+fn either_rule_of_a_redundant_pair_is_sufficient() {
     for (one, other, name) in PAIRS {
         let model = Model::new(*configuration(name));
         assert!(model.without(*one).check().trace.is_none());
@@ -126,7 +126,7 @@ fn of_a_pair_one_is_enough() {
 }
 
 #[test]
-fn every_rule_is_settled() {
+fn every_rule_is_in_exactly_one_list() {
     for rule in Rule::ALL {
         let places = usize::from(GUARDS.iter().any(|(guard, _)| guard == rule))
             + usize::from(SPARE.contains(rule))
@@ -137,7 +137,7 @@ fn every_rule_is_settled() {
 
 /// Takes minutes: each configuration once for each of them.
 #[test]
-fn what_is_spare_is_spare_everywhere() {
+fn spare_rules_are_unnecessary_in_every_configuration() {
     if std::env::var_os("SESSION_CACHE_FULL").is_none() {
         return;
     }

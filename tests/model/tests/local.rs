@@ -34,7 +34,7 @@ const SPARE: [Guard; 4] = [
 ];
 
 #[test]
-fn no_hit_hides_what_was_acknowledged_a_lease_ago() {
+fn local_hit_respects_revocations_older_than_a_lease() {
     let mut tiers = vec![("the local cache", Tier::BASE), ("our own revocation", OWN)];
     if std::env::var_os("SESSION_CACHE_FULL").is_some() {
         let (reads, end) = (2, 5);
@@ -64,7 +64,7 @@ fn no_hit_hides_what_was_acknowledged_a_lease_ago() {
 }
 
 #[test]
-fn each_guard_earns_its_place() {
+fn each_guard_is_necessary() {
     for (guard, tier) in GUARDS {
         let report = tier.without(*guard).check();
         assert!(report.trace.is_some(), "{guard:?}");
@@ -77,7 +77,7 @@ fn each_guard_earns_its_place() {
 
 /// What is read before Redis tracks is dropped for two reasons: no lease, and an older epoch.
 #[test]
-fn of_two_that_guard_the_same_one_is_enough() {
+fn either_of_two_redundant_guards_is_sufficient() {
     for guard in SPARE {
         assert!(
             Tier::BASE.without(guard).check().trace.is_none(),

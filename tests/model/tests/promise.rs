@@ -19,44 +19,44 @@ fn holds(configurations: &[Bounds]) {
 }
 
 #[test]
-fn while_redis_answers() {
+fn guarantee_holds_while_redis_answers() {
     holds(ANSWERED);
 }
 
 #[test]
-fn while_redis_does_not_answer() {
+fn guarantee_holds_while_redis_is_unavailable() {
     holds(UNANSWERED);
 }
 
 #[test]
-fn when_redis_loses_data_or_a_node_crashes() {
+fn guarantee_holds_after_data_loss_or_a_crash() {
     holds(LOST);
 }
 
 #[test]
-fn beside_the_peer() {
+fn guarantee_holds_next_to_the_python_service() {
     holds(PEER);
 }
 
 #[test]
-fn when_records_marks_and_tombstones_end() {
+fn guarantee_holds_when_records_marks_and_tombstones_expire() {
     holds(AGES);
 }
 
 #[test]
-fn on_a_cluster() {
+fn guarantee_holds_on_a_cluster() {
     holds(CLUSTER);
 }
 
 #[test]
-fn without_redis() {
+fn guarantee_holds_without_redis() {
     holds(IN_PROCESS);
 }
 
 /// Who resets a password and logs in again is served at once, which `must_serve` has shown above,
 /// and from the cache while the mark is still young.
 #[test]
-fn a_reset_is_no_lock_out() {
+fn user_is_served_again_right_after_a_reset() {
     for (name, bounds) in [
         ("a user is invalidated", ANSWERED),
         ("a user is invalidated twice", ANSWERED),

@@ -150,7 +150,7 @@ mod tests {
     const INFO: &str = "cluster_state:ok\r\ncluster_current_epoch:7\r\n";
 
     #[test]
-    fn primaries_are_read_with_their_slots_and_those_without() {
+    fn primaries_with_and_without_slots_are_read() {
         let slots = Value::Array(vec![
             range(5_461, 16_383, text("::1"), 7_001, "b"),
             range(0, 100, text(""), 7_000, "a"),
@@ -183,7 +183,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
     }
 
     #[test]
-    fn what_is_no_cluster_is_no_view() {
+    fn invalid_cluster_reply_is_rejected() {
         let source = address("seed", 7_000);
         let none = |slots: Value| ClusterInfo::parse(slots, "", INFO, &source).is_none();
         assert!(none(Value::Nil) && none(Value::Okay) && none(Value::Array(vec![])));
@@ -195,7 +195,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
     }
 
     #[test]
-    fn an_address_without_a_host_is_that_of_who_says_so() {
+    fn address_without_host_uses_the_host_of_the_source() {
         let source = address("h", 1);
         assert_eq!(Address::parse("a:2", &source), Some(address("a", 2)));
         assert_eq!(
@@ -210,7 +210,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
 
     proptest! {
         #[test]
-        fn no_text_panics(nodes in "[ -~\n]{0,200}", host in "[ -~]{0,20}", port: u16) {
+        fn arbitrary_text_does_not_panic(nodes in "[ -~\n]{0,200}", host in "[ -~]{0,20}", port: u16) {
             let source = address("h", 1);
             let slots = Value::Array(vec![range(0, 1, text(&host), port.into(), "a")]);
             let _ = ClusterInfo::parse(slots, &nodes, &nodes, &source);

@@ -31,7 +31,7 @@ mod tests {
 
     /// The expected slots are those that `CLUSTER KEYSLOT` of a real server returns.
     #[test]
-    fn keys_are_where_redis_looks_for_them() {
+    fn hash_slots_match_those_of_redis() {
         assert_eq!(crc16(b"123456789"), 0x31c3);
         for (key, other) in [
             ("{user1000}.following", "user1000"),

@@ -52,7 +52,7 @@ fn changed(fixture: &str, change: impl FnOnce(&mut Map<String, Value>)) -> Vec<u
 }
 
 #[test]
-fn the_type_of_the_body_decides() {
+fn error_type_in_the_body_decides() {
     use AppwriteErrorKind::{
         Forbidden, InvalidArgument, Misconfigured, RateLimited, ServerError, Unauthorized,
         UnexpectedResponse,
@@ -128,7 +128,7 @@ fn the_type_of_the_body_decides() {
 }
 
 #[test]
-fn a_status_alone_refuses_nobody() {
+fn status_alone_does_not_reject_a_token() {
     let bodies = [
         "",
         "null",
@@ -156,7 +156,7 @@ fn a_status_alone_refuses_nobody() {
 }
 
 #[test]
-fn a_foreign_type_is_not_repeated() {
+fn malformed_error_type_is_not_repeated() {
     let long = "a".repeat(65);
     for named in ["abc123", "a b", "ada@example.com", long.as_str()] {
         let text = classified(Operation::Account, 401, &problem(401, named)).to_string();
@@ -167,7 +167,7 @@ fn a_foreign_type_is_not_repeated() {
 }
 
 #[test]
-fn a_wait_is_between_a_second_and_a_minute() {
+fn retry_after_is_between_a_second_and_a_minute() {
     let epoch = now().timestamp();
     let at = |offset: i64| (epoch + offset).to_string();
     type Headers<'a> = &'a [(&'static str, &'a str)];
@@ -203,7 +203,7 @@ fn a_wait_is_between_a_second_and_a_minute() {
 }
 
 #[test]
-fn a_status_decides_even_if_the_body_was_not_read() {
+fn status_decides_even_if_the_body_was_not_read() {
     let unread = |status: u16| {
         let body = Err(AppwriteError::new(
             AppwriteErrorKind::BodyTooLarge,
@@ -222,7 +222,7 @@ fn a_status_decides_even_if_the_body_was_not_read() {
 }
 
 #[test]
-fn a_user_has_an_id_and_a_status() {
+fn user_requires_an_id_and_a_status() {
     let broken = [
         user(|user| drop(user.remove("$id"))),
         user(|user| drop(user.insert("$id".into(), "".into()))),
@@ -257,7 +257,7 @@ fn a_user_has_an_id_and_a_status() {
 }
 
 #[test]
-fn members_that_are_not_needed_do_not_matter() {
+fn unneeded_members_are_ignored() {
     let body = user(|user| {
         user.insert("$id".into(), "u1".into());
         user.insert("$createdAt".into(), "2025-08-14 20:03:55.554".into());
@@ -283,7 +283,7 @@ fn members_that_are_not_needed_do_not_matter() {
 }
 
 #[test]
-fn a_session_has_a_user_and_an_end() {
+fn session_requires_a_user_and_an_end() {
     let read = |change: fn(&mut Map<String, Value>)| {
         session(Operation::Session, &changed(SESSION, change)).map_err(|error| error.kind())
     };
@@ -310,7 +310,7 @@ fn a_session_has_a_user_and_an_end() {
 }
 
 #[test]
-fn a_recovery_names_its_user() {
+fn recovery_returns_its_user_id() {
     let id = recovered(&changed(RECOVERY, |token| {
         token.insert("userId".into(), "u1".into());
     }));
@@ -319,7 +319,7 @@ fn a_recovery_names_its_user() {
 }
 
 #[test]
-fn a_token_may_name_its_user() {
+fn token_may_contain_a_user_id() {
     let named = |text: &str| user_id_hint(&SessionToken::parse(text.to_owned()).unwrap());
     let padded = STANDARD.encode(r#"{"id":"u1","secret":"0f"}"#);
 
@@ -331,7 +331,7 @@ fn a_token_may_name_its_user() {
 }
 
 #[test]
-fn the_weightier_of_two_failures_decides() {
+fn more_severe_of_two_failures_decides() {
     let error =
         |status, named: &str| classified(Operation::Account, status, &problem(status, named));
     // From the most to the least severe.
@@ -393,7 +393,7 @@ proptest! {
     }
 
     #[test]
-    fn other_tokens_are_left_alone(text in "[!-~]{1,80}") {
+    fn other_tokens_are_not_changed(text in "[!-~]{1,80}") {
         let token = SessionToken::parse(text).unwrap();
         if let Some(spelled) = canonical(&token) {
             prop_assert!(user_id_hint(&spelled).is_some());

@@ -33,7 +33,7 @@ fn source(error: &ValidationError) -> String {
 }
 
 #[test]
-fn no_status_refuses_a_token() {
+fn no_status_rejects_a_token() {
     let bodies = [
         "",
         "<h1>No</h1>",
@@ -63,7 +63,7 @@ fn no_status_refuses_a_token() {
 }
 
 #[test]
-fn a_status_decides_even_if_the_body_was_not_read() {
+fn status_decides_even_if_the_body_was_not_read() {
     for (status, kind) in [
         (200, UNAVAILABLE),
         (401, MISCONFIGURED),
@@ -81,7 +81,7 @@ fn a_status_decides_even_if_the_body_was_not_read() {
 }
 
 #[test]
-fn a_code_of_the_server_is_told_and_nothing_else_of_it() {
+fn error_contains_only_the_code_of_the_server() {
     let told = |body: &str| source(&classified(401, &[], body));
     let known = r#"{"error":"invalid_client","error_description":"no such client: ada"}"#;
     let text = told(known);
@@ -98,7 +98,7 @@ fn a_code_of_the_server_is_told_and_nothing_else_of_it() {
 }
 
 #[test]
-fn a_signed_answer_is_told_apart() {
+fn signed_response_is_reported_as_misconfiguration() {
     for kind in [
         "application/token-introspection+jwt",
         "Application/Token-Introspection+JWT; charset=utf-8",
@@ -111,7 +111,7 @@ fn a_signed_answer_is_told_apart() {
 }
 
 #[test]
-fn a_wait_is_between_a_second_and_a_minute() {
+fn retry_after_is_between_a_second_and_a_minute() {
     let epoch = now().timestamp();
     let at = |offset: i64| (epoch + offset).to_string();
     type Headers<'a> = &'a [(&'static str, &'a str)];
@@ -143,7 +143,7 @@ fn a_wait_is_between_a_second_and_a_minute() {
 }
 
 #[test]
-fn active_is_a_boolean_of_an_object() {
+fn active_must_be_a_boolean_of_an_object() {
     for body in [
         "",
         "{}",
@@ -169,7 +169,7 @@ fn active_is_a_boolean_of_an_object() {
 }
 
 #[test]
-fn any_number_is_a_time() {
+fn any_number_is_accepted_as_a_time() {
     let time = |json: &str| {
         let body = format!(r#"{{"active":true,"exp":{json}}}"#);
         let response = IntrospectionResponse::parse(body.as_bytes())
