@@ -1,5 +1,5 @@
-//! For whom a cached session, a validation in flight and a user in a request's extensions are
-//! meant. `sharing.rs` holds the same as one property over random pairs of layers.
+//! Which layers may use a cached session, an in-flight validation, or a user in a request's
+//! extensions. `sharing.rs` tests the same as one property over random pairs of layers.
 
 use std::{
     convert::Infallible,
@@ -42,7 +42,7 @@ fn with_redis(redis: &Redis) -> SessionCacheBuilder {
     SessionCache::builder().redis(redis).unwrap()
 }
 
-/// A node of its own.
+/// Creates a separate node: a layer with its own cache on this Redis.
 fn node<V: SessionValidator>(redis: &Redis, validator: V) -> SessionCacheLayer<V> {
     SessionCacheLayer::new(with_redis(redis).build().unwrap(), validator)
 }
@@ -81,13 +81,13 @@ async fn record_of_another_client_is_a_miss() {
             SessionCacheLayer::new(builder.build().unwrap(), validator)
         };
         let (a, b) = (node("A"), node("B"));
-        assert_eq!(status(&b, for_a).await, 401, "alone");
+        assert_eq!(status(&b, for_a).await, 401, "nothing is cached");
         assert_eq!(status(&a, for_a).await, 200);
         for _ in 0..10 {
             assert_eq!(status(&b, for_a).await, 401);
         }
         assert_eq!(origin(&a, for_a).await, Origin::Redis);
-        assert_eq!(origin(&node("A"), for_a).await, Origin::Redis, "its own");
+        assert_eq!(origin(&node("A"), for_a).await, Origin::Redis, "own record");
     }
 }
 
@@ -105,7 +105,7 @@ async fn clients_sharing_a_token_keep_separate_records() {
         }
     }
     assert_eq!(redis.keys().len(), 2);
-    // A revocation holds for both, whichever handle it is made by.
+    // A revocation applies to both clients, whichever handle made it.
     let handle = with_redis(&redis).build().unwrap();
     let _ = handle.revoke_token(&token(for_both)).await.unwrap();
     for layer in [&a, &b] {
@@ -118,7 +118,7 @@ async fn record_of_another_appwrite_project_is_a_miss() {
     let (redis, tenants) = (Redis::start(), Tenants::start().await);
     let [p, q] = ["p", "q"].map(|id| node(&redis, project(&tenants, id)));
     let of_p = "w1~ada~p";
-    assert_eq!(status(&q, of_p).await, 401, "alone");
+    assert_eq!(status(&q, of_p).await, 401, "nothing is cached");
     assert_eq!(status(&p, of_p).await, 200);
     for _ in 0..10 {
         assert_eq!(status(&q, of_p).await, 401);
@@ -184,7 +184,7 @@ async fn python_record_is_used_only_by_appwrite_namespace() {
     assert_eq!(origin(&named, "w1~ada~p").await, Origin::Validator);
     let unknown = node(&redis, TestValidator::new());
     assert_eq!(status(&unknown, "w1~ada~p").await, 401);
-    // What this crate stores for Appwrite, the Python service reads.
+    // The Python service reads what this crate stores for Appwrite.
     assert_eq!(
         Peer(&redis).lookup("w1~ada~p").as_deref(),
         Some("ada"),
@@ -192,7 +192,7 @@ async fn python_record_is_used_only_by_appwrite_namespace() {
     );
     ask(&node(&redis, appwrite), "w1~bob~p").await.unwrap();
     assert_eq!(Peer(&redis).lookup("w1~bob~p").as_deref(), Some("bob"));
-    // And a logout in any namespace is one for it as well.
+    // A logout in any namespace is also a logout for the Python service.
     for (text, handle) in [
         ("w1~ada~p", with_redis(&redis).build().unwrap()),
         (
@@ -213,7 +213,7 @@ async fn handle_without_namespace_has_separate_records() {
     ask(&layer, "t").await.unwrap();
     let token = token("t");
     let Lookup::Miss(ticket) = cache.get(&token).await else {
-        panic!("it does not see what a layer has stored");
+        panic!("the handle must not see what a layer has stored");
     };
     let mine = cache.clone().for_validator(&probe);
     assert!(matches!(mine.get(&token).await, Lookup::Hit(hit) if hit.user.id() == "ada"));
@@ -222,7 +222,7 @@ async fn handle_without_namespace_has_separate_records() {
     let _ = cache.set(ticket, &session("bob")).await;
     assert!(matches!(cache.get(&token).await, Lookup::Hit(hit) if hit.user.id() == "bob"));
     assert_eq!(ask(&layer, "t").await.unwrap().0.id(), "ada");
-    // A ticket is good in its own namespace only.
+    // A ticket is valid only in its own namespace.
     let Lookup::Miss(ticket) = cache.get(&self::token("u")).await else {
         panic!("nothing is stored");
     };
@@ -231,7 +231,7 @@ async fn handle_without_namespace_has_separate_records() {
     assert!(matches!(mine.get(&self::token("u")).await, Lookup::Miss(_)));
 }
 
-/// Demands a tier of sessions that the probe lets in, and counts how often it is asked.
+/// Requires a tier of the sessions that the probe accepts. The probe counts the calls.
 #[derive(Clone)]
 struct Strict(Probe);
 
@@ -257,7 +257,8 @@ impl SessionValidator for Strict {
     }
 }
 
-/// Of a session whose validation the first layer has begun and the second layer waits for.
+/// Returns the results of two layers. The second one is called while the validation of the first
+/// is held.
 async fn race<A: SessionValidator, B: SessionValidator>(
     probe: &Probe,
     first: SessionCacheLayer<A>,
@@ -268,7 +269,7 @@ async fn race<A: SessionValidator, B: SessionValidator>(
     let one = tokio::spawn(async move { ask(&first, "t").await });
     probe.wait_for_calls(calls + 1).await;
     let other = tokio::spawn(async move { ask(&second, "t").await });
-    // It asks for itself, so there is something to wait for.
+    // The second layer starts its own validation, so there is a call to wait for.
     probe.wait_for_calls(calls + 2).await;
     probe.let_go();
     [one.await.unwrap(), other.await.unwrap()]
@@ -288,9 +289,9 @@ async fn layer_with_other_rules_does_not_join_a_validation() {
         };
         assert_eq!(weak_answer.unwrap().0.id(), "ada");
         assert_eq!(strict_answer.unwrap_err(), 401);
-        // The strict layer's refusal neither ends what is cached nor is remembered for others.
+        // The strict layer's rejection neither removes the cached session nor is cached for others.
         assert_eq!(origin(&weak, "t").await, Origin::Local);
-        // For itself it is.
+        // It is cached for the strict layer itself.
         let calls = probe.calls();
         assert_eq!(status(&strict, "t").await, 401);
         assert_eq!(probe.calls(), calls);
@@ -307,7 +308,7 @@ async fn cloned_layers_share_a_validation() {
     probe.wait_for_calls(1).await;
     let optional = layer.optional();
     let other = tokio::spawn(async move { ask(&optional, "t").await });
-    until("the other to join", || cache.stats().coalesced == 1).await;
+    until("the other request to join", || cache.stats().coalesced == 1).await;
     probe.let_go();
     assert!(one.await.unwrap().is_ok() && other.await.unwrap().is_ok());
     assert_eq!(probe.calls(), 1);
@@ -329,8 +330,8 @@ async fn provider_rejection_applies_to_all_layers_of_a_namespace() {
     assert_eq!(probe.calls(), 2);
 }
 
-/// Through one layer around another; the user and the session that the handler sees, or the status
-/// and the reason of the refusal.
+/// Sends a request through one layer around another. Returns the user and the session that the
+/// handler sees, or the status and the reason of the rejection.
 async fn ask_nested<A: SessionValidator, B: SessionValidator>(
     outer: &SessionCacheLayer<A>,
     inner: &SessionCacheLayer<B>,
@@ -380,7 +381,7 @@ async fn strict_layer_inside_a_weak_one_applies_its_own_rules() {
         assert_eq!(user.unwrap().id(), "ada");
         assert!(session.is_some());
     }
-    // What both would let in is looked up once.
+    // A session that both layers accept is looked up once.
     let hits = cache.stats().hits;
     ask_nested(&outer, &inner, Some("o1~ada~A~admin"), None).await;
     assert_eq!(cache.stats().hits, hits + 1);
@@ -401,7 +402,7 @@ async fn user_set_by_another_namespace_or_other_code_is_ignored() {
     let inner = SessionCacheLayer::new(cache.clone(), second.clone());
     let (user, ..) = ask_nested(&outer, &inner, Some("t"), None).await;
     assert_eq!(user.unwrap().id(), "second");
-    // Neither layer has let this one in.
+    // Neither layer has authenticated this user.
     let forged = || Some(UserData::new("forged"));
     let (user, _, rejection) = ask_nested(&outer, &inner, None, forged()).await;
     assert!(user.is_none());
@@ -454,7 +455,7 @@ async fn layered_validator_keeps_its_rules() {
         assert_eq!(status(&layer, "o1~ada~A~read").await, 403, "{n}");
         assert_eq!(status(&layer, "o1~ada~A~admin").await, 200, "{n}");
     }
-    // A weak layer goes on with what is cached.
+    // A weak layer still uses the cached session.
     assert_eq!(
         origin(&node(&redis, weak()), "o1~ada~A~read").await,
         Origin::Redis
@@ -486,7 +487,8 @@ async fn combinators_change_and_reject_sessions() {
     );
 }
 
-/// Sessions of one tier, and a rule that lets another tier in.
+/// Creates a validator for one token, whose user has this tier. It accepts only users of this tier,
+/// and records the tier in `accepted` whenever `accepts` is called.
 fn branch(
     tier: &'static str,
     text: &'static str,
@@ -529,7 +531,7 @@ async fn user_claim_cannot_choose_the_branch() {
         ),
     ];
     for (validator, paths) in shapes {
-        // Also where something that knows nothing of branches is around the whole.
+        // A tower layer around the whole validator, which does not know branches, changes nothing.
         let validator = validator.layer(TimeoutLayer::new(Duration::from_secs(20)));
         let layer = node(&redis, validator);
         for ((text, tier), path) in [("ta", "a"), ("tb", "b"), ("tc", "c")]
@@ -604,16 +606,16 @@ async fn cooldown_of_one_branch_does_not_stop_the_other() {
     assert_eq!(
         status(&layer, "person-1").await,
         200,
-        "the first is healthy"
+        "the first branch is healthy"
     );
     assert_eq!(status(&layer, "more-junk").await, 503);
-    assert_eq!(machines.calls(), 1, "the second has asked for a pause");
+    assert_eq!(machines.calls(), 1, "the second branch is in its cooldown");
     assert_eq!(status(&layer, "person-2").await, 200);
     assert_eq!(people.calls(), 4);
 }
 
-/// A stranger's token has the provider ask for a pause. The token of a user who is blocked since
-/// must not be served stale because of it.
+/// The validation of an unknown token makes the provider request a cooldown. That must not cause a
+/// stale session to be served for a user who was blocked in the meantime.
 #[tokio::test]
 async fn cooldown_does_not_serve_stale_sessions() {
     for with_branches in [false, true] {
@@ -640,7 +642,7 @@ async fn cooldown_does_not_serve_stale_sessions() {
         assert_eq!(status(&layer, "junk").await, 503);
         assert_eq!(status(&layer, "blocked-since").await, 503);
         assert_eq!(probe.calls(), 2);
-        // One that was asked about this very token and did not answer is an outage.
+        // If the provider was called for this token and failed, it is an outage.
         probe.answer(|_| Err(ValidationError::unavailable("out of order")));
         if !with_branches {
             clock.advance(Duration::from_secs(10));
@@ -670,12 +672,12 @@ async fn disabled_cache_rejects_token_revoked_on_another_node() {
     assert_eq!(status(&layer, "t").await, 401);
     assert!(matches!(off.get(&token("t")).await, Lookup::Revoked));
     assert_eq!(probe.calls(), 2);
-    // It stores nothing, and what others have stored it does not serve.
+    // A disabled cache stores nothing, and does not serve what other nodes have stored.
     let on = node(&redis, probe.clone());
     assert_eq!(origin(&on, "u").await, Origin::Validator);
     assert_eq!(origin(&layer, "u").await, Origin::Validator);
     assert_eq!(origin(&on, "u").await, Origin::Redis);
-    // A request waits out the timeout for a dead server, so here it is short.
+    // With a dead server a request waits for the whole timeout, so the timeout is short here.
     let config = RedisConfig::single(redis.url()).timeout(Duration::from_millis(500));
     let impatient = SessionCache::builder().redis(config).unwrap();
     let impatient = impatient.enabled(false).build().unwrap();
@@ -701,7 +703,7 @@ async fn email_as_user_id_must_be_verified() {
     for _ in 0..2 {
         assert_eq!(status(&layer, "o1~ada~A~unverified").await, 403);
     }
-    // Nor is a cached session accepted that does not say so.
+    // A cached session with an unverified address is not accepted either.
     assert!(by_email().accepts(&user));
     let unverified = user.to_builder().email_verified(false).build();
     assert!(!by_email().accepts(&unverified));
@@ -719,10 +721,14 @@ async fn anonymous_appwrite_session_is_rejected_if_forbidden() {
     assert_eq!(status(&people, &guest).await, 403, "validated here");
     let user = ask(&any, &guest).await.unwrap().0;
     assert_eq!(user.attributes()["anonymous"], true);
-    assert_eq!(status(&people, &guest).await, 403, "cached by the other");
+    assert_eq!(
+        status(&people, &guest).await,
+        403,
+        "cached by the other layer"
+    );
     assert_eq!(origin(&any, &guest).await, Origin::Redis);
     assert_eq!(status(&people, "w1~ada~p").await, 200);
-    // The Python service does not say what kind of session it stores.
+    // Records of the Python service do not say whether a session is anonymous.
     Peer(&redis).store("w1~bob~p", "bob");
     assert_eq!(origin(&any, "w1~bob~p").await, Origin::Redis);
     assert_eq!(origin(&people, "w1~bob~p").await, Origin::Validator);
@@ -807,7 +813,7 @@ async fn session_rejected_only_by_accepts_is_forbidden() {
     }
 }
 
-/// Validates what it does not accept.
+/// Validates sessions that its own `accepts` rejects.
 struct Inconsistent(Probe, Arc<AtomicUsize>);
 
 impl SessionValidator for Inconsistent {
@@ -840,7 +846,7 @@ async fn provider_rejection_removes_record_the_layer_rejects() {
     assert_eq!(
         origin(&weak, "t").await,
         Origin::Redis,
-        "which ends nothing"
+        "a rejection by an own rule removes nothing"
     );
     probe.answer(|_| Err(ValidationError::forbidden(ForbiddenReason::Blocked)));
     let strict = node(&redis, Strict(probe.clone()));
@@ -895,7 +901,7 @@ async fn rejection_of_one_token_starts_no_cooldown() {
     assert_eq!(status(&layer, "person").await, 200);
 }
 
-/// Junk takes all validations that may run at once, for as long as they may take.
+/// Invalid tokens hold all permits for validations until `validation_timeout`.
 #[tokio::test(start_paused = true)]
 async fn waiting_for_a_permit_does_not_serve_stale_sessions() {
     let clock = ManualClock::new();
@@ -916,7 +922,7 @@ async fn waiting_for_a_permit_does_not_serve_stale_sessions() {
     }
     assert_eq!(status(&layer, "blocked-since").await, 503);
     assert_eq!(junk.await.unwrap(), 503);
-    // Asked in time, and without an answer, it is one.
+    // If the provider is called in time and does not respond, it is an outage.
     let (_, info) = ask_for_all(&layer, "blocked-since").await.unwrap();
     assert!(info.is_stale());
 }
@@ -949,7 +955,7 @@ async fn all_spellings_of_an_appwrite_token_share_one_session() {
         format!("{bare}===="),
     ];
     let validator = || AppwriteValidator::new(appwrite.endpoint(), appwrite.project_id()).unwrap();
-    // Also through everything that can be around a validator.
+    // The same applies if combinators and layers are around the validator.
     let around = validator()
         .filter(|_| true)
         .layer(TimeoutLayer::new(Duration::from_secs(20)));
@@ -968,7 +974,11 @@ async fn all_spellings_of_an_appwrite_token_share_one_session() {
     }
     let layer = node(&redis, validator());
     let (_, info) = ask_for_all(&layer, &spelled[0]).await.unwrap();
-    assert_eq!(redis.keys(), [session_key(&issued)], "where Python looks");
+    assert_eq!(
+        redis.keys(),
+        [session_key(&issued)],
+        "the key that the Python service reads"
+    );
     let _ = with_redis(&redis)
         .build()
         .unwrap()

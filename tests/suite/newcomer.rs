@@ -1,4 +1,4 @@
-//! Somebody who has read the README and nothing else.
+//! A user who follows only the README gets a service that works.
 
 use std::{
     io::{BufRead, BufReader},
@@ -12,7 +12,7 @@ use crate::support::{
     process::{Running, command},
 };
 
-/// The README's block in this language that contains a text.
+/// Returns the README's code block in this language that contains the text `with`.
 fn block<'a>(readme: &'a str, language: &str, with: &str) -> &'a str {
     readme
         .split(&format!("```{language}\n"))
@@ -32,7 +32,7 @@ async fn readme_example_builds_a_service_that_authenticates() {
     let project = tempfile::tempdir().unwrap();
     std::fs::create_dir(project.path().join("src")).unwrap();
     std::fs::write(project.path().join("src/main.rs"), code).unwrap();
-    // Until a version is published, by its path.
+    // The crate is used by path until a version is published.
     let version = r#"tower-session-cache = { version = "0.1","#;
     assert!(dependencies.contains(version), "{dependencies}");
     let by_path = format!("tower-session-cache = {{ path = {root:?},");
@@ -41,19 +41,19 @@ async fn readme_example_builds_a_service_that_authenticates() {
         dependencies.replace(version, &by_path)
     );
     std::fs::write(project.path().join("Cargo.toml"), manifest).unwrap();
-    // The versions that are here already, so that nothing has to be fetched.
+    // Use the locked versions, which are already here, so that nothing has to be downloaded.
     std::fs::copy(root.join("Cargo.lock"), project.path().join("Cargo.lock")).unwrap();
 
-    // Beside what the tests are made of, so that only a first run builds all of it.
+    // Next to the build of the tests, so that only the first run builds everything.
     let test = std::env::current_exe().unwrap();
     let target = test.ancestors().nth(3).unwrap().join("newcomer");
     let build = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--offline"])
         .current_dir(project.path())
         .env("CARGO_TARGET_DIR", &target)
-        // On a fresh machine this builds every dependency, which takes less time without this.
+        // The first run builds every dependency, which takes less time without debug information.
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
-        // The test's own, see tests/runner; a newcomer builds without it.
+        // Set for the tests only (see tests/runner). A new user builds without it.
         .env_remove("RUSTC_BOOTSTRAP")
         .output()
         .unwrap();
@@ -88,7 +88,7 @@ async fn readme_example_builds_a_service_that_authenticates() {
     assert_eq!(idp.calls(Endpoint::Account), 1);
     let stranger = client.get(format!("{url}/me")).send().await.unwrap();
     assert_eq!(stranger.status(), 401);
-    // A page of another site makes the browser send the cookie along.
+    // A page of another site makes the browser send the cookie.
     let cookie = format!("a_session_{}={token}", idp.project_id());
     let forged = client
         .post(format!("{url}/logout"))
@@ -97,7 +97,7 @@ async fn readme_example_builds_a_service_that_authenticates() {
         .header("sec-fetch-site", "cross-site");
     assert_eq!(forged.send().await.unwrap().status(), 403);
     assert_eq!(me().await.unwrap().status(), 200);
-    // A logout that the provider does not take ends the session here all the same.
+    // A logout that fails at the provider still ends the session here.
     idp.fault(Endpoint::Logout, Fault::Status(500));
     let logout = client.post(format!("{url}/logout")).bearer_auth(&token);
     assert_eq!(logout.send().await.unwrap().status(), 503);

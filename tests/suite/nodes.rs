@@ -1,5 +1,5 @@
-//! Two processes of the example behind one Redis and one Appwrite that answers late: what was
-//! validated before a logout or a password reset lets nobody in after it, on either.
+//! Two processes of the example with one Redis and one Appwrite that responds late. After a logout
+//! or a password reset, neither process serves a session that was validated before it.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -14,7 +14,7 @@ use crate::support::{
     soon,
 };
 
-/// A few, so that most rounds begin with the marks of earlier ones.
+/// Few users, so that most rounds begin with the marks of earlier rounds.
 const USERS: usize = 4;
 
 struct Nodes {
@@ -36,9 +36,9 @@ impl Nodes {
             ("REDIS_URL", redis.url()),
             ("APPWRITE_ENDPOINT", appwrite.endpoint()),
             ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
-            // However busy the machine is, Redis answers.
+            // Long enough for Redis to respond on a busy machine.
             ("SESSION_CACHE_REDIS_TIMEOUT_MS", "60000".to_owned()),
-            // Nobody reads what they log.
+            // Nothing reads their logs.
             ("RUST_LOG", "off".to_owned()),
         ];
         let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
@@ -54,7 +54,7 @@ impl Nodes {
         }
     }
 
-    /// The request is on its way when this returns or soon after.
+    /// Sends the request in a task. It is under way when this returns, or soon after.
     fn me(&self, node: usize, token: &str) -> JoinHandle<StatusCode> {
         let url = format!("{}/api/v1/auth/me", self.urls[node]);
         let request = self.client.get(url).bearer_auth(token);
@@ -70,7 +70,8 @@ impl Nodes {
         self.me(node, token).await.unwrap()
     }
 
-    /// Requests for the tokens at both nodes whose validations are decided but held.
+    /// Sends requests for the tokens to both nodes, and returns when all their validations have a
+    /// result that Appwrite still holds back.
     async fn in_flight(&self, tokens: &[&str]) -> Vec<JoinHandle<StatusCode>> {
         let calls = self.appwrite.calls(Endpoint::Account);
         let flights: Vec<_> = tokens
@@ -84,7 +85,7 @@ impl Nodes {
 }
 
 fn rustls_ring() -> Result<(), ()> {
-    // The client of the tests has no cryptography of its own either.
+    // The HTTP client of the tests has no TLS provider either. Building a validator installs one.
     tower_session_cache::AppwriteValidator::new("http://127.0.0.1/v1", "demo")
         .map(drop)
         .map_err(drop)
@@ -129,7 +130,7 @@ async fn all_nodes_reject_a_token_after_logout_at_one_node() {
         let (token, other) = (nodes.appwrite.issue(&user), nodes.appwrite.issue(&user));
         assert_eq!(nodes.asks(0, &token).await, 200, "{at}");
 
-        // The logout is let in by the cache, and waits at Appwrite, which does not know of it yet.
+        // The logout request is authenticated from the cache, and held before Appwrite acts on it.
         let bar = nodes.appwrite.bar(Endpoint::Logout);
         let arrivals = nodes.appwrite.arrivals(Endpoint::Logout);
         let request = nodes.post(0, "logout").bearer_auth(&token);
@@ -138,7 +139,7 @@ async fn all_nodes_reject_a_token_after_logout_at_one_node() {
             .appwrite
             .wait_for_arrivals(Endpoint::Logout, arrivals + 1)
             .await;
-        // As Redis may do at any time when its memory is full.
+        // Redis may evict the record at any time when its memory is full.
         let record = crate::support::peer::session_key(&token);
         nodes
             .redis
@@ -162,7 +163,7 @@ async fn all_nodes_reject_a_token_after_logout_at_one_node() {
         for late in late {
             assert_eq!(late.await.unwrap(), 401, "{at}");
         }
-        // Another session of the user is none of its business.
+        // Another session of the user is not affected.
         let calls = nodes.appwrite.calls(Endpoint::Account);
         for node in [0, 1] {
             assert_eq!(nodes.asks(node, &other).await, 200, "{at}");
@@ -194,7 +195,7 @@ async fn all_nodes_reject_old_sessions_after_a_password_reset() {
         let (status, _) = send(nodes.post(0, "reset-password").json(&new)).await;
         assert_eq!(status, 204, "{at}");
 
-        // They join what is in flight, or come after it.
+        // These requests join an in-flight validation, or begin after it.
         let late = tokens
             .iter()
             .flat_map(|token| [nodes.me(0, token), nodes.me(1, token)]);
@@ -213,14 +214,14 @@ async fn all_nodes_reject_old_sessions_after_a_password_reset() {
             assert_eq!(late.await.unwrap(), 401, "{at}");
         }
 
-        // The user is back at once, and costs no more than before.
+        // The user can log in again immediately, and costs no more validations than before.
         let login = json!({ "email": email(user), "password": password });
         let (status, answer) = send(nodes.post(1, "login").json(&login)).await;
         assert_eq!(status, 200, "{at}");
         let token = answer["token"].as_str().unwrap();
         let calls = nodes.appwrite.calls(Endpoint::Account);
         assert_eq!(nodes.asks(0, token).await, 200, "{at}");
-        // Once more if the mark is too young to be sure that the validation knew of it.
+        // A second call follows if the mark is too recent to be sure that the validation knew it.
         let calls = nodes.appwrite.calls(Endpoint::Account) - calls;
         assert!((1..=2).contains(&calls), "{at}: {calls} calls");
         let calls = nodes.appwrite.calls(Endpoint::Account);

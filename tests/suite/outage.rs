@@ -1,4 +1,4 @@
-//! Redis dies, freezes, comes back, or was never there: every request is answered, and no
+//! Redis stops, hangs, comes back, or was never there. Every request gets a response, and no
 //! revocation is lost on this node.
 
 use std::time::Duration;
@@ -29,12 +29,12 @@ fn of_tier(
     }
 }
 
-/// With the default timeout of 250 ms, which only a dead server is to exceed.
+/// Creates a node with the default timeout of 250 ms, which only a dead server should exceed.
 fn node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     node_of(SessionCache::builder().redis(url).unwrap())
 }
 
-/// For what must be answered, however slow the machine is.
+/// Creates a node with a timeout of 20 s, for lookups that must succeed even on a slow machine.
 fn patient_node(url: &str) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     let redis = RedisConfig::single(url).timeout(Duration::from_secs(20));
     node_of(SessionCache::builder().redis(redis).unwrap())
@@ -100,9 +100,9 @@ async fn logout_while_redis_hangs_is_local_first_then_on_all_nodes() {
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
     redis.resume();
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
-    assert_eq!(probe.calls(), calls, "refused without asking");
+    assert_eq!(probe.calls(), calls, "rejected without a validation");
 
-    soon("its delivery", async {
+    soon("the delivery of the logout", async {
         while cache.stats().queued_revocations > 0 {
             assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
             crate::support::pass().await;
@@ -161,7 +161,7 @@ async fn records_restored_from_an_old_snapshot_are_ignored() {
             .arg("save")
             .arg(""),
     );
-    // Written after the snapshot, so the restart forgets it.
+    // Written after the snapshot, so the restart loses it.
     let _ = cache.invalidate_user("ada").await.unwrap();
     probe.answer(of_tier("new"));
     redis.kill();
@@ -207,7 +207,7 @@ async fn circuit_breaker_is_open_while_redis_is_unavailable() {
             assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
         }
         assert_eq!(probe.calls(), calls + 200);
-        // Only who probes whether it is back still talks to it.
+        // Only the probe that tests whether Redis is back still sends commands.
         let mut commands = proxy.commands();
         commands.retain(|name| name == "EVALSHA" || name == "MGET");
         assert!(commands.is_empty(), "{commands:?}");
@@ -257,7 +257,7 @@ async fn validation_across_a_restart_that_lost_data_is_not_stored() {
 
 #[tokio::test]
 async fn late_fill_is_reported_as_unavailable() {
-    // A tombstone may have come and gone meanwhile.
+    // A tombstone may have been written and have expired since the lookup.
     let hostile = Hostile::start().await;
     let (cache, _, _) = patient_node(&hostile.url());
     hostile.says("*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n");

@@ -11,7 +11,7 @@ use crate::support::{
 #[tokio::test]
 async fn logout_in_one_tab_takes_effect_in_the_other() {
     let Some(browser) = Browser::start().await else {
-        eprintln!("SKIPPED: the page is not tested, since there is no chromium and chromedriver");
+        eprintln!("SKIPPED: the page is not tested because chromium or chromedriver is missing");
         return;
     };
     let mut server = start(&[]);
@@ -80,7 +80,7 @@ async fn logout_in_one_tab_takes_effect_in_the_other() {
         let png = BASE64_STANDARD.decode(browser.screenshot().await).unwrap();
         std::fs::write(path, png).unwrap();
     }
-    // The policy keeps nothing back that the page needs; the 401 alone is told.
+    // The policy blocks nothing that the page needs. The console shows only the 401.
     let complaints = browser.complaints().await.to_string();
     assert!(
         !complaints.contains("Content Security Policy"),
@@ -104,7 +104,7 @@ async fn page_headers_block_foreign_content() {
         assert_eq!(headers["x-content-type-options"], "nosniff");
         assert_eq!(headers["cache-control"], "no-store");
     }
-    // It knows a password, so it is not there before a real Appwrite.
+    // The page contains a password, so it is not served when a real Appwrite is configured.
     let real = [
         ("APPWRITE_ENDPOINT", "http://127.0.0.1:1/v1"),
         ("APPWRITE_PROJECT_ID", "real"),

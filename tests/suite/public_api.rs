@@ -1,7 +1,7 @@
-//! What users can name, compared with `tests/public_api.txt`, so that no change of it goes unseen.
+//! Compares the public API with `tests/public_api.txt`, so that every change of it is noticed.
 //!
-//! The lint `unreachable_pub` sees to it that what is `pub` in a file can be reached from outside,
-//! so the sources tell. Renew the list by
+//! The lint `unreachable_pub` ensures that whatever is `pub` in a file can be reached from outside,
+//! so reading the sources is enough. Renew the list with
 //! `SESSION_CACHE_RENEW=1 cargo test --all-features --test suite public_api`.
 
 use std::{
@@ -31,7 +31,7 @@ fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-/// Compiled for tests of the crate itself, or for its fuzz targets.
+/// Whether the item is compiled only for the crate's own tests or for its fuzz targets.
 fn is_internal(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let text = attribute.to_token_stream().to_string();
@@ -39,7 +39,7 @@ fn is_internal(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Of the attributes those that bind users.
+/// Returns the attributes that matter to users.
 fn kept(attributes: &[Attribute]) -> Vec<Attribute> {
     let names = ["non_exhaustive", "must_use", "derive", "deprecated"];
     let is_kept = |attribute: &&Attribute| names.iter().any(|name| attribute.path().is_ident(name));
@@ -50,7 +50,7 @@ fn line(tokens: impl ToTokens) -> String {
     tokens.to_token_stream().to_string()
 }
 
-/// Without the fields that nobody sees, but for the fact that there are some.
+/// Removes private fields. For tuples a placeholder shows that there are some.
 fn public_fields(fields: &mut Fields) {
     let is_kept = |field: &syn::Field| is_public(&field.vis);
     match fields {
@@ -73,7 +73,7 @@ fn public_fields(fields: &mut Fields) {
     }
 }
 
-/// The name of the type that an `impl` is about.
+/// Returns the name of the type that an `impl` is for.
 fn subject(of: &Type) -> Option<String> {
     match of {
         Type::Path(path) => Some(path.path.segments.last()?.ident.to_string()),
@@ -91,7 +91,7 @@ fn names(items: &[Item], found: &mut BTreeSet<String>) {
                 found.insert(item.ident.to_string());
             }
             Item::Macro(item) => {
-                // `pin_project!`'s one public struct.
+                // The public struct inside `pin_project!`.
                 let text = item.mac.tokens.to_string();
                 if let Some((_, rest)) = text.split_once("pub struct ") {
                     found.insert(rest.split([' ', '<']).next().unwrap().to_owned());
@@ -129,7 +129,7 @@ fn list(items: Vec<Item>, public: &BTreeSet<String>, lines: &mut BTreeSet<String
                 for member in &mut item.items {
                     if let TraitItem::Fn(method) = member {
                         method.attrs = kept(&method.attrs);
-                        // That there is a default counts, and what it does is no matter of types.
+                        // Whether there is a default body matters, and its content does not.
                         method.default = method.default.as_ref().map(|_| syn::parse_quote!({}));
                     }
                 }
@@ -170,7 +170,7 @@ fn list(items: Vec<Item>, public: &BTreeSet<String>, lines: &mut BTreeSet<String
                     (&item.generics, &item.self_ty, &item.generics.where_clause);
                 match &item.trait_ {
                     Some((not, path, _)) => {
-                        // An implementation for a type parameter is for everybody.
+                        // An implementation for a type parameter applies to all types.
                         let is_blanket = item
                             .generics
                             .type_params()
@@ -225,7 +225,7 @@ fn public_api_matches_the_list() {
     for items in parsed {
         list(items, &public, &mut lines);
     }
-    // What modules hand to each other; the crate's root says what becomes of it.
+    // Re-exports between modules are left out. The crate root decides what becomes public.
     lines.retain(|line| !line.contains("use self ::"));
     let mut list: String = lines.into_iter().collect::<Vec<_>>().join("\n");
     list.push('\n');
@@ -240,7 +240,7 @@ fn public_api_matches_the_list() {
     let come: Vec<_> = new.difference(&old).collect();
     assert!(
         gone.is_empty() && come.is_empty(),
-        "gone: {gone:#?}\ncome: {come:#?}\nIf it is meant, say so in CHANGELOG.md and renew the list:\n\
+        "gone: {gone:#?}\ncome: {come:#?}\nIf this is intended, say so in CHANGELOG.md and renew the list:\n\
          SESSION_CACHE_RENEW=1 cargo test --all-features --test suite public_api"
     );
     assert!(new.len() > 150, "{} lines are too few to be all", new.len());

@@ -1,5 +1,5 @@
-//! The layer among services that are not always ready: it reserves no more than it uses, and it
-//! gives back what a request did not use.
+//! The layer combined with services that are not always ready: it reserves no more capacity than it
+//! uses, and releases what a request did not use.
 
 use std::{
     convert::Infallible,
@@ -69,7 +69,7 @@ async fn waiting_caller_receives_the_error_of_the_inner_service() {
     handle.send_error("broken");
     assert!(service.is_woken());
     let Poll::Ready(Err(error)) = service.poll_ready() else {
-        panic!("not told")
+        panic!("no error was returned")
     };
     assert!(error.to_string().contains("broken"), "{error}");
 }
@@ -100,7 +100,7 @@ async fn dropped_request_releases_its_concurrency_permit() {
         abandoned.abort();
         assert!(abandoned.await.unwrap_err().is_cancelled());
         probe.let_go();
-        let answer = soon("the next", next).await.unwrap().unwrap();
+        let answer = soon("the next request", next).await.unwrap().unwrap();
         assert_eq!(answer.status(), StatusCode::OK);
         assert_eq!(places.available_permits(), 1);
     }
@@ -113,7 +113,7 @@ async fn rejected_request_releases_its_concurrency_permit() {
         .layer(layer(&Probe::new()))
         .layer(Limit::with_semaphore(Arc::clone(&places)))
         .service_fn(inner);
-    // Two handles, as for two connections, and both stay.
+    // Two handles, as for two connections, and both are kept.
     let (mut first, mut second) = (service.clone(), service);
     let refused = first.ready().await.unwrap().call(Request::new(()));
     assert_eq!(refused.await.unwrap().status(), StatusCode::UNAUTHORIZED);
@@ -126,8 +126,9 @@ async fn rejected_request_releases_its_concurrency_permit() {
     assert_eq!(places.available_permits(), 1);
 }
 
-/// Callers that come and go at random, through every kind of bottleneck at once: nobody who stays
-/// waits for ever, nobody is called who has not been let in, and all places are free afterwards.
+/// Callers start and give up at random, through every kind of bottleneck at the same time. No
+/// caller that stays waits forever, the handler is called only for authenticated requests, and all permits
+/// are released afterwards.
 #[tokio::test]
 async fn buffers_and_limits_around_and_inside_do_not_deadlock() {
     let seed = std::env::var("SESSION_CACHE_SEED").map_or_else(
@@ -188,16 +189,16 @@ async fn buffers_and_limits_around_and_inside_do_not_deadlock() {
     probe.let_go();
     let mut let_in = 0;
     for (n, status, call) in staying {
-        let answer = soon("one who stayed", call).await.unwrap().unwrap();
+        let answer = soon("a caller that stayed", call).await.unwrap().unwrap();
         assert_eq!(answer.status(), status, "request {n}");
         let_in += usize::from(status == StatusCode::OK);
     }
     assert!(served.load(SeqCst) >= let_in && let_in > 0);
-    until("all places", || {
+    until("all permits", || {
         (outside.available_permits(), inside.available_permits()) == (3, 2)
     })
     .await;
     let last = service.oneshot(with_token("last"));
-    let answer = soon("one more", last).await.unwrap();
+    let answer = soon("one more request", last).await.unwrap();
     assert_eq!(answer.status(), StatusCode::OK);
 }

@@ -1,5 +1,5 @@
-//! Refresh ahead: who is active never waits for the identity provider, and a validation behind a
-//! user's back is no way around a logout.
+//! Refresh-ahead: an active user never waits for the identity provider, and a validation in the
+//! background cannot bypass a logout.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn with_redis(redis: &Redis) -> Node {
 
 const MOST_OF_THE_TTL: Duration = Duration::from_secs(245);
 
-/// As if the record had been stored most of the TTL ago.
+/// Rewrites the record as if it had been stored `MOST_OF_THE_TTL` ago.
 fn age(redis: &Redis, text: &str) {
     let key = session_key(text);
     let mut record: Value = serde_json::from_str(&redis.get(&key).unwrap()).unwrap();
@@ -85,7 +85,7 @@ async fn active_session_is_refreshed_without_delaying_requests() {
     probe.let_go();
     until_landed(&cache).await;
     assert_eq!(cache.stats().refreshes, 1);
-    // Beyond the end of the first one.
+    // Later than the end of the first record.
     clock.advance(Duration::from_secs(100));
     let (user, origin) = ask(&layer, "t").await.unwrap();
     assert_eq!((user.tier(), origin), ("new", Origin::Local));
@@ -117,7 +117,7 @@ async fn rejection_on_refresh_ends_the_session_immediately() {
     until_landed(&cache).await;
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 401);
     assert_eq!(cache.stats().local_entries, 0);
-    assert_eq!(probe.calls(), 2, "the refusal is remembered");
+    assert_eq!(probe.calls(), 2, "the rejection is cached");
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn refresh_can_be_disabled_and_yields_to_waiting_requests() {
     assert_eq!(busy.stats().refreshes, 0);
     busy_probe.let_go();
     waiting.await.unwrap().unwrap();
-    // No chance has been missed for good.
+    // A skipped refresh is made up for by the next request.
     assert_eq!(ask(&busy_layer, "t").await.unwrap().1, Origin::Local);
     assert_eq!(busy.stats().refreshes, 1);
 }
@@ -244,12 +244,12 @@ async fn revocation_during_a_refresh_triggers_another_validation() {
         } else {
             other.invalidate_token(&token("t")).await.unwrap()
         };
-        // Who begins now joins the flight, and is served what the provider says now.
+        // A request that begins now joins the in-flight validation, and gets the new result.
         let late = tokio::spawn({
             let layer = layer.clone();
             async move { tier(&layer, "t").await }
         });
-        until("the late one to join", || cache.stats().coalesced == 1).await;
+        until("the late request to join", || cache.stats().coalesced == 1).await;
         probe.let_go();
         assert_eq!(late.await.unwrap().as_deref(), Ok("new"));
         until_landed(&cache).await;
@@ -270,7 +270,7 @@ async fn sessions_cached_together_expire_at_different_times() {
         let ttl: u64 = redis.run(cmd("PTTL").arg(session_key(&text)));
         lives.push(ttl / 1_000);
     }
-    // A minute for a machine that is slow.
+    // One minute of tolerance for a slow machine.
     assert!(
         lives.iter().all(|ttl| (210..=300).contains(ttl)),
         "{lives:?}"

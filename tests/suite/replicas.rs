@@ -1,4 +1,4 @@
-//! Revocations that wait for replicas, and tell how many have them.
+//! Revocations that wait for replicas and return how many have them.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn revocation_returns_the_number_of_replicas_that_have_it() {
     assert_eq!(outcomes, [Some(1); 3]);
     assert_eq!(replica.keys().len(), 3, "tombstone, mark and probe");
 
-    // All at once they share what they wait for.
+    // Concurrent revocations share their `WAIT` commands.
     let many = (0..200).map(|n| {
         let cache = cache.clone();
         tokio::spawn(async move { cache.revoke_token(&token(&format!("t-{n}"))).await })
@@ -102,7 +102,7 @@ async fn too_few_replicas_cause_a_warning_and_no_error() {
     let (primary, replica) = pair();
     let log = record();
     let cache = node(&primary, 2, Duration::from_millis(50));
-    // One at most ever has it; how many had it in time depends on the machine.
+    // There is only one replica. Whether it had the revocation in time depends on the machine.
     for n in 0..3 {
         let revocation = cache.revoke_token(&token(&format!("t-{n}"))).await.unwrap();
         assert!(revocation.replicas() <= Some(1));

@@ -1,4 +1,4 @@
-//! A request that begins after a revocation returned is never served with what was revoked.
+//! A request that begins after a revocation has returned is never served a revoked session.
 
 use std::{
     collections::HashMap,
@@ -62,11 +62,11 @@ async fn revoked_session_is_revalidated_or_rejected() {
     let calls = probe.calls();
     revoke(&cache, Revoke::Refuse, "t", "ada").await;
     assert_eq!(tier(&layer, "t").await, Err(StatusCode::UNAUTHORIZED));
-    assert_eq!(probe.calls(), calls, "the provider is not even asked");
+    assert_eq!(probe.calls(), calls, "the validator is not called");
     assert_eq!(
         tier(&layer, "other").await.as_deref(),
         Ok("new"),
-        "another session lives"
+        "another session is not affected"
     );
 }
 
@@ -82,14 +82,14 @@ async fn validation_overtaken_by_an_invalidation_is_repeated() {
             async move { tier(&layer, "t").await }
         });
         probe.wait_for_calls(1).await;
-        // The provider first, then the cache.
+        // The change is made at the provider first, then in the cache.
         probe.answer(|_| Ok(of_tier("new")));
         revoke(&cache, how, "t", "ada").await;
         let late = tokio::spawn({
             let layer = layer.clone();
             async move { tier(&layer, "t").await }
         });
-        until("the late one to join", || cache.stats().coalesced == 1).await;
+        until("the late request to join", || cache.stats().coalesced == 1).await;
         probe.let_go();
         assert_eq!(late.await.unwrap().as_deref(), Ok("new"), "{how:?}");
         assert_eq!(early.await.unwrap().as_deref(), Ok("new"));
@@ -117,7 +117,7 @@ async fn validation_overtaken_by_a_logout_is_rejected() {
     assert_eq!(
         tier(&layer, "t").await,
         Err(StatusCode::UNAUTHORIZED),
-        "at once"
+        "immediately"
     );
     probe.let_go();
     assert_eq!(early.await.unwrap(), Err(StatusCode::UNAUTHORIZED));
@@ -139,19 +139,19 @@ async fn request_after_recheck_waits_for_next_validation() {
     probe.answer(|_| Ok(of_tier("two")));
     probe.let_one_go();
     probe.wait_for_calls(2).await;
-    // Now the flight is closed: its second validation must not answer for this request.
+    // The call is closed now: its second validation must not be used for this request.
     probe.answer(|_| Ok(of_tier("three")));
     revoke(&cache, Revoke::User, "t", "ada").await;
     let late = tokio::spawn({
         let layer = layer.clone();
         async move { tier(&layer, "t").await }
     });
-    until("the late one to wait", || cache.stats().misses == 2).await;
+    until("the late request to wait", || cache.stats().misses == 2).await;
     probe.let_go();
     assert_eq!(
         first.await.unwrap().as_deref(),
         Ok("two"),
-        "it began before the revocation"
+        "this request began before the revocation"
     );
     assert_eq!(late.await.unwrap().as_deref(), Ok("three"));
     assert_eq!(tier(&layer, "t").await.as_deref(), Ok("three"));
@@ -173,7 +173,7 @@ async fn ticket_from_before_a_revocation_is_not_stored() {
     revoke(&cache, Revoke::User, "t", "ada").await;
     assert!(matches!(cache.get(&t).await, Lookup::Miss(_)));
     let Fill::Conflict(ticket) = cache.set(ticket, &session("ada")).await else {
-        panic!("stored what was revoked")
+        panic!("a revoked session was stored")
     };
     assert!(matches!(
         cache.set(ticket.clone(), &session("ada")).await,
@@ -187,7 +187,7 @@ async fn ticket_from_before_a_revocation_is_not_stored() {
     assert!(matches!(cache.get(&t).await, Lookup::Revoked));
 }
 
-/// An identity provider of which each token's answer carries the number of its last change.
+/// An identity provider whose result for a token contains the number of its last change.
 #[derive(Clone, Default)]
 struct Provider(Arc<Mutex<HashMap<String, u64>>>);
 
@@ -236,8 +236,8 @@ impl SessionValidator for Provider {
     }
 }
 
-/// Many requests and revocations at random. The oracle: a request is served with a change at
-/// least as late as the last one whose revocation had returned when the request began.
+/// Sends many requests and revocations at random. The oracle: a request is served a version at
+/// least as new as the last one whose revocation had returned when the request began.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn revoked_session_is_not_served_in_any_race() {
     let full = std::env::var_os("SESSION_CACHE_FULL").is_some();

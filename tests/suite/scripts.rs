@@ -1,4 +1,4 @@
-//! The fill script by itself: the cases that no request can be made to meet without waiting.
+//! The fill script alone: cases that no request can reach without waiting.
 
 use bb8_redis::redis::cmd;
 
@@ -9,12 +9,12 @@ const FILL: &str = concat!(
     include_str!("../../src/redis/scripts/fill.lua"),
 );
 
-/// What becomes of a record whose lookup was at `fence` seconds.
+/// Returns the outcome of a fill whose lookup was at `fence` seconds.
 fn fill(redis: &Redis, fence: f64, run: &str) -> String {
     fill_over(redis, fence, run, "")
 }
 
-/// The same where only the record `over` may be replaced.
+/// Returns the outcome of a fill that may replace only the record `over`.
 fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
     let fence = format!("{:.0}", fence * 1e6);
     let mut eval = cmd("EVAL");
@@ -67,7 +67,11 @@ fn fill_for_another_run_id_is_rejected() {
 fn refresh_fill_replaces_only_the_expected_record() {
     let redis = Redis::start();
     let now = redis.time();
-    assert_eq!(fill_over(&redis, now, "r1", "old"), "kept", "it has gone");
+    assert_eq!(
+        fill_over(&redis, now, "r1", "old"),
+        "kept",
+        "the record is gone"
+    );
     assert_eq!(redis.get("record"), None);
     redis.set("record", "another");
     assert_eq!(fill_over(&redis, now, "r1", "old"), "kept");

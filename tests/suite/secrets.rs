@@ -1,4 +1,4 @@
-//! What Redis, or who reads or writes it, can learn or forge.
+//! What Redis, or an attacker who reads or writes it, can learn or forge.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ fn builder(redis: &Redis) -> SessionCacheBuilder {
     SessionCache::builder().redis(config(redis)).unwrap()
 }
 
-/// A node whose users have something to hide.
+/// Creates a node whose user has private data.
 fn node(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     let cache = builder.build().unwrap();
     let user = UserData::builder("user-ada")
@@ -84,7 +84,7 @@ async fn pepper_rotation_keeps_sessions_and_revocations() {
     assert_eq!(origin(&before, "left").await, VALIDATED);
     let _ = old.revoke_token(&token("left")).await.unwrap();
 
-    // First every node learns the new one, then each in turn uses it.
+    // First every node gets the new pepper as the previous one, then each in turn uses it.
     let (first, _, old_first) = node(
         builder(&redis)
             .pepper(secret('a'))
@@ -169,7 +169,7 @@ async fn sealing_key_rotation_keeps_revocations() {
     assert_eq!(
         origin(&before, "t").await,
         VALIDATED,
-        "a node that knows only the old one"
+        "a node that knows only the old key"
     );
 }
 
@@ -239,7 +239,7 @@ async fn sealed_cache_rejects_forged_and_moved_records() {
         assert_eq!(origin(&fresh, "writer").await, VALIDATED, "forgery {n}");
     }
 
-    // An old record that is put back after its revocation, as long as that stands.
+    // An old record that is written back after its revocation, while the tombstone or mark exists.
     for by_user in [false, true] {
         assert!(origin(&layer, "writer").await.is_some());
         assert_eq!(origin(&layer, "writer").await, CACHED);
@@ -258,7 +258,7 @@ async fn sealed_cache_rejects_forged_and_moved_records() {
         }
     }
 
-    // Forged marks and tombstones cost validations, and a refusing one a session.
+    // Forged marks and tombstones cost validations, and a forged `refuse` ends the session.
     for (at, forged) in [
         (tomb_key("writer"), "1.000000:forget:x"),
         (tomb_key("writer"), "9999999999.000000:forget:x"),
@@ -336,7 +336,7 @@ async fn request_is_validated_whatever_redis_replies() {
     ];
     for sealed in [true, false] {
         for (n, reply) in replies.iter().enumerate() {
-            // Those that never end cost the timeout, twice a request.
+            // Replies that never end cost the timeout, twice a request.
             let redis = RedisConfig::single(hostile.url()).timeout(Duration::from_millis(100));
             let mut builder = SessionCache::builder().redis(redis).unwrap();
             if sealed {
@@ -346,7 +346,7 @@ async fn request_is_validated_whatever_redis_replies() {
             hostile.says(reply.as_bytes());
             for _ in 0..2 {
                 let (user, origin) = ask(&layer, "t").await.unwrap();
-                // A plain record is believed to who writes Redis: that is what sealing is for.
+                // Without sealing, a record that an attacker writes to Redis is accepted.
                 let is_plain_forgery = !sealed && origin == Origin::Redis;
                 assert!(user.id() == "user-ada" || is_plain_forgery, "{n}: {reply}");
             }
@@ -424,7 +424,7 @@ async fn no_secret_is_logged_under_traffic_with_redis() {
         }
         let _ = cache.revoke_token(&token("another-token-itself")).await;
         redis.restart();
-        until("it to be back", || !cache.stats().redis_circuit_open).await;
+        until("Redis to be back", || !cache.stats().redis_circuit_open).await;
         probe.answer(|_| Err(ValidationError::unavailable("the provider is down")));
         assert_eq!(ask(&layer, "one-more-token-itself").await.unwrap_err(), 503);
         let _ = cache.revoke_token(&token(text)).await;
