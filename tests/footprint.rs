@@ -1,5 +1,5 @@
-//! What a session in memory takes, and what a hit allocates. A binary of its own, since it counts
-//! every allocation.
+//! Memory per session, and allocations per hit. This is a separate binary because it counts every
+//! allocation.
 #![allow(
     missing_docs,
     dead_code,
@@ -25,7 +25,7 @@ use tower_session_cache::{
     SessionCacheLayer, SessionToken, TokenSource, UserData, ValidatedSession, validator_fn,
 };
 
-/// Fifty thousand, or a million in full.
+/// Returns 50,000, or 1,000,000 with `SESSION_CACHE_FULL`.
 fn sessions() -> usize {
     match std::env::var_os("SESSION_CACHE_FULL") {
         Some(_) => 1_000_000,
@@ -33,7 +33,7 @@ fn sessions() -> usize {
     }
 }
 
-/// The user of a token, and the length of all its texts.
+/// Returns the user of a token, and the total length of the user's strings.
 fn user(n: usize) -> (UserData, usize) {
     let texts = [
         format!("user-{n:016}"),
@@ -59,7 +59,7 @@ fn now<F: Future>(future: F) -> F::Output {
         .poll(&mut std::task::Context::from_waker(waker))
     {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("it waits for something"),
+        Poll::Pending => panic!("the future is pending"),
     }
 }
 
@@ -76,7 +76,7 @@ fn store(cache: &SessionCache, n: usize) -> usize {
 #[test]
 fn session_takes_at_most_400_bytes_plus_its_strings() {
     let count = NonZeroUsize::new(sessions()).unwrap();
-    // Filled once, and then flooded: what had to make room is remembered for a while.
+    // Filled once, and then overfilled: the cache keeps traces of evicted entries for a while.
     for (rounds, most) in [(1, 400), (2, 600)] {
         let (mut texts, mut cache) = (0, None);
         let AllocationInfo { bytes_current, .. } = measure(|| {
@@ -96,7 +96,7 @@ fn session_takes_at_most_400_bytes_plus_its_strings() {
     }
 }
 
-/// The allocations of one thread are counted, so all has to run in it.
+/// Allocations are counted for one thread, so everything must run in it.
 fn one_thread() -> tokio::runtime::Runtime {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build().unwrap()
@@ -105,11 +105,11 @@ fn one_thread() -> tokio::runtime::Runtime {
 struct BeforeRedis {
     cache: SessionCache,
     entries: usize,
-    /// Without the texts of the users.
+    /// Without the strings of the users.
     bytes: usize,
 }
 
-/// Fills a local cache with so many sessions.
+/// Fills a local cache with `count` sessions.
 fn before_redis(
     runtime: &tokio::runtime::Runtime,
     redis: &redis::Redis,
@@ -121,7 +121,7 @@ fn before_redis(
         let builder = SessionCache::builder()
             .redis(RedisConfig::single(redis.url()).timeout(Duration::from_secs(20)))
             .unwrap()
-            // What is remembered beside the local cache is not meant here.
+            // State outside the local cache must not be measured here.
             .capacity(1)
             .local_cache(local);
         let built = builder.build().unwrap().with_namespace("ada");
@@ -171,7 +171,7 @@ fn local_cache_with_redis_is_as_small_and_hits_do_not_wait() {
     let redis = redis::Redis::start();
     let runtime = one_thread();
     let [few, many] = [10, sessions() / 25].map(|count| before_redis(&runtime, &redis, count));
-    // A cache and its connections take something as well, whatever is in them.
+    // The difference leaves out what an empty cache and its connections take.
     let entries = many.entries - few.entries;
     let each = (many.bytes - few.bytes) / entries;
     println!("{entries} sessions before Redis: {each} bytes each, and the user's texts");
@@ -189,13 +189,13 @@ fn local_hit_allocates_only_for_the_request_extensions() {
     assert_that_hits_are_cheap(&cache);
 }
 
-/// Of the session of the first token, which is in memory.
+/// Asserts it for the session of `token-1`, which is in memory.
 fn assert_that_hits_are_cheap(cache: &SessionCache) {
     let before = cache.stats().hits;
     let never = validator_fn("ada", |_| async { unreachable!("it is cached") });
     let request = || {
         Request::builder()
-            // Its bytes are shared, as are those that a server has read.
+            // Its bytes are shared, as in a request that a server has read.
             .header(
                 header::AUTHORIZATION,
                 HeaderValue::from_static("Bearer token-1"),
@@ -216,8 +216,8 @@ fn assert_that_hits_are_cheap(cache: &SessionCache) {
     };
     hit();
     let hit = hit();
-    // The first that is put there brings a map and its table, the second nothing but itself: here
-    // the user and the session.
+    // The first inserted value allocates the map and its table, the second only itself. Here these
+    // are the user and the session.
     let two = measure(|| {
         let mut extensions = http::Extensions::new();
         extensions.insert(String::new());
@@ -232,7 +232,7 @@ fn assert_that_hits_are_cheap(cache: &SessionCache) {
 fn kept_token_does_not_retain_the_request_buffer() {
     let mut kept = None;
     let AllocationInfo { bytes_current, .. } = measure(|| {
-        // As a server reads them: all headers from one buffer.
+        // A server reads all headers into one buffer.
         let buffer = bytes::Bytes::from([b"Bearer token-1".as_slice(), &[b'x'; 8_192]].concat());
         let value = HeaderValue::from_maybe_shared(buffer.slice(..14)).unwrap();
         let headers = [(header::AUTHORIZATION, value)].into_iter().collect();
@@ -243,7 +243,7 @@ fn kept_token_does_not_retain_the_request_buffer() {
     assert!(bytes_current < 100, "{bytes_current}");
 }
 
-/// All of them: of the request, of the command that it travels in, and of reading the reply.
+/// Counts all allocations: for the request, for its command, and for reading the reply.
 #[test]
 fn redis_hit_makes_at_most_20_allocations() {
     const HITS: u64 = 100;
@@ -283,7 +283,7 @@ fn redis_hit_makes_at_most_20_allocations() {
     assert!(all.count_total <= 20 * HITS, "{all:?}");
 }
 
-/// Those who wait cost memory for as long as the identity provider takes.
+/// Waiting requests use memory for as long as the identity provider takes.
 #[test]
 fn waiting_request_takes_at_most_8_kilobytes() {
     const WAITING: usize = 1_000;

@@ -1,7 +1,9 @@
-//! What a hit costs, in instructions: unlike time they repeat, so nothing gets slower unnoticed.
+//! Instructions per cache hit. Unlike times, the counts are reproducible, so no slowdown goes
+//! unnoticed.
 //!
-//! Counted by valgrind, as the difference between many hits and few. It knows no SHA instructions,
-//! so some 6,500 of one in Redis are spent on its name, which a real processor does in a fraction.
+//! Valgrind counts them, and the result is the difference between many hits and few. Valgrind has
+//! no SHA instructions, so about 6,500 instructions of a hit in Redis compute the name of the key.
+//! A real processor needs a fraction of them.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(
     dead_code,
@@ -19,12 +21,12 @@ mod redis;
 
 use std::{path::PathBuf, process::Command};
 
-/// The compiler with which the figures below were counted; another one may differ a little more.
+/// The compiler for which the figures below were counted. For another one the tolerance is larger.
 const COMPILER: &str = "rustc 1.95.0";
 const LOCAL: u64 = 3_392;
 const REDIS: u64 = 38_600;
 
-/// Built as users build it.
+/// Builds the program as users build it.
 fn program() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
@@ -37,7 +39,7 @@ fn program() -> PathBuf {
         ])
         .args(["--message-format", "json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        // What instruments this test, as for its coverage, is not for what it counts.
+        // Instrumentation of this test, such as coverage, must not apply to the counted program.
         .env_remove("RUSTFLAGS")
         .env_remove("LLVM_PROFILE_FILE")
         .output()
@@ -50,7 +52,7 @@ fn program() -> PathBuf {
     let messages = String::from_utf8(built.stdout).unwrap();
     let (_, program) = messages
         .rsplit_once("\"executable\":\"")
-        .expect("cargo to name what it has built");
+        .expect("cargo names the executable");
     program.split('"').next().unwrap().into()
 }
 
@@ -75,7 +77,7 @@ fn instructions(program: &PathBuf, kind: &str, hits: u64, url: &str) -> u64 {
 fn instructions_per_hit_are_unchanged() {
     let has = |program: &str| Command::new(program).arg("--version").output();
     if has("valgrind").is_err() {
-        eprintln!("SKIPPED: instructions are not counted, since there is no valgrind");
+        eprintln!("SKIPPED: instructions are not counted because valgrind is missing");
         return;
     }
     let compiler = String::from_utf8(has("rustc").unwrap().stdout).unwrap();
@@ -88,14 +90,14 @@ fn instructions_per_hit_are_unchanged() {
     let program = program();
     for (kind, url, before) in [("local", "", LOCAL), ("redis", &*server.url(), REDIS)] {
         let few = instructions(&program, kind, 500, url);
-        // Those of before are cached still, and hit at once.
+        // Otherwise the sessions of the first run would still be cached, and be hit immediately.
         server.run::<()>(&bb8_redis::redis::cmd("FLUSHALL"));
         let many = instructions(&program, kind, 1_500, url);
         let each = (many - few) / 1_000;
         println!("{kind}: {each} instructions a hit, {before} before");
         assert!(
             each.abs_diff(before) <= before * percent / 100,
-            "{kind}: {each} instructions a hit, {before} before; if that is meant to be, say so here"
+            "{kind}: {each} instructions a hit, {before} before; if this is intended, change the figure here"
         );
     }
 }

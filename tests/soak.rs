@@ -1,8 +1,8 @@
-//! A minute at full speed, an hour with `--full`, while Redis and the identity provider fail in
-//! turn. A binary of its own, so that the memory that it measures is all its own.
+//! Runs for one minute at full speed, or one hour with `--full`, while Redis and the identity
+//! provider fail in turn. This is a separate binary, so that it measures only its own memory.
 //!
 //! `cargo test --all-features --test soak -- --nocapture` prints its figures;
-//! `SESSION_CACHE_SOAK_SECONDS` sets how long it takes, and `SESSION_CACHE_SEED` repeats its
+//! `SESSION_CACHE_SOAK_SECONDS` sets the duration, and `SESSION_CACHE_SEED` repeats the random
 //! choices.
 #![allow(
     missing_docs,
@@ -42,9 +42,9 @@ use support::{
 const SESSIONS: usize = 600;
 const CLIENTS: u64 = 48;
 const NODES: usize = 2;
-/// So many refused tokens are remembered by each node.
+/// Maximum number of rejected tokens that each node caches.
 const MOST_REFUSALS: u64 = 10_000;
-/// No request may take longer, by its deadline; and as much again for a machine that is slow.
+/// Maximum time of a request: its timeout, and as much again for a slow machine.
 const LATE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +56,8 @@ enum Outage {
     Hanging,
 }
 
-/// Each place has one session at a time, of which this is the number. What was logged out it never
-/// accepts again.
+/// Each place has one session at a time, whose number is stored here. A session that was logged out
+/// is never accepted again.
 struct Provider {
     sessions: Vec<AtomicU64>,
     outage: Mutex<Outage>,
@@ -116,7 +116,7 @@ struct World {
     proxy: Proxy,
     provider: Arc<Provider>,
     nodes: Vec<(SessionCache, SessionCacheLayer<Asks>)>,
-    /// The logouts that have returned, and on which node they hold if not on all.
+    /// Logouts that have returned, with the node on which they apply if it is not all nodes.
     ended: RwLock<HashMap<String, Option<usize>>>,
     counts: Counts,
     ends: AtomicBool,
@@ -150,7 +150,7 @@ impl World {
             let cache = SessionCache::builder()
                 .redis(proxy.url())
                 .unwrap()
-                // Short lives and little room, so that every bound is met.
+                // Short lifetimes and a small capacity, so that every limit is reached.
                 .ttl(Duration::from_secs(5))
                 .validation_timeout(Duration::from_secs(1))
                 .negative_ttl(Duration::from_secs(1))
@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    /// A session ends here and a new one begins: all the others go on.
+    /// Ends a session and begins a new one. All others continue.
     async fn logout(&self, random: &mut StdRng) {
         let place = random.random_range(0..SESSIONS);
         let old = self.provider.token(place);
@@ -218,7 +218,7 @@ impl World {
         }
     }
 
-    /// As many guesses as are remembered, so that nothing has to grow afterwards to be full.
+    /// Sends as many invalid tokens as are cached, so that no cache has to grow afterwards.
     async fn fill(self: Arc<Self>, client: u64) {
         for n in 0..MOST_REFUSALS / CLIENTS + 1 {
             for node in 0..NODES {
@@ -238,18 +238,18 @@ impl World {
                     self.request(node, &text).await;
                 }
                 _ => {
-                    // Some are asked for far more often than others.
+                    // Some sessions are requested far more often than others.
                     let most = random.random_range(1..=SESSIONS);
                     let text = self.provider.token(random.random_range(0..most));
                     self.request(node, &text).await;
                 }
             }
-            // In-process answers never wait, and others want to run.
+            // Results from memory never wait, and other tasks must run.
             tokio::task::yield_now().await;
         }
     }
 
-    /// One failure after the other, with time to recover between them.
+    /// Causes one failure after the other, with time to recover between them.
     async fn chaos(self: Arc<Self>) {
         let mut random = StdRng::seed_from_u64(self.seed ^ 1);
         let mut kinds = 0;
@@ -307,7 +307,7 @@ impl World {
     }
 }
 
-/// Resident memory of this process, in KiB.
+/// Returns the resident memory of this process in KiB.
 fn memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status
@@ -344,14 +344,14 @@ async fn responses_are_correct_and_memory_is_bounded() {
         .map(|client| tokio::spawn(Arc::clone(&world).fill(client)))
         .collect();
     for fill in fills {
-        soon("a node full of refusals", fill).await.unwrap();
+        soon("a node full of rejected tokens", fill).await.unwrap();
     }
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| tokio::spawn(Arc::clone(&world).client(client)))
         .collect();
     let chaos = tokio::spawn(Arc::clone(&world).chaos());
 
-    // The first third fills all that is bounded.
+    // The first third fills everything that has a limit.
     let third = Duration::from_secs(seconds()) / 3;
     let mut peaks = Vec::new();
     for _ in 0..3 {
@@ -359,7 +359,7 @@ async fn responses_are_correct_and_memory_is_bounded() {
         let mut peak = 0;
         while Instant::now() < until {
             tokio::time::sleep(third.min(Duration::from_millis(500))).await;
-            // What it has read along is of no use here, and would be all that grows.
+            // Drop the commands that the proxy has recorded, which would grow without limit.
             world.proxy.commands();
             peak = peak.max(memory().unwrap_or_default());
         }
@@ -370,9 +370,9 @@ async fn responses_are_correct_and_memory_is_bounded() {
         soon("the end of a task", task).await.unwrap();
     }
 
-    // All is well again, and everybody who is logged in is let in, from Redis.
+    // Everything has recovered, and each session that is logged in is served from Redis.
     for (cache, layer) in &world.nodes {
-        until("the flights to land", || {
+        until("the validations to end", || {
             cache.stats().validations_in_flight == 0
         })
         .await;
@@ -408,7 +408,7 @@ async fn responses_are_correct_and_memory_is_bounded() {
         slowest,
     } = &world.counts;
     println!(
-        "soak: {} s, {} served ({} from Redis), {} refused, {} unavailable, {} logouts, slowest {} \
+        "soak: {} s, {} served ({} from Redis), {} rejected, {} unavailable, {} logouts, slowest {} \
          ms, memory {} KiB, then {}, then {}",
         third.as_secs() * 3,
         served.load(SeqCst),
@@ -423,6 +423,6 @@ async fn responses_are_correct_and_memory_is_bounded() {
     );
     assert!(Duration::from_micros(slowest.load(SeqCst)) < LATE);
     assert_eq!(PANICS.load(SeqCst), 0);
-    // What an allocator keeps varies; a leak at this rate does not stop at a quarter.
+    // The memory that an allocator keeps varies. A leak at this rate would exceed a quarter.
     assert!(peaks[2] <= peaks[1] + peaks[1] / 4, "{peaks:?} KiB");
 }

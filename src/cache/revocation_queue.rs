@@ -221,7 +221,7 @@ mod tests {
         queue.pop();
         assert!(waits(1) && waits(2));
         assert_eq!(next(20), Some(("user-2".to_owned(), true)));
-        assert!(waits(2), "until the stripes have moved");
+        assert!(waits(2), "until the generations were advanced");
         queue.pop();
         assert_eq!(next(20), Some(("user-1".to_owned(), false)));
         assert!(waits(1) && !waits(2), "the second was given up");

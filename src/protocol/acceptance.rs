@@ -191,7 +191,7 @@ mod tests {
         ));
         assert!(
             Tombstone::parse(b"garbage:refuse:1").refuses(),
-            "in doubt, refuse"
+            "in doubt, reject"
         );
     }
 

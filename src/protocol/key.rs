@@ -225,7 +225,7 @@ mod tests {
             let others = pairs.iter().skip(n + 1);
             assert!(others.clone().all(|other| key(*other) != key(*pair)));
             let entry = key_deriver.entry(&token(pair.0), &space(&key_deriver, pair.1));
-            assert_eq!(entry.local, key(*pair), "two ways to one session");
+            assert_eq!(entry.local, key(*pair), "both return the same key");
         }
         let elsewhere = space(&KeyDeriver::new(None, None), "c");
         assert_ne!(elsewhere.local_key(&token("ab")), key(pairs[0]));

@@ -1,4 +1,4 @@
-//! The primary that the sentinels name is found and followed, also where they disagree.
+//! The cache finds and follows the primary that the sentinels name, even if they disagree.
 
 use std::time::Duration;
 
@@ -77,7 +77,7 @@ async fn failover_is_followed_and_starts_a_new_epoch() {
     set.fail_over();
     let tomb = set.primary().get(&tomb_key("gone"));
     assert!(tomb.is_some(), "all replicas had it");
-    // Wherever the floor lies: what another run has stored counts no more.
+    // Wherever the trust floor is: records stored under another run ID are no longer accepted.
     until_from_redis(&layer, "t").await;
     assert_eq!(ask(&layer, "gone").await.unwrap_err(), 401);
     soon("the local cache to be used again", async {
@@ -94,7 +94,7 @@ async fn failover_is_followed_and_starts_a_new_epoch() {
     );
 }
 
-/// It was cut off from its sentinels, and goes on as if nothing had happened.
+/// The old primary was cut off from its sentinels, and continues as if nothing had happened.
 #[tokio::test]
 async fn clients_leave_an_old_primary_that_still_answers() {
     let (old, new) = (Redis::start(), Redis::start());
@@ -110,7 +110,7 @@ async fn clients_leave_an_old_primary_that_still_answers() {
     for fake in &fakes {
         fake.say(Says::Primary(2, new.port()));
     }
-    // Nobody connects before there is something to do.
+    // The nodes connect only when there is something to do.
     soon("the new primary to be used", async {
         while new.get(&session_key("t")).is_none() || new.listeners().is_empty() {
             ask(&layer, "t").await.unwrap();
@@ -121,8 +121,8 @@ async fn clients_leave_an_old_primary_that_still_answers() {
     let _ = cache.revoke_token(&token("t")).await.unwrap();
     assert!(new.get(&tomb_key("t")).is_some());
     assert!(old.get(&tomb_key("t")).is_none());
-    soon("the old one to be left", async {
-        // Who asks is a client as well.
+    soon("the old primary to be left", async {
+        // The connection that lists the clients is also a client.
         while old.listeners().len() + old.other_clients().len() > 1 {
             let _ = ask(&near_layer, "other").await;
             let _ = ask(&layer, "other").await;
@@ -141,7 +141,7 @@ async fn newest_sentinel_wins_and_an_outdated_minority_is_ignored() {
         Says::Primary(5, ports.1),
     ])
     .await;
-    // Half of it is how long they are waited for.
+    // Half of this timeout is the wait for the sentinels.
     let builder = builder_of(config(urls(&fakes)).connect_timeout(Duration::from_secs(1)));
     let (cache, layer) = node(builder);
     soon("the newer primary to be found", async {
@@ -151,15 +151,15 @@ async fn newest_sentinel_wins_and_an_outdated_minority_is_ignored() {
     })
     .await;
 
-    // Cut off with those that know, what is left knows only the old one.
+    // With the up-to-date sentinels silent, the remaining one knows only the old primary.
     for fake in &fakes[1..] {
         fake.say(Says::Nothing);
     }
     old.run::<()>(&cmd("FLUSHALL"));
     let log = record();
-    soon("Redis to be left alone", async {
+    soon("the circuit breaker to open", async {
         while !cache.stats().redis_circuit_open {
-            // Again, for they may have been asked a moment before they fell silent.
+            // Repeated, since the sentinels may have been asked just before they became silent.
             for client in new.other_clients() {
                 new.end_client(client);
             }
@@ -171,7 +171,7 @@ async fn newest_sentinel_wins_and_an_outdated_minority_is_ignored() {
     let text = log.text();
     assert!(text.contains("have missed a failover"), "{text}");
 
-    // All of them were set up anew, and count from zero again.
+    // All sentinels were set up again, and count epochs from zero.
     for fake in &fakes[..2] {
         fake.say(Says::Primary(0, ports.0));
     }
@@ -189,7 +189,7 @@ async fn unknown_primary_causes_one_warning_with_advice() {
         let log = record();
         let builder = builder_of(config(urls(&fakes)).connect_timeout(Duration::from_secs(1)));
         let (cache, layer) = node(builder.local_cache(LocalCacheConfig::new(100)));
-        soon("Redis to be left alone", async {
+        soon("the circuit breaker to open", async {
             while !cache.stats().redis_circuit_open {
                 ask(&layer, "t").await.unwrap();
             }

@@ -1,5 +1,5 @@
-//! Failovers under load. What was revoked is served only where a failover has lost the revocation
-//! that Redis had acknowledged, and each such case is counted.
+//! Failovers under load. A revoked session is served only if a failover has lost a revocation that
+//! Redis had acknowledged. Each such case is counted.
 
 use std::{
     collections::HashMap,
@@ -32,8 +32,8 @@ const TOKENS: usize = 3;
 const FAILOVERS: usize = 3;
 const TASKS: usize = 16;
 
-/// Accepts every token for ever, so that only Redis knows who has logged out. Each change of a
-/// token has a number, which is the tier of its user.
+/// Accepts every token forever, so that only Redis knows which tokens were logged out. Each change
+/// of a token has a number, which is the tier of its user.
 #[derive(Clone, Default)]
 struct Provider(Arc<Mutex<HashMap<String, u64>>>);
 
@@ -76,7 +76,7 @@ fn user_of(text: &str) -> String {
 #[derive(Clone, Debug)]
 struct Acknowledged {
     version: u64,
-    /// By the clock of this machine, which is that of all servers.
+    /// Time on the clock of this machine, which all servers share.
     began: f64,
     replicas: Option<u32>,
 }
@@ -88,11 +88,11 @@ struct Counts {
     revocations: AtomicUsize,
     queued: AtomicUsize,
     logouts: AtomicUsize,
-    /// Of the acknowledged ones, by how many replicas had them.
+    /// Acknowledged revocations that both replicas had.
     replicated: AtomicUsize,
-    /// Requests with a token that was logged out, served while Redis did not answer.
+    /// Requests with a logged-out token that were served while Redis was unavailable.
     out_of_reach: AtomicUsize,
-    /// Requests that were served with what a lost revocation had revoked.
+    /// Requests that were served a session whose revocation was lost.
     stale: AtomicUsize,
 }
 
@@ -103,7 +103,7 @@ struct Load {
     texts: Vec<String>,
     changes: Mutex<HashMap<String, Vec<Acknowledged>>>,
     logouts: Mutex<Vec<(String, Acknowledged)>>,
-    /// What was served against a revocation; whether that was lost is found out between failovers.
+    /// Sessions served despite a revocation. Whether it was lost is checked between failovers.
     suspects: Mutex<Vec<(String, Acknowledged)>>,
     counts: Counts,
     ends: AtomicBool,
@@ -123,7 +123,7 @@ impl Load {
             self.counts.from_redis.fetch_add(1, SeqCst);
         }
         let served: u64 = user.tier().parse().unwrap();
-        // Of all that had returned before the request began the last one.
+        // The last revocation of those that had returned before the request began.
         let newest = known.into_iter().flatten().max_by_key(|it| it.version);
         if let Some(newest) = newest.filter(|newest| served < newest.version) {
             self.suspect(text, newest);
@@ -149,7 +149,7 @@ impl Load {
             return;
         };
         let after = cache.stats();
-        // Without Redis the provider alone decides, and this one forgives.
+        // Without Redis the provider alone decides, and this provider accepts every token.
         let was_out_of_reach = before.redis_circuit_open
             || after.redis_circuit_open
             || before.redis_errors < after.redis_errors;
@@ -245,7 +245,7 @@ impl Load {
         }
     }
 
-    /// Each suspect must be one that this primary does not have.
+    /// Asserts that this primary does not have the revocation of any suspect.
     fn judge(&self, primary: &Redis) {
         for (text, revocation) in std::mem::take(&mut *self.suspects.lock().unwrap()) {
             let stamp = |key: &str| -> f64 {
@@ -283,7 +283,7 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn revoked_session_is_served_only_if_a_failover_lost_it() {
-    // On the thread of the test, with which the servers end.
+    // Started on the thread of the test, because the servers end with it.
     let mut set = Set::start();
     let provider = Provider::default();
     let nodes = (0..NODES).map(|_| {
@@ -326,7 +326,7 @@ async fn revoked_session_is_served_only_if_a_failover_lost_it() {
         load.judge(set.primary());
         let before: Vec<_> = load.logouts.lock().unwrap().clone();
         if failover > 0 {
-            // They hear nothing more, so that what is acknowledged now is lost.
+            // The replicas receive nothing more, so that what is acknowledged now is lost.
             let port = set.primary().port();
             let mut away = cmd("REPLICAOF");
             away.arg("127.0.0.1").arg(1);
@@ -336,7 +336,7 @@ async fn revoked_session_is_served_only_if_a_failover_lost_it() {
             load.after("logouts", 3, &counts.logouts).await;
         }
         let acknowledged: Vec<_> = load.logouts.lock().unwrap().clone();
-        // What was served until now was served against the primary that is about to end.
+        // What was served until now is compared with the primary that is about to stop.
         load.judge(set.primary());
         set.fail_over();
         let has = |(text, _): &(String, Acknowledged)| set.primary().get(&tomb_key(text)).is_some();
@@ -350,7 +350,7 @@ async fn revoked_session_is_served_only_if_a_failover_lost_it() {
     for client in clients {
         soon("the end of a client", client).await.unwrap();
     }
-    // Each node answers for each logout once more.
+    // Check each logout on each node once more.
     let logouts = load.logouts.lock().unwrap().clone();
     for logout in &logouts {
         for node in 0..NODES {
@@ -359,9 +359,9 @@ async fn revoked_session_is_served_only_if_a_failover_lost_it() {
     }
     load.judge(set.primary());
     println!(
-        "sentinel: {FAILOVERS} failovers, {} requests, {} from Redis, {} revocations, {} had by all \
+        "sentinel: {FAILOVERS} failovers, {} requests, {} from Redis, {} revocations, {} on all \
          replicas, {} queued; {lost} logouts lost by failovers, {} requests served against a \
-         revocation that was lost, {} while Redis did not answer",
+         revocation that was lost, {} while Redis was unavailable",
         counts.requests.load(SeqCst),
         counts.from_redis.load(SeqCst),
         counts.revocations.load(SeqCst),

@@ -1,4 +1,4 @@
-//! The cache in Redis: what stands there, what it costs, and what the Python service sees of it.
+//! The cache in Redis: what it stores, what it costs, and how it works with the Python service.
 
 use std::{future::Future, process::Command, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 fn builder(redis: &Redis) -> SessionCacheBuilder {
-    // Far more than any answer takes: these tests are not about timeouts.
+    // Far longer than any reply takes, because these tests are not about timeouts.
     let patient = Duration::from_secs(20);
     SessionCache::builder()
         .redis(RedisConfig::single(redis.url()).timeout(patient))
@@ -119,7 +119,7 @@ async fn redis_holds_only_expected_keys_with_expected_lifetimes() {
     assert_eq!(
         redis.keys(),
         expected,
-        "the record is gone, and no token is there"
+        "the record is deleted, and no token is in a key"
     );
     assert!((3_599..=3_600).contains(&redis.ttl(&forgotten)));
     for key in [&refused, &mark_key("u-1")] {
@@ -129,7 +129,7 @@ async fn redis_holds_only_expected_keys_with_expected_lifetimes() {
     assert!((redis.time() - mark).abs() < 60.0);
     assert!(redis.get(&refused).unwrap().contains(":refuse:"));
 
-    // A forgetting one afterwards keeps the verdict and the longer life.
+    // A later `invalidate_token` keeps the kind `refuse` and the longer TTL.
     let _ = cache.invalidate_token(&token("another")).await.unwrap();
     assert!(redis.get(&refused).unwrap().contains(":refuse:"));
     assert!(redis.ttl(&refused) > 3_600);
@@ -181,7 +181,7 @@ async fn cached_request_is_one_command_without_ping() {
     for _ in 0..400 {
         assert_eq!(origin(&layer, "t").await, Some(Origin::Redis));
     }
-    // The second link may still connect meanwhile.
+    // The second connection may still be set up during this.
     let set_up = ["CLIENT", "SELECT", "SCRIPT", "INFO", "TIME", "HELLO"];
     let mut commands = proxy.commands();
     commands.retain(|name| !set_up.contains(&name.as_str()));
@@ -193,10 +193,10 @@ async fn cached_request_is_one_command_without_ping() {
         assert_eq!(origin(&layer, "peers").await, Some(Origin::Redis));
     }
     let commands = proxy.commands();
-    assert_eq!(commands, ["EVALSHA"; 3], "a peer's record takes the script");
+    assert_eq!(commands, ["EVALSHA"; 3], "a foreign record runs the script");
 }
 
-/// Sixty-four lookups are as many as one command may hold.
+/// One command may contain at most 64 lookups.
 #[tokio::test]
 async fn concurrent_lookups_share_one_command() {
     let redis = Redis::start();
@@ -209,7 +209,7 @@ async fn concurrent_lookups_share_one_command() {
         for n in 0..callers {
             ask(&layer, &format!("t{n}")).await.unwrap();
         }
-        until("both links", || cache.stats().redis_connections == 2).await;
+        until("both connections", || cache.stats().redis_connections == 2).await;
         proxy.commands();
         let mut asked = tokio::task::JoinSet::new();
         for n in 0..callers {
@@ -238,7 +238,7 @@ async fn lookup_succeeds_after_an_earlier_caller_was_dropped() {
     }
     assert!(matches!(cache.get(&second).await, Lookup::Hit(_)));
 
-    // So may the whole runtime in which it asked.
+    // The same applies if the runtime of the first caller ends.
     let asks = cache.clone();
     let gone = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -281,7 +281,7 @@ async fn python_service_and_this_crate_read_each_others_records() {
     ask(&layer, "ours").await.unwrap();
     assert_eq!(peer.lookup("ours").as_deref(), Some("ada"));
 
-    // Revocations by either are seen by the other at once.
+    // Each service sees the revocations of the other immediately.
     let _ = cache.invalidate_user("bob").await.unwrap();
     assert_eq!(peer.lookup("theirs"), None);
     assert_eq!(
@@ -296,12 +296,13 @@ async fn python_service_and_this_crate_read_each_others_records() {
     assert_eq!(probe.calls(), calls + 1);
     peer.logout("ours");
     ask(&layer, "ours").await.unwrap();
-    // Twice: whose the token is was not known, and the mark is too young to be told from a new one.
+    // Two validations: the user of the token was not known, and the mark is too recent to be told
+    // apart from a new one.
     assert_eq!(probe.calls(), calls + 3);
     let _ = cache.invalidate_token(&token("ours")).await.unwrap();
     assert_eq!(peer.lookup("ours"), None);
 
-    // The peer writes blindly, also after a logout through us.
+    // The Python service writes without a check, even after a logout through this crate.
     let _ = cache.revoke_token(&token("theirs")).await.unwrap();
     peer.store("theirs", "bob");
     assert_eq!(ask(&layer, "theirs").await.unwrap_err(), 401);
@@ -442,7 +443,7 @@ async fn unreadable_mark_or_tombstone_forces_a_validation() {
             }
         }
     }
-    // The next revocation puts it right.
+    // The next revocation repairs the key.
     let (cache, _, layer) = node(&redis);
     redis.set(&mark_key("ada"), "nan");
     redis.run::<()>(cmd("LPUSH").arg(tomb_key("t")).arg("x"));
@@ -470,7 +471,7 @@ async fn revocation_mark_works_for_any_user_id() {
         let text = format!("token-{}", id.len());
         assert_eq!(origin(&layer, &text).await, Some(Origin::Validator), "{id}");
         assert_eq!(ask(&layer, &text).await.unwrap().0.id(), id);
-        // Without the hint of the node that stored it.
+        // This node does not have the hint of the node that stored the record.
         let (_, _, other) = node(&redis);
         assert_eq!(origin(&other, &text).await, Some(Origin::Redis), "{id}");
         let _ = cache.invalidate_user("bob").await.unwrap();
@@ -501,7 +502,7 @@ async fn revocation_applies_on_all_nodes_when_it_returns() {
         assert_eq!(
             origin(&second, "t").await,
             Some(Origin::Redis),
-            "and nobody is locked out"
+            "and new validations are still cached"
         );
     }
     let _ = one.revoke_token(&token("t")).await.unwrap();
@@ -551,7 +552,7 @@ async fn validation_overtaken_by_another_node_is_repeated() {
         assert_eq!(
             ask(&layer, &text).await.unwrap().1,
             Origin::Redis,
-            "it was stored"
+            "the result was stored"
         );
     }
 }
@@ -568,7 +569,7 @@ async fn validation_overtaken_by_a_remote_logout_is_rejected() {
     });
     probe.wait_for_calls(1).await;
     let _ = one.revoke_token(&token("t")).await.unwrap();
-    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401, "at once");
+    assert_eq!(ask(&layer, "t").await.unwrap_err(), 401, "immediately");
     probe.let_go();
     assert_eq!(soon("an answer", early).await.unwrap().unwrap_err(), 401);
     assert_eq!((probe.calls(), cache.stats().fills), (1, 0));
@@ -592,7 +593,7 @@ async fn namespaces_share_revocations_and_nothing_else() {
         let (user, origin) = ask(&machines, "t").await.unwrap();
         assert_eq!((user.id(), origin), ("machine", wanted));
     }
-    // By a handle of no namespace, which does not even know the other record's key.
+    // The handle has no namespace, and does not know the key of the other record.
     let _ = cache.invalidate_token(&token("t")).await.unwrap();
     assert_eq!(ask(&machines, "t").await.unwrap().1, Origin::Validator);
     let _ = cache.revoke_token(&token("t")).await.unwrap();
@@ -681,7 +682,7 @@ async fn error_reply_counts_as_unavailable() {
     let redis = Redis::start();
     let (cache, _, layer) = node(&redis);
     ask(&layer, "t").await.unwrap();
-    // A replica of nobody takes no writes, and a full server neither.
+    // A full server rejects writes, and so does one with too few replicas.
     for (on, off) in [
         (["maxmemory", "1"], ["maxmemory", "0"]),
         (
@@ -698,10 +699,13 @@ async fn error_reply_counts_as_unavailable() {
         assert_eq!(
             origin(&layer, "t").await,
             Some(Origin::Validator),
-            "denied here at once"
+            "denied on this node immediately"
         );
         config(off);
-        until("its delivery", || cache.stats().queued_revocations == 0).await;
+        until("the delivery of the revocation", || {
+            cache.stats().queued_revocations == 0
+        })
+        .await;
         assert!(redis.get(&tomb_key("t")).is_some());
         assert_eq!(origin(&layer, "t").await, Some(Origin::Validator));
         assert_eq!(origin(&layer, "t").await, Some(Origin::Redis));
@@ -736,7 +740,7 @@ async fn server_that_may_evict_revocations_causes_one_warning() {
 async fn revocation_completes_when_its_caller_is_dropped() {
     let redis = Redis::start();
     let (cache, _, _) = node(&redis);
-    // The first poll hands it over; then the caller is gone.
+    // The first poll hands the revocation over. Then the caller drops the future.
     let mut revocation = Box::pin(async {
         let _ = cache.revoke_token(&token("t")).await;
     });
@@ -749,7 +753,7 @@ async fn revocation_completes_when_its_caller_is_dropped() {
     );
     drop(revocation);
     until("the tombstone", || redis.get(&tomb_key("t")).is_some()).await;
-    until("this node to refuse", || {
+    until("this node to reject the token", || {
         cache.stats().revoked_token_entries == 1
     })
     .await;
@@ -798,8 +802,8 @@ async fn unusable_redis_causes_one_warning_without_secrets() {
     }
 }
 
-/// Real Python writes what we read and reads what we write, so that we do not test our own idea
-/// of Python.
+/// Uses real Python to write the records that this crate reads and to read those that it writes, so
+/// that the test does not depend on assumptions about Python.
 #[tokio::test]
 async fn real_python_reads_and_writes_the_same_format() {
     const PROGRAM: &str = r#"
@@ -828,8 +832,8 @@ json.dump(out, sys.stdout)
     let mut version = Command::new("python3");
     version.args(["-c", "import sys; assert sys.version_info >= (3, 11)"]);
     if !version.output().is_ok_and(|output| output.status.success()) {
-        // The format itself is tested without Python.
-        eprintln!("no Python 3.11 here");
+        // Other tests check the format without Python.
+        eprintln!("SKIPPED: there is no Python 3.11");
         return;
     }
     let redis = Redis::start();

@@ -1,9 +1,9 @@
-//! One property over pairs of layers that share a cache: a session that a layer lets in would have
-//! been let in by its own validator, as the same user, when the record was made.
+//! One property over pairs of layers that share a cache: if a layer accepts a session, its own
+//! validator would have accepted it, as the same user, when the record was made.
 //!
 //! The layers differ in validator, endpoint, client, project and rules. They are two nodes on one
-//! Redis, side by side on one cache, or one inside the other. What a layer's own validator says is
-//! asked of the same validator alone, with a cache that nothing else uses.
+//! Redis, side by side on one cache, or one inside the other. The expected result comes from the
+//! same validator alone, with a cache that nothing else uses.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -97,7 +97,7 @@ impl Kind {
         Box::new(Self::random(random, depth - 1))
     }
 
-    /// One that differs in a single thing somewhere.
+    /// Returns a kind that differs in a single setting.
     fn changed(&self, random: &mut StdRng) -> Self {
         let mut changed = self.clone();
         match &mut changed {
@@ -132,7 +132,7 @@ impl Kind {
         changed
     }
 
-    /// A token that one of its providers may know.
+    /// Returns a token that one of its providers may know.
     fn token(&self, random: &mut StdRng) -> String {
         let user = USERS.choose(random).unwrap();
         match self {
@@ -180,7 +180,7 @@ impl Kind {
                 }
                 ErasedValidator::new(builder.build().unwrap())
             }
-            // A name that is this closure's own, as the documentation wants it.
+            // A name that is unique to this closure, as the documentation requires.
             Self::Closure(inner) => api::closure(&format!("{inner:?}"), inner.build(tenants)),
             Self::Wrapped(inner) => api::wrapped(inner.build(tenants)),
             Self::Filtered(inner, id) => api::filtered(inner.build(tenants), id),
@@ -200,8 +200,8 @@ impl Kind {
     }
 }
 
-/// As whom a request was served: id, e-mail address, which names the provider in this world, and the
-/// authority.
+/// The user a request was served as: ID, e-mail address (which names the provider in this test),
+/// and authority.
 type Identity = (String, String, Option<String>);
 
 #[derive(Debug)]
@@ -230,7 +230,7 @@ fn served(user: &UserData, session: Option<&SessionInfo>) -> Served {
     }
 }
 
-/// Through the first layer, which is around the others.
+/// Sends a request through the first layer, which is around the others.
 async fn ask(
     layers: &[&SessionCacheLayer<ErasedValidator>],
     text: &str,
@@ -272,9 +272,9 @@ struct Case {
     layers: [SessionCacheLayer<ErasedValidator>; 2],
     is_nested: bool,
     clock: ManualClock,
-    /// What each layer's validator says of a token when it is asked alone.
+    /// The result of each layer's validator alone, by layer and token.
     alone: HashMap<(usize, String), Option<Identity>>,
-    /// Of what was let in, by origin.
+    /// Number of accepted requests by origin.
     origins: BTreeMap<&'static str, usize>,
 }
 
@@ -343,7 +343,7 @@ impl Case {
         (case, random)
     }
 
-    /// Asks each layer's own validator, which nothing else asks, and remembers what it says.
+    /// Validates with each layer's own validator alone, and stores the results.
     async fn ask_alone(&mut self, texts: &[String]) {
         for (layer, kind) in self.kinds.iter().enumerate() {
             let validator = kind.build(&self.tenants);
@@ -359,7 +359,7 @@ impl Case {
         }
     }
 
-    /// What is wrong with an answer, if anything is.
+    /// Returns what is wrong with a result, if anything is.
     fn judge(
         &mut self,
         layer: usize,
@@ -436,7 +436,7 @@ async fn layer_serves_only_sessions_its_own_validator_accepts() {
             *origins.entry(origin).or_default() += count;
         }
     }
-    println!("{cases} pairs of layers from seed {start}, let in by origin: {origins:?}");
+    println!("{cases} pairs of layers from seed {start}, accepted by origin: {origins:?}");
     let shown: Vec<_> = wrong.iter().take(40).map(String::as_str).collect();
     assert!(
         wrong.is_empty(),
@@ -444,7 +444,7 @@ async fn layer_serves_only_sessions_its_own_validator_accepts() {
         wrong.len(),
         shown.join("\n")
     );
-    // Or the property says nothing of the way that is missing.
+    // If an origin never occurred, the property would not have been tested for it.
     for origin in ["local", "redis", "validator", "stale"] {
         assert!(
             origins.get(origin).is_some_and(|count| *count >= 5),

@@ -1,4 +1,4 @@
-//! Redis behind a unix socket.
+//! Redis behind a Unix socket.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn unix_socket_serves_lookups_and_the_listener() {
         let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
         let token = format!("t-{n}");
         ask(&layer, &token).await.unwrap();
-        // The database is that of the setting where the URL names none.
+        // If the URL names no database, the one of the settings is used.
         assert!(redis.get(&session_key(&token)).is_some());
         until("a lease", || cache.stats().lease_age.is_some()).await;
         soon("a hit in memory", async {

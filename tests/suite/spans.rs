@@ -1,4 +1,4 @@
-//! What is logged, and inside of which spans.
+//! Log lines, and the spans that they are in.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
     soon, until,
 };
 
-/// The lines of the log that name something.
+/// Returns the lines of the log that contain `what`.
 fn lines(log: &str, what: &str) -> Vec<String> {
     let found = log.lines().filter(|line| line.contains(what));
     found.map(str::to_owned).collect()
@@ -27,7 +27,7 @@ async fn validator_logs_are_inside_the_requests_span() {
     let log = record();
     let validator = validator_fn("ada", async |_: SessionToken| {
         tracing::info!("the validator speaks");
-        // And so does what it calls, wherever that runs.
+        // A call that it makes logs as well, in whichever task it runs.
         let call = async { tracing::info!("its call speaks") };
         tokio::spawn(call.instrument(tracing::info_span!("call")))
             .await
@@ -108,8 +108,11 @@ async fn validation_is_in_the_leaders_span_and_joiners_are_marked() {
     let first = request("first");
     probe.wait_for_calls(1).await;
     let second = request("second");
-    until("it to join", || cache.stats().coalesced == 1).await;
-    // The first goes away, and the validation stays where it was.
+    until("the second request to join", || {
+        cache.stats().coalesced == 1
+    })
+    .await;
+    // The first request is dropped, and the validation stays in its span.
     first.abort();
     probe.let_go();
     soon("an answer", second).await.unwrap();

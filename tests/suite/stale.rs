@@ -1,4 +1,4 @@
-//! What is served when the identity provider cannot be asked and the time in the cache is over.
+//! What is served if the identity provider is unavailable and the cache entry has expired.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn stale_session_is_served_during_an_outage_without_redis() {
         assert!(is_stale(&layer, "t").await);
     }
     assert_eq!(cache.stats().stale_hits, 3);
-    // Only for want of a better answer.
+    // Stale sessions are served only if there is no better result.
     assert_eq!(ask(&layer, "unknown").await.unwrap_err(), 503);
     let _ = cache.revoke_token(&token("out")).await.unwrap();
     assert_eq!(ask(&layer, "out").await.unwrap_err(), 401);
@@ -87,12 +87,12 @@ async fn stale_session_needs_the_setting_and_an_unexpired_session() {
     }
 }
 
-/// A cache in whose memory is an entry whose record in Redis has ended.
+/// Creates a cache with an entry in memory whose record in Redis has expired.
 async fn aged(redis: &Redis) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
     aged_within(redis, Duration::from_secs(20)).await
 }
 
-/// With a timeout for Redis, which a request waits out where the server is dead.
+/// Like `aged`, with a timeout for Redis. A request waits for all of it if the server is dead.
 async fn aged_within(
     redis: &Redis,
     timeout: Duration,
@@ -140,7 +140,7 @@ async fn stale_session_is_checked_for_revocation_in_redis() {
             1 => other.invalidate_user("ada").await.unwrap(),
             _ => other.revoke_token(&token("t")).await.unwrap(),
         };
-        // By the texts in Redis, and so at once.
+        // Decided by the tombstone or mark in Redis, and therefore immediately.
         assert_eq!(ask(&layer, "t").await.unwrap_err(), expected, "{n}");
         probe.answer(|_| Ok(session("ada")));
         assert_eq!(ask(&layer, "t").await.is_ok(), expected == 503);
@@ -153,7 +153,7 @@ async fn no_stale_session_is_served_while_redis_is_unavailable() {
     let (_, _, layer) = aged_within(&redis, Duration::from_secs(2)).await;
     redis.kill();
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
-    // Nor after it has forgotten what was revoked.
+    // The same after a restart, in which Redis lost the revocations.
     redis.restart();
     for _ in 0..5 {
         assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
@@ -170,7 +170,8 @@ async fn no_stale_session_is_served_after_a_flush() {
     assert_eq!(ask(&layer, "t").await.unwrap_err(), 503);
 }
 
-/// By a clock of its own, so that the lease ends and its connection does not.
+/// After the end of a lease a flush could go unnoticed. The cache has a manual clock, so that the
+/// lease ends and the connection of the listener does not.
 #[tokio::test]
 async fn no_stale_session_is_served_after_the_lease_ended() {
     const LEASE: Duration = Duration::from_secs(20);
@@ -206,14 +207,14 @@ async fn no_stale_session_is_served_after_the_lease_ended() {
         }
     })
     .await;
-    // From now on the listener waits for a PONG, and hears no push.
+    // From now on the listener waits for a PONG, and receives no push.
     let _ = proxy.commands();
     proxy.fault(Fault::Swallow);
     until("a heartbeat", || {
         proxy.commands().iter().any(|name| name == "PING")
     })
     .await;
-    until("its answer to be lost", || proxy.swallowing() > 0).await;
+    until("its reply to be lost", || proxy.swallowing() > 0).await;
     proxy.fault(Fault::None);
     assert!(is_stale(&layer, "t").await, "under the lease");
     let other = patient(redis.url()).build().unwrap();
@@ -227,7 +228,7 @@ async fn no_stale_session_is_served_after_the_lease_ended() {
 fn stale_limit_must_not_exceed_the_lifetime_of_a_tombstone() {
     let minutes = |n: u64| Duration::from_secs(60 * n);
     let stale = |stale| SessionCache::builder().stale_if_error(stale);
-    // The default of the TTL gives way, a setting does not.
+    // The default of `ttl` is reduced, an explicit setting is not.
     assert!(stale(minutes(59)).build().is_ok());
     let five = minutes(5);
     assert!(stale(minutes(54)).ttl(five).build().is_ok());

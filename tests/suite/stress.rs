@@ -1,4 +1,4 @@
-//! Races against a real Redis, in which nothing that was revoked is served.
+//! Races against a real Redis, in which no revoked session is served.
 
 use crate::support::world::{Settings, requests, run};
 

@@ -1,4 +1,4 @@
-//! Redis over TLS: used when all is right, and one line that says what to do when it is not.
+//! Redis over TLS: it is used if everything is valid. Otherwise one log line says what to do.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ fn node(url: String, tls: RedisTls, is_patient: bool) -> (SessionCache, SessionC
         .tls(tls)
         .timeout(Duration::from_secs(20))
         .connect_timeout(Duration::from_secs(20))
-        // So long each lookup waits where there is never a connection.
+        // Each lookup waits this long if there is never a connection.
         .checkout_timeout(if is_patient { SLOWLY } else { SOON });
     let cache = SessionCache::builder()
         .redis(redis)
@@ -76,18 +76,18 @@ async fn lookups_and_the_listener_use_tls() {
             let clients: String = redis.plain.run(cmd("CLIENT").arg("LIST"));
             let over_tls = format!("laddr=127.0.0.1:{}", redis.port);
             let count = clients.lines().filter(|it| it.contains(&over_tls)).count();
-            // All but the one that asks.
+            // All connections except the one that lists them.
             assert_eq!(count, clients.lines().count() - 1, "{clients}");
             assert!(count >= 2, "{clients}");
         }
     }
 }
 
-/// The one warning that a node leaves that cannot use this Redis.
+/// Returns the one warning of a node that cannot use this Redis.
 async fn complaint(url: String, tls: RedisTls) -> String {
     let log = record();
     let (cache, layer) = node(url, tls, false);
-    soon("Redis to be left alone", async {
+    soon("the circuit breaker to open", async {
         while !cache.stats().redis_circuit_open {
             assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
         }
@@ -167,7 +167,7 @@ async fn each_tls_failure_causes_one_warning_with_advice() {
     assert!(keys.iter().all(Vec::is_empty), "{keys:?}");
 }
 
-/// Whatever the server does: nothing is ever said in plain text.
+/// Whatever the server does, nothing is sent in plain text.
 #[tokio::test]
 async fn connection_never_falls_back_to_plain_text() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

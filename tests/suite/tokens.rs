@@ -1,4 +1,4 @@
-//! Token extraction, for all inputs: what is found is what was sent, and nothing panics.
+//! Token extraction for arbitrary inputs: the token found is the token sent, and nothing panics.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use proptest::prelude::*;
@@ -29,7 +29,7 @@ fn plain() -> impl Strategy<Value = String> {
     "[A-Za-z0-9._~+/=-]{1,80}"
 }
 
-/// All values that a header may have.
+/// Any value that a header may have.
 fn any_value() -> impl Strategy<Value = Vec<u8>> {
     let byte = prop_oneof![Just(b'\t'), 32u8..=126, 128u8..=255];
     proptest::collection::vec(byte, 0..100)

@@ -1,9 +1,9 @@
-//! The mistakes that users are likely to make, and what the compiler has to say about each.
+//! Mistakes that users are likely to make, and the compiler's message for each.
 //!
-//! Every file in `tests/ui` lists words that must occur in the compiler's answer, in this order.
-//! The rest of the answer changes from release to release, so nothing is asked of it. The files
-//! are compiled against what this very test was linked with: a project of their own, as trybuild
-//! makes it, would build all dependencies once more.
+//! Every file in `tests/ui` lists words that must occur in the compiler's output, in this order.
+//! The rest of the output changes from release to release, so it is not checked. The files are
+//! compiled with the same libraries as this test. A separate project, as trybuild creates it, would
+//! build all dependencies again.
 
 use std::{
     env, fs,
@@ -13,13 +13,13 @@ use std::{
 
 use serde_json::Value;
 
-/// What a file may use, as arguments of the compiler.
+/// Returns the crates that a file may use, as arguments for the compiler.
 fn externs() -> Vec<String> {
     let test = env::current_exe().unwrap();
     let mut folders = test.ancestors().skip(1);
     let (deps, profile, target) = (folders.next(), folders.next(), folders.next());
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // All is built; cargo is only asked where.
+    // Everything is built already. Cargo only reports where.
     cargo
         .args([
             "test",
@@ -31,12 +31,12 @@ fn externs() -> Vec<String> {
         .args(["--test", "suite", "--message-format", "json"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env("CARGO_TARGET_DIR", target.unwrap())
-        // The test's own, see tests/runner; with it, cargo would build everything again.
+        // Set for the tests only (see tests/runner). With it, cargo would build everything again.
         .env_remove("RUSTC_BOOTSTRAP");
     if profile.unwrap().ends_with("release") {
         cargo.arg("--release");
     }
-    // Some build scripts look at these, and would run again.
+    // Some build scripts depend on these variables, and would run again.
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         if [
@@ -77,7 +77,7 @@ fn externs() -> Vec<String> {
     arguments
 }
 
-/// Whether it compiles, and what the compiler says.
+/// Returns whether the file compiles, and the compiler's output.
 fn compile(file: &Path, externs: &[String]) -> (bool, String) {
     let out = tempfile::tempdir().unwrap();
     let output = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
@@ -112,7 +112,7 @@ fn compiler_errors_for_common_mistakes_are_helpful() {
         let (compiles, said) = compile(&file, &externs);
         let name = file.display();
         assert_eq!(compiles, words.is_empty(), "{name}\n{said}");
-        // Without it a mistake in this test would pass for one in the files.
+        // `right.rs` must compile. If not, a mistake in this test would look like one in the files.
         assert_eq!(compiles, file.ends_with("right.rs"), "{name}");
         let mut rest = said.as_str();
         for word in words {

@@ -1,4 +1,4 @@
-//! What a handler and the existing service's `/me` see of a user.
+//! The user as a handler and the `/me` endpoint of the existing service see it.
 
 use chrono::{DateTime, Utc};
 use tower_session_cache::{SessionToken, UserData};

@@ -1,4 +1,4 @@
-//! Validators that are swapped, wrapped and put together.
+//! Validators that are exchanged, wrapped and combined.
 
 use std::{
     sync::{
@@ -68,7 +68,7 @@ async fn or_calls_second_validator_only_for_unknown_tokens() {
 
 #[tokio::test]
 async fn or_calls_accepts_of_the_branch_that_validated() {
-    /// Accepts only the user of its name.
+    /// Accepts only the user with its name.
     struct Only(TestValidator, &'static str);
     impl SessionValidator for Only {
         fn namespace(&self) -> Namespace {
@@ -97,7 +97,7 @@ async fn or_calls_accepts_of_the_branch_that_validated() {
     }
 }
 
-/// Or what it would refuse by now is served from the cache.
+/// Otherwise a session that the validator now rejects would be served from the cache.
 #[tokio::test]
 async fn erased_validator_forwards_accepts() {
     struct Strict(TestValidator);
@@ -175,7 +175,7 @@ async fn validator_works_behind_tower_limits_retries_and_timeout() {
         kind(&erased, "invalid").await,
         Some(ValidationErrorKind::Invalid)
     );
-    assert_eq!(calls.load(SeqCst), 3, "a refusal is not repeated");
+    assert_eq!(calls.load(SeqCst), 3, "a rejection is not retried");
     assert_eq!(
         kind(&erased, "hangs").await,
         Some(ValidationErrorKind::Unavailable)

@@ -1,4 +1,4 @@
-//! A WebSocket: let in by the layer, and checked again by what the crate's documentation shows.
+//! A WebSocket is authenticated by the layer, and checked again as the documentation shows.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -74,7 +74,7 @@ impl Server {
     }
 }
 
-/// Answers each message in the user's name, for as long as the session lasts.
+/// Replies to each message with the user's ID, for as long as the session lasts.
 async fn echo(
     mut socket: WebSocket,
     user: UserData,
@@ -135,7 +135,7 @@ async fn upgrade_requires_a_session() {
     };
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
-    // Let in after a validation, and from memory.
+    // Accepted after a validation, and then from memory.
     for _ in 0..2 {
         assert!(server.connect(Some("t")).await.unwrap().is_open().await);
     }
@@ -151,7 +151,7 @@ async fn socket_is_closed_after_a_logout() {
     assert_eq!(
         server.provider.calls(),
         1,
-        "checks of a cached session ask nobody"
+        "checks of a cached session call no validator"
     );
     let _ = server.cache.revoke_token(&token("t")).await.unwrap();
     assert!(socket.is_closed().await);
@@ -161,12 +161,12 @@ async fn socket_is_closed_after_a_logout() {
 async fn socket_follows_the_provider_after_an_invalidation() {
     let server = Server::start().await;
     let mut socket = server.connect(Some("t")).await.unwrap();
-    // It still says yes: one more question, and the session is cached again.
+    // The provider still accepts: one more validation, and the session is cached again.
     let _ = server.cache.invalidate_user("ada").await.unwrap();
     server.checked().await;
     assert!(socket.is_open().await);
     assert_eq!(server.provider.calls(), 2);
-    // It cannot be asked: nobody is logged out.
+    // The provider is unavailable: the socket stays open.
     server
         .provider
         .answer(|_| Err(ValidationError::unavailable("down")));
@@ -174,7 +174,7 @@ async fn socket_follows_the_provider_after_an_invalidation() {
     server.checked().await;
     assert!(server.provider.calls() > 2);
     assert!(socket.is_open().await);
-    // It says no.
+    // The provider rejects the token: the socket is closed.
     server.provider.answer(|_| Err(ValidationError::invalid()));
     assert!(socket.is_closed().await);
 }

@@ -105,9 +105,9 @@ mod tests {
         assert!(!breaker.failed(Read) && !breaker.failed(Read));
         assert!(!breaker.is_open());
         assert!(breaker.failed(Read) && breaker.is_open());
-        assert!(!breaker.failed(Read), "another has been told");
+        assert!(!breaker.failed(Read), "it is open already");
         breaker.succeeded(Write);
-        assert!(breaker.is_open(), "a late answer proves little");
+        assert!(breaker.is_open(), "a late reply does not close it");
         breaker.close();
         assert!(!breaker.is_open() && !breaker.failed(Read));
     }

@@ -84,7 +84,7 @@ mod tests {
         assert!(unread.goes_on(&run("a", Some("b"), 1)));
         assert!(
             !unread.goes_on(&run("a", Some("b"), 2)),
-            "it may be another"
+            "it may be another server"
         );
         assert!(!unread.goes_on(&run("c", Some("b"), 1)));
         assert!(unread.goes_on(&run("a", None, 2)));

@@ -1,8 +1,8 @@
-//! Each rule taken out by itself: the model then finds a promise broken.
+//! Each rule is removed on its own, and the model then finds a violation of the guarantee.
 //!
 //! The traces are printed by
 //! `SESSION_CACHE_TRACE=1 cargo test -p session-cache-model --test guards -- --nocapture`.
-//! `tests/GUARDS.md` says which test of the crate itself fails without the rule.
+//! `tests/GUARDS.md` says which test of the crate fails without the rule.
 
 use session_cache_model::{
     Bounds, Model,
@@ -94,8 +94,8 @@ fn each_guard_is_necessary() {
     assert!(unearned.is_empty(), "{unearned:?}");
 }
 
-/// Rules without which the model finds nothing: each is held by another test, or spares work.
-/// `tests/GUARDS.md` has the reasons.
+/// Rules without which the model finds no violation: each is covered by another test, or saves
+/// work. `tests/GUARDS.md` gives the reasons.
 const SPARE: &[Rule] = &[
     PeerNotFromFuture,
     HintAcceptsOurs,
@@ -107,7 +107,7 @@ const SPARE: &[Rule] = &[
     DeniesBeforeCounting,
 ];
 
-/// Two locks on one door.
+/// Pairs of rules of which either prevents the same violation.
 const PAIRS: &[(Rule, Rule, &str)] = &[(
     LookupAsksVerdicts,
     FillAsksVerdicts,
@@ -135,7 +135,7 @@ fn every_rule_is_in_exactly_one_list() {
     }
 }
 
-/// Takes minutes: each configuration once for each of them.
+/// Takes minutes, because each configuration is checked once for each spare rule.
 #[test]
 fn spare_rules_are_unnecessary_in_every_configuration() {
     if std::env::var_os("SESSION_CACHE_FULL").is_none() {

@@ -1,5 +1,5 @@
-//! What is not promised, as exactly as the promise: each limit can be met, and none lasts longer
-//! than TTL, validation timeout and slack.
+//! What is not guaranteed, as exactly as the guarantee: each limit can be reached, and none lasts
+//! longer than TTL + validation timeout + slack.
 
 use session_cache_model::{
     Model, System,
@@ -12,52 +12,53 @@ fn is_met_and_bounded(name: &str) {
     let met = model.search(Until::Limit);
     println!("{name}:\n{met}");
     assert!(met.trace.is_some(), "nothing stale was ever served");
-    // What is served after the bound is a violation.
+    // A stale session that is served after the bound is a violation.
     let report = model.check();
     report.print(name);
     assert!(report.trace.is_none(), "{report}");
 }
 
-/// Its plain `DEL` leaves no tombstone for a validation in flight here.
+/// The plain `DEL` of the Python service leaves no tombstone for an in-flight validation of this
+/// crate.
 #[test]
 fn staleness_after_a_python_logout_is_bounded() {
     is_met_and_bounded("limit: the peer logs out");
     is_met_and_bounded("limit: the peer logs out, and its TTL is longer");
 }
 
-/// It writes blindly what it validated before.
+/// The Python service writes without a check what it validated before.
 #[test]
 fn staleness_after_a_late_python_write_is_bounded() {
     is_met_and_bounded("limit: the peer writes after its logout");
 }
 
-/// On other nodes than the one that queued it.
+/// Applies to other nodes than the one that queued the revocation.
 #[test]
 fn staleness_while_a_revocation_is_queued_is_bounded() {
     is_met_and_bounded("limit: a queued reset, seen from another node");
 }
 
-/// The queue is in memory.
+/// The queue is in memory, so a crash loses it.
 #[test]
 fn staleness_after_a_crash_with_queued_revocations_is_bounded() {
     is_met_and_bounded("limit: a node crashes with a queue");
 }
 
-/// `FLUSHALL` leaves the run as it is, so that nothing tells of the loss.
+/// `FLUSHALL` does not change the run ID, so that nothing shows the loss.
 #[test]
 fn staleness_after_a_flush_is_bounded() {
     is_met_and_bounded("limit: Redis is flushed");
 }
 
-/// A node that knew the run before distrusts the peer's records up to its floor; a newcomer has
-/// no floor.
+/// A node that knew the previous run ID ignores foreign records from before its trust floor. A new
+/// node has no floor.
 #[test]
 fn staleness_on_a_new_node_after_data_loss_is_bounded() {
     is_met_and_bounded("limit: a node starts after Redis has lost data");
 }
 
-/// As an `allkeys-*` or `volatile-*` policy does. A record that saw one is not revived by the
-/// eviction of the next, which is a violation if it happens.
+/// Redis evicts them under an `allkeys-*` or `volatile-*` policy. A record that saw one mark or
+/// tombstone must not become valid again by the eviction of the next one: that is a violation.
 #[test]
 fn staleness_after_an_eviction_is_bounded() {
     is_met_and_bounded("limit: Redis evicts the mark");

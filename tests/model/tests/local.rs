@@ -1,4 +1,4 @@
-//! No local hit hides a revocation that was acknowledged a lease before the request began.
+//! No local hit hides a revocation that was acknowledged one lease before the request began.
 
 use session_cache_model::{
     System,
@@ -25,7 +25,7 @@ const GUARDS: &[(Guard, Tier)] = &[
     (OwnCounts, OWN),
 ];
 
-/// Without one of these the others are enough.
+/// If one of these is removed, the others are sufficient.
 const SPARE: [Guard; 4] = [
     NoteNeedsLease,
     EpochAfterTracking,
@@ -75,7 +75,8 @@ fn each_guard_is_necessary() {
     }
 }
 
-/// What is read before Redis tracks is dropped for two reasons: no lease, and an older epoch.
+/// A record that is read before Redis tracks it is dropped for two reasons: there is no lease, and
+/// its epoch is older.
 #[test]
 fn either_of_two_redundant_guards_is_sufficient() {
     for guard in SPARE {

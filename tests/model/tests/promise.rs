@@ -1,11 +1,12 @@
-//! The promise holds, whatever comes between two steps, and nobody is locked out or waits for ever.
+//! The guarantee holds, whatever happens between two steps, no user is locked out, and no
+//! request waits forever.
 
 use session_cache_model::{Bounds, Model, System, configurations::*};
 
 fn holds(configurations: &[Bounds]) {
     for bounds in configurations {
         let mut bounds = *bounds;
-        // One request more takes minutes rather than seconds, and too long where this says no.
+        // One more request takes minutes instead of seconds, and too long if this is `false`.
         let bears_more = bounds.ticks.end == 0
             && bounds.tokens == 1
             && (bounds.left.cuts == 0 || bounds.asked == 1);
@@ -53,8 +54,8 @@ fn guarantee_holds_without_redis() {
     holds(IN_PROCESS);
 }
 
-/// Who resets a password and logs in again is served at once, which `must_serve` has shown above,
-/// and from the cache while the mark is still young.
+/// A user who resets a password and logs in again is served immediately, as `must_serve` has shown
+/// above, and from the cache while the mark is still recent.
 #[test]
 fn user_is_served_again_right_after_a_reset() {
     for (name, bounds) in [

@@ -191,7 +191,7 @@ f :0@0 master,noaddr - 0 0 3 disconnected
             assert!(none(Value::Array(vec![range(from, to, text("a"), 1, "a")])));
         }
         let nobody = Value::Array(vec![range(0, 1, text("?"), 1, "a")]);
-        assert!(none(nobody), "nobody knows where");
+        assert!(none(nobody), "the host is unknown");
     }
 
     #[test]

@@ -252,7 +252,7 @@ fn user_requires_an_id_and_a_status() {
             .unwrap_err()
             .kind(),
         AppwriteErrorKind::UnexpectedResponse,
-        "whoever is blocked, it is not the one asked for"
+        "the blocked user is not the one of this token"
     );
 }
 
@@ -291,7 +291,7 @@ fn session_requires_a_user_and_an_end() {
     assert!(!good.user_id.is_empty());
     assert!(
         read(|session| drop(session.remove("current"))).is_ok(),
-        "not every version may tell"
+        "not every version may send this member"
     );
 
     let broken: [fn(&mut Map<String, Value>); 5] = [
