@@ -274,7 +274,7 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(60), expired)
             .await
-            .expect("an end of the denial");
+            .expect("the denial ends");
         assert!(!local.is_unchanged(&key, generation, "ada"));
     }
 }

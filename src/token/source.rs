@@ -315,7 +315,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn take_equals_extract_and_hides_headers_from_debug(mut headers in headers()) {
+        fn take_equals_extract_and_marks_headers_sensitive(mut headers in headers()) {
             let session = HeaderName::from_static("x-session");
             let last = TokenSource::from_fn(|_| Err(TokenError::List));
             let source = TokenSource::bearer()

@@ -173,7 +173,7 @@ async fn no_stale_session_is_served_after_a_flush() {
 /// After the end of a lease a flush could go unnoticed. The cache has a manual clock, so that the
 /// lease ends and the connection of the listener does not.
 #[tokio::test]
-async fn no_stale_session_is_served_after_the_lease_ended() {
+async fn no_stale_session_is_served_after_an_unnoticed_flush() {
     const LEASE: Duration = Duration::from_secs(20);
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
