@@ -127,8 +127,8 @@ async fn rejected_request_releases_its_concurrency_permit() {
 }
 
 /// Callers start and give up at random, through every kind of bottleneck at the same time. No
-/// caller that stays waits forever, the handler is called only for authenticated requests, and all permits
-/// are released afterwards.
+/// caller that stays waits forever, the handler is called only for authenticated requests, and all
+/// permits are released afterwards.
 #[tokio::test]
 async fn buffers_and_limits_around_and_inside_do_not_deadlock() {
     let seed = std::env::var("SESSION_CACHE_SEED").map_or_else(
