@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rechecked_result_is_shared_with_callers_that_joined_while_validating() {
+    async fn rechecked_result_is_shared_with_callers_during_validation() {
         let group = group();
         let leader = lead(&group).start_validation();
         let late = join(&group);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn dropped_leader_abandons_its_callers_and_those_of_its_successor() {
+    async fn dropped_leader_abandons_its_and_its_successors_callers() {
         let group = group();
         let leader = lead(&group);
         let early = join(&group);
