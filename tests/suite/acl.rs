@@ -122,7 +122,7 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
 }
 
 #[tokio::test]
-async fn the_rules_of_the_page_are_enough_and_each_is_needed() {
+async fn documented_acl_rules_are_sufficient_and_each_is_required() {
     let guarded = Guarded::start();
     let rules = rules();
     assert!(rules.contains(&">PASSWORD".to_owned()), "{rules:?}");
@@ -160,7 +160,7 @@ async fn the_rules_of_the_page_are_enough_and_each_is_needed() {
 
 /// A user that lacks something is told of in one line that says where to look.
 #[tokio::test]
-async fn a_missing_rule_is_one_line_that_names_the_page() {
+async fn missing_acl_rule_logs_one_warning_with_the_docs_page() {
     let guarded = Guarded::start();
     let rules: Vec<_> = rules().into_iter().filter(|it| it != "+evalsha").collect();
     let log = record();

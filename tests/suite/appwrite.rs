@@ -107,7 +107,7 @@ fn raw(status: u16, body: &Value) -> Fault {
 }
 
 #[tokio::test]
-async fn a_session_is_a_user_and_an_expiry() {
+async fn valid_session_yields_user_and_expiry() {
     let world = World::new().await;
     world.appwrite.edit_user(ID, |user| {
         user.name = "Ada".to_owned();
@@ -136,7 +136,7 @@ async fn a_session_is_a_user_and_an_expiry() {
 }
 
 #[tokio::test]
-async fn the_state_of_the_session_is_told() {
+async fn account_and_session_state_determine_the_error_kind() {
     let world = World::new().await;
     let user = |change: fn(&mut User)| world.appwrite.edit_user(ID, change);
 
@@ -177,7 +177,7 @@ async fn the_state_of_the_session_is_told() {
 }
 
 #[tokio::test]
-async fn a_project_that_does_not_exist_is_our_fault() {
+async fn unknown_project_is_a_misconfiguration() {
     let world = World::new().await;
     let stranger = AppwriteValidator::new(world.appwrite.endpoint(), "another").expect("valid");
     let token = session_token(&world.token);
@@ -192,7 +192,7 @@ async fn a_project_that_does_not_exist_is_our_fault() {
 }
 
 #[tokio::test]
-async fn each_answer_has_its_meaning() {
+async fn each_response_maps_to_its_error_kind() {
     let blocked = forbidden(ForbiddenReason::Blocked);
     let reset = forbidden(ForbiddenReason::PasswordResetRequired);
     let factors = forbidden(ForbiddenReason::MfaRequired);
@@ -268,7 +268,7 @@ async fn each_answer_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn a_status_of_false_is_a_block() {
+async fn account_status_false_means_blocked() {
     let world = World::new().await;
     let body = json!({ "$id": ID, "status": false });
     world.appwrite.fault(Endpoint::Account, raw(200, &body));
@@ -277,7 +277,7 @@ async fn a_status_of_false_is_a_block() {
 }
 
 #[tokio::test]
-async fn one_refusal_is_enough() {
+async fn most_definite_error_of_the_two_calls_wins() {
     let invalid = || typed(401, "general_unauthorized_scope");
     let blocked = || typed(403, "user_blocked");
     let project = || typed(404, "project_not_found");
@@ -307,7 +307,7 @@ async fn one_refusal_is_enough() {
 }
 
 #[tokio::test]
-async fn throttling_says_for_how_long() {
+async fn throttling_response_sets_retry_after() {
     let world = World::new().await;
     let epoch = || u64::try_from(Utc::now().timestamp()).expect("after 1970");
     let throttled = |reset_epoch, retry_after| Fault::Throttled {
@@ -343,7 +343,7 @@ async fn throttling_says_for_how_long() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_is_given_up() {
+async fn call_to_a_hanging_server_times_out() {
     let world = World::with(|builder| builder.timeout(Duration::from_millis(200))).await;
     for place in BOTH {
         world.appwrite.fault(place, Fault::Hang);
@@ -371,7 +371,7 @@ async fn a_server_that_hangs_is_given_up() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_unavailable() {
+async fn refused_connection_is_unavailable() {
     let free = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = free.local_addr().expect("bound");
     drop(free);
@@ -390,7 +390,7 @@ async fn nobody_listening_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_redirect_does_not_get_the_token() {
+async fn redirect_target_does_not_receive_the_token() {
     let world = World::new().await;
     let elsewhere = Appwrite::start().await;
     for place in BOTH {
@@ -403,7 +403,7 @@ async fn a_redirect_does_not_get_the_token() {
 }
 
 #[tokio::test]
-async fn answers_about_different_users_are_no_session() {
+async fn responses_with_mismatched_users_are_not_a_session() {
     let world = World::new().await;
     world.appwrite.add_user("u2", "eve@example.com", PASSWORD);
     let end = (Utc::now() + TimeDelta::days(1)).to_rfc3339();
@@ -443,7 +443,7 @@ async fn answers_about_different_users_are_no_session() {
 }
 
 #[tokio::test]
-async fn an_end_that_cannot_be_read_is_no_session() {
+async fn session_response_with_invalid_fields_is_unavailable() {
     let world = World::new().await;
     let bodies = [
         json!({ "userId": ID, "current": true }),
@@ -459,7 +459,7 @@ async fn an_end_that_cannot_be_read_is_no_session() {
 }
 
 #[tokio::test]
-async fn both_calls_are_made_at_once() {
+async fn account_and_session_calls_run_concurrently() {
     let world = World::new().await;
     let gates = BOTH.map(|place| world.appwrite.hold(place));
     let token = session_token(&world.token);
@@ -474,7 +474,7 @@ async fn both_calls_are_made_at_once() {
 }
 
 #[tokio::test]
-async fn a_validation_can_be_dropped() {
+async fn dropped_validation_leaves_the_validator_usable() {
     let world = World::new().await;
     let gates = BOTH.map(|place| world.appwrite.hold(place));
     let token = session_token(&world.token);
@@ -490,7 +490,7 @@ async fn a_validation_can_be_dropped() {
 }
 
 #[tokio::test]
-async fn requests_in_flight_do_not_swap_identities() {
+async fn concurrent_validations_keep_their_users_apart() {
     let world = World::new().await;
     let mut validations = Vec::new();
     for n in 0..40 {
@@ -511,7 +511,7 @@ async fn requests_in_flight_do_not_swap_identities() {
 }
 
 #[tokio::test]
-async fn preferences_do_not_choose_the_tier() {
+async fn tier_comes_from_labels_and_not_from_preferences() {
     let world = World::new().await;
     let tier = async || {
         world
@@ -537,7 +537,7 @@ async fn preferences_do_not_choose_the_tier() {
 }
 
 #[tokio::test]
-async fn a_function_may_choose_the_tier() {
+async fn tier_function_receives_labels_and_preferences() {
     let seen = Arc::new(Mutex::new(String::new()));
     let sees = Arc::clone(&seen);
     let world = World::with(|builder| {
@@ -558,7 +558,7 @@ async fn a_function_may_choose_the_tier() {
 }
 
 #[tokio::test]
-async fn a_login_gives_a_session_that_logout_ends() {
+async fn login_creates_a_session_that_logout_ends() {
     let world = World::new().await;
     let login = world
         .validator
@@ -587,7 +587,7 @@ async fn a_login_gives_a_session_that_logout_ends() {
 }
 
 #[tokio::test]
-async fn a_login_without_a_cookie_takes_the_secret() {
+async fn login_without_a_cookie_uses_the_secret_of_the_body() {
     let world = World::new().await;
     let session = |secret: &str| {
         let end = "2999-01-01T00:00:00.000+00:00";
@@ -619,7 +619,7 @@ async fn a_login_without_a_cookie_takes_the_secret() {
 }
 
 #[tokio::test]
-async fn a_login_can_be_refused() {
+async fn failed_login_reports_the_error_kind() {
     let world = World::new().await;
     let kind = async |email: &str, password: &str| {
         let error = world
@@ -670,7 +670,7 @@ async fn a_login_can_be_refused() {
 }
 
 #[tokio::test]
-async fn a_logout_that_fails_is_told() {
+async fn failed_logout_reports_the_error_kind() {
     let world = World::new().await;
     let token = session_token(&world.token);
     let gone = [
@@ -714,7 +714,7 @@ async fn a_logout_that_fails_is_told() {
 }
 
 #[tokio::test]
-async fn a_recovery_sets_the_password_once() {
+async fn recovery_secret_sets_the_password_once() {
     let world = World::new().await;
     let new = "battery staple";
     let recover = async |secret: &str, password: &str| {
@@ -752,7 +752,7 @@ async fn a_recovery_sets_the_password_once() {
 }
 
 #[test]
-fn the_token_is_where_appwrites_clients_put_it() {
+fn token_source_reads_the_appwrite_session_cookie() {
     let validator = AppwriteValidator::new("https://appwrite.example.com/v1", "demo");
     let source = validator.expect("valid").token_source();
     let cookie = HeaderValue::from_static("a=b; a_session_demo=abc%3D");
@@ -765,7 +765,7 @@ fn the_token_is_where_appwrites_clients_put_it() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_told_at_once() {
+fn build_rejects_invalid_settings() {
     use AppwriteConfigError as E;
 
     let good = [
@@ -830,7 +830,7 @@ fn settings_that_cannot_work_are_told_at_once() {
 }
 
 #[test]
-fn the_validator_can_be_shared() {
+fn validator_is_clone_send_and_sync() {
     fn is_shareable<T: Clone + Send + Sync + 'static>() {}
     is_shareable::<AppwriteValidator>();
 

@@ -68,7 +68,7 @@ async fn text(response: Response<Body>) -> String {
 }
 
 #[tokio::test]
-async fn user_and_session_are_arguments() {
+async fn extractors_provide_user_and_session() {
     let app = routes().layer(layer());
     assert_eq!(text(call(&app, "/user", Some("t")).await).await, "ada");
     assert_eq!(text(call(&app, "/session", Some("t")).await).await, "local");
@@ -81,7 +81,7 @@ async fn user_and_session_are_arguments() {
 }
 
 #[tokio::test]
-async fn a_request_that_passed_without_a_user_is_401() {
+async fn extractor_returns_401_when_optional_layer_found_no_user() {
     let app = routes().layer(layer().optional());
     for (token, challenge) in [
         (None, "Bearer"),
@@ -98,7 +98,7 @@ async fn a_request_that_passed_without_a_user_is_401() {
 }
 
 #[tokio::test]
-async fn a_route_without_the_layer_is_500_and_the_log_says_what_to_add() {
+async fn extractor_without_the_layer_returns_500_and_logs_the_fix() {
     let log = record();
     for path in ["/user", "/session", "/perhaps"] {
         let refused = call(&routes(), path, Some("t")).await;
@@ -115,7 +115,7 @@ async fn a_route_without_the_layer_is_500_and_the_log_says_what_to_add() {
 }
 
 #[tokio::test]
-async fn a_user_of_another_layer_has_no_session() {
+async fn user_of_an_outer_layer_has_no_session_info() {
     let app = routes()
         .layer(layer().trust_outer_user())
         .layer(axum::Extension(UserData::new("machine")));
@@ -128,7 +128,7 @@ async fn a_user_of_another_layer_has_no_session() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_is_only_queued_is_503() {
+async fn queued_revocation_error_becomes_503() {
     let url = format!("redis://127.0.0.1:{}", free_port());
     let cache = SessionCache::builder().redis(url).unwrap().build().unwrap();
     let error = cache.revoke_token(&token("t")).await.unwrap_err();
@@ -149,7 +149,7 @@ async fn serve(layer: SessionCacheLayer<Probe>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn over_a_real_socket() {
+async fn axum_server_passes_the_shared_http_cases() {
     let required = serve(wire::layer()).await;
     let optional = serve(wire::layer().optional()).await;
     the_cases(required, optional, Version::Http1).await;

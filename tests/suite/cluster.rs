@@ -113,7 +113,7 @@ fn token_on(cluster: &Cluster, keys: usize, mark: usize) -> String {
 }
 
 #[tokio::test]
-async fn a_session_that_one_node_has_stored_is_served_by_all() {
+async fn stored_session_is_served_by_all_nodes() {
     let cluster = Cluster::start();
     let ((_, _, here), (_, probe, there)) = (node(&cluster), node(&cluster));
     for text in tokens() {
@@ -132,7 +132,7 @@ async fn a_session_that_one_node_has_stored_is_served_by_all() {
 }
 
 #[tokio::test]
-async fn what_one_node_revokes_no_other_serves() {
+async fn session_revoked_on_one_node_is_not_served_by_another() {
     let cluster = Cluster::start();
     let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
     let mut validated = 0;
@@ -158,7 +158,7 @@ async fn what_one_node_revokes_no_other_serves() {
 }
 
 #[tokio::test]
-async fn a_validation_that_another_node_overtakes_is_asked_again() {
+async fn validation_overtaken_by_a_revocation_is_repeated() {
     let cluster = Cluster::start();
     let ((_, probe, layer), (other, ..)) = (node(&cluster), node(&cluster));
     for (n, text) in tokens().into_iter().enumerate() {
@@ -184,7 +184,7 @@ async fn a_validation_that_another_node_overtakes_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_logout_overtakes_a_validation_on_another_node() {
+async fn validation_overtaken_by_a_logout_is_rejected() {
     let cluster = Cluster::start();
     let ((_, probe, layer), (other, ..)) = (node(&cluster), node(&cluster));
     for text in tokens().into_iter().take(6) {
@@ -202,7 +202,7 @@ async fn a_logout_overtakes_a_validation_on_another_node() {
 
 /// Sealed, under a pepper that is being changed, with a prefix and in a namespace.
 #[tokio::test]
-async fn whatever_the_keys_are_called_they_are_found() {
+async fn records_are_found_with_prefix_pepper_and_sealing() {
     let cluster = Cluster::start();
     let secret = |letter: char| SecretKey::from_bytes(letter.to_string().repeat(32)).unwrap();
     let named = |builder: SessionCacheBuilder| {
@@ -257,7 +257,7 @@ async fn whatever_the_keys_are_called_they_are_found() {
 }
 
 #[tokio::test]
-async fn the_python_service_and_this_crate_read_each_other() {
+async fn python_service_and_crate_read_each_others_records() {
     let cluster = Cluster::start();
     let (cache, probe, layer) = node(&cluster);
     for text in tokens() {
@@ -337,7 +337,7 @@ async fn waves(
 }
 
 #[tokio::test]
-async fn a_hit_takes_one_round_trip_where_the_user_is_known_and_two_else() {
+async fn hit_takes_one_round_trip_if_user_is_known_and_two_otherwise() {
     let mut proxies = Vec::new();
     for _ in 0..3 {
         proxies.push(Proxy::start(0).await);
@@ -380,7 +380,7 @@ async fn a_hit_takes_one_round_trip_where_the_user_is_known_and_two_else() {
 }
 
 #[tokio::test]
-async fn scripts_that_somebody_flushed_are_loaded_again() {
+async fn flushed_scripts_are_loaded_again() {
     let cluster = Cluster::start();
     let (cache, _, layer) = node(&cluster);
     for text in tokens().into_iter().take(6) {
@@ -408,7 +408,7 @@ fn errors(cluster: &Cluster, name: &str) -> u64 {
 
 /// The slot of the token's keys is on its way: the record is still here, what is new is there.
 #[tokio::test]
-async fn a_token_is_revoked_while_its_slot_moves() {
+async fn token_is_revoked_while_its_slot_moves() {
     let cluster = Cluster::start();
     let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
     for (n, text) in tokens().into_iter().take(6).enumerate() {
@@ -445,7 +445,7 @@ async fn a_token_is_revoked_while_its_slot_moves() {
 
 /// Each stage of a move of the token's keys and of its user's mark.
 #[tokio::test]
-async fn no_request_fails_while_a_slot_moves_and_none_is_served_what_was_revoked() {
+async fn slot_move_fails_no_request_and_serves_nothing_revoked() {
     let cluster = Cluster::start();
     let ((here, _, layer), (_, probe, there)) = (node(&cluster), node(&cluster));
     let text = token_on(&cluster, 0, 1);
@@ -485,7 +485,7 @@ async fn no_request_fails_while_a_slot_moves_and_none_is_served_what_was_revoked
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_freezes_does_not_take_the_others_along() {
+async fn frozen_primary_does_not_affect_the_other_primaries() {
     let cluster = Cluster::start();
     let (cache, _, layer) = node_of(builder_of(config(cluster.urls()).timeout(LONG)));
     let quick = builder_of(config(cluster.urls()).timeout(Duration::from_millis(250)));
@@ -545,7 +545,7 @@ impl Stalls {
 
 /// With the default timeouts. What the machine itself delays a task by is none of this crate's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_two_seconds() {
+async fn requests_finish_within_two_seconds_during_a_failover() {
     let mut cluster = Cluster::planned(Plan {
         node_timeout: NODE_TIMEOUT,
         ..Plan::default()
@@ -613,7 +613,7 @@ async fn while_a_killed_primary_is_replaced_every_live_session_is_served_within_
 /// Redis acknowledges what it may lose: the replica that takes over has the record, and not what
 /// revoked it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_failover_forgets_is_not_served_by_who_takes_over() {
+async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
     for lost in [
         "the mark",
         "the tombstone",
@@ -695,7 +695,7 @@ async fn until_local(layer: &SessionCacheLayer<Probe>, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
+async fn local_cache_tracks_every_primary_even_without_slots() {
     let cluster = Cluster::planned(Plan {
         has_spare: true,
         ..Plan::default()
@@ -749,7 +749,7 @@ async fn a_local_cache_hears_every_primary_and_the_one_without_slots_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_local_cache_hears_who_takes_over() {
+async fn local_cache_tracks_the_promoted_primary_after_failover() {
     let mut cluster = Cluster::planned(Plan {
         node_timeout: NODE_TIMEOUT,
         ..Plan::default()
@@ -777,7 +777,7 @@ async fn a_local_cache_hears_who_takes_over() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_not_there_fails_no_request_and_is_used_when_it_comes() {
+async fn unusable_seed_nodes_do_not_fail_requests() {
     let nowhere = "redis://127.0.0.1:1".to_owned();
     let (cache, _, layer) = node_of(builder(vec![nowhere.clone()]));
     for _ in 0..3 {
@@ -805,7 +805,7 @@ async fn a_cluster_that_is_not_there_fails_no_request_and_is_used_when_it_comes(
 }
 
 #[test]
-fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
+fn invalid_cluster_urls_are_rejected_with_a_hint() {
     let refused = |urls: &[&str]| {
         let error = SessionCache::builder().redis(RedisConfig::cluster(urls));
         error.unwrap_err().to_string()
@@ -842,7 +842,7 @@ fn urls_that_make_no_cluster_are_refused_with_what_to_write_instead() {
 }
 
 #[test]
-fn what_does_not_go_with_a_cluster_is_refused() {
+fn settings_incompatible_with_a_cluster_are_rejected() {
     let config = || RedisConfig::cluster(["redis://10.0.0.1:6379"]);
     let refused = |redis: RedisConfig| {
         let error = SessionCache::builder().redis(redis).unwrap_err();
@@ -857,7 +857,7 @@ fn what_does_not_go_with_a_cluster_is_refused() {
 }
 
 #[tokio::test]
-async fn all_nodes_take_the_password_of_the_urls() {
+async fn password_of_the_urls_applies_to_all_nodes() {
     let cluster = Cluster::planned(Plan {
         has_replicas: false,
         ..Plan::default()
@@ -894,7 +894,7 @@ fn denied(cluster: &Cluster) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn all_nodes_are_reached_over_tls_with_the_rights_on_the_page_and_each_is_needed() {
+async fn tls_cluster_works_with_documented_acl_rules_each_required() {
     if !is_spoken() {
         return;
     }
@@ -987,12 +987,12 @@ fn race(name: &'static str, lease: Option<Duration>) -> Settings {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_revoked_is_served_while_primaries_are_killed_and_slots_move() {
+async fn no_revoked_session_is_served_across_failover_and_slot_moves() {
     run(race("cluster", None), requests()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nor_from_memory_beyond_a_lease() {
+async fn local_hits_of_revoked_sessions_end_within_a_lease() {
     let lease = Duration::from_millis(500);
     run(race("cluster, local", Some(lease)), requests()).await;
 }

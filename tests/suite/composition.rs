@@ -69,7 +69,7 @@ async fn text<B: http_body::Body<Error: std::fmt::Debug>>(response: Response<B>)
 }
 
 #[tokio::test]
-async fn a_trace_outside_sees_refusals_and_why() {
+async fn outer_trace_layer_sees_rejections_and_reasons() {
     let seen = Arc::<Mutex<Vec<_>>>::default();
     let sees = Arc::clone(&seen);
     let trace = TraceLayer::new_for_http().on_response(
@@ -92,7 +92,7 @@ async fn a_trace_outside_sees_refusals_and_why() {
 }
 
 #[tokio::test]
-async fn a_trace_inside_sees_the_user_and_never_the_token() {
+async fn inner_trace_layer_sees_the_user_but_not_the_token() {
     let log = record();
     let seen = Arc::<Mutex<Vec<_>>>::default();
     let sees = Arc::clone(&seen);
@@ -134,7 +134,7 @@ fn preflight() -> Request {
 }
 
 #[tokio::test]
-async fn cors_outside_answers_a_preflight_without_a_session() {
+async fn outer_cors_layer_answers_preflight_without_a_session() {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_headers([header::AUTHORIZATION]);
@@ -161,7 +161,7 @@ async fn cors_outside_answers_a_preflight_without_a_session() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_outside_counts_the_validation_and_one_inside_does_not() {
+async fn only_an_outer_timeout_includes_the_validation() {
     let second =
         TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(1));
     let provider = TestValidator::new().with_session("good", session("ada"));
@@ -189,7 +189,7 @@ async fn a_timeout_outside_counts_the_validation_and_one_inside_does_not() {
 }
 
 #[tokio::test]
-async fn compression_outside_covers_refusals_and_inside_it_does_not() {
+async fn only_outer_compression_applies_to_rejections() {
     let sessions = layer().with_rejection_body(RejectionBody::problem_json);
     let long = "Ada ".repeat(1_000);
     let body = long.clone();
@@ -222,7 +222,7 @@ async fn compression_outside_covers_refusals_and_inside_it_does_not() {
 }
 
 #[tokio::test]
-async fn user_of_a_trusted_outer_layer_is_left_alone() {
+async fn user_of_a_trusted_outer_layer_is_kept() {
     async fn certificate(mut request: Request, next: Next) -> Response<Body> {
         if let Some(name) = request.headers().get("x-client-certificate") {
             let user = UserData::new(name.to_str().unwrap());
@@ -248,7 +248,7 @@ async fn user_of_a_trusted_outer_layer_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_layer_inside_decides_by_the_user() {
+async fn inner_layer_can_decide_by_the_user() {
     async fn paying_only(user: UserData, request: Request, next: Next) -> Response<Body> {
         if user.tier() == "free" {
             return StatusCode::PAYMENT_REQUIRED.into_response();
@@ -267,7 +267,7 @@ async fn a_layer_inside_decides_by_the_user() {
 }
 
 #[tokio::test]
-async fn machines_and_people_come_through_two_optional_layers_and_a_guard() {
+async fn two_optional_layers_and_a_guard_accept_machines_and_people() {
     let machines = Probe::answering(|token| match token {
         "machine" => Ok(session("machine-7")),
         "expired" => Err(ValidationError::invalid()),
@@ -313,7 +313,7 @@ async fn machines_and_people_come_through_two_optional_layers_and_a_guard() {
 }
 
 #[tokio::test]
-async fn a_service_builder_and_boxes_take_it() {
+async fn layer_works_in_a_service_builder_and_a_boxed_service() {
     type Boxed = BoxCloneSyncService<http::Request<()>, Response<Full<Bytes>>, BoxError>;
     let who = service_fn(async |request: http::Request<()>| {
         let user = request.extensions().get::<UserData>();
@@ -343,7 +343,7 @@ async fn a_service_builder_and_boxes_take_it() {
 }
 
 #[tokio::test]
-async fn route_layers_and_nested_routers_guard_what_they_are_around() {
+async fn nested_routers_and_route_layers_protect_their_routes() {
     let guarded = || Router::new().route("/me", get(who));
     let app = Router::new()
         .nest("/layer", guarded().layer(layer()))

@@ -13,7 +13,7 @@ fn refused(change: impl FnOnce(SessionCacheBuilder) -> SessionCacheBuilder) -> S
 }
 
 #[test]
-fn the_section_of_the_existing_service_is_understood() {
+fn config_section_of_the_python_service_is_parsed() {
     let text =
         r#"{ "enabled": true, "ttl_seconds": 60, "redis_db": 2, "duration_remember_me": 86400 }"#;
     let config: SessionCacheConfig = serde_json::from_str(text).unwrap();
@@ -27,7 +27,7 @@ fn the_section_of_the_existing_service_is_understood() {
 }
 
 #[test]
-fn an_unknown_key_is_an_error_that_lists_the_known_ones() {
+fn unknown_config_key_error_lists_the_known_keys() {
     let error = serde_json::from_str::<SessionCacheConfig>(r#"{ "ttl": 60 }"#).unwrap_err();
     let text = error.to_string();
     for name in [
@@ -43,7 +43,7 @@ fn an_unknown_key_is_an_error_that_lists_the_known_ones() {
 }
 
 #[test]
-fn senseless_values_are_refused_with_what_to_write_instead() {
+fn invalid_values_are_rejected_with_a_hint() {
     let seconds = Duration::from_secs;
     assert!(refused(|b| b.ttl(Duration::ZERO)).contains("`ttl` (`ttl_seconds`) must be at least"));
     assert!(refused(|b| b.ttl(seconds(3_595))).contains("3590 s or less"));
@@ -67,7 +67,7 @@ fn senseless_values_are_refused_with_what_to_write_instead() {
 
 /// Each of these is set and nothing else.
 #[test]
-fn a_default_never_makes_build_fail() {
+fn build_succeeds_with_any_single_valid_setting() {
     type Change = fn(SessionCacheBuilder) -> SessionCacheBuilder;
     let alone: [(&str, Change); 14] = [
         ("ttl", |b| b.ttl(Duration::from_secs(1))),
@@ -135,7 +135,7 @@ fn a_default_never_makes_build_fail() {
 }
 
 #[test]
-fn every_form_of_redis_is_taken() {
+fn redis_setting_accepts_urls_and_configs() {
     let text = "redis://redis:6379/2";
     let owned = text.to_owned();
     let builder = SessionCache::builder;
@@ -158,7 +158,7 @@ fn every_form_of_redis_is_taken() {
 }
 
 #[test]
-fn waits_that_exceed_the_requests_own_are_refused() {
+fn request_timeout_below_the_sum_of_its_parts_is_rejected() {
     let millis = Duration::from_millis;
     let build = |request, validation, redis| {
         let redis = RedisConfig::single("redis://redis").timeout(redis);

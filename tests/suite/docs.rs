@@ -44,7 +44,7 @@ fn listed(page: &str, section: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn security_names_tests_that_exist() {
+fn security_page_names_only_existing_tests() {
     let text = source("SECURITY.md");
     let named: Vec<_> = text
         .split('`')
@@ -58,7 +58,7 @@ fn security_names_tests_that_exist() {
 }
 
 #[test]
-fn the_configuration_page_names_every_setting_and_no_other() {
+fn configuration_page_lists_exactly_the_settings() {
     let page = source("src/docs/configuration.md");
     for (path, name, at_least) in [
         ("src/cache/builder.rs", "SessionCacheBuilder", 15),

@@ -67,7 +67,7 @@ impl Service {
 }
 
 #[tokio::test]
-async fn six_requests_over_all_sources_cost_one_validation() {
+async fn all_token_sources_share_one_validation() {
     let service = Service::start().await;
     let token = service.idp.issue("ada");
     let encoded = token
@@ -100,7 +100,7 @@ async fn six_requests_over_all_sources_cost_one_validation() {
 }
 
 #[tokio::test]
-async fn three_hundred_requests_for_one_cold_token_cost_one_validation() {
+async fn concurrent_requests_for_one_token_share_one_validation() {
     let service = Arc::new(Service::start().await);
     let token = service.idp.issue("ada");
     let gate = service.idp.hold(Endpoint::Account);
@@ -120,7 +120,7 @@ async fn three_hundred_requests_for_one_cold_token_cost_one_validation() {
 }
 
 #[tokio::test]
-async fn appwrite_sees_one_credential_and_nothing_else_of_the_client() {
+async fn appwrite_receives_one_credential_and_no_client_headers() {
     let service = Service::start().await;
     let token = service.idp.issue("ada");
     let request = service
@@ -141,7 +141,7 @@ async fn appwrite_sees_one_credential_and_nothing_else_of_the_client() {
 }
 
 #[tokio::test]
-async fn a_tier_that_users_write_themselves_changes_nothing() {
+async fn tier_in_user_preferences_is_ignored() {
     let service = Service::start().await;
     service.idp.edit_user("ada", |user| {
         user.prefs = serde_json::json!({ "tier": "admin", "labels": ["admin"], "plan": "pro" });
@@ -158,7 +158,7 @@ async fn a_tier_that_users_write_themselves_changes_nothing() {
 }
 
 #[tokio::test]
-async fn logout_and_password_reset_hold_at_once() {
+async fn logout_and_password_reset_take_effect_immediately() {
     let service = Service::start().await;
     let login = service
         .appwrite
@@ -211,7 +211,7 @@ async fn logout_and_password_reset_hold_at_once() {
 }
 
 #[tokio::test]
-async fn an_appwrite_that_is_down_logs_nobody_out() {
+async fn appwrite_outage_keeps_cached_sessions_valid() {
     let service = Service::start().await;
     let token = service.idp.issue("ada");
     assert_eq!(service.bearer(&token).await.status(), StatusCode::OK);
@@ -229,7 +229,7 @@ async fn an_appwrite_that_is_down_logs_nobody_out() {
 }
 
 #[tokio::test]
-async fn no_token_and_no_address_is_logged_even_at_trace() {
+async fn no_secret_or_email_address_is_logged_even_at_trace() {
     let log = record();
     let service = Service::start().await;
     let token = service.idp.issue("ada");

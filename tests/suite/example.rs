@@ -59,7 +59,7 @@ fn paste(server: &mut Running) -> (Vec<String>, String) {
 }
 
 #[test]
-fn the_printed_lines_work_as_printed() {
+fn printed_commands_work_when_pasted() {
     let (statuses, text) = paste(&mut start(&[]));
     assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
     assert!(text.contains(r#""email":"demo@example.com""#), "{text}");
@@ -70,7 +70,7 @@ fn the_printed_lines_work_as_printed() {
 }
 
 #[test]
-fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
+fn printed_commands_work_with_redis_and_queue_if_it_is_frozen() {
     let redis = Redis::start();
     let url = format!("redis://127.0.0.1:{}", redis.port());
     let settings = [
@@ -101,7 +101,7 @@ fn with_redis_they_work_as_well_and_a_frozen_one_queues_the_logout() {
 }
 
 #[tokio::test]
-async fn sentinels_and_certificates_are_settings_as_well() {
+async fn sentinels_and_certificates_are_configurable() {
     if !is_spoken() {
         return;
     }
@@ -144,7 +144,7 @@ async fn sentinels_and_certificates_are_settings_as_well() {
 }
 
 #[test]
-fn with_a_redis_cluster_they_work_as_well() {
+fn printed_commands_work_with_a_redis_cluster() {
     let cluster = Cluster::start();
     let urls = cluster.urls()[..2].join(", ");
     let settings = [("REDIS_CLUSTER_URLS", urls.as_str())];
@@ -184,7 +184,7 @@ async fn posted(url: &str, path: &str, token: &str) -> StatusCode {
 }
 
 #[tokio::test]
-async fn logout_ends_the_session_here_when_the_provider_throttles() {
+async fn logout_ends_the_session_when_the_provider_throttles() {
     let idp = Appwrite::start().await;
     idp.add_user("ada", "ada@example.com", "correct-horse");
     let token = idp.issue("ada");
@@ -207,7 +207,7 @@ async fn logout_ends_the_session_here_when_the_provider_throttles() {
 }
 
 #[tokio::test]
-async fn introspection_in_place_of_appwrite() {
+async fn server_example_works_with_introspection() {
     let idp = Introspection::start(Demands::Basic).await;
     idp.issue("good", jdoe());
     idp.issue("unscoped", jdoe_with("scope", "read"));
@@ -300,7 +300,7 @@ fn client(headers: &HeaderMap) -> String {
 }
 
 #[tokio::test]
-async fn no_client_id_means_no_credentials() {
+async fn introspection_without_client_id_sends_no_credentials() {
     let realm = Realm::start().await;
     let (_server, url) = realm.service("", "");
     assert_eq!(origin(&url, "for-").await.unwrap(), "validator");
@@ -348,7 +348,7 @@ fn complaint(settings: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_setting_that_makes_no_sense_is_named() {
+fn invalid_setting_is_named_in_the_error() {
     for (name, value) in [
         ("LISTEN_ADDR", "everywhere"),
         ("SESSION_CACHE_ENABLED", "perhaps"),
@@ -375,7 +375,7 @@ fn a_setting_that_makes_no_sense_is_named() {
 }
 
 #[test]
-fn introspection_settings_that_do_not_fit_together_are_one_line() {
+fn conflicting_introspection_settings_give_a_one_line_error() {
     let endpoint = ("INTROSPECTION_ENDPOINT", "http://127.0.0.1/introspect");
     for (settings, named) in [
         (
@@ -412,7 +412,7 @@ fn introspection_settings_that_do_not_fit_together_are_one_line() {
 }
 
 #[tokio::test]
-async fn the_grpc_example_tells_of_each_kind_of_call() {
+async fn grpc_example_prints_each_kind_of_call() {
     let expected = [
         "with a session: Good day, Ada!",
         "without one: Unauthenticated, a session is required",
@@ -424,7 +424,7 @@ async fn the_grpc_example_tells_of_each_kind_of_call() {
 }
 
 #[tokio::test]
-async fn the_hyper_example_speaks_both_versions() {
+async fn hyper_example_serves_http1_and_http2() {
     let expected = [
         r#"HTTP/1.1 tok: 200 OK "Hello, Ada!""#,
         r#"HTTP/1.1 other: 401 Unauthorized """#,
@@ -435,7 +435,7 @@ async fn the_hyper_example_speaks_both_versions() {
 }
 
 #[tokio::test]
-async fn the_compose_example_knows_machines_people_and_strangers() {
+async fn compose_example_distinguishes_machines_people_and_anonymous() {
     let expected = [
         r#"a machine: GET /: 200 OK "Hello, machine-7!""#,
         r#"a person: GET /: 200 OK "Hello, ada!""#,
@@ -449,7 +449,7 @@ async fn the_compose_example_knows_machines_people_and_strangers() {
 }
 
 #[tokio::test]
-async fn the_testing_example_shows_an_outage() {
+async fn testing_example_shows_an_outage() {
     let expected = [
         "one session: 200 OK and 401 Unauthorized",
         "before: 200 OK",

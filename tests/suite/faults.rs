@@ -193,7 +193,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn killed_and_restarted_empty() {
+async fn cache_recovers_after_redis_is_killed_and_restarted_empty() {
     let mut scene = Scene::new(&[]).await;
     scene.redis.kill();
     scene.requests("killed").await;
@@ -202,7 +202,7 @@ async fn killed_and_restarted_empty() {
 }
 
 #[tokio::test]
-async fn frozen_and_thawed() {
+async fn cache_recovers_after_redis_freezes() {
     let scene = Scene::new(&[]).await;
     scene.redis.pause();
     scene.requests("frozen").await;
@@ -213,7 +213,7 @@ async fn frozen_and_thawed() {
 
 /// No reset, no reply: as behind a firewall that forgot the connection.
 #[tokio::test]
-async fn silent_and_back() {
+async fn cache_recovers_after_redis_is_silently_unreachable() {
     let scene = Scene::new(&[]).await;
     scene.proxy.fault(Fault::Swallow);
     scene.requests("silent").await;
@@ -224,7 +224,7 @@ async fn silent_and_back() {
 
 /// As a server that freezes while somebody connects, or a firewall that loses its tables then.
 #[tokio::test]
-async fn silent_in_the_middle_of_connecting() {
+async fn cache_recovers_after_redis_goes_silent_while_connecting() {
     let mut scene = Scene::new(&[]).await;
     scene.redis.kill();
     scene.redis.restart();
@@ -238,7 +238,7 @@ async fn silent_in_the_middle_of_connecting() {
 }
 
 #[tokio::test]
-async fn slow_within_the_deadline_is_used_and_beyond_it_left_alone() {
+async fn slow_redis_is_used_within_the_timeout_and_skipped_beyond_it() {
     let scene = Scene::new(&[]).await;
     scene.proxy.fault(Fault::Delay(Duration::from_millis(100)));
     scene.requests("slow").await;
@@ -253,7 +253,7 @@ async fn slow_within_the_deadline_is_used_and_beyond_it_left_alone() {
 }
 
 #[tokio::test]
-async fn cut_in_the_middle_of_every_reply() {
+async fn cache_recovers_after_replies_are_cut_off() {
     let scene = Scene::new(&[]).await;
     scene.proxy.fault(Fault::Cut);
     scene.requests("cut").await;
@@ -263,7 +263,7 @@ async fn cut_in_the_middle_of_every_reply() {
 }
 
 #[tokio::test]
-async fn cut_once_costs_nothing_but_a_connection() {
+async fn killed_connections_do_not_open_the_circuit_breaker() {
     // Redis 8 with I/O threads takes its time to end a connection.
     let scene = Scene::with_timeout(&[], LATE).await;
     for _ in 0..5 {
@@ -276,7 +276,7 @@ async fn cut_once_costs_nothing_but_a_connection() {
 }
 
 #[tokio::test]
-async fn flushed() {
+async fn flushed_redis_does_not_open_the_circuit_breaker() {
     let scene = Scene::new(&[]).await;
     scene.redis.run::<()>(&cmd("FLUSHALL"));
     scene.requests("flushed").await;
@@ -285,7 +285,7 @@ async fn flushed() {
 
 /// Full, unable to save, a replica: it answers reads all the while.
 #[tokio::test]
-async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
+async fn breaker_stays_open_while_redis_rejects_writes() {
     let scene = Scene::new(&["--save", "3600 1000000"]).await;
     for (round, error) in ["OOM", "MISCONF", "READONLY"].into_iter().enumerate() {
         let folder = scene.redis.folder().join("dump.rdb");
@@ -337,7 +337,7 @@ async fn a_server_that_takes_no_writes_is_left_alone_until_it_does() {
 }
 
 #[tokio::test]
-async fn a_server_that_wants_a_password_of_a_sudden() {
+async fn cache_recovers_after_redis_suddenly_requires_a_password() {
     let scene = Scene::new(&[]).await;
     let mut admin = Client::open(scene.redis.url())
         .unwrap()
@@ -360,7 +360,7 @@ async fn a_server_that_wants_a_password_of_a_sudden() {
 }
 
 #[tokio::test]
-async fn a_server_that_loads_for_long() {
+async fn cache_recovers_after_redis_loads_its_data_slowly() {
     let slowly = ["--key-load-delay", "2000"];
     let answering = ["--loading-process-events-interval-bytes", "1024"];
     let mut scene = Scene::new(&[slowly, answering].concat()).await;
@@ -375,7 +375,7 @@ async fn a_server_that_loads_for_long() {
 }
 
 #[tokio::test]
-async fn a_server_without_room_for_another_client() {
+async fn cache_recovers_after_redis_reaches_maxclients() {
     let mut scene = Scene::new(&["--maxclients", "8"]).await;
     let client = Client::open(scene.redis.url()).unwrap();
     scene.redis.kill();
@@ -394,7 +394,7 @@ async fn a_server_without_room_for_another_client() {
 }
 
 #[tokio::test]
-async fn a_flood_of_random_tokens_writes_nothing_to_redis() {
+async fn flood_of_invalid_tokens_writes_nothing_to_redis() {
     let scene = Scene::new(&[]).await;
     let changes = || {
         let info: String = scene.redis.run(cmd("INFO").arg("persistence"));
@@ -421,7 +421,7 @@ async fn a_flood_of_random_tokens_writes_nothing_to_redis() {
 
 /// With the identity provider at fault, cached sessions go on and the others get 503.
 #[tokio::test]
-async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
+async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
     let redis = Redis::start();
     let appwrite = Appwrite::start().await;
     appwrite.add_user("ada", "ada@example.com", "password");
@@ -489,7 +489,7 @@ async fn a_provider_that_fails_logs_nobody_out_and_lets_nobody_in() {
 
 /// Nobody waits for a Redis that is known to be frozen: it is as if there were none.
 #[tokio::test]
-async fn a_frozen_redis_costs_a_few_requests_their_deadline_and_the_others_nothing() {
+async fn few_requests_wait_for_a_frozen_redis() {
     let scene = Scene::new(&[]).await;
     let without = SessionCacheLayer::new(SessionCache::default(), scene.probe.clone());
     scene.redis.pause();
@@ -521,7 +521,7 @@ async fn a_frozen_redis_costs_a_few_requests_their_deadline_and_the_others_nothi
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() {
+async fn request_without_a_permit_fails_at_the_validation_timeout() {
     let probe = Probe::new();
     let second = Duration::from_secs(1);
     let builder = SessionCache::builder()
@@ -551,7 +551,7 @@ async fn who_finds_all_validations_taken_waits_for_its_deadline_and_no_longer() 
 /// The worst that can happen to a request: it comes when a flight has just closed, the flight
 /// stores nothing, and the next one is overtaken as well.
 #[tokio::test(start_paused = true)]
-async fn no_request_waits_longer_than_the_request_deadline() {
+async fn no_request_waits_longer_than_request_timeout() {
     let slow = validator_fn("slow", |_| async {
         tokio::time::sleep(Duration::from_millis(990)).await;
         Ok(session("ada"))

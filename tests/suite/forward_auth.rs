@@ -146,7 +146,7 @@ impl Case {
 }
 
 #[tokio::test]
-async fn a_client_without_a_session_never_gets_a_2xx_from_the_page() {
+async fn documented_setup_never_returns_2xx_without_a_session() {
     let proxy = Proxy::to(forward_auth(layer())).await;
     for token in [None, Some("stolen")] {
         for case in proxy.every_case(token).await {
@@ -161,7 +161,7 @@ async fn a_client_without_a_session_never_gets_a_2xx_from_the_page() {
 }
 
 #[tokio::test]
-async fn without_http_only_a_grpc_call_alone_gets_a_2xx() {
+async fn only_grpc_calls_get_a_2xx_rejection_without_http_only() {
     let handler = any(async || StatusCode::NO_CONTENT);
     let proxy = Proxy::to(Router::new().route("/auth", handler).layer(layer())).await;
     let mut calls = 0;
@@ -189,7 +189,7 @@ async fn without_http_only_a_grpc_call_alone_gets_a_2xx() {
 }
 
 #[tokio::test]
-async fn a_refusal_with_a_body_is_http_without_http_only() {
+async fn rejection_with_a_body_has_an_http_status_without_http_only() {
     let handler = any(async || StatusCode::NO_CONTENT);
     let layer = layer().with_rejection_body(RejectionBody::problem_json);
     let proxy = Proxy::to(Router::new().route("/auth", handler).layer(layer)).await;
@@ -199,7 +199,7 @@ async fn a_refusal_with_a_body_is_http_without_http_only() {
 }
 
 #[tokio::test]
-async fn a_session_is_allowed_and_its_user_is_named() {
+async fn valid_session_is_allowed_and_its_user_id_returned() {
     let proxy = Proxy::to(forward_auth(layer())).await;
     for case in proxy.every_case(Some("good")).await {
         let headers = case.response.headers();
@@ -227,7 +227,7 @@ async fn a_session_is_allowed_and_its_user_is_named() {
 }
 
 #[tokio::test]
-async fn a_user_whose_id_no_header_can_carry_is_not_allowed() {
+async fn user_id_that_no_header_can_carry_is_not_allowed() {
     let proxy = Proxy::to(forward_auth(layer())).await;
     let bearer = [(header::AUTHORIZATION, "Bearer odd".parse().unwrap())];
     let response = proxy
@@ -238,7 +238,7 @@ async fn a_user_whose_id_no_header_can_carry_is_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_malformed_token_is_400_which_is_no_2xx() {
+async fn malformed_token_is_rejected_with_400() {
     let proxy = Proxy::to(forward_auth(layer())).await;
     let bearer = [(header::AUTHORIZATION, "Bearer a, b".parse().unwrap())];
     let response = proxy

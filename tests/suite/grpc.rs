@@ -102,7 +102,7 @@ const REFUSALS: [(Option<&str>, Code, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn unary_calls() {
+async fn unary_call_receives_the_user_or_a_rejection_status() {
     let mut client = connect(serve(layer()).await).await;
     for _ in 0..2 {
         let call = client.hello(with_token("good day".to_owned(), Some("good")));
@@ -118,7 +118,7 @@ async fn unary_calls() {
 }
 
 #[tokio::test]
-async fn streams_from_the_server() {
+async fn server_stream_receives_the_user_or_a_rejection_status() {
     let mut client = connect(serve(layer()).await).await;
     let call = client.letters(with_token(String::new(), Some("good")));
     let mut letters = soon("an answer", call).await.unwrap().into_inner();
@@ -138,7 +138,7 @@ async fn streams_from_the_server() {
 }
 
 #[tokio::test]
-async fn streams_in_both_directions() {
+async fn bidirectional_stream_receives_the_user_or_a_rejection() {
     let mut client = connect(serve(layer()).await).await;
     let messages = || {
         let (say, mut heard) = mpsc::channel::<String>(1);
@@ -164,7 +164,7 @@ async fn streams_in_both_directions() {
 }
 
 #[tokio::test]
-async fn optional_calls_have_a_user_or_none() {
+async fn optional_layer_passes_calls_without_a_user() {
     let mut client = connect(serve(layer().optional()).await).await;
     for (credential, caller) in [
         (Some("good"), "ada"),
@@ -183,7 +183,7 @@ async fn optional_calls_have_a_user_or_none() {
 }
 
 #[tokio::test]
-async fn a_refusal_is_one_frame_of_headers() {
+async fn rejection_is_a_headers_only_response() {
     let address = serve(layer()).await;
     let content_types = [
         ("application/grpc", "application/grpc"),

@@ -59,11 +59,11 @@ async fn answers_alike(version: Version) {
 }
 
 #[tokio::test]
-async fn over_http_1() {
+async fn http1_server_passes_the_shared_http_cases() {
     answers_alike(Version::Http1).await;
 }
 
 #[tokio::test]
-async fn over_http_2() {
+async fn http2_server_passes_the_shared_http_cases() {
     answers_alike(Version::Http2).await;
 }

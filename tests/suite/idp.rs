@@ -87,7 +87,7 @@ async fn keycloak_introspects_tokens_only_for_clients_in_aud() {
 }
 
 #[tokio::test]
-async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
+async fn keycloak_helpers_manage_clients_users_and_sessions() {
     let Some(keycloak) = Keycloak::start().await else {
         return;
     };
@@ -173,7 +173,7 @@ async fn keycloak_keeps_clients_users_and_sessions_as_the_tests_set_them_up() {
 }
 
 #[tokio::test]
-async fn keycloak_servers_at_the_same_time_share_nothing() {
+async fn concurrent_keycloak_servers_share_nothing() {
     let (first, second) = tokio::join!(Keycloak::start(), Keycloak::start());
     let (Some(first), Some(second)) = (first, second) else {
         return;
@@ -220,7 +220,7 @@ async fn hydra_introspects_access_and_refresh_tokens() {
 }
 
 #[tokio::test]
-async fn hydra_keeps_tokens_and_sessions_as_the_tests_set_them_up() {
+async fn hydra_helpers_manage_tokens_and_sessions() {
     let Some(hydra) = Hydra::start().await else {
         return;
     };
@@ -264,7 +264,7 @@ async fn hydra_keeps_tokens_and_sessions_as_the_tests_set_them_up() {
 }
 
 #[tokio::test]
-async fn hydra_servers_at_the_same_time_share_nothing() {
+async fn concurrent_hydra_servers_share_nothing() {
     let (first, second) = tokio::join!(Hydra::start(), Hydra::start());
     let (Some(first), Some(second)) = (first, second) else {
         return;
@@ -290,7 +290,7 @@ fn node(
 }
 
 #[tokio::test]
-async fn keycloaks_word_to_one_client_is_not_served_to_another() {
+async fn keycloak_session_of_one_client_is_not_served_to_another() {
     let Some(keycloak) = Keycloak::start().await else {
         return;
     };
@@ -351,7 +351,7 @@ async fn keycloaks_word_to_one_client_is_not_served_to_another() {
 }
 
 #[tokio::test]
-async fn hydra_is_asked_without_credentials_and_names_the_login_in_its_own_claims() {
+async fn hydra_works_without_credentials_and_with_a_nested_sid_claim() {
     let Some(hydra) = Hydra::start().await else {
         return;
     };

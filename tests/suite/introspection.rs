@@ -120,7 +120,7 @@ fn advice(error: &ValidationError) -> String {
 }
 
 #[tokio::test]
-async fn an_active_token_is_a_session() {
+async fn active_token_yields_user_and_expiry() {
     let world = World::new().await;
     let session = world.validate().await.unwrap();
     let user = &session.user;
@@ -161,7 +161,7 @@ async fn an_active_token_is_a_session() {
 }
 
 #[tokio::test]
-async fn an_inactive_token_is_invalid() {
+async fn inactive_token_is_invalid() {
     let world = World::new().await;
     assert_eq!(
         world.kind_of(json!({ "active": false })).await,
@@ -174,7 +174,7 @@ async fn an_inactive_token_is_invalid() {
 }
 
 #[tokio::test]
-async fn an_active_token_outside_of_its_time_is_invalid() {
+async fn active_token_outside_its_validity_period_is_invalid() {
     let world = World::new().await;
     let now = || Utc::now().timestamp();
     let table = [
@@ -208,7 +208,7 @@ async fn an_active_token_outside_of_its_time_is_invalid() {
 }
 
 #[tokio::test]
-async fn each_way_to_prove_who_asks() {
+async fn client_authentication_must_match_the_server() {
     let post = || IntrospectionAuth::post(CLIENT_ID, CLIENT_SECRET);
     let bearer = || IntrospectionAuth::bearer(BEARER);
     for demands in [
@@ -261,7 +261,7 @@ async fn each_way_to_prove_who_asks() {
 }
 
 #[tokio::test]
-async fn what_was_asked_for_is_demanded() {
+async fn configured_issuer_audience_and_scopes_are_enforced() {
     let resource = "https://protected.example.net/resource";
     let world = World::with(|builder| {
         builder
@@ -319,7 +319,7 @@ async fn what_was_asked_for_is_demanded() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
+async fn key_bound_token_is_rejected_unless_allowed() {
     let strict = World::new().await;
     let lax = World::with(Builder::allow_bound_tokens).await;
     // RFC 9449, section 6.2, and what is not kept as it is.
@@ -342,7 +342,7 @@ async fn a_token_that_is_bound_to_a_key_is_no_bearer_token() {
 }
 
 #[tokio::test]
-async fn a_token_without_a_user_is_nobodys() {
+async fn token_without_the_user_id_claim_is_a_misconfiguration() {
     let world = World::new().await;
     for sub in [
         Value::Null,
@@ -375,7 +375,7 @@ async fn a_token_without_a_user_is_nobodys() {
 }
 
 #[tokio::test]
-async fn a_function_chooses_the_tier() {
+async fn tier_comes_only_from_the_tier_function() {
     let world = World::with(|builder| {
         builder.tier(|token| {
             let plan = token.str_claim("plan").unwrap_or("none");
@@ -398,7 +398,7 @@ async fn a_function_chooses_the_tier() {
 }
 
 #[tokio::test]
-async fn no_member_passes_for_something_else() {
+async fn claims_do_not_override_members_of_the_record() {
     let world = World::new().await;
     let mut answer = jdoe();
     let taken = [
@@ -439,7 +439,7 @@ async fn no_member_passes_for_something_else() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_bounded_and_what_is_checked_goes_first() {
+async fn kept_claims_are_bounded_and_checked_claims_have_priority() {
     let world = World::with(|builder| builder.require_scope("read")).await;
     let mut answer = jdoe();
     // So short that no room is left for what comes after them.
@@ -461,7 +461,7 @@ async fn what_is_kept_is_bounded_and_what_is_checked_goes_first() {
 }
 
 #[tokio::test]
-async fn each_answer_has_its_meaning() {
+async fn each_response_maps_to_its_error_kind() {
     let signed = "application/token-introspection+jwt";
     let not_json = |body: &str| Fault::Raw {
         status: 200,
@@ -517,7 +517,7 @@ async fn each_answer_has_its_meaning() {
 }
 
 #[tokio::test]
-async fn throttling_says_for_how_long() {
+async fn throttling_response_sets_retry_after() {
     let world = World::new().await;
     let in_a_while = (Utc::now() + Duration::from_secs(50)).to_rfc2822();
     let soon = (Utc::now().timestamp() + 50).to_string();
@@ -539,7 +539,7 @@ async fn throttling_says_for_how_long() {
 }
 
 #[tokio::test]
-async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
+async fn hanging_or_unreachable_server_is_unavailable() {
     let world = World::with(|builder| builder.timeout(Duration::from_millis(200))).await;
     world.server.fault(Fault::Hang);
     let began = Instant::now();
@@ -558,7 +558,7 @@ async fn a_server_that_hangs_or_is_not_there_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_validation_can_be_dropped() {
+async fn dropped_validation_leaves_the_validator_usable() {
     let world = World::new().await;
     world.server.fault(Fault::Hang);
     let validator = world.validator.clone();
@@ -571,7 +571,7 @@ async fn a_validation_can_be_dropped() {
 }
 
 #[tokio::test]
-async fn a_redirect_does_not_get_the_token() {
+async fn redirect_target_does_not_receive_the_token() {
     let world = World::new().await;
     let elsewhere = Introspection::start(Demands::Nothing).await;
     elsewhere.issue(TOKEN, jdoe());
@@ -609,7 +609,7 @@ fn with_redis(redis: &Redis) -> SessionCacheBuilder {
 }
 
 #[tokio::test]
-async fn what_a_client_sees() {
+async fn client_receives_status_and_challenge() {
     let server = Introspection::start(Demands::Basic).await;
     server.issue("good", jdoe());
     server.issue("narrow", jdoe_with("scope", "read"));
@@ -642,7 +642,7 @@ async fn what_a_client_sees() {
 }
 
 #[tokio::test]
-async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
+async fn cached_session_is_checked_against_the_serving_validator() {
     let redis = Redis::start();
     let server = Introspection::start(Demands::Basic).await;
     server.issue(TOKEN, jdoe());
@@ -702,7 +702,7 @@ async fn a_cached_session_is_compared_with_the_settings_of_who_serves_it() {
 }
 
 #[tokio::test]
-async fn leeway_of_one_validator_is_not_anothers() {
+async fn leeway_applies_only_to_its_own_validator() {
     let redis = Redis::start();
     let server = Introspection::start(Demands::Basic).await;
     server.issue(TOKEN, jdoe_with("nbf", Utc::now().timestamp() + 1_800));
@@ -745,7 +745,7 @@ async fn record_of_the_python_service_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_its_token() {
+async fn session_expires_with_its_token() {
     let redis = Redis::start();
     let server = Introspection::start(Demands::Basic).await;
     let end = Utc::now().timestamp() + 100;
@@ -763,7 +763,7 @@ async fn a_session_ends_with_its_token() {
 }
 
 #[tokio::test]
-async fn beside_another_validator_each_accepts_its_own() {
+async fn combined_validators_accept_only_their_own_sessions() {
     let server = Introspection::start(Demands::Basic).await;
     server.issue("oauth", jdoe_with("validator", "people"));
     let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
@@ -784,7 +784,7 @@ async fn beside_another_validator_each_accepts_its_own() {
 }
 
 #[tokio::test]
-async fn no_token_and_no_secret_is_logged_even_at_trace() {
+async fn no_token_or_secret_is_logged_even_at_trace() {
     let log = record_log();
     let text = "the-token-itself-of-the-session";
     let mut shown = String::new();
@@ -857,7 +857,7 @@ async fn no_token_and_no_secret_is_logged_even_at_trace() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_told_at_once() {
+fn build_rejects_invalid_settings() {
     use IntrospectionConfigError as E;
 
     let build = |endpoint: &str, set: Set| {
@@ -930,7 +930,7 @@ fn settings_that_cannot_work_are_told_at_once() {
 }
 
 #[test]
-fn the_validator_can_be_shared() {
+fn validator_is_clone_send_and_sync() {
     fn is_shareable<T: Clone + Send + Sync + 'static>() {}
     is_shareable::<IntrospectionValidator>();
 }

@@ -99,7 +99,7 @@ fn rejected(answer: &Answer) -> RejectionKind {
 }
 
 #[tokio::test]
-async fn every_value_that_may_carry_a_token_is_kept_out_of_debug_output() {
+async fn header_values_with_tokens_are_marked_sensitive() {
     let closure = TokenSource::from_fn(|headers| TokenSource::cookie("s").extract(headers));
     for source in [TokenSource::cookie("s"), closure] {
         let layer = SessionCacheLayer::new(cache(), Probe::new()).with_token_source(source);
@@ -116,7 +116,7 @@ async fn every_value_that_may_carry_a_token_is_kept_out_of_debug_output() {
 }
 
 #[tokio::test]
-async fn a_valid_session_is_let_in_and_found_in_the_extensions() {
+async fn valid_session_passes_and_is_in_the_extensions() {
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache(), probe.clone());
 
@@ -135,7 +135,7 @@ async fn a_valid_session_is_let_in_and_found_in_the_extensions() {
 }
 
 #[tokio::test]
-async fn refusals_have_the_status_and_the_challenge_of_rfc_6750() {
+async fn rejections_have_the_status_and_challenge_of_rfc_6750() {
     let retry = Duration::from_millis(1_500);
     let probe = Probe::answering(move |token| {
         Err(match token {
@@ -182,7 +182,7 @@ async fn refusals_have_the_status_and_the_challenge_of_rfc_6750() {
 }
 
 #[tokio::test]
-async fn a_hint_of_an_hour_reaches_the_client_rounded_up() {
+async fn retry_after_is_rounded_up_to_whole_seconds() {
     for (hint, seconds) in [
         (0, "1"),
         (1, "1"),
@@ -201,7 +201,7 @@ async fn a_hint_of_an_hour_reaches_the_client_rounded_up() {
 }
 
 #[tokio::test]
-async fn malformed_credentials_are_400_in_both_modes_and_reach_nobody() {
+async fn malformed_credentials_get_400_without_validation_in_both_modes() {
     let long = format!("Bearer {}", "x".repeat(4097));
     let authorization: [(&[&[u8]], TokenError); 6] = [
         (&[b"Bearer"], TokenError::Empty),
@@ -233,7 +233,7 @@ async fn malformed_credentials_are_400_in_both_modes_and_reach_nobody() {
 }
 
 #[tokio::test]
-async fn optional_passes_what_is_absent_or_refused_and_nothing_else() {
+async fn optional_layer_passes_missing_and_rejected_tokens_only() {
     let probe = Probe::answering(|token| match token {
         "good" => Ok(session("ada")),
         "invalid" => Err(ValidationError::invalid()),
@@ -257,7 +257,7 @@ async fn optional_passes_what_is_absent_or_refused_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn request_with_a_trusted_user_passes_untouched() {
+async fn request_with_a_trusted_outer_user_passes_unchanged() {
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache(), probe.clone()).trust_outer_user();
     let mut request = with_token("t");
@@ -270,7 +270,7 @@ async fn request_with_a_trusted_user_passes_untouched() {
 }
 
 #[tokio::test]
-async fn the_body_of_a_refusal_is_the_hooks_choice() {
+async fn rejection_body_hook_determines_the_body() {
     let layer = SessionCacheLayer::new(cache(), Probe::new());
     let problems = layer
         .clone()
@@ -304,7 +304,7 @@ async fn the_body_of_a_refusal_is_the_hooks_choice() {
 }
 
 #[tokio::test]
-async fn the_service_that_was_polled_ready_is_the_one_called() {
+async fn service_that_was_polled_ready_is_the_one_called() {
     // `Inner` panics when an instance is called that was not polled ready itself.
     let probe = Probe::new();
     let mut service = SessionCacheLayer::new(cache(), probe).layer(Inner::default());
@@ -320,7 +320,7 @@ async fn the_service_that_was_polled_ready_is_the_one_called() {
 }
 
 #[tokio::test]
-async fn readiness_and_errors_are_the_inner_services() {
+async fn readiness_and_errors_come_from_the_inner_service() {
     let layer = SessionCacheLayer::new(cache(), Probe::new());
     let (mock, mut handle) = tower_test::mock::pair::<Request<()>, Response<Empty<Bytes>>>();
     let mut service = layer.layer(mock);
@@ -343,7 +343,7 @@ async fn readiness_and_errors_are_the_inner_services() {
 }
 
 #[tokio::test]
-async fn a_refused_request_never_reaches_the_inner_service() {
+async fn rejected_request_never_reaches_the_inner_service() {
     let inner = Inner::default();
     let layer = SessionCacheLayer::new(
         cache(),
@@ -355,7 +355,7 @@ async fn a_refused_request_never_reaches_the_inner_service() {
 }
 
 #[tokio::test]
-async fn three_hundred_requests_for_a_cold_token_cost_one_validation() {
+async fn concurrent_requests_for_one_token_share_one_validation() {
     let probe = Probe::new();
     let cache = cache();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -378,7 +378,7 @@ async fn three_hundred_requests_for_a_cold_token_cost_one_validation() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_harms_nobody() {
+async fn dropped_request_does_not_cancel_its_validation() {
     let probe = Probe::new();
     let cache = cache();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -410,7 +410,7 @@ async fn a_caller_that_goes_away_harms_nobody() {
 }
 
 #[tokio::test]
-async fn an_error_is_shared_with_those_who_wait_and_not_remembered() {
+async fn unavailable_error_is_shared_with_waiters_but_not_cached() {
     let probe = Probe::answering(|_| Err(ValidationError::unavailable("down")));
     let cache = cache();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -433,7 +433,7 @@ async fn an_error_is_shared_with_those_who_wait_and_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_refused_for_a_while_without_asking() {
+async fn rejected_token_is_negatively_cached() {
     let clock = ManualClock::new();
     let probe = Probe::answering(|token| match token {
         "blocked" => Err(ValidationError::forbidden(ForbiddenReason::Blocked)),
@@ -476,7 +476,7 @@ async fn a_refused_token_is_refused_for_a_while_without_asking() {
 }
 
 #[tokio::test]
-async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
+async fn flood_of_invalid_tokens_evicts_no_session_and_is_bounded() {
     let probe = Probe::answering(|token| match token {
         "good" => Ok(session("ada")),
         _ => Err(ValidationError::invalid()),
@@ -507,7 +507,7 @@ async fn a_flood_of_bad_tokens_pushes_out_no_session_and_is_bounded() {
 }
 
 #[tokio::test]
-async fn a_provider_that_wants_to_be_left_alone_is_and_cached_sessions_go_on() {
+async fn provider_cooldown_is_respected_and_cached_sessions_are_served() {
     let clock = ManualClock::new();
     let probe = Probe::new();
     let cache = SessionCache::builder()
@@ -537,7 +537,7 @@ async fn a_provider_that_wants_to_be_left_alone_is_and_cached_sessions_go_on() {
 }
 
 #[tokio::test]
-async fn a_validator_that_panics_is_an_error_and_no_hang() {
+async fn panicking_validator_gives_503_instead_of_a_hang() {
     let probe = Probe::answering(|_| panic!("a bug in the validator"));
     let cache = cache();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -548,7 +548,7 @@ async fn a_validator_that_panics_is_an_error_and_no_hang() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_validator_that_hangs_costs_its_deadline_and_no_more() {
+async fn hanging_validator_gives_503_at_the_validation_timeout() {
     let hangs = validator_fn("hangs", |_| std::future::pending());
     let cache = SessionCache::builder()
         .validation_timeout(Duration::from_millis(700))
@@ -562,7 +562,7 @@ async fn a_validator_that_hangs_costs_its_deadline_and_no_more() {
 }
 
 #[tokio::test]
-async fn no_more_validations_run_at_once_than_allowed() {
+async fn concurrent_validations_are_limited() {
     let probe = Probe::new();
     let cache = SessionCache::builder()
         .max_concurrent_validations(2)
@@ -590,7 +590,7 @@ async fn no_more_validations_run_at_once_than_allowed() {
 }
 
 #[tokio::test]
-async fn flights_are_bounded_in_number() {
+async fn number_of_in_flight_validations_is_bounded() {
     let probe = Probe::new();
     let cache = cache();
     let mut service = SessionCacheLayer::new(cache.clone(), probe.clone()).layer(Inner::default());
@@ -629,7 +629,7 @@ async fn flights_are_bounded_in_number() {
 }
 
 #[test]
-fn without_a_runtime_a_request_that_must_wait_is_503_and_no_panic() {
+fn request_outside_a_runtime_gets_503_instead_of_a_panic() {
     let with_redis = SessionCache::builder()
         .redis("redis://127.0.0.1:1")
         .unwrap();
@@ -647,7 +647,7 @@ fn without_a_runtime_a_request_that_must_wait_is_503_and_no_panic() {
 }
 
 #[tokio::test]
-async fn a_session_is_served_for_its_ttl_and_never_beyond_its_own_end() {
+async fn session_is_served_until_its_ttl_or_its_expiry() {
     let clock = ManualClock::new();
     let ends = clock.now() + TimeDelta::seconds(400);
     let probe = Probe::answering(move |_| Ok(session("ada").with_expires_at(ends)));
@@ -677,7 +677,7 @@ async fn a_session_is_served_for_its_ttl_and_never_beyond_its_own_end() {
 }
 
 #[tokio::test]
-async fn a_user_without_an_id_is_a_failure_of_the_validator() {
+async fn user_without_id_or_expired_session_is_not_accepted() {
     let layer = SessionCacheLayer::new(cache(), Probe::answering(|_| Ok(session(""))));
     assert_eq!(ask(&layer, with_token("t")).await.status(), 503);
     let ended = Utc::now() - TimeDelta::seconds(1);
@@ -689,7 +689,7 @@ async fn a_user_without_an_id_is_a_failure_of_the_validator() {
 }
 
 #[tokio::test]
-async fn session_that_is_not_accepted_is_validated_again_and_then_forbidden() {
+async fn unaccepted_session_is_revalidated_and_then_forbidden() {
     struct Picky(Probe, AtomicUsize);
     impl SessionValidator for Picky {
         fn namespace(&self) -> Namespace {
@@ -726,7 +726,7 @@ async fn session_that_is_not_accepted_is_validated_again_and_then_forbidden() {
 }
 
 #[tokio::test]
-async fn validators_in_two_namespaces_never_answer_for_each_other() {
+async fn namespaces_share_no_sessions_but_share_revocations() {
     let cache = cache();
     let people = Probe::answering(|_| Ok(session("person")));
     let machines = Probe::answering(|_| Ok(session("machine")));
@@ -749,7 +749,7 @@ async fn validators_in_two_namespaces_never_answer_for_each_other() {
 }
 
 #[tokio::test]
-async fn a_cache_that_is_turned_off_validates_every_request_and_still_revokes() {
+async fn disabled_cache_validates_every_request_and_still_revokes() {
     let probe = Probe::new();
     let cache = SessionCache::builder().enabled(false).build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
@@ -767,7 +767,7 @@ async fn a_cache_that_is_turned_off_validates_every_request_and_still_revokes() 
 }
 
 #[tokio::test]
-async fn tokens_come_from_where_the_source_says() {
+async fn token_is_read_from_the_configured_source() {
     let name = HeaderName::from_static("x-session");
     let layer = SessionCacheLayer::new(cache(), Probe::new())
         .with_token_source(TokenSource::header(name.clone()));
@@ -777,7 +777,7 @@ async fn tokens_come_from_where_the_source_says() {
 }
 
 #[tokio::test]
-async fn the_inner_body_is_passed_through_whole() {
+async fn inner_body_frames_errors_and_trailers_pass_through() {
     use http_body::Frame;
     use http_body_util::{StreamBody, combinators::BoxBody};
 
@@ -806,7 +806,7 @@ async fn the_inner_body_is_passed_through_whole() {
 }
 
 #[test]
-fn the_public_types_go_where_services_go() {
+fn public_types_are_send_sync_and_clone() {
     fn goes<T: Send + Sync + Unpin + 'static>() {}
     fn clones<T: Clone + Send + Sync + 'static>() {}
     fn sends<T: Send>() {}

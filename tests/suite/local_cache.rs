@@ -84,7 +84,7 @@ fn of_tier(tier: &'static str) -> impl Fn(&str) -> Result<ValidatedSession, Vali
 }
 
 #[tokio::test]
-async fn a_local_hit_sends_no_command() {
+async fn local_hit_sends_no_redis_command() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let (cache, probe, layer) = node(&proxy.url(), local());
@@ -103,7 +103,7 @@ async fn a_local_hit_sends_no_command() {
 }
 
 #[tokio::test]
-async fn without_the_setting_nobody_listens() {
+async fn no_listener_runs_without_a_local_cache() {
     let redis = Redis::start();
     let (cache, _, layer) = node_of(builder(&redis.url()));
     until_served_by(&layer, "t", Origin::Redis).await;
@@ -120,7 +120,7 @@ async fn without_the_setting_nobody_listens() {
 
 /// Names of tokens and users as every setting makes them.
 #[tokio::test]
-async fn what_another_node_revokes_is_noticed_here() {
+async fn revocation_by_another_node_ends_local_hits() {
     use tower_session_cache::SecretKey;
 
     let secret = || SecretKey::from_bytes("s".repeat(32)).unwrap();
@@ -171,7 +171,7 @@ async fn what_another_node_revokes_is_noticed_here() {
 }
 
 #[tokio::test]
-async fn what_this_node_revokes_holds_at_once() {
+async fn own_revocation_ends_local_hits_immediately() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url(), local());
     for round in 0..20 {
@@ -191,7 +191,7 @@ async fn what_this_node_revokes_holds_at_once() {
 }
 
 #[tokio::test]
-async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
+async fn queued_revocation_ends_local_hits_immediately() {
     for by_user in [true, false] {
         let redis = Redis::start();
         let short = Duration::from_millis(100);
@@ -221,7 +221,7 @@ async fn a_revocation_that_waits_for_redis_holds_here_at_once() {
 }
 
 #[tokio::test]
-async fn what_the_peer_does_is_noticed_here() {
+async fn changes_by_the_python_service_reach_the_local_cache() {
     let redis = Redis::start();
     let peer = Peer(&redis);
     let (_, probe, layer) = node(&redis.url(), local());
@@ -266,7 +266,7 @@ fn peers_ada() -> UserData {
 }
 
 #[tokio::test]
-async fn of_revocations_only_nothing_is_kept_that_the_peer_can_delete() {
+async fn revocations_only_keeps_no_foreign_records() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let (cache, _, layer) = node(&proxy.url(), local().revocations_only());
@@ -281,7 +281,7 @@ async fn of_revocations_only_nothing_is_kept_that_the_peer_can_delete() {
 }
 
 #[tokio::test]
-async fn a_lease_ends_by_the_clock_while_redis_is_frozen() {
+async fn lease_ends_by_the_clock_while_redis_is_frozen() {
     let redis = Redis::start();
     let clock = ManualClock::new();
     let short = Duration::from_millis(100);
@@ -299,7 +299,7 @@ async fn a_lease_ends_by_the_clock_while_redis_is_frozen() {
 }
 
 #[tokio::test]
-async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
+async fn frozen_redis_suspends_local_hits_until_it_resumes() {
     let redis = Redis::start();
     let short = Duration::from_millis(100);
     let builder = builder_with(&redis.url(), short);
@@ -318,7 +318,7 @@ async fn a_frozen_redis_ends_local_hits_until_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_was_missed_between_two_connections_is_not_served() {
+async fn entry_revoked_between_two_connections_is_not_served() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let (cache, probe, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
@@ -382,7 +382,7 @@ async fn until_held(layer: &SessionCacheLayer<Probe>) -> Origin {
 }
 
 #[tokio::test]
-async fn what_changes_while_its_read_is_on_its_way_is_not_kept() {
+async fn read_overtaken_by_a_push_is_not_cached() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let (cache, _, layer) = node(&proxy.url(), local());
@@ -396,7 +396,7 @@ async fn what_changes_while_its_read_is_on_its_way_is_not_kept() {
 }
 
 #[tokio::test]
-async fn nor_is_what_changes_unheard_meanwhile() {
+async fn read_overlapping_a_listener_reconnect_is_not_cached() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     let (cache, _, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
@@ -420,7 +420,7 @@ async fn nor_is_what_changes_unheard_meanwhile() {
 /// Either of two rules is enough: what is read without a lease is not kept, and the epoch begins
 /// when Redis tracks.
 #[tokio::test]
-async fn nor_is_what_was_read_before_redis_tracked() {
+async fn read_before_tracking_started_is_not_cached() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
     proxy.hold_tracking(true);
@@ -439,7 +439,7 @@ async fn nor_is_what_was_read_before_redis_tracked() {
 /// As a Redis with I/O threads was seen to do it. By a clock that stands still but where it is
 /// advanced, so that it does not matter how long anything takes here.
 #[tokio::test]
-async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
+async fn pong_ahead_of_a_push_does_not_extend_the_lease_beyond_it() {
     // A heartbeat in two seconds.
     const LEASE: Duration = Duration::from_secs(16);
     let redis = Redis::start();
@@ -472,7 +472,7 @@ async fn one_pong_ahead_of_a_push_extends_no_lease_beyond_it() {
 }
 
 #[tokio::test]
-async fn a_listener_of_another_server_than_the_lookups_gives_no_lease() {
+async fn listener_on_a_different_server_gives_no_lease() {
     let (one, other) = (Redis::start(), Redis::start());
     let proxy = Proxy::start(one.port()).await;
     let (cache, probe, layer) = node(&proxy.url(), local_with_frequent_heartbeats());
@@ -493,7 +493,7 @@ async fn a_listener_of_another_server_than_the_lookups_gives_no_lease() {
 }
 
 #[tokio::test]
-async fn a_flush_empties_the_local_cache_as_well() {
+async fn flush_empties_the_local_cache() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url(), local());
     for command in ["FLUSHALL", "FLUSHDB"] {
@@ -516,7 +516,7 @@ async fn a_flush_empties_the_local_cache_as_well() {
 /// So it is documented as a loss of revocations; the day on which this fails is the day to promise
 /// more.
 #[tokio::test]
-async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() {
+async fn swapdb_is_not_pushed_and_restores_revoked_sessions() {
     let redis = Redis::start();
     let (cache, probe, layer) = node(&redis.url(), local());
     let swap = || redis.run::<()>(cmd("SWAPDB").arg(2).arg(3));
@@ -567,7 +567,7 @@ async fn a_swap_of_databases_is_not_heard_of_and_brings_back_what_was_revoked() 
 }
 
 #[tokio::test]
-async fn a_restart_begins_a_new_epoch() {
+async fn redis_restart_begins_a_new_epoch() {
     let mut redis = Redis::start();
     let builder = builder_with(&redis.url(), Duration::from_millis(500));
     let (cache, probe, layer) = node_of(builder.local_cache(local()));
@@ -592,7 +592,7 @@ async fn a_restart_begins_a_new_epoch() {
 
 /// Each way in which a server cannot tell us of changes, and how it is mended.
 #[tokio::test]
-async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
+async fn without_pushes_the_local_cache_is_off_and_logged_once() {
     let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
     let (log, layer) = (record_log(), node(&redis.url(), short()).2);
     until_warned(&layer, &log).await;
@@ -622,7 +622,7 @@ async fn without_pushes_every_session_is_looked_up_and_the_log_says_so_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_is_asked_ever_more_seldom() {
+async fn listener_backs_off_while_the_server_rejects_it() {
     let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
     let proxy = Proxy::start(redis.port()).await;
     let began = Instant::now();
@@ -663,7 +663,7 @@ impl SessionValidator for OnlyNew {
 
 /// Where no push of a record does it.
 #[tokio::test]
-async fn what_this_node_learns_anew_takes_the_place_of_its_entry() {
+async fn revalidated_session_replaces_the_local_entry() {
     let redis = Redis::start();
     let cache = builder(&redis.url())
         .local_cache(local().revocations_only())
@@ -710,7 +710,7 @@ async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::lo
 }
 
 #[tokio::test]
-async fn a_replica_gives_no_lease() {
+async fn replica_gives_no_lease() {
     let redis = Redis::start();
     let primary = Redis::start();
     let local = LocalCacheConfig::new(10).lease(Duration::from_millis(300));
@@ -730,7 +730,7 @@ async fn a_replica_gives_no_lease() {
 }
 
 #[tokio::test]
-async fn an_entry_outlives_neither_its_session_nor_its_record_nor_the_longest_age() {
+async fn entry_lifetime_is_bounded_by_session_record_and_max_age() {
     let redis = Redis::start();
     let seconds = Duration::from_secs;
     for (max_age, session_ends, served_at, not_at) in [
@@ -762,7 +762,7 @@ async fn an_entry_outlives_neither_its_session_nor_its_record_nor_the_longest_ag
 }
 
 #[tokio::test]
-async fn the_number_of_entries_is_bounded() {
+async fn number_of_local_entries_is_bounded() {
     let redis = Redis::start();
     let local = LocalCacheConfig::new(100).lease(LONG);
     let (cache, _, layer) = node(&redis.url(), local);
@@ -779,7 +779,7 @@ async fn the_number_of_entries_is_bounded() {
 }
 
 #[tokio::test]
-async fn the_listener_ends_with_the_last_handle() {
+async fn listener_ends_with_the_last_cache_handle() {
     let redis = Redis::start();
     let tasks = || {
         tokio::runtime::Handle::current()
@@ -799,7 +799,7 @@ async fn the_listener_ends_with_the_last_handle() {
 }
 
 #[test]
-fn a_cache_that_changes_its_runtime_listens_again() {
+fn listener_restarts_on_a_new_runtime() {
     let redis = Redis::start();
     let (_, _, layer) = node(
         &redis.url(),
@@ -816,7 +816,7 @@ fn a_cache_that_changes_its_runtime_listens_again() {
 }
 
 #[test]
-fn settings_that_make_no_sense_are_named() {
+fn invalid_local_cache_settings_are_rejected() {
     let build = |local: LocalCacheConfig| {
         let builder = builder("redis://127.0.0.1:1").local_cache(local);
         builder.build().unwrap_err().to_string()

@@ -19,7 +19,7 @@ use crate::support::{
 const NODES: usize = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_revoked_is_served_from_memory_beyond_a_lease() {
+async fn revoked_session_is_not_served_locally_beyond_a_lease() {
     let steady = Settings {
         name: "local, steady",
         nodes: NODES,
@@ -31,7 +31,7 @@ async fn nothing_revoked_is_served_from_memory_beyond_a_lease() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nor_while_listeners_are_cut_and_redis_freezes_forgets_and_restarts() {
+async fn lease_bounds_revoked_local_hits_across_redis_failures() {
     let chaos = Settings {
         name: "local, chaos",
         nodes: NODES,
@@ -45,7 +45,7 @@ async fn nor_while_listeners_are_cut_and_redis_freezes_forgets_and_restarts() {
 /// From the return of a revocation on one node to the first refusal of another: figures to read,
 /// and the bound that no machine is too slow for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_other_node_hears_of_it_within_a_lease() {
+async fn revocation_reaches_another_node_within_a_lease() {
     const LEASE: Duration = Duration::from_secs(1);
     let redis = Redis::start();
     let cache = |local: bool| {

@@ -79,7 +79,7 @@ fn source(path: &str) -> String {
 }
 
 #[test]
-fn dashboard_and_page_name_what_there_is_and_nothing_else() {
+fn dashboard_and_docs_list_exactly_the_metrics() {
     let names = Names::default();
     with_local_recorder(&names, || {
         SessionCache::builder()
@@ -122,7 +122,7 @@ fn read(text: &str) -> BTreeMap<String, f64> {
 }
 
 #[tokio::test]
-async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
+async fn metrics_equal_stats_and_contain_no_private_data() {
     let recorder = PrometheusBuilder::new()
         .set_buckets(&[0.1, 1.0])
         .unwrap()
@@ -274,7 +274,7 @@ async fn metrics_and_stats_are_the_same_counts_and_name_nobody() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_left_alone_shows_and_so_does_what_waits_for_it() {
+async fn open_breaker_and_queued_revocations_appear_in_stats() {
     let recorder = PrometheusBuilder::new().build_recorder();
     let redis = Redis::start();
     let builder = SessionCache::builder().redis(redis.url()).unwrap();
@@ -301,7 +301,7 @@ async fn a_redis_that_is_left_alone_shows_and_so_does_what_waits_for_it() {
 }
 
 #[tokio::test]
-async fn the_example_serves_them_to_prometheus() {
+async fn server_example_serves_metrics_to_prometheus() {
     let mut server = start(&[]);
     let url = url(&mut server);
     let client = http();
