@@ -1,4 +1,4 @@
-//! The ACL rules that the documentation lists are enough, and none of them is too many.
+//! The ACL rules listed in the documentation are sufficient, and each of them is required.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::support::{
     soon,
 };
 
-/// A primary with a replica, and a user of these rules.
+/// A primary with a replica, and a Redis user with the given ACL rules.
 struct Guarded {
     primary: Redis,
     _replica: Redis,
@@ -39,7 +39,7 @@ impl Guarded {
         SessionCache::builder().redis(redis).unwrap()
     }
 
-    /// So long as its checkout timeout a lookup waits where there is never a connection.
+    /// If no connection can be made, a lookup waits for `checkout_timeout`; `node` sets a short one.
     fn config(&self, rules: &[String]) -> RedisConfig {
         let mut set = cmd("ACL");
         set.arg("SETUSER").arg("sessions").arg("reset").arg(rules);
@@ -53,14 +53,14 @@ impl Guarded {
             .wait_for_replicas(1, Duration::from_secs(20))
     }
 
-    /// What was denied.
+    /// The entries of `ACL LOG`: the commands and keys that were denied.
     fn denied(&self) -> Vec<String> {
         let log: Vec<Vec<bb8_redis::redis::Value>> = self.primary.run(cmd("ACL").arg("LOG"));
         log.iter().map(|entry| format!("{entry:?}")).collect()
     }
 }
 
-/// All that a node does; or what of it does not work.
+/// Does everything that a node does; returns an error that names what does not work.
 async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'static str> {
     let log = record();
     let local = LocalCacheConfig::new(100).lease(Duration::from_secs(20));
@@ -80,7 +80,7 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
     for layer in [&layer, &of_machines] {
         ask(layer, "t").await.unwrap();
         if with_local {
-            let waited = soon("a lease, or a word about it", async {
+            let waited = soon("a lease, or the log line that there is none", async {
                 while cache.stats().lease_age.is_none() {
                     if log.text().contains("the local cache is off") {
                         return Err("no lease");
@@ -90,11 +90,11 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
                 Ok(())
             });
             waited.await?;
-            // What was filled before is looked up once more.
+            // A session that was filled before the lease is looked up once more.
             ask(layer, "t").await.unwrap();
             ask(layer, "t").await.unwrap();
         }
-        // The shortcut takes a lookup before.
+        // The `MGET` shortcut is used only after an earlier lookup.
         for _ in 0..3 {
             if ask(layer, "t").await.unwrap().1 != cached {
                 return Err("nothing is served from the cache");
@@ -112,12 +112,12 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
             .replicas()
         {
             Some(1) => {}
-            _ => return Err("no replica has it"),
+            _ => return Err("no replica has the revocation"),
         }
     }
     match cache.health_check().await.redis {
         RedisHealth::Up => Ok(()),
-        _ => Err("it is not healthy"),
+        _ => Err("the health check does not report Redis as up"),
     }
 }
 
@@ -130,7 +130,7 @@ async fn documented_acl_rules_are_sufficient_and_each_is_required() {
         assert_eq!(works(guarded.node(&rules), with_local).await, Ok(()));
         assert_eq!(guarded.denied(), [""; 0]);
     }
-    // Without a local cache it takes less.
+    // Without a local cache fewer rules are required.
     let less: Vec<_> = rules
         .iter()
         .filter(|rule| !matches!(&***rule, "+client|tracking" | "~session_listener:*"))
@@ -148,7 +148,7 @@ async fn documented_acl_rules_are_sufficient_and_each_is_required() {
             .filter(|rule| *rule != grant)
             .cloned()
             .collect();
-        // Only without a local cache every lookup reaches Redis.
+        // Start without a local cache: only then does every lookup reach Redis.
         let works = match works(guarded.node(&without), false).await {
             Ok(()) => works(guarded.node(&without), true).await,
             failed => failed,
@@ -158,7 +158,7 @@ async fn documented_acl_rules_are_sufficient_and_each_is_required() {
     }
 }
 
-/// A user that lacks something is told of in one line that says where to look.
+/// If the Redis user lacks a permission, one log line names the page to read.
 #[tokio::test]
 async fn missing_acl_rule_logs_one_warning_with_the_docs_page() {
     let guarded = Guarded::start();
@@ -167,7 +167,7 @@ async fn missing_acl_rule_logs_one_warning_with_the_docs_page() {
     let builder = SessionCache::builder().redis(guarded.config(&rules));
     let cache = builder.unwrap().build().unwrap();
     let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
-    soon("Redis to be left alone", async {
+    soon("the circuit breaker to open", async {
         while !cache.stats().redis_circuit_open {
             ask(&layer, "t").await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! The Appwrite validator against a server that answers as Appwrite does, over real HTTP.
+//! The Appwrite validator against a server that responds as Appwrite does, over real HTTP.
 
 use std::{
     error::Error as StdError,
@@ -39,7 +39,7 @@ impl World {
         appwrite.add_user(ID, EMAIL, PASSWORD);
         let token = appwrite.issue(ID);
         let builder = AppwriteValidator::builder(appwrite.endpoint(), appwrite.project_id());
-        let validator = set(builder).build().expect("the mock's settings are fine");
+        let validator = set(builder).build().expect("the mock's settings are valid");
         Self {
             appwrite,
             validator,
@@ -51,7 +51,7 @@ impl World {
         self.validator.validate(session_token(&self.token)).await
     }
 
-    /// Validates with a fault, and looks for secrets in what comes back.
+    /// Validates while a fault is set, and checks that the error contains no secrets.
     async fn failure(&self) -> ValidationError {
         let error = self.validate().await.expect_err("a fault");
         self.assert_discreet(&error);
@@ -67,7 +67,7 @@ impl World {
         }
         let secrets = [&self.token, EMAIL, PASSWORD, "http://"];
         for secret in secrets {
-            assert!(!text.contains(secret), "{secret} shows in {text}");
+            assert!(!text.contains(secret), "{secret} appears in {text}");
         }
     }
 }
@@ -118,7 +118,7 @@ async fn valid_session_yields_user_and_expiry() {
         .expect("a time");
     let token = session_token(&world.appwrite.issue_until(ID, expires));
 
-    // The first answer has a date in another format than the second.
+    // The first response has a date in a different format than the second.
     for _ in 0..2 {
         let session = world
             .validator
@@ -185,7 +185,7 @@ async fn unknown_project_is_a_misconfiguration() {
     assert_eq!(error.kind(), MISCONFIGURED);
     let source = error.source().expect("a source").to_string();
     assert!(source.contains("APPWRITE_PROJECT_ID"), "{source}");
-    // The mock complains of the wrong project, twice.
+    // The mock reports the wrong project twice, once for each call.
     let violations = world.appwrite.violations();
     assert_eq!(violations.len(), 2, "{violations:?}");
     std::mem::forget(world);
@@ -263,7 +263,7 @@ async fn each_response_maps_to_its_error_kind() {
     }
     assert!(
         world.validate().await.is_ok(),
-        "no fault leaves anything behind"
+        "a fault must not affect later validations"
     );
 }
 
@@ -379,12 +379,12 @@ async fn refused_connection_is_unavailable() {
     let error = validator
         .validate(session_token("s3cr3t"))
         .await
-        .expect_err("nobody there");
+        .expect_err("connection refused");
     assert_eq!(error.kind(), UNAVAILABLE);
     let error = validator
         .login(EMAIL, PASSWORD)
         .await
-        .expect_err("nobody there");
+        .expect_err("connection refused");
     assert_eq!(error.kind(), AppwriteErrorKind::Transport);
     assert!(error.source().is_some());
 }
@@ -413,10 +413,10 @@ async fn responses_with_mismatched_users_are_not_a_session() {
         raw(200, &body)
     };
     let table = [
-        // Only one of the two is about another user.
+        // Only one of the two responses is about another user.
         (account("u2"), session(ID)),
         (account(ID), session("u2")),
-        // Both are, but the token says otherwise.
+        // Both are about another user than the one that the token names.
         (account("u2"), session("u2")),
     ];
     for (on_account, on_session) in table {
@@ -425,7 +425,7 @@ async fn responses_with_mismatched_users_are_not_a_session() {
         assert_eq!(world.failure().await.kind(), UNAVAILABLE);
     }
 
-    // A token that does not name anyone is fine with any user, if both answers agree.
+    // A token that names no user is accepted with any user if both responses agree.
     let opaque = session_token("opaque");
     let found = world
         .validator
@@ -582,8 +582,11 @@ async fn login_creates_a_session_that_logout_ends() {
         .validator
         .logout(&login.token)
         .await
-        .expect("gone already");
-    assert!(world.validate().await.is_ok(), "the other session lives");
+        .expect("a second logout succeeds");
+    assert!(
+        world.validate().await.is_ok(),
+        "the other session is still valid"
+    );
 }
 
 #[tokio::test]
@@ -680,7 +683,11 @@ async fn failed_logout_reports_the_error_kind() {
     ];
     for fault in gone {
         world.appwrite.fault(Endpoint::Logout, fault);
-        world.validator.logout(&token).await.expect("it is gone");
+        world
+            .validator
+            .logout(&token)
+            .await
+            .expect("the session has ended already");
     }
     let table = [
         (Fault::Html(401), AppwriteErrorKind::UnexpectedResponse),

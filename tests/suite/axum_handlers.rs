@@ -1,4 +1,4 @@
-//! The extractors and responses of the feature `axum`, and axum's own server.
+//! The extractors and responses of the feature `axum`, and the layer in axum's own server.
 
 use std::net::SocketAddr;
 

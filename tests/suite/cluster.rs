@@ -1,5 +1,5 @@
-//! A real Redis Cluster behind the cache: what it takes, what holds while slots move, and what is
-//! left when a primary is killed.
+//! The cache with a real Redis Cluster: round trips and settings, the guarantees while slots move,
+//! and the behavior when a primary freezes or is killed.
 
 use std::{
     collections::HashMap,
@@ -32,13 +32,13 @@ use crate::support::{
 
 type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
 
-/// So many sessions, on all primaries.
+/// Number of sessions, enough to be on all primaries.
 const TOKENS: usize = 24;
 
-/// Longer than any test takes: what is noticed within it was pushed.
+/// Longer than any test takes, so a change that is noticed within it was pushed.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Given up soon, but not by a machine that is only slow.
+/// Short, so that a failed node is replaced soon, but long enough for a slow machine.
 const NODE_TIMEOUT: Duration = Duration::from_secs(3);
 
 fn builder(urls: Vec<String>) -> SessionCacheBuilder {
@@ -71,7 +71,7 @@ fn node(cluster: &Cluster) -> Node {
     node_of(builder(cluster.urls()))
 }
 
-/// `ada-1` is Ada's.
+/// The part before the first hyphen: the user of `ada-1` is `ada`.
 fn user_of(token: &str) -> &str {
     token.split('-').next().unwrap()
 }
@@ -86,7 +86,7 @@ async fn origin(layer: &SessionCacheLayer<Probe>, text: &str) -> Origin {
     origin
 }
 
-/// Asks until the session is served from the cache.
+/// Sends requests until the session is served from Redis.
 async fn until_cached(layer: &SessionCacheLayer<Probe>, text: &str) {
     soon("a hit", async {
         while origin(layer, text).await != Origin::Redis {
@@ -102,7 +102,7 @@ async fn all_cached(layer: &SessionCacheLayer<Probe>) {
     }
 }
 
-/// A token whose keys are on the first of these nodes, and its user's mark on the second.
+/// A token whose keys are on node `keys`, and its user's mark on node `mark`.
 fn token_on(cluster: &Cluster, keys: usize, mark: usize) -> String {
     let texts = (0..10_000).map(|n| format!("guest{n}-token"));
     let owner_of = |key: &str| cluster.owner_of(key);
@@ -139,7 +139,11 @@ async fn session_revoked_on_one_node_is_not_served_by_another() {
     for (n, text) in tokens().iter().enumerate() {
         assert_eq!(origin(&layer, text).await, Origin::Validator);
         assert_eq!(origin(&there, text).await, Origin::Redis);
-        assert_eq!(origin(&there, text).await, Origin::Redis, "by the shortcut");
+        assert_eq!(
+            origin(&there, text).await,
+            Origin::Redis,
+            "by the `MGET` shortcut"
+        );
         let _ = match n % 3 {
             0 => here.invalidate_token(&token(text)).await,
             1 => here.invalidate_user(user_of(text)).await,
@@ -158,11 +162,11 @@ async fn session_revoked_on_one_node_is_not_served_by_another() {
 }
 
 #[tokio::test]
-async fn validation_overtaken_by_a_revocation_is_repeated() {
+async fn validation_overtaken_by_another_node_is_repeated() {
     let cluster = Cluster::start();
     let ((_, probe, layer), (other, ..)) = (node(&cluster), node(&cluster));
     for (n, text) in tokens().into_iter().enumerate() {
-        // Met for the first time, and known from before.
+        // First with a token that this node does not know, then with a known one.
         for _ in 0..2 {
             let calls = probe.calls();
             probe.hold();
@@ -200,7 +204,7 @@ async fn validation_overtaken_by_a_logout_is_rejected() {
     }
 }
 
-/// Sealed, under a pepper that is being changed, with a prefix and in a namespace.
+/// Records have a key prefix and a namespace, and pepper and sealing key are being rotated.
 #[tokio::test]
 async fn records_are_found_with_prefix_pepper_and_sealing() {
     let cluster = Cluster::start();
@@ -234,7 +238,7 @@ async fn records_are_found_with_prefix_pepper_and_sealing() {
             assert_eq!(
                 origin(&there, text).await,
                 Origin::Redis,
-                "by its previous name"
+                "under its previous key"
             );
         }
         let calls = probe.calls();
@@ -249,7 +253,7 @@ async fn records_are_found_with_prefix_pepper_and_sealing() {
         assert_eq!(
             ask(&layer, text).await.unwrap_err(),
             401,
-            "under both names"
+            "revoked under both keys"
         );
     }
     let all = cluster.nodes.iter().flat_map(Redis::keys);
@@ -273,7 +277,7 @@ async fn python_service_and_crate_read_each_others_records() {
         let calls = probe.calls();
         assert_eq!(origin(&layer, &text).await, Origin::Validator);
         assert_eq!(probe.calls(), calls + 1);
-        // Ours carries what the peer reads, under the name where it looks.
+        // The native record has the members and the key that the Python service reads.
         let ours: serde_json::Value = serde_json::from_str(&cluster.get(&key).unwrap()).unwrap();
         assert_eq!(ours["user_id"], user_of(&text));
         let _ = cache.invalidate_token(&token(&text)).await.unwrap();
@@ -281,8 +285,8 @@ async fn python_service_and_crate_read_each_others_records() {
     }
 }
 
-/// The commands that a lookup sends, wave by wave: none of the next is sent before the one before
-/// is answered.
+/// Checks the commands that a lookup sends, wave by wave: a wave is sent only after the replies to
+/// the previous one.
 async fn waves(
     proxies: &[Proxy],
     waves: &[&[&str]],
@@ -301,7 +305,7 @@ async fn waves(
     let mut seen = Vec::new();
     let mut more = || {
         let commands = proxies.iter().flat_map(Proxy::commands);
-        // The rest are those of who watches the cluster.
+        // The others are sent by the task that watches the cluster.
         seen.extend(commands.filter(|name| !["CLUSTER", "INFO"].contains(&name.as_str())));
         seen.clone()
     };
@@ -317,9 +321,9 @@ async fn waves(
         for proxy in proxies {
             proxy.let_commands_go();
         }
-        // What asks about the cluster waits as well, and keeps nobody waiting.
+        // Commands about the cluster are held as well, and no lookup waits for them.
     }
-    let found = soon("an answer", async {
+    let found = soon("the result of the lookup", async {
         while !lookup.is_finished() {
             for proxy in proxies {
                 proxy.let_commands_go();
@@ -362,7 +366,7 @@ async fn hit_takes_one_round_trip_if_user_is_known_and_two_otherwise() {
     let patient = || builder_of(config(urls.clone()).timeout(LONG));
     let ((_, _, layer), (_, probe, there)) = (node_of(patient()), node_of(patient()));
     all_cached(&layer).await;
-    // Connected, and its scripts loaded.
+    // Now the second node is connected and has loaded its scripts.
     origin(&there, "other-token").await;
     let calls = probe.calls();
     for text in tokens().into_iter().take(8) {
@@ -406,7 +410,8 @@ fn errors(cluster: &Cluster, name: &str) -> u64 {
     cluster.nodes.iter().map(count).sum()
 }
 
-/// The slot of the token's keys is on its way: the record is still here, what is new is there.
+/// The slot of the token's keys is being moved: the record is still on the old node, and new keys
+/// are written to the new one.
 #[tokio::test]
 async fn token_is_revoked_while_its_slot_moves() {
     let cluster = Cluster::start();
@@ -430,8 +435,16 @@ async fn token_is_revoked_while_its_slot_moves() {
             errors(&cluster, "TRYAGAIN") > refused,
             "both keys in one command"
         );
-        assert_eq!(cluster.keys_in(moved.from, slot), 0, "the record has gone");
-        assert_eq!(cluster.keys_in(moved.to, slot), 1, "and the tombstone come");
+        assert_eq!(
+            cluster.keys_in(moved.from, slot),
+            0,
+            "the record is deleted"
+        );
+        assert_eq!(
+            cluster.keys_in(moved.to, slot),
+            1,
+            "the tombstone is written"
+        );
         cluster.end_move(moved);
         cluster.until_whole();
         if n % 2 == 0 {
@@ -443,7 +456,7 @@ async fn token_is_revoked_while_its_slot_moves() {
     assert_eq!(here.stats().redis_errors, 0);
 }
 
-/// Each stage of a move of the token's keys and of its user's mark.
+/// Covers each stage of a move of the slot of the token's keys, and of that of its user's mark.
 #[tokio::test]
 async fn slot_move_fails_no_request_and_serves_nothing_revoked() {
     let cluster = Cluster::start();
@@ -500,7 +513,7 @@ async fn frozen_primary_does_not_affect_the_other_primaries() {
     for _ in 0..5 {
         assert_eq!(origin(&impatient, &frozen).await, Origin::Validator);
     }
-    // The patient one waits for nothing that is on another primary.
+    // The node with the long timeout does not wait for keys on another primary.
     assert_eq!(origin(&layer, &fine).await, Origin::Redis);
     until_cached(&impatient, &fine).await;
     assert!(!node.stats().redis_circuit_open);
@@ -510,13 +523,13 @@ async fn frozen_primary_does_not_affect_the_other_primaries() {
     cluster.nodes[0].resume();
     until_cached(&impatient, &frozen).await;
     until("the delivery", || node.stats().queued_revocations == 0).await;
-    soon("all to answer", async {
+    soon("all primaries to reply", async {
         while node.health_check().await.redis != RedisHealth::Up {}
     })
     .await;
 }
 
-/// How long this machine kept a task waiting that wanted nothing, at most.
+/// Measures the longest time by which the machine delayed a task that only sleeps.
 struct Stalls {
     longest: Arc<Mutex<Duration>>,
     ends: Arc<AtomicBool>,
@@ -543,7 +556,7 @@ impl Stalls {
     }
 }
 
-/// With the default timeouts. What the machine itself delays a task by is none of this crate's.
+/// Uses the default timeouts. Delays caused by the machine itself are not counted as the crate's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_finish_within_two_seconds_during_a_failover() {
     let mut cluster = Cluster::planned(Plan {
@@ -610,8 +623,8 @@ async fn requests_finish_within_two_seconds_during_a_failover() {
     assert!(!cache.stats().redis_circuit_open);
 }
 
-/// Redis acknowledges what it may lose: the replica that takes over has the record, and not what
-/// revoked it.
+/// Redis acknowledges writes that it may lose: the promoted replica has the record, but not the
+/// tombstone or mark that revoked it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
     for lost in [
@@ -624,7 +637,8 @@ async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
             ..Plan::default()
         });
         let (cache, probe, layer) = node(&cluster);
-        // Another node's, of which this one is told by Redis alone. It is connected by then.
+        // Another node revokes, so this one learns of it from Redis alone. That node is connected
+        // before the failover.
         let (revoker, _, connected) = node(&cluster);
         all_cached(&connected).await;
         let text = match lost {
@@ -634,7 +648,7 @@ async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
         let mut request = None;
         let is_new = lost.ends_with("first time");
         if is_new {
-            // All primaries are connected.
+            // Now this node is connected to all primaries.
             all_cached(&layer).await;
             probe.hold();
             let (at, asked) = (layer.clone(), text.clone());
@@ -657,8 +671,8 @@ async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
         });
         cluster.until_whole();
         if let Some(request) = request {
-            // It has met who took over, and would store what it has validated.
-            soon("all to answer", async {
+            // The node is now connected to the promoted replica, and would store what it validated.
+            soon("all primaries to reply", async {
                 while cache.health_check().await.redis != RedisHealth::Up {}
             })
             .await;
@@ -669,11 +683,11 @@ async fn revocation_lost_in_a_failover_does_not_revive_the_session() {
             assert_eq!(lost, None);
             assert!(
                 cluster.get(&session_key(&text)).is_some(),
-                "it has come back"
+                "the record has come back"
             );
         }
         let mark = mark_key(user_of(&text));
-        assert_eq!(cluster.get(&mark), None, "it has gone");
+        assert_eq!(cluster.get(&mark), None, "the mark is lost");
         let (_, probe, other) = node(&cluster);
         assert_eq!(origin(&other, &text).await, Origin::Validator, "{lost}");
         assert_eq!(probe.calls(), 1);
@@ -701,7 +715,7 @@ async fn local_cache_tracks_every_primary_even_without_slots() {
         ..Plan::default()
     });
     let (revoker, ..) = node(&cluster);
-    // The move of a slot is noticed at a heartbeat, an eighth of this later.
+    // The move of a slot is noticed at a heartbeat, and heartbeats are an eighth of this lease apart.
     let (cache, probe, layer) = local_node(&cluster, Duration::from_secs(20));
     for text in tokens() {
         until_local(&layer, &text).await;
@@ -729,9 +743,10 @@ async fn local_cache_tracks_every_primary_even_without_slots() {
     assert_eq!(
         cache.stats().local_resets,
         epochs,
-        "it heard of them, and lost nothing"
+        "the pushes arrived, and no connection was lost"
     );
-    // A move to the one that had none before begins a new epoch, and is heard as well.
+    // A move to the primary that had no slots begins a new epoch. Revocations of the moved slot are
+    // received as well.
     let text = &tokens()[0];
     let slot = cluster.slot(&session_key(text));
     let moved = cluster.begin_move(slot, 6);
@@ -788,14 +803,14 @@ async fn unusable_seed_nodes_do_not_fail_requests() {
     let queued = cache.invalidate_user("ada").await.unwrap_err();
     assert_eq!(queued.kind(), RevokeErrorKind::Queued);
 
-    // One that is no cluster tells of none.
+    // A server without cluster mode does not describe a cluster.
     let server = Redis::start();
     let url = format!("redis://127.0.0.1:{}", server.port());
     let (cache, _, layer) = node_of(builder(vec![url]));
     assert_eq!(origin(&layer, "ada-1").await, Origin::Validator);
     assert!(cache.stats().redis_circuit_open);
 
-    // Any node that answers tells of all, a replica too.
+    // Any node that replies describes the whole cluster, even a replica.
     let cluster = Cluster::start();
     let (_, _, layer) = node_of(builder(vec![nowhere, cluster.nodes[4].url()]));
     for text in tokens() {
@@ -824,7 +839,7 @@ fn invalid_cluster_urls_are_rejected_with_a_hint() {
         text.contains("user, password or TLS") && !text.contains("s3cr3t"),
         "{text}"
     );
-    // Or the second would be found without TLS, by way of the first.
+    // Otherwise the second node would be discovered through the first and used without TLS.
     assert!(refused(&["redis://10.0.0.1:6379", "rediss://10.0.0.2:6379"]).contains("TLS"));
     let urls = [
         "redis://:s3cr3t@10.0.0.1:6379",
@@ -837,7 +852,7 @@ fn invalid_cluster_urls_are_rejected_with_a_hint() {
     file.redis_db = 7;
     assert!(
         builder.config(&file).build().is_ok(),
-        "a cluster has no such number"
+        "`redis_db` is ignored for a cluster"
     );
 }
 
@@ -876,7 +891,7 @@ async fn password_of_the_urls_applies_to_all_nodes() {
     assert!(cache.stats().redis_circuit_open);
 }
 
-/// Replaces the user that the nodes under test are.
+/// Replaces the ACL rules of the Redis user that the nodes under test log in as.
 fn allow(cluster: &Cluster, rules: &[String]) {
     for node in &cluster.nodes {
         let mut set = cmd("ACL");
@@ -886,7 +901,7 @@ fn allow(cluster: &Cluster, rules: &[String]) {
     }
 }
 
-/// What any of the nodes has denied since.
+/// What the nodes of the cluster have denied since then.
 fn denied(cluster: &Cluster) -> Vec<Value> {
     let logs = cluster.nodes.iter();
     logs.flat_map(|node| node.run::<Vec<Value>>(cmd("ACL").arg("LOG")))
@@ -936,13 +951,13 @@ async fn tls_cluster_works_with_documented_acl_rules_each_required() {
         let clients: String = node.run(cmd("CLIENT").arg("LIST"));
         let over_tls = format!("laddr=127.0.0.1:{port} ");
         let count = clients.lines().filter(|it| it.contains(&over_tls)).count();
-        // All but the one that asks.
+        // All clients except the one that sends `CLIENT LIST`.
         assert_eq!(count, clients.lines().count() - 1, "{clients}");
-        // Two links of each, and the listener.
+        // Two connections of each node under test, and the listener.
         assert!(count >= 5, "{clients}");
     }
 
-    // One that refuses writes is tried by a key of its own.
+    // A primary that rejects writes is probed with a key in its own slots.
     let (keys, text) = (1, token_on(&cluster, 1, 2));
     let replicas = |wanted: u8| {
         let mut set = cmd("CONFIG");
@@ -958,7 +973,7 @@ async fn tls_cluster_works_with_documented_acl_rules_each_required() {
     replicas(0);
     until_cached(&layer, &text).await;
 
-    // One that asks for a slot on its way.
+    // A slot that is being moved requires `ASKING`.
     let text = token_on(&cluster, 2, 1);
     let moved = cluster.begin_move(cluster.slot(&session_key(&text)), 0);
     assert_eq!(origin(&layer, &text).await, Origin::Validator);

@@ -1,4 +1,5 @@
-//! The layer among others: what each order means, and ways to put it into an application.
+//! The layer combined with other layers: the effect of each order, and ways to add it to an
+//! application.
 
 use std::{
     convert::Infallible,
@@ -105,9 +106,13 @@ async fn inner_trace_layer_sees_the_user_but_not_the_token() {
     for token in [Some("good"), Some("invalid"), None] {
         let _ = call(&app, "/", token).await;
     }
-    assert_eq!(*seen.lock().unwrap(), ["ada"], "nothing of the refused");
+    assert_eq!(
+        *seen.lock().unwrap(),
+        ["ada"],
+        "rejected requests are not seen"
+    );
 
-    // The one that prints all headers: inside, the layer has marked the token's.
+    // This one logs all headers. Inside the layer the header of the token is marked as sensitive.
     let trace = || {
         let span = DefaultMakeSpan::new().level(Level::INFO);
         TraceLayer::new_for_http().make_span_with(span.include_headers(true))
@@ -116,7 +121,7 @@ async fn inner_trace_layer_sees_the_user_but_not_the_token() {
     assert_eq!(status(&app, "/", Some("good")).await, 200);
     assert!(log.text().contains(r#""authorization": Sensitive"#));
     assert!(!log.text().contains("Bearer good"));
-    // As the documentation warns.
+    // Outside of the layer the token is logged, as the documentation warns.
     let app = routes().layer(layer()).layer(trace());
     assert_eq!(status(&app, "/", Some("good")).await, 200);
     assert!(log.text().contains("Bearer good"));
@@ -143,12 +148,12 @@ async fn outer_cors_layer_answers_preflight_without_a_session() {
     assert_eq!(answer.status(), StatusCode::OK);
     let allowed = &answer.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS];
     assert_eq!(allowed, "authorization");
-    // A page may read why it was refused.
+    // A web page may read the reason of a rejection.
     let answer = call(&app, "/", None).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
 
-    // The wrong way round a browser never gets to ask; only `optional` lets it through.
+    // In the wrong order the preflight is rejected; only `optional` lets it pass.
     let app = routes().layer(cors.clone()).layer(layer());
     let answer = app.oneshot(preflight()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
@@ -174,7 +179,7 @@ async fn only_an_outer_timeout_includes_the_validation() {
     let cache = SessionCache::default();
     let outside = app.clone().layer(sessions(cache.clone())).layer(second);
     assert_eq!(status(&outside, "/", Some("good")).await, 504);
-    // The validation went on without the request, and the next one finds its answer.
+    // The validation continued without the request, and the next request uses its result.
     tokio::time::advance(Duration::from_secs(1)).await;
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(cache.stats().fills, 1);
@@ -208,7 +213,7 @@ async fn only_outer_compression_applies_to_rejections() {
             let encoded = answer.headers().contains_key(header::CONTENT_ENCODING);
             assert_eq!(encoded, token.is_some() || refusal_is_compressed);
 
-            // And for a client that understands it, it is the same text.
+            // A client that decompresses receives the same text.
             let client = DecompressionLayer::new().layer(app.clone());
             let request = self::request("/", token);
             let answer = client.oneshot(request).await.unwrap();
@@ -234,7 +239,7 @@ async fn user_of_a_trusted_outer_layer_is_kept() {
         .route("/session", get(async |_: SessionInfo| ()))
         .layer(layer().trust_outer_user())
         .layer(middleware::from_fn(certificate));
-    // Not even a token that would be refused or is malformed is looked at.
+    // The token is not read, even if it would be rejected or is malformed.
     for token in [None, Some("good"), Some("invalid"), Some("a,b")] {
         let mut request = request("/", token);
         let name = "machine-7".parse().unwrap();
@@ -286,7 +291,7 @@ async fn two_optional_layers_and_a_guard_accept_machines_and_people() {
             .trust_outer_user()
     };
     let app = routes()
-        // The guard stands innermost: by now everybody who can be known is.
+        // The guard is innermost: by then every user that can be identified is.
         .layer(middleware::from_extractor::<UserData>())
         .layer(of(&people, "people"))
         .layer(of(&machines, "machines"))
@@ -304,12 +309,17 @@ async fn two_optional_layers_and_a_guard_accept_machines_and_people() {
             assert_eq!(refused.headers()[header::WWW_AUTHENTICATE], challenge);
         }
     }
-    // Each was asked once about what it had to be: what the first one let in, never the second.
+    // Each token was validated once by each layer that saw it. A token that the first layer
+    // accepted never reached the second.
     assert_eq!((machines.calls(), people.calls()), (3, 2));
-    // Nor is anybody handed on while the first cannot tell.
+    // A token is not passed to the second layer while the first cannot validate it.
     assert_eq!(status(&app, "/", Some("keys-are-gone")).await, 503);
     assert_eq!(people.calls(), 2);
-    assert_eq!(status(&app, "/public", None).await, 500, "not behind it");
+    assert_eq!(
+        status(&app, "/public", None).await,
+        500,
+        "the route was added outside of the layers"
+    );
 }
 
 #[tokio::test]
@@ -357,7 +367,7 @@ async fn nested_routers_and_route_layers_protect_their_routes() {
     }
     assert_eq!(text(call(&app, "/optional/me", None).await).await, "-");
     assert_eq!(status(&app, "/health", None).await, 200);
-    // What is not there stays the router's matter, but for `layer` around the outermost.
+    // The router answers paths that do not exist, except where `layer` is around the outermost one.
     for prefix in ["/layer", "/route-layer"] {
         assert_eq!(status(&app, &format!("{prefix}/nothing"), None).await, 404);
     }
@@ -368,7 +378,7 @@ async fn nested_routers_and_route_layers_protect_their_routes() {
     let route_layer = guarded().route_layer(layer());
     assert_eq!(status(&route_layer, "/nothing", None).await, 404);
 
-    // Around everything, and once more inside: the second one has nothing left to do.
+    // The layer is around everything and once more inside. The inner one does no lookup.
     let probe = Probe::new();
     let cache = SessionCache::builder().build().unwrap();
     let sessions = SessionCacheLayer::new(cache.clone(), probe.clone());

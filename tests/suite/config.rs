@@ -1,4 +1,5 @@
-//! Configuration: what the existing service's section may say, and errors that say what to write.
+//! Configuration: the section that the Python service has, and errors that say what to write
+//! instead.
 
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ fn invalid_values_are_rejected_with_a_hint() {
     assert!(refused(|b| b.ttl(seconds(2)).negative_ttl(seconds(3))).contains("`negative_ttl`"));
 }
 
-/// Each of these is set and nothing else.
+/// Each of these settings is the only one that is set, so defaults must adapt to it.
 #[test]
 fn build_succeeds_with_any_single_valid_setting() {
     type Change = fn(SessionCacheBuilder) -> SessionCacheBuilder;
@@ -101,7 +102,7 @@ fn build_succeeds_with_any_single_valid_setting() {
             b.local_cache(local.max_age(Duration::from_nanos(1)))
         }),
         ("stale_if_error", |b| {
-            // It needs a local cache with Redis, which nothing else turns on.
+            // With Redis it needs a local cache, which is not on by default.
             let local = LocalCacheConfig::new(1);
             b.local_cache(local)
                 .stale_if_error(Duration::from_secs(3_593))

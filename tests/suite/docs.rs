@@ -6,8 +6,8 @@ fn source(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The public methods in a file's `impl` blocks of a type that give that type back, or a result of
-/// it: its setters.
+/// The setters of a type: the public methods in its `impl` blocks in this file that return the type,
+/// or a `Result` of it.
 fn setters(path: &str, of: &str) -> BTreeSet<String> {
     let text = source(path);
     let mut found = BTreeSet::new();
@@ -19,7 +19,7 @@ fn setters(path: &str, of: &str) -> BTreeSet<String> {
         let body = body.split("\n}\n").next().unwrap();
         for method in body.split("pub fn ").skip(1) {
             let signature = method.split(" {\n").next().unwrap();
-            // What is said about parameters' types has arrows of its own.
+            // The `where` clause may contain further arrows.
             let signature = signature.split("\n    where").next().unwrap();
             let answers = signature.rsplit("->").next().unwrap();
             if signature.contains("self") && answers.contains("Self") {

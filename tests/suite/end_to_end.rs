@@ -1,4 +1,4 @@
-//! An axum service, real HTTP, and Appwrite's HTTP API: the main job as its users meet it.
+//! The main use case end to end: an axum service, real HTTP, and Appwrite's HTTP API.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -110,10 +110,13 @@ async fn concurrent_requests_for_one_token_share_one_validation() {
             tokio::spawn(async move { service.bearer(&token).await.status() })
         })
         .collect();
-    until("all to wait", || service.cache.stats().misses == 300).await;
+    until("all requests to wait", || {
+        service.cache.stats().misses == 300
+    })
+    .await;
     drop(gate);
     for answer in answers {
-        assert_eq!(soon("an answer", answer).await.unwrap(), StatusCode::OK);
+        assert_eq!(soon("a response", answer).await.unwrap(), StatusCode::OK);
     }
     assert_eq!(service.idp.calls(Endpoint::Account), 1);
     assert_eq!(service.idp.calls(Endpoint::Session), 1);
@@ -154,7 +157,10 @@ async fn tier_in_user_preferences_is_ignored() {
         .edit_user("ada", |user| user.labels = vec!["pro".into()]);
     let answer = service.bearer(&service.idp.issue("ada")).await;
     let user: serde_json::Value = answer.json().await.unwrap();
-    assert_eq!(user["tier"], "pro", "labels are the server's");
+    assert_eq!(
+        user["tier"], "pro",
+        "labels are set by the server, not by the user"
+    );
 }
 
 #[tokio::test]
@@ -204,7 +210,7 @@ async fn logout_and_password_reset_take_effect_immediately() {
         assert_eq!(
             service.bearer(token).await.status(),
             StatusCode::OK,
-            "and nobody is locked out"
+            "a new login is not rejected"
         );
     }
     assert_eq!(service.idp.calls(Endpoint::Account), calls + 1);

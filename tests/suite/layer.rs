@@ -201,7 +201,7 @@ async fn retry_after_is_rounded_up_to_whole_seconds() {
 }
 
 #[tokio::test]
-async fn malformed_credentials_get_400_without_validation_in_both_modes() {
+async fn malformed_credentials_get_400_and_are_not_validated() {
     let long = format!("Bearer {}", "x".repeat(4097));
     let authorization: [(&[&[u8]], TokenError); 6] = [
         (&[b"Bearer"], TokenError::Empty),
@@ -507,7 +507,7 @@ async fn flood_of_invalid_tokens_evicts_no_session_and_is_bounded() {
 }
 
 #[tokio::test]
-async fn provider_cooldown_is_respected_and_cached_sessions_are_served() {
+async fn provider_cooldown_is_respected_and_cached_sessions_work() {
     let clock = ManualClock::new();
     let probe = Probe::new();
     let cache = SessionCache::builder()
