@@ -1,5 +1,5 @@
-//! The examples as a newcomer meets them: started with no settings, the server's printed lines
-//! pasted.
+//! The examples as a new user runs them: the server is started without settings, and the commands
+//! that it prints are pasted into a shell.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -27,7 +27,7 @@ use crate::support::{
     tls::{Authority, TlsRedis, is_spoken},
 };
 
-/// The statuses and the whole text of the printed lines, pasted into a shell.
+/// Runs the printed commands in a shell; returns the statuses and the whole output.
 fn paste(server: &mut Running) -> (Vec<String>, String) {
     let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
     let first = lines.next().unwrap().unwrap();
@@ -40,7 +40,7 @@ fn paste(server: &mut Running) -> (Vec<String>, String) {
         let line = line.unwrap();
         if line.starts_with("TOKEN=") || line.starts_with("curl ") {
             script += &line;
-            // An end of line of its own: not every body has one.
+            // Not every body ends with a newline, so one is added.
             script += "; echo\n";
         }
         if line.contains("/health") {
@@ -82,7 +82,11 @@ fn printed_commands_work_with_redis_and_queue_if_it_is_frozen() {
     let (statuses, text) = paste(&mut server);
     assert_eq!(statuses, ["200", "204", "401", "204", "200"], "{text}");
     assert!(text.contains(r#"{"redis":"up","status":"ok"}"#), "{text}");
-    assert_eq!(redis.listeners().len(), 1, "of the local cache");
+    assert_eq!(
+        redis.listeners().len(),
+        1,
+        "the local cache has one listener"
+    );
     drop(server);
     let keys = redis.keys();
     assert!(
@@ -148,7 +152,7 @@ fn printed_commands_work_with_a_redis_cluster() {
     let cluster = Cluster::start();
     let urls = cluster.urls()[..2].join(", ");
     let settings = [("REDIS_CLUSTER_URLS", urls.as_str())];
-    // A slow machine may need longer to find all primaries than the deadline of a revocation.
+    // A slow machine may need longer to discover all primaries than the timeout of a revocation.
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let (statuses, text) = paste(&mut start(&settings));
@@ -167,7 +171,7 @@ async fn me(url: &str, token: &str) -> Response {
     soon("a response", answer).await.unwrap()
 }
 
-/// Who answered for a session, or the status of a refusal.
+/// The origin of a session, or the status of a rejection.
 async fn origin(url: &str, token: &str) -> Result<String, StatusCode> {
     let answer = me(url, token).await;
     if answer.status() != StatusCode::OK {
@@ -201,7 +205,7 @@ async fn logout_ends_the_session_when_the_provider_throttles() {
     };
     idp.fault(Endpoint::Logout, throttled);
     assert_eq!(posted(&url, "/api/v1/auth/logout", &token).await, 503);
-    // Appwrite still knows the session, and is not asked about it.
+    // The session is still valid at Appwrite, but no further validation is made.
     assert_eq!(me(&url, &token).await.status(), 401);
     assert_eq!(idp.calls(Endpoint::Account), 1);
 }
@@ -241,17 +245,17 @@ async fn server_example_works_with_introspection() {
     for path in ["/api/v1/auth/login", "/api/v1/auth/reset-password"] {
         assert_eq!(posted(&url, path, "good").await, 404, "{path}");
     }
-    // The server has no call that ends a session, so the cache alone refuses the token.
+    // RFC 7662 has no call that ends a session, so only the cache rejects the token.
     assert_eq!(posted(&url, "/api/v1/auth/logout", "good").await, 204);
     assert_eq!(me(&url, "good").await.status(), 401);
     assert_eq!(idp.violations(), Vec::<String>::new());
 }
 
-/// A server that answers each client separately, as Keycloak does: the token `for-orders` is active
-/// for the client `orders` and inactive for every other one.
+/// An introspection server whose response depends on the client, as Keycloak's does: the token
+/// `for-orders` is active for the client `orders` and inactive for every other one.
 struct Realm {
     endpoint: String,
-    /// The clients that have asked; an empty name for a request without credentials.
+    /// The clients that have sent a request; an empty name for a request without credentials.
     clients: Arc<Mutex<Vec<String>>>,
 }
 
@@ -262,7 +266,7 @@ impl Realm {
         let introspect = async move |headers: HeaderMap, form: String| {
             let client = client(&headers);
             let is_active = form.contains(&format!("token=for-{client}&"));
-            // A secret that travels in the form would be a credential as well.
+            // Credentials must not be sent in the form either.
             assert!(!form.contains("client_"), "{form}");
             seen.lock().unwrap().push(client);
             Json(json!({ "active": is_active, "sub": "ada" }))
@@ -274,7 +278,8 @@ impl Realm {
         Self { endpoint, clients }
     }
 
-    /// A server of the example that asks as this client; as none if it has no name.
+    /// Starts the server example with the credentials of this client, or without credentials if the
+    /// name is empty.
     fn service(&self, client: &str, redis: &str) -> (Running, String) {
         let mut settings = vec![
             ("INTROSPECTION_ENDPOINT", self.endpoint.as_str()),
@@ -327,7 +332,7 @@ async fn services_with_different_clients_share_no_records() {
     for other in [&orders, &replica, &anonymous] {
         assert_eq!(me(other, "for-stock").await.status(), 401);
     }
-    // The refusals of the others have evicted nothing, and a revocation holds for all.
+    // Rejections by the other services evicted nothing, and a revocation applies to all.
     assert_eq!(origin(&orders, "for-orders").await, from("redis"));
     assert_eq!(origin(&stock, "for-stock").await, from("redis"));
     assert_eq!(
@@ -337,7 +342,7 @@ async fn services_with_different_clients_share_no_records() {
     assert_eq!(me(&stock, "for-stock").await.status(), 401);
 }
 
-/// What a server says that does not start.
+/// The error output of a server that does not start.
 fn complaint(settings: &[(&str, &str)]) -> String {
     let mut server = start(settings);
     let mut text = String::new();

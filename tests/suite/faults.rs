@@ -1,6 +1,6 @@
-//! Redis misbehaves in every way that we could think of, and so does the identity provider. For
-//! each: no request is answered wrongly or late, nothing is left behind, the cache is in use again
-//! by itself, and the log has one line for each change of state.
+//! Fault injection for Redis and for the identity provider. During each fault no response is wrong
+//! or late. Afterwards no connection or task is left behind, the cache is used again without
+//! intervention, and the log has one line for each change of state.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +21,10 @@ use crate::support::{
     soon, until,
 };
 
-/// Far more than any deadline here, and far less than a hang.
+/// Far longer than any timeout here, and far shorter than a hang.
 const LATE: Duration = Duration::from_secs(20);
 
-/// A node before a Redis that is about to fail, and what it was like before that.
+/// A node with a Redis that is about to fail, and the number of tasks before the fault.
 struct Scene {
     redis: Redis,
     proxy: Proxy,
@@ -51,7 +51,7 @@ impl Scene {
         let probe = Probe::answering(|text| match text.split_once('-') {
             Some(("bad", _)) => Err(ValidationError::invalid()),
             Some((user, _)) => Ok(session(user)),
-            None => panic!("{text:?} is no token of this test"),
+            None => panic!("{text:?} is not a token of this test"),
         });
         let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
         let log = record();
@@ -84,7 +84,7 @@ impl Scene {
         .await;
     }
 
-    /// Requests of all kinds while it lasts; answers how long the slowest took.
+    /// Sends requests of all kinds during the fault; returns the duration of the slowest.
     async fn requests(&self, when: &str) -> Duration {
         let mut slowest = Duration::ZERO;
         for round in 0..12 {
@@ -115,33 +115,38 @@ impl Scene {
         slowest
     }
 
-    /// It has ended by itself: the cache is in use, and nothing is left.
+    /// Asserts the recovery after the fault: the cache is used again, and no task or connection is
+    /// left.
     async fn over(&self, when: &str, changes: usize) {
         self.until_in_use(&format!("after-{when}")).await;
-        until("the flights to land", || {
+        until("all validations to finish", || {
             self.cache.stats().validations_in_flight == 0
         })
         .await;
         assert!(!self.cache.stats().redis_circuit_open);
         assert_eq!(self.changes(), (changes, changes), "{}", self.log.text());
         assert!(!self.log.text().contains("panicked"));
-        // Connections that were given up end when their server or its proxy lets them go.
-        soon("the connections and tasks to be as many as before", async {
-            loop {
-                let clients: String = self.redis.run(cmd("CLIENT").arg("LIST"));
-                let tasks = Handle::current().metrics().num_alive_tasks();
-                // Those that ask here come and go; Redis 8 with I/O threads lists them for a while.
-                let clients = clients.lines().filter(|line| !line.contains("cmd=client"));
-                if clients.count() <= 2 && tasks <= self.tasks {
-                    break;
+        // Abandoned connections end when the server or the proxy closes them.
+        soon(
+            "the number of connections and tasks to be as before",
+            async {
+                loop {
+                    let clients: String = self.redis.run(cmd("CLIENT").arg("LIST"));
+                    let tasks = Handle::current().metrics().num_alive_tasks();
+                    // The clients of this loop do not count. Redis 8 with I/O threads lists them for some
+                    // time after they have disconnected.
+                    let clients = clients.lines().filter(|line| !line.contains("cmd=client"));
+                    if clients.count() <= 2 && tasks <= self.tasks {
+                        break;
+                    }
+                    crate::support::pass().await;
                 }
-                crate::support::pass().await;
-            }
-        })
+            },
+        )
         .await;
     }
 
-    /// How often the log says that Redis went and came.
+    /// How often the log reports that Redis became unavailable and available again.
     fn changes(&self) -> (usize, usize) {
         let text = self.log.text();
         let count = |line| text.matches(line).count();
@@ -153,10 +158,10 @@ impl Scene {
 
     async fn until_skipped(&self) {
         let mut n = 0;
-        soon("Redis to be left alone", async {
+        soon("the circuit breaker to open", async {
             while !self.cache.stats().redis_circuit_open {
                 n += 1;
-                // A new one each time, whose lookup may well succeed.
+                // A new token each time; its lookup may succeed.
                 ask(&self.layer, &format!("dora-{n}")).await.unwrap();
             }
         })
@@ -165,16 +170,16 @@ impl Scene {
 
     async fn connections_under_way(&self) {
         let mut loads = 0;
-        until("two connections to be under way", || {
+        until("two connections to be in progress", || {
             let commands = self.proxy.commands();
             loads += commands.iter().filter(|name| *name == "SCRIPT").count();
-            // Six scripts each.
+            // Each connection loads six scripts.
             loads >= 12
         })
         .await;
     }
 
-    /// It is found out twice that Redis is not well yet.
+    /// Waits until two probes have been sent while Redis still fails.
     async fn two_probes(&self) {
         self.proxy.commands();
         let mut probes = 0;
@@ -211,7 +216,7 @@ async fn cache_recovers_after_redis_freezes() {
     scene.over("frozen", 1).await;
 }
 
-/// No reset, no reply: as behind a firewall that forgot the connection.
+/// No reset and no reply, as with a firewall that dropped the state of the connection.
 #[tokio::test]
 async fn cache_recovers_after_redis_is_silently_unreachable() {
     let scene = Scene::new(&[]).await;
@@ -222,7 +227,7 @@ async fn cache_recovers_after_redis_is_silently_unreachable() {
     scene.over("silent", 1).await;
 }
 
-/// As a server that freezes while somebody connects, or a firewall that loses its tables then.
+/// As with a server that freezes while a client connects, or a firewall that loses its state then.
 #[tokio::test]
 async fn cache_recovers_after_redis_goes_silent_while_connecting() {
     let mut scene = Scene::new(&[]).await;
@@ -231,7 +236,7 @@ async fn cache_recovers_after_redis_goes_silent_while_connecting() {
     scene.proxy.fault(Fault::SwallowAfterGreeting);
     scene.requests("connecting").await;
     assert!(scene.cache.stats().redis_circuit_open);
-    // As many connections as there may be are on their way, and will never be there.
+    // The maximum number of connections is in progress, and none of them will ever be established.
     scene.connections_under_way().await;
     scene.proxy.fault(Fault::None);
     scene.over("connecting", 1).await;
@@ -248,7 +253,7 @@ async fn slow_redis_is_used_within_the_timeout_and_skipped_beyond_it() {
     scene.proxy.fault(Fault::None);
     scene.until_in_use("after").await;
     let (gone, back) = scene.changes();
-    // A machine that is slow itself makes the first one too slow as well.
+    // On a slow machine the first delay may exceed the timeout as well.
     assert!((1..=2).contains(&gone) && back == gone, "{gone} {back}");
 }
 
@@ -264,7 +269,7 @@ async fn cache_recovers_after_replies_are_cut_off() {
 
 #[tokio::test]
 async fn killed_connections_do_not_open_the_circuit_breaker() {
-    // Redis 8 with I/O threads takes its time to end a connection.
+    // Redis 8 with I/O threads may take long to close a connection.
     let scene = Scene::with_timeout(&[], LATE).await;
     for _ in 0..5 {
         scene
@@ -283,7 +288,7 @@ async fn flushed_redis_does_not_open_the_circuit_breaker() {
     scene.over("flushed", 0).await;
 }
 
-/// Full, unable to save, a replica: it answers reads all the while.
+/// Redis is out of memory, unable to save, or a replica, and still replies to reads.
 #[tokio::test]
 async fn breaker_stays_open_while_redis_rejects_writes() {
     let scene = Scene::new(&["--save", "3600 1000000"]).await;
@@ -292,7 +297,7 @@ async fn breaker_stays_open_while_redis_rejects_writes() {
         match error {
             "OOM" => scene.config("maxmemory", "1"),
             "MISCONF" => {
-                // Saving ends by a rename, which fails.
+                // A save ends with a rename to this path, which fails because it is a directory.
                 let _ = std::fs::remove_file(&folder);
                 std::fs::create_dir(&folder).unwrap();
                 scene.redis.run::<()>(&cmd("BGSAVE"));
@@ -411,7 +416,7 @@ async fn flood_of_invalid_tokens_writes_nothing_to_redis() {
     assert_eq!(
         scene.probe.calls(),
         calls + 5,
-        "in less than the negative TTL"
+        "repeated tokens are negatively cached"
     );
     for n in 0..1_000 {
         ask(&scene.layer, &format!("bad-{n}")).await.unwrap_err();
@@ -419,7 +424,7 @@ async fn flood_of_invalid_tokens_writes_nothing_to_redis() {
     assert_eq!(changes(), before);
 }
 
-/// With the identity provider at fault, cached sessions go on and the others get 503.
+/// While the identity provider fails, cached sessions are served and other tokens get 503.
 #[tokio::test]
 async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
     let redis = Redis::start();
@@ -466,7 +471,7 @@ async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
             assert_eq!((user.id(), origin), ("ada", Origin::Redis), "{fault:?}");
         }
         appwrite.clear_faults();
-        soon("the provider to be asked again", async {
+        soon("sessions to be validated again", async {
             while ask(&layer, &fresh).await.is_err() {
                 crate::support::pass().await;
             }
@@ -479,15 +484,15 @@ async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
         assert_eq!(told, outages, "{fault:?}: {text}");
         assert_eq!(count("sessions can be validated again"), outages);
     }
-    until("the flights to land", || {
+    until("all validations to finish", || {
         cache.stats().validations_in_flight == 0
     })
     .await;
-    // Who is refused is refused, before and after.
+    // An invalid token is rejected after an outage as before.
     assert_eq!(ask(&layer, "no-such-session").await.unwrap_err(), 401);
 }
 
-/// Nobody waits for a Redis that is known to be frozen: it is as if there were none.
+/// No request waits for a Redis that is known to be frozen; requests behave as without Redis.
 #[tokio::test]
 async fn few_requests_wait_for_a_frozen_redis() {
     let scene = Scene::new(&[]).await;
@@ -508,7 +513,7 @@ async fn few_requests_wait_for_a_frozen_redis() {
         }
     }
     let waited = frozen.iter().filter(|took| **took >= deadline).count();
-    // Fewer than a half, even on a machine that is slow by itself.
+    // Fewer than half, even on a slow machine.
     assert!((3..150).contains(&waited), "{waited}");
     frozen.sort_unstable();
     off.sort_unstable();
@@ -537,7 +542,7 @@ async fn request_without_a_permit_fails_at_the_validation_timeout() {
             tokio::spawn(async move { ask(&layer, &format!("token-{}", n % 10)).await })
         })
         .collect();
-    until("all to wait", || cache.stats().coalesced == 40).await;
+    until("all requests to wait", || cache.stats().coalesced == 40).await;
     assert_eq!(
         (probe.calls(), cache.stats().validations_in_flight),
         (1, 10)
@@ -548,8 +553,8 @@ async fn request_without_a_permit_fails_at_the_validation_timeout() {
     assert_eq!(start.elapsed(), second);
 }
 
-/// The worst that can happen to a request: it comes when a flight has just closed, the flight
-/// stores nothing, and the next one is overtaken as well.
+/// The worst case for a request: it arrives just after an in-flight validation has closed, that
+/// validation stores nothing, and a revocation overtakes the next one as well.
 #[tokio::test(start_paused = true)]
 async fn no_request_waits_longer_than_request_timeout() {
     let slow = validator_fn("slow", |_| async {
@@ -580,6 +585,6 @@ async fn no_request_waits_longer_than_request_timeout() {
     assert_eq!(early.await.unwrap().0.unwrap().0.id(), "ada");
     let (answer, waited) = late.unwrap().await.unwrap();
     assert_eq!(answer.unwrap_err(), 503);
-    // Without Redis its part of the deadline is not used.
+    // Without Redis the part of `request_timeout` for a lookup in Redis is not used.
     assert_eq!(waited, Duration::from_millis(2_500));
 }

@@ -1,4 +1,5 @@
-//! The page on forward auth: what a proxy that takes any 2xx for a yes receives, over real HTTP.
+//! The page on forward auth, over real HTTP: the responses to a proxy that allows a request on any
+//! 2xx.
 
 use std::net::SocketAddr;
 
@@ -20,12 +21,12 @@ use tower_session_cache::{
 
 use crate::support::soon;
 
-// As the page shows it.
+// The code that the page shows.
 #[path = "../support/forward_auth.rs"]
 mod page;
 use page::forward_auth;
 
-/// What clients say of themselves to look like gRPC.
+/// Values of `content-type` with which a client may claim to send gRPC, and `application/json`.
 const CONTENT_TYPES: [&str; 9] = [
     "application/grpc",
     "application/grpc+proto",
@@ -46,7 +47,7 @@ fn layer() -> SessionCacheLayer<TestValidator> {
     SessionCacheLayer::new(SessionCache::default(), users).with_token_source(source)
 }
 
-/// Speaks both versions, whichever a client begins with.
+/// Serves HTTP/1.1 and HTTP/2, whichever the client uses.
 async fn serve(app: Router) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -62,13 +63,13 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A proxy that hands a client's headers on.
+/// A proxy that forwards a client's headers.
 struct Proxy {
     address: SocketAddr,
     clients: [(Version, Client<HttpConnector, Empty<Bytes>>); 2],
 }
 
-/// Each request that a client may cause, and what came of it.
+/// A request that a client may cause, and its response.
 struct Case {
     method: Method,
     version: Version,
@@ -184,7 +185,7 @@ async fn only_grpc_calls_get_a_2xx_rejection_without_http_only() {
         );
         calls += usize::from(is_call);
     }
-    // Three of gRPC over HTTP/2, four of gRPC-Web over both versions.
+    // Three content types of gRPC over HTTP/2, and four of gRPC-Web over both versions.
     assert_eq!(calls, 11);
 }
 

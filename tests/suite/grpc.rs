@@ -1,4 +1,4 @@
-//! A tonic server behind the layer, tonic's client before it, and what is on the wire between.
+//! The layer in a tonic server, with tonic's client, and the HTTP messages between them.
 
 use std::net::SocketAddr;
 
@@ -20,7 +20,7 @@ use crate::support::{
     wire::{self, Version, layer},
 };
 
-/// Says whom it was called by, `-` for nobody.
+/// Responds with the caller's ID, `-` without a user.
 struct Who;
 
 fn caller<T>(request: &Request<T>) -> String {
@@ -155,7 +155,8 @@ async fn bidirectional_stream_receives_the_user_or_a_rejection() {
     drop(say);
     assert_eq!(soon("the end", replies.message()).await.unwrap(), None);
     for (credential, code, message) in REFUSALS {
-        // Refused at once, though the client has said nothing and has not finished.
+        // The call is rejected immediately, although the client has sent no message and has not
+        // closed its stream.
         let (_say, heard) = messages();
         let call = client.chat(with_token(heard, credential));
         let status = soon("a status", call).await.unwrap_err();
@@ -216,7 +217,7 @@ async fn rejection_is_a_headers_only_response() {
         assert!(rest.trailers().is_none() && rest.to_bytes().is_empty());
     }
 
-    // Anything else at the same port is answered in HTTP's own words.
+    // Other requests to the same port get a plain HTTP response.
     for content_type in ["application/grpcurl", "application/json"] {
         let request = http::Request::post(format!("http://{address}/"))
             .header(header::CONTENT_TYPE, content_type)

@@ -1,4 +1,4 @@
-//! A bare hyper server, through hyper-util's service adapter.
+//! The layer in a plain hyper server, through hyper-util's service adapter.
 
 use std::{convert::Infallible, net::SocketAddr};
 

@@ -1,4 +1,4 @@
-//! Real identity providers: what they answer by themselves, and what this crate makes of it.
+//! Real identity providers: their own responses, and how this crate handles them.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -140,7 +140,7 @@ async fn keycloak_helpers_manage_clients_users_and_sessions() {
     let ended = login(&shop).await;
     keycloak.end_session("test", &ended.sid()).await;
     assert!(!is_active(&ended.access).await);
-    // Not of the revocation in between, which Keycloak does not announce.
+    // Keycloak sends no logout token for the revocation in between.
     assert_eq!(application.logout_token().await["sid"], ended.sid());
 
     // Revocation of an access token ends that token only.
@@ -180,7 +180,7 @@ async fn concurrent_keycloak_servers_share_nothing() {
     };
     let api = keycloak::Client::new("api", "the secret of api").audience("api");
 
-    // The same names in both are no conflict.
+    // Both servers use the same names without a conflict.
     for keycloak in [&first, &second] {
         keycloak.create_realm("test").await;
         keycloak.create_client("test", &api).await;
@@ -279,7 +279,7 @@ async fn concurrent_hydra_servers_share_nothing() {
     assert_eq!(second.introspect(&tokens.access).await["active"], false);
 }
 
-/// A node of its own, with a client of its own.
+/// A separate node with its own validator.
 fn node(
     redis: &Redis,
     builder: IntrospectionValidatorBuilder,
@@ -315,7 +315,11 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
     let on_b = node(&redis, of(&b, &b.secret));
     let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
 
-    assert_eq!(ask(&on_b, &tokens.access).await.unwrap_err(), 401, "alone");
+    assert_eq!(
+        ask(&on_b, &tokens.access).await.unwrap_err(),
+        401,
+        "before it is cached"
+    );
     let (user, info) = ask_for_all(&on_a, &tokens.access).await.unwrap();
     assert_eq!((user.id(), info.origin()), (&*id, Origin::Validator));
     assert_eq!(info.session_id(), Some(&*tokens.sid()));
@@ -326,11 +330,11 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
     for _ in 0..10 {
         assert_eq!(ask(&on_b, &tokens.access).await.unwrap_err(), 401);
     }
-    // Nor is it to one that the server does not know.
+    // It is not served to a client that the server does not know either.
     let stranger = node(&redis, of(&b, "a wrong secret"));
     assert_eq!(ask(&stranger, &tokens.access).await.unwrap_err(), 503);
 
-    // A token for both is each client's own, under one authority.
+    // A token for both clients is validated and cached for each, under one authority.
     let shared = keycloak.login("test", &both, ADA.name, ADA.password).await;
     for expected in [Origin::Validator, Origin::Redis, Origin::Redis] {
         for layer in [&on_a, &on_b] {
@@ -340,7 +344,7 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
         }
     }
 
-    // The strict layer of the same client decides by what is cached.
+    // A stricter layer of the same client applies its rules to the cached session.
     let strict = node(&redis, of(&a, &a.secret).require_scope("orders:write"));
     assert_eq!(ask(&strict, &shared.access).await.unwrap_err(), 403);
     assert_eq!(ask(&on_a, &shared.access).await.unwrap().1, Origin::Redis);

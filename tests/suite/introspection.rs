@@ -1,4 +1,4 @@
-//! Token introspection against a server that answers as RFC 7662 shows, over real HTTP.
+//! Token introspection against a server that responds as in RFC 7662, over real HTTP.
 
 use std::{
     error::Error as StdError,
@@ -28,7 +28,7 @@ use crate::support::{
     soon,
 };
 
-/// The token of RFC 7662, section 2.1, with what must be encoded in a form.
+/// The token of RFC 7662, section 2.1, with characters that must be encoded in a form.
 const TOKEN: &str = "mF_9.B5f-4.1JqM/+%25&token=x~";
 const SUB: &str = "Z5O3upPC88QrAjx00dis";
 
@@ -60,7 +60,7 @@ impl World {
     }
 
     async fn validate(&self) -> Result<ValidatedSession, ValidationError> {
-        let answer = soon("an answer", self.validator.validate(token(TOKEN))).await;
+        let answer = soon("a result", self.validator.validate(token(TOKEN))).await;
         if let Err(error) = &answer {
             assert_discreet(error);
         }
@@ -71,7 +71,7 @@ impl World {
         self.validate().await.err().map(|error| error.kind())
     }
 
-    /// What is said of a token for which the server answers this.
+    /// The error kind, if any, when the server responds with this.
     async fn kind_of(&self, answer: Value) -> Option<ValidationErrorKind> {
         self.server.issue(TOKEN, answer);
         self.kind().await
@@ -111,7 +111,7 @@ fn assert_discreet(error: &(dyn StdError + 'static)) {
         next = error.source();
     }
     for secret in ["mF_9", CLIENT_ID, "Fjfp0", "23410913", "jdoe", "http://"] {
-        assert!(!text.contains(secret), "{secret} shows in {text}");
+        assert!(!text.contains(secret), "{secret} appears in {text}");
     }
 }
 
@@ -152,7 +152,7 @@ async fn active_token_yields_user_and_expiry() {
     let session = world.validate().await.unwrap();
     assert_eq!(session.expires_at, None);
 
-    // Only true is true.
+    // Only the JSON value `true` counts as verified.
     for verified in [json!("true"), json!(1), json!("yes")] {
         let user = world.user_of(jdoe_with("email_verified", verified)).await;
         assert!(!user.email_verified());
@@ -167,8 +167,8 @@ async fn inactive_token_is_invalid() {
         world.kind_of(json!({ "active": false })).await,
         Some(INVALID)
     );
-    let told_much = jdoe_with("active", false);
-    assert_eq!(world.kind_of(told_much).await, Some(INVALID));
+    let inactive_with_claims = jdoe_with("active", false);
+    assert_eq!(world.kind_of(inactive_with_claims).await, Some(INVALID));
     world.server.revoke(TOKEN);
     assert_eq!(world.kind().await, Some(INVALID));
 }
@@ -322,7 +322,7 @@ async fn configured_issuer_audience_and_scopes_are_enforced() {
 async fn key_bound_token_is_rejected_unless_allowed() {
     let strict = World::new().await;
     let lax = World::with(Builder::allow_bound_tokens).await;
-    // RFC 9449, section 6.2, and what is not kept as it is.
+    // The example of RFC 9449, section 6.2, and values that are not kept unchanged.
     let thumbprint = json!({ "jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I" });
     for key in [
         thumbprint,
@@ -364,7 +364,7 @@ async fn token_without_the_user_id_claim_is_a_misconfiguration() {
     assert_eq!(user.id(), "u-42");
     assert_eq!(named.kind_of(jdoe()).await, Some(MISCONFIGURED));
 
-    // One that takes the id from elsewhere does not know whose that is.
+    // A validator that reads the user ID from another claim does not accept the session.
     assert!(named.validator.accepts(&user) && !world.validator.accepts(&user));
     let other = validator(&named.server, |builder| builder.user_id_claim("username"));
     assert!(!other.accepts(&user));
@@ -389,7 +389,7 @@ async fn tier_comes_only_from_the_tier_function() {
     answer["realm_access"] = json!({ "roles": ["admin", "staff"] });
     let user = world.user_of(answer).await;
     assert_eq!(user.tier(), "pro 2 read+write+dolphin");
-    // What an IdP calls a tier is none until the function says so.
+    // A claim `tier` of the identity provider is ignored without the function.
     let plain = World::new().await;
     assert_eq!(
         plain.user_of(jdoe_with("tier", "root")).await.tier(),
@@ -432,7 +432,7 @@ async fn claims_do_not_override_members_of_the_record() {
     assert_eq!((user.id(), user.tier()), (SUB, "free"));
     assert_eq!(user.created_at(), None);
     assert!(world.validator.accepts(&user));
-    // Claims have a place of their own, so none of them gets lost either.
+    // Claims are stored separately, so none of them is lost either.
     for name in taken {
         assert_eq!(user.attributes()[name], "claimed", "{name}");
     }
@@ -442,7 +442,7 @@ async fn claims_do_not_override_members_of_the_record() {
 async fn kept_claims_are_bounded_and_checked_claims_have_priority() {
     let world = World::with(|builder| builder.require_scope("read")).await;
     let mut answer = jdoe();
-    // So short that no room is left for what comes after them.
+    // Short claims, so that they use all the space before the claims that come after them.
     for n in 0..2_000 {
         answer[format!("a{n:04}")] = "x".repeat(8).into();
     }
@@ -453,8 +453,7 @@ async fn kept_claims_are_bounded_and_checked_claims_have_priority() {
     for name in ["iss", "aud", "scope"] {
         assert!(user.attributes().contains_key(name), "{name}");
     }
-    // Scopes that take more than all the room are not kept, and the session not served from
-    // a cache.
+    // Scopes that exceed the whole space are not kept, so the session is not served from a cache.
     let scopes = format!("read {}", "y".repeat(20_000));
     let user = world.user_of(jdoe_with("scope", scopes)).await;
     assert!(!world.validator.accepts(&user));
@@ -512,7 +511,7 @@ async fn each_response_maps_to_its_error_kind() {
     }
     assert!(
         world.validate().await.is_ok(),
-        "no fault leaves anything behind"
+        "a fault must not affect later validations"
     );
 }
 
@@ -583,7 +582,7 @@ async fn redirect_target_does_not_receive_the_token() {
     assert_eq!(elsewhere.calls(), 0);
 }
 
-/// What a client sees: the status and the challenge.
+/// The status and the challenge that a client receives.
 async fn answer(
     layer: &SessionCacheLayer<IntrospectionValidator>,
     text: &str,
@@ -631,7 +630,8 @@ async fn client_receives_status_and_challenge() {
             (StatusCode::FORBIDDEN, narrow)
         );
     }
-    // One for the good, one for the gone, and each time for one that may get its scope any time.
+    // One validation each for `good` and `gone`, and one per request for `narrow`: its scope may be
+    // granted at any time, so the rejection is not cached.
     assert_eq!(server.calls(), 4);
     server.fault(Fault::status(500));
     assert_eq!(answer(&layer, "good").await.0, StatusCode::OK);
@@ -648,7 +648,7 @@ async fn cached_session_is_checked_against_the_serving_validator() {
     server.issue(TOKEN, jdoe());
     let layer = |set: Set| {
         let cache = with_redis(&redis).build().unwrap();
-        // One authority, whatever issuer is demanded: without it they would share nothing.
+        // All use one authority, whatever issuer they require; otherwise they would share nothing.
         let set = |builder: Builder| set(builder.authority("jdoe's"));
         SessionCacheLayer::new(cache, validator(&server, set))
     };
@@ -659,7 +659,7 @@ async fn cached_session_is_checked_against_the_serving_validator() {
         assert_eq!(user.attributes()["extension_field"], "twenty-seven");
     }
 
-    // Who asks for what the token has serves what the other one has cached.
+    // A validator whose requirements the token meets serves the session that another one cached.
     let same = layer(|builder| {
         builder
             .issuer("https://server.example.com/")
@@ -681,11 +681,11 @@ async fn cached_session_is_checked_against_the_serving_validator() {
     ];
     for (n, (set, status)) in strict.into_iter().enumerate() {
         assert_eq!(ask(&layer(set), TOKEN).await.unwrap_err(), status, "{n}");
-        assert_eq!(server.calls(), 2 + n, "the cached one was not believed");
+        assert_eq!(server.calls(), 2 + n, "the cached session was not accepted");
     }
     assert_eq!(ask(&any, TOKEN).await.unwrap().1, Origin::Redis);
 
-    // A wider token, validated again, is what then is cached.
+    // After the token gets more scopes it is validated again, and that session is cached.
     server.issue(TOKEN, jdoe_with("scope", "admin read write"));
     let admin = layer(|builder| builder.require_scope("admin"));
     assert_eq!(ask(&admin, TOKEN).await.unwrap().1, Origin::Validator);
@@ -711,7 +711,11 @@ async fn leeway_applies_only_to_its_own_validator() {
         SessionCacheLayer::new(cache, validator(&server, set))
     };
     let strict = layer(|builder| builder);
-    assert_eq!(ask(&strict, TOKEN).await.unwrap_err(), 401, "alone");
+    assert_eq!(
+        ask(&strict, TOKEN).await.unwrap_err(),
+        401,
+        "before it is cached"
+    );
     let early = layer(|builder| builder.leeway(Duration::from_secs(3_600)));
     for origin in [Origin::Validator, Origin::Redis] {
         assert_eq!(ask(&early, TOKEN).await.unwrap().1, origin);
@@ -735,7 +739,7 @@ async fn record_of_the_python_service_is_not_used() {
         assert_eq!((user.id(), origin), (SUB, Origin::Validator));
         assert_eq!(server.calls(), n + 1);
         assert_eq!(ask(&layer, TOKEN).await.unwrap().1, Origin::Redis);
-        // Nor is it overwritten.
+        // The record is not overwritten either.
         assert_eq!(
             Peer(&redis).lookup(TOKEN).as_deref(),
             Some("peers-ada"),
@@ -778,7 +782,7 @@ async fn combined_validators_accept_only_their_own_sessions() {
     assert_eq!(server.calls(), 2);
     let user = ask(&layer, "oauth").await.unwrap().0;
     assert_eq!(user.attributes()["validator"], "people", "only a claim");
-    // Down is not refused: nobody else is asked.
+    // Unavailable is not rejected, so the other validator is not called.
     server.fault(Fault::status(500));
     assert_eq!(ask(&layer, "new").await.unwrap_err(), 503);
 }
@@ -836,7 +840,7 @@ async fn no_token_or_secret_is_logged_even_at_trace() {
     assert!(log.contains("TRACE") && log.contains("no session can be validated"));
     assert!(
         log.contains("an active token is refused"),
-        "nothing tells why"
+        "the reason is not logged"
     );
     let basic_pair = base64::Engine::encode(
         &base64::engine::general_purpose::STANDARD,

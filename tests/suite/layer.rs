@@ -1,5 +1,5 @@
-//! The layer around plain tower services: who is let in, who is refused how, and what a caller
-//! that goes away leaves behind.
+//! The layer around plain tower services: which requests pass, how others are rejected, and what a
+//! dropped request leaves behind.
 
 use std::{
     convert::Infallible,
@@ -43,7 +43,7 @@ fn with_token(token: &str) -> Request<()> {
         .unwrap()
 }
 
-/// Answers with the user's id, `-` for nobody, and counts its calls.
+/// Responds with the user's ID, `-` without a user, and counts its calls.
 #[derive(Clone, Default)]
 struct Inner {
     calls: Arc<AtomicUsize>,
@@ -305,7 +305,7 @@ async fn rejection_body_hook_determines_the_body() {
 
 #[tokio::test]
 async fn service_that_was_polled_ready_is_the_one_called() {
-    // `Inner` panics when an instance is called that was not polled ready itself.
+    // `Inner` panics if an instance is called that was not itself polled ready.
     let probe = Probe::new();
     let mut service = SessionCacheLayer::new(cache(), probe).layer(Inner::default());
     for _ in 0..3 {
@@ -366,11 +366,11 @@ async fn concurrent_requests_for_one_token_share_one_validation() {
             tokio::spawn(async move { ask(&layer, with_token("t")).await.status() })
         })
         .collect();
-    until("all to wait", || cache.stats().misses == 300).await;
+    until("all requests to wait", || cache.stats().misses == 300).await;
     assert_eq!(cache.stats().validations_in_flight, 1);
     probe.let_go();
     for answer in answers {
-        assert_eq!(soon("an answer", answer).await.unwrap(), 200);
+        assert_eq!(soon("a response", answer).await.unwrap(), 200);
     }
     assert_eq!(probe.calls(), 1);
     let stats = cache.stats();
@@ -396,9 +396,9 @@ async fn dropped_request_does_not_cancel_its_validation() {
     first.abort();
     assert!(first.await.unwrap_err().is_cancelled());
     probe.let_go();
-    assert_eq!(soon("the second", second).await.unwrap(), 200);
+    assert_eq!(soon("the second response", second).await.unwrap(), 200);
 
-    // Nobody left at all: the answer is still stored.
+    // Even if no request is left, the result is stored.
     probe.hold();
     let only = tokio::spawn(async move { ask(&layer, with_token("u")).await.status() });
     probe.wait_for_calls(2).await;
@@ -421,7 +421,7 @@ async fn unavailable_error_is_shared_with_waiters_but_not_cached() {
             tokio::spawn(async move { ask(&layer, with_token("t")).await.status() })
         })
         .collect();
-    until("all to wait", || cache.stats().misses == 10).await;
+    until("all requests to wait", || cache.stats().misses == 10).await;
     probe.let_go();
     for answer in answers {
         assert_eq!(answer.await.unwrap(), 503);
@@ -455,14 +455,18 @@ async fn rejected_token_is_negatively_cached() {
     assert_eq!(probe.calls(), 6);
     for calls in [7, 8] {
         assert_eq!(ask(&layer, with_token("blocked")).await.status(), 403);
-        assert_eq!(probe.calls(), calls, "it may end at any time");
+        assert_eq!(
+            probe.calls(),
+            calls,
+            "a block may end at any time, so it is not cached"
+        );
     }
     for calls in [9, 10] {
         assert_eq!(ask(&layer, with_token("down")).await.status(), 503);
         assert_eq!(probe.calls(), calls);
     }
 
-    // A revocation, and a session that is stored, make it forget.
+    // A revocation and a stored session end the negative cache entry.
     let token = SessionToken::parse("bad-0").unwrap();
     probe.answer(|_| Ok(session("ada")));
     let _ = cache.invalidate_token(&token).await.unwrap();
@@ -576,7 +580,10 @@ async fn concurrent_validations_are_limited() {
             tokio::spawn(async move { ask(&layer, with_token(&format!("t-{n}"))).await.status() })
         })
         .collect();
-    until("all flights", || cache.stats().validations_in_flight == 10).await;
+    until("all validations to be in flight", || {
+        cache.stats().validations_in_flight == 10
+    })
+    .await;
     probe.wait_for_calls(2).await;
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -616,7 +623,7 @@ async fn number_of_in_flight_validations_is_bounded() {
     assert_eq!(answer.await.unwrap().status(), 503);
     drop(waiting);
     probe.let_go();
-    until("the flights to land", || {
+    until("all validations to finish", || {
         cache.stats().validations_in_flight == 0
     })
     .await;
@@ -637,7 +644,7 @@ fn request_outside_a_runtime_gets_503_instead_of_a_panic() {
         let service = SessionCacheLayer::new(cache.clone(), Probe::new()).layer(Inner::default());
         match poll_once(service.oneshot(with_token("t"))) {
             Poll::Ready(answer) => assert_eq!(answer.unwrap().status(), 503),
-            Poll::Pending => panic!("nobody would ever wake it"),
+            Poll::Pending => panic!("without a runtime the future would never be woken"),
         }
         let token = SessionToken::parse("t").unwrap();
         assert!(poll_once(cache.get(&token)).is_ready());
@@ -657,7 +664,7 @@ async fn session_is_served_until_its_ttl_or_its_expiry() {
         .build()
         .unwrap();
     let layer = SessionCacheLayer::new(cache, probe.clone());
-    // Up to a tenth of the TTL is taken off.
+    // The jitter shortens the TTL by up to a tenth.
     let steps = [(0, 1), (269_999, 1), (30_001, 2), (99_999, 2)];
     for (forward, calls) in steps {
         clock.advance(Duration::from_millis(forward));
@@ -671,7 +678,7 @@ async fn session_is_served_until_its_ttl_or_its_expiry() {
     assert_eq!(
         answer.status(),
         401,
-        "the provider's answer names an end that has passed"
+        "the provider returned an expiry that has passed"
     );
     assert_eq!(probe.calls(), 3, "the hit was not served");
 }
@@ -722,7 +729,7 @@ async fn unaccepted_session_is_revalidated_and_then_forbidden() {
     }
     validator.1.store(0, SeqCst);
     assert_eq!(ask(&layer, with_token("t")).await.status(), 200);
-    assert_eq!(probe.calls(), 3, "what was validated is cached");
+    assert_eq!(probe.calls(), 3, "the validated session is cached");
 }
 
 #[tokio::test]
@@ -744,7 +751,7 @@ async fn namespaces_share_no_sessions_but_share_revocations() {
     assert_eq!(
         ask(&two, with_token("t")).await.status(),
         401,
-        "a revocation holds in all"
+        "a revocation applies in all namespaces"
     );
 }
 
