@@ -1,5 +1,5 @@
-//! The local cache before Redis: what it spares, what it hears, and what it does when it hears
-//! nothing.
+//! The local cache with a real Redis: the commands that it saves, the invalidations that it
+//! receives, and its behavior when it receives none.
 
 use std::time::{Duration, Instant};
 
@@ -23,15 +23,15 @@ use crate::support::{
 
 type Node = (SessionCache, Probe, SessionCacheLayer<Probe>);
 
-/// Longer than any test takes: what is noticed within it was pushed.
+/// Longer than any test takes, so a change that is noticed within it was pushed.
 const LONG: Duration = Duration::from_secs(60);
 
 fn local() -> LocalCacheConfig {
     LocalCacheConfig::new(1_000).lease(LONG)
 }
 
-/// Where a connection ends. The listener notices it at its next heartbeat, after an eighth of the
-/// lease.
+/// For tests in which a connection ends. The listener notices it at its next heartbeat, after an
+/// eighth of the lease.
 fn local_with_frequent_heartbeats() -> LocalCacheConfig {
     LocalCacheConfig::new(1_000).lease(Duration::from_secs(16))
 }
@@ -118,7 +118,7 @@ async fn no_listener_runs_without_a_local_cache() {
     );
 }
 
-/// Names of tokens and users as every setting makes them.
+/// Covers each setting that changes the keys of tokens and users.
 #[tokio::test]
 async fn revocation_by_another_node_ends_local_hits() {
     use tower_session_cache::SecretKey;
@@ -209,7 +209,7 @@ async fn queued_revocation_ends_local_hits_immediately() {
             assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
         }
         redis.resume();
-        soon("its delivery", async {
+        soon("the delivery of the revocation", async {
             while cache.stats().queued_revocations > 0 || origin(&layer, "t").await != Origin::Local
             {
                 assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
@@ -225,13 +225,13 @@ async fn changes_by_the_python_service_reach_the_local_cache() {
     let redis = Redis::start();
     let peer = Peer(&redis);
     let (_, probe, layer) = node(&redis.url(), local());
-    // Its logout.
+    // The logout of the Python service.
     until_local(&layer, "t").await;
     let calls = probe.calls();
     peer.logout("t");
     until_served_by(&layer, "t", Origin::Validator).await;
     assert_eq!(probe.calls(), calls + 1);
-    // Its reset of a password.
+    // Its password reset.
     until_local(&layer, "t").await;
     probe.answer(of_tier("new"));
     peer.invalidate_user("ada");
@@ -241,7 +241,7 @@ async fn changes_by_the_python_service_reach_the_local_cache() {
         }
     })
     .await;
-    // What it stores: another tier, which it chose.
+    // A record that it stores, with a different tier.
     redis.run::<()>(cmd("DEL").arg(mark_key("ada")).arg(session_key("t")));
     until_local(&layer, "t").await;
     peer.store("t", "ada");
@@ -277,7 +277,7 @@ async fn revocations_only_keeps_no_foreign_records() {
         assert_eq!(origin(&layer, "theirs").await, Origin::Redis);
     }
     assert_eq!(origin(&layer, "ours").await, Origin::Local);
-    assert_eq!(cache.stats().invalidations, pushes, "of no record");
+    assert_eq!(cache.stats().invalidations, pushes, "no push for a record");
 }
 
 #[tokio::test]
@@ -350,14 +350,14 @@ async fn entry_revoked_between_two_connections_is_not_served() {
     }
 }
 
-/// A lookup whose answer is on its way, and what it found is deleted meanwhile.
+/// Starts a lookup and holds its reply; the caller then deletes the record that it found.
 async fn in_flight(
     redis: &Redis,
     proxy: &Proxy,
     layer: &SessionCacheLayer<Probe>,
 ) -> tokio::task::JoinHandle<Origin> {
     until_local(layer, "t").await;
-    // Nothing about the session, but its entry is of no use any more.
+    // This does not change the session, but its push ends the local entry.
     let ttl = redis.ttl(&session_key("t"));
     redis.run::<()>(cmd("EXPIRE").arg(session_key("t")).arg(ttl));
     until_served_by(layer, "t", Origin::Redis).await;
@@ -367,11 +367,11 @@ async fn in_flight(
         let layer = layer.clone();
         tokio::spawn(async move { until_held(&layer).await })
     };
-    until("an answer to be held", || proxy.held() > 0).await;
+    until("a reply to be held", || proxy.held() > 0).await;
     lookup
 }
 
-/// Asks until it takes a lookup, which the caller has held.
+/// Sends requests until one needs a lookup, whose reply the caller holds.
 async fn until_held(layer: &SessionCacheLayer<Probe>) -> Origin {
     loop {
         match origin(layer, "t").await {
@@ -417,8 +417,8 @@ async fn read_overlapping_a_listener_reconnect_is_not_cached() {
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
 }
 
-/// Either of two rules is enough: what is read without a lease is not kept, and the epoch begins
-/// when Redis tracks.
+/// Either of two rules is sufficient: a read without a lease is not cached, and the epoch begins when
+/// Redis has enabled tracking.
 #[tokio::test]
 async fn read_before_tracking_started_is_not_cached() {
     let redis = Redis::start();
@@ -426,7 +426,7 @@ async fn read_before_tracking_started_is_not_cached() {
     proxy.hold_tracking(true);
     let (cache, _, layer) = node(&proxy.url(), local());
     until_served_by(&layer, "t", Origin::Redis).await;
-    until("the listener to wish for pushes", || proxy.held() > 0).await;
+    until("the listener to request tracking", || proxy.held() > 0).await;
     for _ in 0..3 {
         assert_eq!(origin(&layer, "t").await, Origin::Redis);
     }
@@ -436,11 +436,11 @@ async fn read_before_tracking_started_is_not_cached() {
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
 }
 
-/// As a Redis with I/O threads was seen to do it. By a clock that stands still but where it is
-/// advanced, so that it does not matter how long anything takes here.
+/// A Redis with I/O threads was observed to send a `PONG` ahead of a push. The clock moves only when
+/// the test advances it, so the duration of the steps does not matter.
 #[tokio::test]
 async fn pong_ahead_of_a_push_does_not_extend_the_lease_beyond_it() {
-    // A heartbeat in two seconds.
+    // One heartbeat every two seconds.
     const LEASE: Duration = Duration::from_secs(16);
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port()).await;
@@ -450,18 +450,18 @@ async fn pong_ahead_of_a_push_does_not_extend_the_lease_beyond_it() {
     let (_, _, layer) = node_of(builder.clock(clock.clone()));
     until_local(&layer, "t").await;
     let pongs = proxy.pongs();
-    until("a heartbeat, so that none is on its way", || {
+    until("a heartbeat, so that none is in flight", || {
         proxy.pongs() > pongs
     })
     .await;
     proxy.withhold_pushes(true);
-    // Acknowledged now.
+    // Redis has acknowledged the write when this returns.
     Peer(&redis).logout("t");
     proxy.swallow_after_a_pong();
     let (pongs, half) = (proxy.pongs(), LEASE / 2);
     clock.advance(half);
     until("the one PONG", || proxy.pongs() > pongs).await;
-    // For the listener to draw its conclusions, if it draws any.
+    // Gives the listener time to extend the lease, if it would.
     for _ in 0..200 {
         let _ = origin(&layer, "t").await;
         tokio::task::yield_now().await;
@@ -481,12 +481,12 @@ async fn listener_on_a_different_server_gives_no_lease() {
     for client in one.other_clients() {
         one.end_client(client);
     }
-    // Somebody's lookup finds that another server answers.
+    // A lookup discovers that another server replies.
     let calls = probe.calls();
     ask(&layer, "u").await.unwrap();
     assert_eq!(probe.calls(), calls + 1);
     assert_ne!(origin(&layer, "t").await, Origin::Local);
-    // And the listener follows.
+    // The listener then connects to that server.
     until_local(&layer, "t").await;
     assert_eq!(other.listeners().len(), 1);
     assert!(cache.stats().lease_age.is_some());
@@ -508,13 +508,13 @@ async fn flush_empties_the_local_cache() {
         assert_eq!(cache.stats().local_resets, epochs + 1);
         assert!(
             cache.stats().listener_connected,
-            "the connection is as good as before"
+            "a flush does not end the connection"
         );
     }
 }
 
-/// So it is documented as a loss of revocations; the day on which this fails is the day to promise
-/// more.
+/// `SWAPDB` is documented as a loss of revocations. If this test fails, Redis has changed, and the
+/// documentation may guarantee more.
 #[tokio::test]
 async fn swapdb_is_not_pushed_and_restores_revoked_sessions() {
     let redis = Redis::start();
@@ -525,7 +525,7 @@ async fn swapdb_is_not_pushed_and_restores_revoked_sessions() {
     let before = cache.stats();
     swap();
     assert_eq!(redis.get(&session_key("t")), None);
-    // Whatever would have been pushed comes before this.
+    // Any push for the swap would arrive before this one.
     Peer(&redis).store("u", "bob");
     until("the push", || {
         cache.stats().invalidations > before.invalidations
@@ -538,7 +538,7 @@ async fn swapdb_is_not_pushed_and_restores_revoked_sessions() {
     );
     assert_eq!(tier(&layer, "t").await.as_deref(), Ok("old"));
 
-    // What is revoked is noticed as ever.
+    // A revocation is still pushed.
     let new_node = || {
         let (_, probe, layer) = node_of(builder(&redis.url()));
         probe.answer(of_tier("new"));
@@ -554,10 +554,13 @@ async fn swapdb_is_not_pushed_and_restores_revoked_sessions() {
     })
     .await;
     assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("new"));
-    // But the tombstone is swapped as well.
+    // The next swap takes the tombstone away as well.
     swap();
     assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("old"));
-    assert!((1..=300).contains(&redis.ttl(&session_key("t"))), "its end");
+    assert!(
+        (1..=300).contains(&redis.ttl(&session_key("t"))),
+        "the record still expires"
+    );
     redis.run::<()>(&cmd("FLUSHDB"));
     assert_eq!(tier(&new_node(), "t").await.as_deref(), Ok("new"));
     until("the push of the flush", || {
@@ -590,7 +593,7 @@ async fn redis_restart_begins_a_new_epoch() {
     }
 }
 
-/// Each way in which a server cannot tell us of changes, and how it is mended.
+/// Covers each way in which a server cannot send pushes, and the recovery where there is one.
 #[tokio::test]
 async fn without_pushes_the_local_cache_is_off_and_logged_once() {
     let redis = Redis::start_with(&["--rename-command", "HELLO", ""]);
@@ -635,12 +638,12 @@ async fn listener_backs_off_while_the_server_rejects_it() {
         attempts >= 6
     })
     .await;
-    // At least half of each of five pauses.
+    // Jitter leaves at least half of each of the five pauses.
     let least = Duration::from_millis((50 + 100 + 200 + 400 + 800) / 2);
     assert!(began.elapsed() >= least, "{:?}", began.elapsed());
 }
 
-/// Serves the new tier alone.
+/// Accepts only users of the tier `new`.
 struct OnlyNew(Probe);
 
 impl SessionValidator for OnlyNew {
@@ -661,7 +664,7 @@ impl SessionValidator for OnlyNew {
     }
 }
 
-/// Where no push of a record does it.
+/// With `revocations_only`, no push of a record replaces the entry.
 #[tokio::test]
 async fn revalidated_session_replaces_the_local_entry() {
     let redis = Redis::start();
@@ -680,7 +683,7 @@ async fn revalidated_session_replaces_the_local_entry() {
     for _ in 0..5 {
         assert_eq!(tier(&layer, "t").await.as_deref(), Ok("new"));
     }
-    assert_eq!(tiers.calls(), calls, "and is not asked for again");
+    assert_eq!(tiers.calls(), calls, "the session is not validated again");
 }
 
 fn short() -> LocalCacheConfig {
@@ -718,7 +721,7 @@ async fn replica_gives_no_lease() {
     until_local(&layer, "t").await;
     let mut replicate = cmd("REPLICAOF");
     redis.run::<()>(replicate.arg("127.0.0.1").arg(primary.port()));
-    // Not merely the lease, which a machine that is slow may let end as well.
+    // The end of the lease alone proves nothing, because it may also expire on a slow machine.
     until("the listener to notice", || {
         !cache.stats().listener_connected
     })
@@ -736,7 +739,7 @@ async fn entry_lifetime_is_bounded_by_session_record_and_max_age() {
     for (max_age, session_ends, served_at, not_at) in [
         (seconds(10), None, 9, 10),
         (seconds(60), Some(20), 19, 20),
-        // Up to a tenth less is a record's life, and real time passes as well.
+        // Jitter shortens the lifetime of a record by up to a tenth, and real time passes as well.
         (seconds(60), None, 20, 30),
     ] {
         let clock = ManualClock::new();
@@ -831,7 +834,7 @@ fn invalid_local_cache_settings_are_rejected() {
     }
     let no_age = LocalCacheConfig::new(1).max_age(Duration::ZERO);
     assert!(build(no_age).contains("age"));
-    // Without Redis it changes nothing.
+    // Without Redis this setting has no effect.
     let _ = SessionCache::builder()
         .local_cache(LocalCacheConfig::new(0))
         .build()

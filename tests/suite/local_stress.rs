@@ -1,5 +1,5 @@
-//! Races against a real Redis with local caches before it: what was revoked is served from memory
-//! for less than a lease, and from elsewhere not at all.
+//! Races with a real Redis and local caches: a revoked session is served from memory for less than a
+//! lease, and from Redis or a validation not at all.
 
 use std::time::{Duration, Instant};
 
@@ -42,8 +42,9 @@ async fn lease_bounds_revoked_local_hits_across_redis_failures() {
     run(chaos, requests()).await;
 }
 
-/// From the return of a revocation on one node to the first refusal of another: figures to read,
-/// and the bound that no machine is too slow for.
+/// Measures the time from the return of a revocation on one node until another node stops serving
+/// the old session. It prints the figures and asserts only the lease, which holds on a slow machine
+/// too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revocation_reaches_another_node_within_a_lease() {
     const LEASE: Duration = Duration::from_secs(1);
@@ -92,7 +93,7 @@ async fn revocation_reaches_another_node_within_a_lease() {
     let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize];
     let at_once = lags.iter().filter(|lag| lag.is_zero()).count();
     println!(
-        "from a revocation to its refusal elsewhere, {} times: {at_once} at the first request, \
+        "from a revocation to its effect on another node, {} times: {at_once} at the first request, \
          median {:?}, 99 % {:?}, 99.9 % {:?}, longest {:?}",
         lags.len(),
         at(0.5),

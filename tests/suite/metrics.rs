@@ -1,5 +1,5 @@
-//! What an operator is told through the `metrics` facade: the same as by `stats()`, under the names
-//! of the dashboard, and nothing about anybody.
+//! The metrics of the `metrics` facade: they equal `stats()`, have the names that the dashboard uses,
+//! and contain no private data.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use crate::support::{
     soon, until,
 };
 
-/// Only which names and labels there are.
+/// Records only the names and labels that are registered.
 #[derive(Default)]
 struct Names(Mutex<BTreeSet<(String, String)>>);
 
@@ -59,11 +59,11 @@ impl Recorder for Names {
     }
 }
 
-/// The metrics that a text names.
+/// The names of metrics that occur in a text.
 fn named_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let words = words.filter(|word| word.starts_with("session_cache_"));
-    // What Prometheus makes of a histogram.
+    // Prometheus adds these suffixes to the name of a histogram.
     let whole = words.map(|word| {
         ["_bucket", "_sum", "_count"]
             .iter()
@@ -102,17 +102,24 @@ fn dashboard_and_docs_list_exactly_the_metrics() {
             queries += "\n";
         }
     }
-    assert_eq!(named_in(&queries), names, "in the queries of the dashboard");
+    assert_eq!(
+        named_in(&queries),
+        names,
+        "names in the queries of the dashboard"
+    );
     let page = source("src/docs/observability.md");
-    assert_eq!(named_in(&page), names, "in the page");
+    assert_eq!(named_in(&page), names, "names in the page");
     for (_, labels) in &registered {
         for label in labels.split(' ').filter(|label| !label.is_empty()) {
-            assert!(page.contains(&format!("`{label}`")), "{label} of the page");
+            assert!(
+                page.contains(&format!("`{label}`")),
+                "the page lacks the label {label}"
+            );
         }
     }
 }
 
-/// A text for Prometheus, as one number for each name and its labels.
+/// Parses the text format of Prometheus into one number for each name with its labels.
 fn read(text: &str) -> BTreeMap<String, f64> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let lines = lines.filter_map(|line| line.rsplit_once(' '));
@@ -181,7 +188,7 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     probe.answer(|_| Ok(session("user-ada")));
     ask(&layer(off), "secret-t").await.unwrap();
 
-    // Two wait for one call.
+    // Two requests wait for one validation.
     probe.hold();
     let waiting = ["secret-j", "secret-j"].map(|text| {
         let layer = layer_of_all.clone();
@@ -192,13 +199,16 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     assert_eq!(read(&text)["session_cache_validations_in_flight"], 1.0);
     probe.let_go();
     for waiting in waiting {
-        assert_eq!(soon("an answer", waiting).await.unwrap(), Origin::Validator);
+        assert_eq!(
+            soon("a response", waiting).await.unwrap(),
+            Origin::Validator
+        );
     }
 
     redis.pause();
     let cache = near_and_far.clone();
     let revoking = tokio::spawn(async move { cache.revoke_token(&token("secret-q")).await });
-    until("a command on its way", || {
+    until("a command in flight", || {
         near_and_far.stats().redis_commands_in_flight == 1
     })
     .await;
@@ -250,7 +260,7 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
         let expected = if kind == "revoke_token" { 2.0 } else { 1.0 };
         assert_eq!(told[&name], expected, "{text}");
     }
-    // Histograms where a request had to wait, and none where it had not.
+    // A duration is recorded for an outcome that a request has to wait for, and for no other.
     let waited = |outcome: &str| {
         let name = format!("session_cache_lookup_duration_seconds_count{{outcome=\"{outcome}\"}}");
         told.get(&name).copied().unwrap_or_default()
@@ -283,7 +293,7 @@ async fn open_breaker_and_queued_revocations_appear_in_stats() {
     let _ = cache.invalidate_token(&token("t")).await.unwrap();
     assert_eq!(told("redis_circuit_open"), 0.0);
     redis.pause();
-    soon("it to be left alone", async {
+    soon("the circuit breaker to open", async {
         while !cache.stats().redis_circuit_open {
             let _ = cache.invalidate_token(&token("t")).await;
         }
@@ -296,7 +306,10 @@ async fn open_breaker_and_queued_revocations_appear_in_stats() {
     redis.resume();
     until("the delivery", || cache.stats().queued_revocations == 0).await;
     assert_eq!(told("revocations_queued"), 0.0);
-    until("it to be used again", || !cache.stats().redis_circuit_open).await;
+    until("the circuit breaker to close", || {
+        !cache.stats().redis_circuit_open
+    })
+    .await;
     assert_eq!(told("redis_circuit_open"), 0.0);
 }
 
