@@ -156,7 +156,7 @@ impl Scene {
         )
     }
 
-    async fn until_skipped(&self) {
+    async fn until_circuit_open(&self) {
         let mut n = 0;
         soon("the circuit breaker to open", async {
             while !self.cache.stats().redis_circuit_open {
@@ -248,7 +248,7 @@ async fn slow_redis_is_used_within_the_timeout_and_skipped_beyond_it() {
     scene.proxy.fault(Fault::Delay(Duration::from_millis(100)));
     scene.requests("slow").await;
     scene.proxy.fault(Fault::Delay(Duration::from_secs(1)));
-    scene.until_skipped().await;
+    scene.until_circuit_open().await;
     scene.requests("slower").await;
     scene.proxy.fault(Fault::None);
     scene.until_in_use("after").await;
@@ -316,7 +316,7 @@ async fn breaker_stays_open_while_redis_rejects_writes() {
             .get_connection()
             .and_then(|mut connection| cmd("SET").arg("x").arg("y").query(&mut connection));
         assert_eq!(refused.unwrap_err().code(), Some(error));
-        scene.until_skipped().await;
+        scene.until_circuit_open().await;
         scene.requests(error).await;
         let queued = scene
             .cache
@@ -324,7 +324,10 @@ async fn breaker_stays_open_while_redis_rejects_writes() {
             .await;
         assert_eq!(queued.unwrap_err().kind(), RevokeErrorKind::Queued);
         scene.two_probes().await;
-        assert!(scene.cache.stats().redis_circuit_open, "no flapping");
+        assert!(
+            scene.cache.stats().redis_circuit_open,
+            "the breaker must not flap"
+        );
         match error {
             "OOM" => scene.config("maxmemory", "0"),
             "MISCONF" => {
@@ -352,7 +355,7 @@ async fn cache_recovers_after_redis_suddenly_requires_a_password() {
     let mut kill = cmd("CLIENT");
     kill.arg("KILL").arg("TYPE").arg("normal");
     kill.exec(&mut admin).unwrap();
-    scene.until_skipped().await;
+    scene.until_circuit_open().await;
     scene.requests("NOAUTH").await;
     let text = scene.log.text();
     let named = text.contains("NOAUTH") || text.contains("Authentication required");
@@ -480,8 +483,9 @@ async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
         outages += 1;
         let text = log.text();
         let count = |line| text.matches(line).count();
-        let told = count("sessions cannot be validated now") + count("no session can be validated");
-        assert_eq!(told, outages, "{fault:?}: {text}");
+        let reported =
+            count("sessions cannot be validated now") + count("no session can be validated");
+        assert_eq!(reported, outages, "{fault:?}: {text}");
         assert_eq!(count("sessions can be validated again"), outages);
     }
     until("all validations to finish", || {

@@ -106,7 +106,7 @@ async fn unary_call_receives_the_user_or_a_rejection_status() {
     let mut client = connect(serve(layer()).await).await;
     for _ in 0..2 {
         let call = client.hello(with_token("good day".to_owned(), Some("good")));
-        let answer = soon("an answer", call).await.unwrap();
+        let answer = soon("a response", call).await.unwrap();
         assert_eq!(answer.get_ref(), "good day for ada");
     }
     for (credential, code, message) in REFUSALS {
@@ -121,7 +121,7 @@ async fn unary_call_receives_the_user_or_a_rejection_status() {
 async fn server_stream_receives_the_user_or_a_rejection_status() {
     let mut client = connect(serve(layer()).await).await;
     let call = client.letters(with_token(String::new(), Some("good")));
-    let mut letters = soon("an answer", call).await.unwrap().into_inner();
+    let mut letters = soon("a response", call).await.unwrap().into_inner();
     for letter in ["a", "d", "a"] {
         assert_eq!(letters.message().await.unwrap().unwrap(), letter);
     }
@@ -141,24 +141,24 @@ async fn server_stream_receives_the_user_or_a_rejection_status() {
 async fn bidirectional_stream_receives_the_user_or_a_rejection() {
     let mut client = connect(serve(layer()).await).await;
     let messages = || {
-        let (say, mut heard) = mpsc::channel::<String>(1);
-        (say, stream::poll_fn(move |cx| heard.poll_recv(cx)))
+        let (sender, mut receiver) = mpsc::channel::<String>(1);
+        (sender, stream::poll_fn(move |cx| receiver.poll_recv(cx)))
     };
-    let (say, heard) = messages();
-    let call = client.chat(with_token(heard, Some("good")));
-    let mut replies = soon("an answer", call).await.unwrap().into_inner();
+    let (sender, outgoing) = messages();
+    let call = client.chat(with_token(outgoing, Some("good")));
+    let mut replies = soon("a response", call).await.unwrap().into_inner();
     for word in ["one", "two"] {
-        say.send(word.to_owned()).await.unwrap();
+        sender.send(word.to_owned()).await.unwrap();
         let reply = soon("a reply", replies.message()).await.unwrap();
         assert_eq!(reply.unwrap(), format!("{word} for ada"));
     }
-    drop(say);
+    drop(sender);
     assert_eq!(soon("the end", replies.message()).await.unwrap(), None);
     for (credential, code, message) in REFUSALS {
         // The call is rejected immediately, although the client has sent no message and has not
         // closed its stream.
-        let (_say, heard) = messages();
-        let call = client.chat(with_token(heard, credential));
+        let (_sender, outgoing) = messages();
+        let call = client.chat(with_token(outgoing, credential));
         let status = soon("a status", call).await.unwrap_err();
         assert_eq!((status.code(), status.message()), (code, message));
     }
@@ -174,7 +174,7 @@ async fn optional_layer_passes_calls_without_a_user() {
         (Some("blocked"), "-"),
     ] {
         let call = client.hello(with_token("hi".to_owned(), credential));
-        let answer = soon("an answer", call).await.unwrap();
+        let answer = soon("a response", call).await.unwrap();
         assert_eq!(*answer.get_ref(), format!("hi for {caller}"));
     }
     for (credential, code) in [("a,b", Code::InvalidArgument), ("down", Code::Unavailable)] {

@@ -52,7 +52,7 @@ async fn serve(version: Version, layer: SessionCacheLayer<Probe>) -> SocketAddr 
     address
 }
 
-async fn answers_alike(version: Version) {
+async fn passes_the_shared_cases(version: Version) {
     let required = serve(version, layer()).await;
     let optional = serve(version, layer().optional()).await;
     the_cases(required, optional, version).await;
@@ -60,10 +60,10 @@ async fn answers_alike(version: Version) {
 
 #[tokio::test]
 async fn http1_server_passes_the_shared_http_cases() {
-    answers_alike(Version::Http1).await;
+    passes_the_shared_cases(Version::Http1).await;
 }
 
 #[tokio::test]
 async fn http2_server_passes_the_shared_http_cases() {
-    answers_alike(Version::Http2).await;
+    passes_the_shared_cases(Version::Http2).await;
 }

@@ -550,8 +550,8 @@ async fn hanging_or_unreachable_server_is_unavailable() {
     let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let nobody = IntrospectionValidator::new(format!("http://{address}/"), basic()).unwrap();
-    let error = nobody.validate(token(TOKEN)).await.unwrap_err();
+    let unreachable = IntrospectionValidator::new(format!("http://{address}/"), basic()).unwrap();
+    let error = unreachable.validate(token(TOKEN)).await.unwrap_err();
     assert_eq!(error.kind(), UNAVAILABLE);
     assert_discreet(&error);
 }
@@ -832,8 +832,8 @@ async fn no_token_or_secret_is_logged_even_at_trace() {
         .enumerate()
         {
             server.fault(fault);
-            let unheard = ask(&layer, &format!("{n}-token-itself")).await;
-            assert_eq!(unheard.unwrap_err(), 503);
+            let rejected = ask(&layer, &format!("{n}-token-itself")).await;
+            assert_eq!(rejected.unwrap_err(), 503);
         }
     }
     let log = log.text() + &shown;

@@ -814,9 +814,9 @@ async fn inner_body_frames_errors_and_trailers_pass_through() {
 
 #[test]
 fn public_types_are_send_sync_and_clone() {
-    fn goes<T: Send + Sync + Unpin + 'static>() {}
-    fn clones<T: Clone + Send + Sync + 'static>() {}
-    fn sends<T: Send>() {}
+    fn is_send_and_sync<T: Send + Sync + Unpin + 'static>() {}
+    fn is_clone<T: Clone + Send + Sync + 'static>() {}
+    fn is_send<T: Send>() {}
     struct NotClone;
     impl SessionValidator for NotClone {
         fn namespace(&self) -> Namespace {
@@ -835,16 +835,16 @@ fn public_types_are_send_sync_and_clone() {
             true
         }
     }
-    clones::<SessionCacheLayer<NotClone>>();
-    clones::<SessionCacheService<Inner, NotClone>>();
-    clones::<SessionCacheService<Inner, ErasedValidator>>();
-    clones::<SessionCache>();
-    clones::<TokenSource>();
-    clones::<UserData>();
-    clones::<SessionInfo>();
-    clones::<Rejection>();
-    goes::<ResponseBody<Empty<Bytes>>>();
-    sends::<ResponseFuture<Inner, ()>>();
+    is_clone::<SessionCacheLayer<NotClone>>();
+    is_clone::<SessionCacheService<Inner, NotClone>>();
+    is_clone::<SessionCacheService<Inner, ErasedValidator>>();
+    is_clone::<SessionCache>();
+    is_clone::<TokenSource>();
+    is_clone::<UserData>();
+    is_clone::<SessionInfo>();
+    is_clone::<Rejection>();
+    is_send_and_sync::<ResponseBody<Empty<Bytes>>>();
+    is_send::<ResponseFuture<Inner, ()>>();
     fn debug<T: std::fmt::Debug>(value: T) -> String {
         format!("{value:?}")
     }

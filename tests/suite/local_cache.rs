@@ -391,7 +391,11 @@ async fn read_overtaken_by_a_push_is_not_cached() {
     Peer(&redis).logout("t");
     until("the push", || cache.stats().invalidations > pushes).await;
     proxy.hold_lookups(false);
-    assert_eq!(lookup.await.unwrap(), Origin::Redis, "it began before");
+    assert_eq!(
+        lookup.await.unwrap(),
+        Origin::Redis,
+        "the lookup began before the logout"
+    );
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
 }
 
@@ -413,7 +417,11 @@ async fn read_overlapping_a_listener_reconnect_is_not_cached() {
     proxy.refuse(false);
     until("a lease", || cache.stats().lease_age.is_some()).await;
     proxy.hold_lookups(false);
-    assert_eq!(lookup.await.unwrap(), Origin::Redis, "it began before");
+    assert_eq!(
+        lookup.await.unwrap(),
+        Origin::Redis,
+        "the lookup began before the logout"
+    );
     assert_eq!(origin(&layer, "t").await, Origin::Validator);
 }
 
@@ -795,7 +803,11 @@ async fn listener_ends_with_the_last_cache_handle() {
     assert_eq!(redis.listeners().len(), 1);
     assert!(tasks() > before);
     drop(cache);
-    assert_eq!(origin(&layer, "t").await, Origin::Local, "another handle");
+    assert_eq!(
+        origin(&layer, "t").await,
+        Origin::Local,
+        "another handle is alive"
+    );
     drop(layer);
     until("the end of the connection", || redis.listeners().is_empty()).await;
     until("the end of all tasks", || tasks() == before).await;

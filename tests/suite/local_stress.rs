@@ -1,5 +1,5 @@
 //! Races with a real Redis and local caches: a revoked session is served from memory for less than a
-//! lease, and from Redis or a validation not at all.
+//! lease, and from anywhere else not at all.
 
 use std::time::{Duration, Instant};
 

@@ -137,7 +137,7 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     let redis = Redis::start();
     let clock = ManualClock::new();
     let patient = Duration::from_secs(20);
-    let near_and_far = SessionCache::builder()
+    let with_both_tiers = SessionCache::builder()
         .redis(RedisConfig::single(redis.url()).timeout(patient))
         .unwrap()
         .local_cache(LocalCacheConfig::new(100).lease(Duration::from_secs(60)));
@@ -147,9 +147,9 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
         .clock(clock.clone());
     let off = SessionCache::builder().enabled(false);
     let caches = with_local_recorder(&recorder, || {
-        [near_and_far, alone, off].map(|builder| builder.build().unwrap())
+        [with_both_tiers, alone, off].map(|builder| builder.build().unwrap())
     });
-    let [near_and_far, alone, off] = &caches;
+    let [with_both_tiers, alone, off] = &caches;
     let probe = Probe::answering(|token| match token {
         "secret-wrong" => Err(ValidationError::invalid()),
         "secret-down" => Err(ValidationError::unavailable("out of order")),
@@ -162,20 +162,23 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     });
     let layer = |cache: &SessionCache| SessionCacheLayer::new(cache.clone(), probe.clone());
 
-    let layer_of_all = layer(near_and_far);
+    let layer_of_all = layer(with_both_tiers);
     soon("a local hit", async {
         while ask(&layer_of_all, "secret-t").await.unwrap().1 != Origin::Local {}
     })
     .await;
-    until("a lease", || near_and_far.stats().lease_age.is_some()).await;
+    until("a lease", || with_both_tiers.stats().lease_age.is_some()).await;
     for _ in 0..3 {
         assert_eq!(ask(&layer_of_all, "secret-wrong").await.unwrap_err(), 401);
     }
     assert_eq!(ask(&layer_of_all, "secret-down").await.unwrap_err(), 503);
-    let _ = near_and_far.revoke_token(&token("secret-t")).await.unwrap();
+    let _ = with_both_tiers
+        .revoke_token(&token("secret-t"))
+        .await
+        .unwrap();
     assert_eq!(ask(&layer_of_all, "secret-t").await.unwrap_err(), 401);
-    let _ = near_and_far.invalidate_user("user-ada").await.unwrap();
-    let _ = near_and_far
+    let _ = with_both_tiers.invalidate_user("user-ada").await.unwrap();
+    let _ = with_both_tiers
         .invalidate_token(&token("secret-t"))
         .await
         .unwrap();
@@ -194,7 +197,10 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
         let layer = layer_of_all.clone();
         tokio::spawn(async move { ask(&layer, text).await.unwrap().1 })
     });
-    until("the second to join", || near_and_far.stats().coalesced == 1).await;
+    until("the second to join", || {
+        with_both_tiers.stats().coalesced == 1
+    })
+    .await;
     let text = recorder.handle().render();
     assert_eq!(read(&text)["session_cache_validations_in_flight"], 1.0);
     probe.let_go();
@@ -206,14 +212,14 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     }
 
     redis.pause();
-    let cache = near_and_far.clone();
+    let cache = with_both_tiers.clone();
     let revoking = tokio::spawn(async move { cache.revoke_token(&token("secret-q")).await });
     until("a command in flight", || {
-        near_and_far.stats().redis_commands_in_flight == 1
+        with_both_tiers.stats().redis_commands_in_flight == 1
     })
     .await;
-    let told = read(&recorder.handle().render());
-    assert_eq!(told["session_cache_redis_commands_in_flight"], 1.0);
+    let reported = read(&recorder.handle().render());
+    assert_eq!(reported["session_cache_redis_commands_in_flight"], 1.0);
     redis.resume();
     let _ = soon("the revocation", revoking).await.unwrap().unwrap();
 
@@ -248,28 +254,28 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
         ("lease_held", |s| u64::from(s.lease_age.is_some())),
     ];
     let text = recorder.handle().render();
-    let told = read(&text);
+    let reported = read(&text);
     for (name, of) in expected {
-        let (told, counted) = (told[&format!("session_cache_{name}")], sum(*of));
-        assert_eq!(told, counted as f64, "{name} in {text}");
+        let (reported, counted) = (reported[&format!("session_cache_{name}")], sum(*of));
+        assert_eq!(reported, counted as f64, "{name} in {text}");
         assert!(counted > 0, "{name} has not happened");
     }
     for kind in ["invalidate_token", "revoke_token", "invalidate_user"] {
         let name =
             format!("session_cache_revocations_total{{kind=\"{kind}\",outcome=\"applied\"}}");
         let expected = if kind == "revoke_token" { 2.0 } else { 1.0 };
-        assert_eq!(told[&name], expected, "{text}");
+        assert_eq!(reported[&name], expected, "{text}");
     }
     // A duration is recorded for an outcome that a request has to wait for, and for no other.
     let waited = |outcome: &str| {
         let name = format!("session_cache_lookup_duration_seconds_count{{outcome=\"{outcome}\"}}");
-        told.get(&name).copied().unwrap_or_default()
+        reported.get(&name).copied().unwrap_or_default()
     };
     assert_eq!(waited("local"), 0.0);
     assert_eq!(waited("bypass"), 1.0);
     assert_eq!(waited("stale"), 1.0);
     assert_eq!(waited("miss") + waited("stale"), sum(|s| s.misses) as f64);
-    assert!(told["session_cache_invalidation_heartbeat_seconds_count"] >= 2.0);
+    assert!(reported["session_cache_invalidation_heartbeat_seconds_count"] >= 2.0);
     for private in ["secret", "ada", "example.com", "user-"] {
         assert!(!text.contains(private), "{private} in {text}");
     }
@@ -277,8 +283,9 @@ async fn metrics_equal_stats_and_contain_no_private_data() {
     drop(caches);
     drop((layer_of_all, stale));
     until("all connections to end", || {
-        let told = read(&recorder.handle().render());
-        told["session_cache_redis_connections"] == 0.0 && told["session_cache_lease_held"] == 0.0
+        let reported = read(&recorder.handle().render());
+        reported["session_cache_redis_connections"] == 0.0
+            && reported["session_cache_lease_held"] == 0.0
     })
     .await;
 }
@@ -289,9 +296,9 @@ async fn open_breaker_and_queued_revocations_appear_in_stats() {
     let redis = Redis::start();
     let builder = SessionCache::builder().redis(redis.url()).unwrap();
     let cache = with_local_recorder(&recorder, || builder.build().unwrap());
-    let told = |name: &str| read(&recorder.handle().render())[&format!("session_cache_{name}")];
+    let reported = |name: &str| read(&recorder.handle().render())[&format!("session_cache_{name}")];
     let _ = cache.invalidate_token(&token("t")).await.unwrap();
-    assert_eq!(told("redis_circuit_open"), 0.0);
+    assert_eq!(reported("redis_circuit_open"), 0.0);
     redis.pause();
     soon("the circuit breaker to open", async {
         while !cache.stats().redis_circuit_open {
@@ -299,18 +306,21 @@ async fn open_breaker_and_queued_revocations_appear_in_stats() {
         }
     })
     .await;
-    assert_eq!(told("redis_circuit_open"), 1.0);
+    assert_eq!(reported("redis_circuit_open"), 1.0);
     let stats = cache.stats();
     assert!(stats.queued_revocations > 0 && stats.redis_errors >= 3);
-    assert_eq!(told("revocations_queued"), stats.queued_revocations as f64);
+    assert_eq!(
+        reported("revocations_queued"),
+        stats.queued_revocations as f64
+    );
     redis.resume();
     until("the delivery", || cache.stats().queued_revocations == 0).await;
-    assert_eq!(told("revocations_queued"), 0.0);
+    assert_eq!(reported("revocations_queued"), 0.0);
     until("the circuit breaker to close", || {
         !cache.stats().redis_circuit_open
     })
     .await;
-    assert_eq!(told("redis_circuit_open"), 0.0);
+    assert_eq!(reported("redis_circuit_open"), 0.0);
 }
 
 #[tokio::test]
@@ -340,12 +350,15 @@ async fn server_example_serves_metrics_to_prometheus() {
     }
     let answer = client.get(format!("{url}/metrics")).send().await.unwrap();
     let text = answer.text().await.unwrap();
-    let told = read(&text);
+    let reported = read(&text);
     assert_eq!(
-        told["session_cache_lookups_total{outcome=\"miss\"}"],
+        reported["session_cache_lookups_total{outcome=\"miss\"}"],
         before + 1.0
     );
-    assert_eq!(told["session_cache_lookups_total{outcome=\"local\"}"], 1.0);
+    assert_eq!(
+        reported["session_cache_lookups_total{outcome=\"local\"}"],
+        1.0
+    );
     assert!(
         text.contains("session_cache_lookup_duration_seconds_bucket"),
         "{text}"
