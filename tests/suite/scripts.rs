@@ -48,7 +48,7 @@ fn fill_keeps_a_newer_record_of_any_writer() {
         format!("sealed1:00:00:{now:.6}:x"),
     ] {
         redis.set("record", &newer);
-        assert_eq!(fill(&redis, now - 1.0, "r1"), "kept", "{newer}");
+        assert_eq!(fill(&redis, now - 1.0, "r1"), "newer", "{newer}");
         assert_eq!(redis.get("record").as_ref(), Some(&newer));
         assert_eq!(fill(&redis, now + 1.0, "r1"), "stored", "{newer}");
     }
@@ -59,7 +59,7 @@ fn fill_keeps_a_newer_record_of_any_writer() {
 #[test]
 fn fill_for_another_run_id_is_rejected() {
     let redis = Redis::start();
-    assert_eq!(fill(&redis, redis.time(), "r2"), "lost");
+    assert_eq!(fill(&redis, redis.time(), "r2"), "other_run");
     assert_eq!(redis.get("record"), None);
 }
 
@@ -69,12 +69,12 @@ fn refresh_fill_replaces_only_the_expected_record() {
     let now = redis.time();
     assert_eq!(
         fill_over(&redis, now, "r1", "old"),
-        "kept",
+        "other_record",
         "the record is gone"
     );
     assert_eq!(redis.get("record"), None);
     redis.set("record", "another");
-    assert_eq!(fill_over(&redis, now, "r1", "old"), "kept");
+    assert_eq!(fill_over(&redis, now, "r1", "old"), "other_record");
     redis.set("record", "old");
     assert_eq!(fill_over(&redis, now, "r1", "old"), "stored");
     assert!((200_000..=300_000).contains(&redis.run(cmd("PTTL").arg("record"))));

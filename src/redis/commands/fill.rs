@@ -127,14 +127,14 @@ impl RedisStore {
                 self.record_cache.learn_user(key, &mark_name);
                 Ok(FillReply::Stored)
             }
-            Some(b"kept" | b"unreadable") => Ok(FillReply::Skipped),
-            Some(b"refused") => Ok(FillReply::Revoked),
-            Some(b"moved") => {
+            Some(b"newer" | b"other_record" | b"unreadable") => Ok(FillReply::Skipped),
+            Some(b"revoked") => Ok(FillReply::Revoked),
+            Some(b"conflict") => {
                 let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
                 let revocations = RevocationState::parse(field(1), field(2));
                 Ok(seen.conflict(fence, run_ids, revocations, mark_name))
             }
-            // This includes `lost`, because this server knows nothing of the time before, and
+            // This includes `other_run`, because this server knows nothing of the time before, and
             // `late`, because a tombstone may have come and gone.
             _ => Err(Unavailable),
         }

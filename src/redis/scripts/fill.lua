@@ -8,12 +8,12 @@
 
 -- Another server may have lost what was revoked since the lookup.
 local run = ARGV[11]
-if run ~= ARGV[8] then return {'lost'} end
+if run ~= ARGV[8] then return {'other_run'} end
 
 local tomb = text(KEYS[2], 128)
 local mark
 if KEYS[3] then mark = text(KEYS[3], 128) else mark = ARGV[2] ~= '' and ARGV[2] end
-if tomb and refuses(tomb) then return {'refused'} end
+if tomb and refuses(tomb) then return {'revoked'} end
 
 local fence, slack = tonumber(ARGV[3]), tonumber(ARGV[5])
 local same
@@ -22,7 +22,7 @@ if ARGV[2] == '?' then
 else
   same = (mark or '') == ARGV[2]
 end
-if not same or (tomb or '') ~= ARGV[1] then return {'moved', tomb, mark, stamp(now)} end
+if not same or (tomb or '') ~= ARGV[1] then return {'conflict', tomb, mark, stamp(now)} end
 
 if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
 if mark and not micros(mark) then return {'unreadable'} end
@@ -32,11 +32,11 @@ if standing then
   local written = micros(string.match(standing, '^sealed1:%x+:%x+:([%d.]+):'))
     or micros(string.match(standing, '"fence"%s*:%s*"([^"]*)"'))
     or micros(string.match(standing, '"cached_at"%s*:%s*([%d.]+)'))
-  if written and written > fence then return {'kept'} end
+  if written and written > fence then return {'newer'} end
 end
 -- If that record has gone, the Python service may have logged the user out, which leaves no other
 -- trace.
-if ARGV[10] ~= '' and standing ~= ARGV[10] then return {'kept'} end
+if ARGV[10] ~= '' and standing ~= ARGV[10] then return {'other_record'} end
 local record = ARGV[7]
 if ARGV[9] == '' then
   record = record .. (mark and '"' .. mark .. '"' or 'null') .. ',"run":"' .. run .. '"}}'
