@@ -67,7 +67,7 @@ impl fmt::Display for ExtractError {
         f.write_str(match self {
             Self::Unauthenticated(_) => "the request has no session",
             Self::MissingLayer => {
-                "no SessionCacheLayer is around the route of a handler that wants the user; add \
+                "`SessionCacheLayer` is missing on a route whose handler extracts the user; add \
                  `.layer(SessionCacheLayer::new(cache, validator))` after the route"
             }
         })

@@ -63,7 +63,7 @@
 //! async fn hello(request: Request<String>) -> Result<Response<String>, Status> {
 //!     let user = request.extensions().get::<UserData>();
 //!     // There is none in `optional` mode alone.
-//!     let user = user.ok_or_else(|| Status::unauthenticated("a session is required"))?;
+//!     let user = user.ok_or_else(|| Status::unauthenticated("a session token is required"))?;
 //!     Ok(Response::new(format!("Hello, {}!", user.name())))
 //! }
 //!

@@ -315,8 +315,8 @@ impl SessionCacheBuilder {
             || without(&self.sealing_key, &self.previous_sealing_key)
         {
             return Err(ConfigError::new(
-                "`previous_pepper` and `previous_sealing_key` need a current key; set `pepper` or \
-                 `sealing_key` as well",
+                "`previous_pepper` and `previous_sealing_key` require a current key; set `pepper` \
+                 or `sealing_key` as well",
             ));
         }
         let settings = self.settings.resolve(timeouts);

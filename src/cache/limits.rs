@@ -161,8 +161,8 @@ impl CacheSettings {
         self.check_timeouts(redis, effective)?;
         if !self.stale_if_error.is_zero() && redis.is_some() && self.local_cache.is_none() {
             return Err(ConfigError::new(
-                "`stale_if_error` serves from the memory of this process; with Redis, set \
-                 `local_cache` as well",
+                "`stale_if_error` requires `local_cache` if Redis is used, because stale sessions \
+                 are served from local memory; set `local_cache` as well",
             ));
         }
         if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_concurrent_validations) {
@@ -172,8 +172,8 @@ impl CacheSettings {
         }
         if !(1..=100).contains(&self.refresh_ahead) {
             return Err(ConfigError::new(
-                "`refresh_ahead` is a percentage of `ttl` from 1 to 100, for example 80; 100 turns \
-                 it off",
+                "`refresh_ahead` must be a percentage of `ttl` from 1 to 100, for example 80; 100 \
+                 turns it off",
             ));
         }
         Ok(())
@@ -191,8 +191,8 @@ impl CacheSettings {
         };
         if !(1..=MAX_CAPACITY).contains(&local.capacity) {
             return Err(ConfigError::new(
-                "the capacity of `local_cache` must be between 1 and 4294967295; to have no local \
-                 cache, leave out `local_cache`",
+                "`capacity` of `local_cache` must be between 1 and 4294967295; to disable the \
+                 local cache, leave out `local_cache`",
             ));
         }
         if !(MIN_LEASE..=MAX_LEASE).contains(&local.lease) {
@@ -202,7 +202,7 @@ impl CacheSettings {
         }
         if local.max_age.is_zero() {
             return Err(ConfigError::new(
-                "`max_age` of `local_cache` must be greater than zero; to have no local cache, \
+                "`max_age` of `local_cache` must be greater than zero; to disable the local cache, \
                  leave out `local_cache`",
             ));
         }

@@ -70,10 +70,12 @@ impl fmt::Display for RevokeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             RevokeErrorKind::Queued => {
-                "the revocation holds on this node only, and waits for Redis to answer"
+                "the revocation applies on this node only until Redis is available again; it is \
+                 queued and needs no retry"
             }
             RevokeErrorKind::QueueFull => {
-                "the revocation holds on this node only; repeat it when Redis answers again"
+                "the revocation applies on this node only, because the queue is full; repeat it \
+                 when Redis is available again"
             }
         })
     }

@@ -95,11 +95,12 @@ impl fmt::Display for SecretKeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => {
-                "there is no secret key where one was expected; set the variable, or check that \
-                 the file exists and can be read"
+                "the secret key is missing; set the environment variable, or check that the file \
+                 exists and is readable"
             }
             Self::TooShort => {
-                "the secret key has less than 32 bytes; make one with `openssl rand -base64 32`"
+                "the secret key must have at least 32 bytes; generate one with `openssl rand \
+                 -base64 32`"
             }
         })
     }

@@ -137,12 +137,14 @@ impl Rejection {
     pub(crate) fn title(&self) -> String {
         match self.kind {
             RejectionKind::Malformed(error) => error.to_string(),
-            RejectionKind::Missing => "a session is required".to_owned(),
+            RejectionKind::Missing => "a session token is required".to_owned(),
             RejectionKind::Invalid | RejectionKind::Revoked => {
-                "the session has ended or never was".to_owned()
+                "the session is invalid or has expired".to_owned()
             }
-            RejectionKind::Forbidden(_) => "the user is not let in".to_owned(),
-            RejectionKind::Unavailable => "the session cannot be checked now".to_owned(),
+            RejectionKind::Forbidden(_) => "access denied".to_owned(),
+            RejectionKind::Unavailable => {
+                "the session could not be validated, try again later".to_owned()
+            }
         }
     }
 }

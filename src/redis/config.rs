@@ -444,28 +444,28 @@ const REDIS_URL: ConfigError = ConfigError::new(
 );
 
 const NO_TLS: ConfigError = ConfigError::new(
-    "the Redis URL asks for TLS, which is not built in; enable the feature `tls` of \
+    "the Redis URL requires TLS, which is not compiled in; enable the feature `tls` of \
      tower-session-cache",
 );
 
 const INSECURE: ConfigError = ConfigError::new(
-    "the Redis URL turns off the verification of certificates; remove #insecure, and pass the \
-     server's CA to `RedisConfig::tls`",
+    "the Redis URL must not disable the verification of certificates; remove #insecure, and pass \
+     the server's CA to `RedisConfig::tls`",
 );
 
 const NO_SENTINEL: ConfigError = ConfigError::new(
-    "`RedisConfig::sentinel` needs at least one URL like redis://host:26379 (usually \
-     REDIS_SENTINEL_URLS)",
+    "`RedisConfig::sentinel` (usually REDIS_SENTINEL_URLS) must have at least one URL, for example \
+     redis://host:26379",
 );
 
 const CREDENTIALS: ConfigError = ConfigError::new(
-    "`credentials_from` is only for `RedisConfig::sentinel`; write user, password and database \
-     into the URL of the server",
+    "`credentials_from` requires `RedisConfig::sentinel`; for other deployments, write user, \
+     password and database into the URL of the server",
 );
 
 const CLUSTER_URLS: ConfigError = ConfigError::new(
-    "`RedisConfig::cluster` needs at least one node, and each as a URL like redis://host:6379, \
-     with user and password as redis://user:password@host:6379 (usually REDIS_CLUSTER_URLS)",
+    "`RedisConfig::cluster` (usually REDIS_CLUSTER_URLS) must have at least one node, each as a \
+     URL like redis://host:6379, or with user and password redis://user:password@host:6379",
 );
 
 const CLUSTER_DATABASE: ConfigError = ConfigError::new(
@@ -474,17 +474,17 @@ const CLUSTER_DATABASE: ConfigError = ConfigError::new(
 );
 
 const CLUSTER_CREDENTIALS: ConfigError = ConfigError::new(
-    "the URLs of the Redis Cluster differ in user, password or TLS; give all nodes the same, since \
-     nodes that are discovered are connected like the first",
+    "`RedisConfig::cluster` must have URLs that do not differ in user, password or TLS, because \
+     discovered nodes use those of the first; give all nodes the same",
 );
 
 const CLUSTER_REPLICAS: ConfigError = ConfigError::new(
     "`wait_for_replicas` is not available for `RedisConfig::cluster`; leave it out (docs::cluster \
-     says what a failover can lose)",
+     describes what a failover can lose)",
 );
 
 const REPLICAS: ConfigError = ConfigError::new(
-    "`wait_for_replicas` needs at least one replica and a wait of more than 0 and at most 1 \
+    "`wait_for_replicas` must have at least one replica and a wait greater than zero and at most 1 \
      minute, for example 1 and 100 ms; leave it out to not wait",
 );
 
@@ -504,20 +504,20 @@ const CHECKOUT_TIMEOUT: ConfigError = ConfigError::new(
 
 #[cfg(feature = "tls")]
 const NO_TLS_URL: ConfigError = ConfigError::new(
-    "`RedisConfig::tls` is set, but no URL asks for TLS; write rediss:// in place of redis://, and \
-     the port of Redis's tls-port",
+    "`RedisConfig::tls` requires a URL with TLS; use rediss:// instead of redis://, and the port \
+     of Redis's `tls-port`",
 );
 
 #[cfg(feature = "tls")]
 const ROOT_CERTIFICATES: ConfigError = ConfigError::new(
-    "invalid root certificates for Redis; pass the CA as PEM to `RedisTls`, which begins with \
-     -----BEGIN CERTIFICATE-----",
+    "`root_certificates` of `RedisTls` must be valid certificates; pass the CA as PEM, which \
+     begins with -----BEGIN CERTIFICATE-----",
 );
 
 #[cfg(feature = "tls")]
 const CLIENT_CERTIFICATE: ConfigError = ConfigError::new(
-    "invalid client certificate or key for Redis, or they do not belong together; pass both as PEM \
-     to `RedisTls`, the certificate first",
+    "`client_certificate` of `RedisTls` must be a valid certificate and key that belong together; \
+     pass both as PEM, the certificate first",
 );
 
 #[cfg(test)]

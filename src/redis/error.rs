@@ -19,10 +19,10 @@ pub(crate) fn is_unauthenticated(error: &RedisError) -> bool {
 
 fn advice(error: &RedisError) -> Option<&'static str> {
     if is_unauthenticated(error) {
-        return Some("check the user and the password in the URL against the server's ACL");
+        return Some("check user and password in the URL against the server's ACL");
     }
     if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
-        return Some("give the user the ACL rules that the page docs::deployment lists");
+        return Some("grant the user the ACL rules listed in docs::deployment");
     }
     #[cfg(feature = "tls")]
     if let Some(fault) = tls(error) {
@@ -58,24 +58,24 @@ fn about(fault: &rustls::Error) -> Option<&'static str> {
 
     Some(match fault {
         Fault::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
-            "no CA that is trusted here has signed the server's certificate; hand its CA to \
-             RedisTls::root_certificates, unless it is somebody else who answers there"
+            "the server's certificate is not signed by a trusted CA; check that the address is the \
+             right server, then pass its CA to `RedisTls::root_certificates`"
         }
         Fault::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
-            "the server's certificate has expired; renew it, or set this machine's clock"
+            "the server's certificate has expired; renew it, or correct the clock of this machine"
         }
         Fault::InvalidCertificate(
             Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
-        ) => "the server's certificate is not valid yet; set this machine's clock",
+        ) => "the server's certificate is not valid yet; correct the clock of this machine",
         Fault::InvalidCertificate(
             Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
         ) => {
-            "the server's certificate is for another host; write the URL with the name that the \
-             certificate has, or make one for this name"
+            "the server's certificate is for another host; use the name of the certificate in the \
+             URL, or issue a certificate for the name in the URL"
         }
-        Fault::InvalidCertificate(_) => "the server's certificate cannot be used; make another",
+        Fault::InvalidCertificate(_) => "the server's certificate is invalid; issue another",
         Fault::InvalidMessage(_) => {
-            "what answers there speaks no TLS; name the port of Redis's tls-port"
+            "the server does not use TLS on this port; use the port of Redis's `tls-port`"
         }
         Fault::AlertReceived(
             Alert::CertificateRequired
@@ -87,8 +87,8 @@ fn about(fault: &rustls::Error) -> Option<&'static str> {
             | Alert::AccessDenied
             | Alert::HandshakeFailure,
         ) => {
-            "the server wants a certificate of this client that it trusts; hand one to \
-             RedisTls::client_certificate"
+            "the server requires a client certificate that it trusts; pass one to \
+             `RedisTls::client_certificate`"
         }
         _ => return None,
     })

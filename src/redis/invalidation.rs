@@ -273,7 +273,13 @@ impl Subscription {
         self.ask::<Value>(&mut node.connection, &set).await?;
         timeout(self.timeout, probe.pushed.notified())
             .await
-            .map_err(|_| ListenError::Unsupported("a key was written, and no push came".to_owned()))
+            .map_err(|_| {
+                ListenError::Unsupported(
+                    "no invalidation was received after a key was \
+                                                   written"
+                        .to_owned(),
+                )
+            })
     }
 
     async fn connect(

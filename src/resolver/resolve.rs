@@ -166,7 +166,7 @@ impl<V: SessionValidator> Resolver<V> {
                 let answer = Box::pin(self.validate_coalesced(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
-                    .unwrap_or_else(|_| unavailable("no answer within `request_timeout`"));
+                    .unwrap_or_else(|_| unavailable("no result within `request_timeout`"));
                 let is_stale = outcome.as_ref().is_ok_and(|resolved| resolved.is_stale);
                 let answer = match is_stale {
                     true => LookupOutcome::Stale,
@@ -192,7 +192,7 @@ impl<V: SessionValidator> Resolver<V> {
                 WaitResult::Done(outcome) => return outcome,
                 WaitResult::Retry => {}
                 WaitResult::Abandoned => {
-                    return unavailable("the validation ended without an answer");
+                    return unavailable("the validation ended without a result");
                 }
             }
             completions = self.cache.validations().in_flight.completions();
@@ -201,7 +201,7 @@ impl<V: SessionValidator> Resolver<V> {
                 Err(ticket) => ticket,
             };
         }
-        unavailable("Redis answers lookups, but not what follows them")
+        unavailable("Redis answered the lookups but did not confirm a write")
     }
 
     /// Waits for one validation, led by this request or an earlier one.
@@ -234,7 +234,7 @@ impl<V: SessionValidator> Resolver<V> {
                     waiter
                 }
                 Role::Rejected => {
-                    let full = "too many sessions are being validated at once";
+                    let full = "too many tokens are being validated concurrently";
                     return Err(ValidationError::unavailable(full).into());
                 }
             }

@@ -76,7 +76,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         .await
         .unwrap_or_else(|_| {
             let error = ValidationError::unavailable(if asked_at.is_some() {
-                "the validator did not answer within `validation_timeout`"
+                "the validator did not finish within `validation_timeout`"
             } else {
                 "timed out waiting for one of the `max_concurrent_validations` permits"
             });
@@ -87,7 +87,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         .and_then(|mut session| {
             if session.user.id().is_empty() {
                 return Err(ValidationError::unavailable(
-                    "the validator answered with a user that has no id",
+                    "the validator returned a user without an ID",
                 ));
             }
             cache.attribute(&mut session);

@@ -125,8 +125,8 @@ impl fmt::Display for TokenError {
             Self::Empty => "the session token is empty",
             Self::InvalidByte => "the session token contains a byte outside visible ASCII",
             Self::TooLong => "the session token is too long",
-            Self::Repeated => "the credential was sent more than once",
-            Self::List => "one header holds a list of credentials",
+            Self::Repeated => "the session token was sent more than once",
+            Self::List => "the header contains a list of credentials",
         })
     }
 }

@@ -145,7 +145,7 @@ impl ValidationError {
 
     /// Creates an error for a provider that was not called because of its `Retry-After`.
     pub(crate) fn cooling_down(remaining: Duration) -> Self {
-        let cooling_down = "the identity provider asked to be left alone for a while";
+        let cooling_down = "the identity provider is not called until its `Retry-After` has passed";
         Self {
             cause: Cause::NotCalled,
             ..Self::unavailable(cooling_down).with_retry_after(remaining)
@@ -220,11 +220,11 @@ impl fmt::Debug for ValidationError {
 impl fmt::Display for ValidationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
-            ValidationErrorKind::Invalid => "the identity provider refused the session token",
-            ValidationErrorKind::Forbidden(_) => "the identity provider does not let the user in",
-            ValidationErrorKind::Unavailable => "the identity provider could not be asked",
+            ValidationErrorKind::Invalid => "the identity provider rejected the session token",
+            ValidationErrorKind::Forbidden(_) => "the identity provider denied access to the user",
+            ValidationErrorKind::Unavailable => "the session token could not be validated",
             ValidationErrorKind::Misconfigured => {
-                "the identity provider rejects this service's configuration"
+                "the identity provider rejected the configuration of this service"
             }
         })
     }

@@ -78,26 +78,22 @@ fn with_token<T>(message: T, credential: Option<&str>) -> Request<T> {
 }
 
 const REFUSALS: [(Option<&str>, Code, &str); 5] = [
-    (None, Code::Unauthenticated, "a session is required"),
+    (None, Code::Unauthenticated, "a session token is required"),
     (
         Some("invalid"),
         Code::Unauthenticated,
-        "the session has ended or never was",
+        "the session is invalid or has expired",
     ),
-    (
-        Some("blocked"),
-        Code::PermissionDenied,
-        "the user is not let in",
-    ),
+    (Some("blocked"), Code::PermissionDenied, "access denied"),
     (
         Some("a,b"),
         Code::InvalidArgument,
-        "one header holds a list of credentials",
+        "the header contains a list of credentials",
     ),
     (
         Some("down"),
         Code::Unavailable,
-        "the session cannot be checked now",
+        "the session could not be validated, try again later",
     ),
 ];
 
@@ -210,7 +206,7 @@ async fn rejection_is_a_headers_only_response() {
         assert_eq!(headers["grpc-status"], "16");
         assert_eq!(
             headers["grpc-message"],
-            "the session has ended or never was"
+            "the session is invalid or has expired"
         );
         assert!(!headers.contains_key(header::CONTENT_LENGTH));
         let rest = answer.into_body().collect().await.unwrap();

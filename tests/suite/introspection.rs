@@ -251,7 +251,7 @@ async fn client_authentication_must_match_the_server() {
                         !is_right && error.kind() == MISCONFIGURED,
                         "{shown}: {error:?}"
                     );
-                    assert!(advice(&error).contains("client's id and secret"));
+                    assert!(advice(&error).contains("client ID and secret"));
                     assert_discreet(&error);
                 }
             }

@@ -285,7 +285,7 @@ async fn rejection_body_hook_determines_the_body() {
         "type": "about:blank",
         "title": "Unauthorized",
         "status": 401,
-        "detail": "a session is required",
+        "detail": "a session token is required",
         "reason": "missing_token",
     });
     assert_eq!(problem, expected);

@@ -183,7 +183,7 @@ async fn newest_sentinel_wins_and_an_outdated_minority_is_ignored() {
 async fn unknown_primary_causes_one_warning_with_advice() {
     for (says, reason) in [
         (Says::Unknown, "No such master"),
-        (Says::Nothing, "no answer"),
+        (Says::Nothing, "no reply"),
     ] {
         let fakes = fakes([says; 3]).await;
         let log = record();

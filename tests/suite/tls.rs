@@ -152,7 +152,7 @@ async fn each_tls_failure_causes_one_warning_with_advice() {
             "RedisTls::client_certificate",
         ),
         ("no TLS", plain, tls(), "tls-port"),
-        ("wrong password", wrong, tls(), "the user and the password"),
+        ("wrong password", wrong, tls(), "check user and password"),
         (
             "no password",
             guarded.url(),

@@ -58,7 +58,7 @@ impl ManageConnection for Manager {
 
     async fn is_valid(&self, connection: &mut SharedConnection) -> Result<(), RedisError> {
         if connection.is_broken() {
-            return Err((ErrorKind::Io, "the connection has died").into());
+            return Err((ErrorKind::Io, "the connection is broken").into());
         }
         Ok(())
     }
@@ -81,8 +81,8 @@ impl Manager {
         if field(&info, "role") == "slave" {
             return Err((
                 ErrorKind::Server(ServerErrorKind::ReadOnly),
-                "this server is a replica, which hears of revocations late and takes none; name \
-                 the primary",
+                "connected to a replica, which receives revocations late and accepts no writes; \
+                 configure the address of the primary",
             )
                 .into());
         }

@@ -299,7 +299,7 @@ impl PoolInner {
                     }
                 }
             }
-            let error = "its connections end as soon as they are used";
+            let error = "the server closes connections as soon as they are used";
             Err(CommandError::Unavailable(error.into()))
         })
         .await

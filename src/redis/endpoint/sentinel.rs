@@ -143,8 +143,8 @@ impl SentinelClient {
             }
             (_, trouble) => Err((
                 ErrorKind::MasterNameNotFoundBySentinel,
-                "no sentinel tells the primary; check RedisConfig::sentinel \
-                 (usually REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER)",
+                "no sentinel reported the primary; check `RedisConfig::sentinel` (usually \
+                 REDIS_SENTINEL_URLS and REDIS_SENTINEL_MASTER)",
                 trouble.as_ref().map(with_hint).unwrap_or_default(),
             )
                 .into()),
@@ -205,7 +205,7 @@ impl SentinelSet {
                     Some(
                         (
                             ErrorKind::MasterNameNotFoundBySentinel,
-                            "the sentinels that answer have missed a failover",
+                            "the reachable sentinels have missed a failover",
                         )
                             .into(),
                     )
@@ -276,7 +276,11 @@ impl Sentinel {
             .await?;
         let epoch = fields.get("config-epoch").and_then(|it| it.parse().ok());
         let (Some(epoch), Some((host, port))) = (epoch, address) else {
-            return Err((ErrorKind::UnexpectedReturnType, "not what a sentinel says").into());
+            return Err((
+                ErrorKind::UnexpectedReturnType,
+                "unexpected reply of a sentinel",
+            )
+                .into());
         };
         Ok(Primary { epoch, host, port })
     }
@@ -289,7 +293,7 @@ impl Sentinel {
 }
 
 fn timeout_message() -> RedisError {
-    (ErrorKind::Io, "no answer within the timeout").into()
+    (ErrorKind::Io, "no reply within the timeout").into()
 }
 
 impl fmt::Debug for SentinelClient {

@@ -50,9 +50,9 @@ impl Endpoint {
 pub(crate) fn timeout_message(server: &ConnectionInfo) -> &'static str {
     match server.addr() {
         ConnectionAddr::TcpTls { .. } => {
-            "no answer within the timeout; check that the port is Redis's tls-port"
+            "no reply within the timeout; check that the port is Redis's `tls-port`"
         }
-        _ => "no answer within the timeout",
+        _ => "no reply within the timeout",
     }
 }
 

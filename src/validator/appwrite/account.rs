@@ -56,8 +56,8 @@ impl AppwriteValidator {
         .ok_or_else(|| {
             AppwriteError::unexpected(
                 Operation::Login,
-                "no session in the answer; check that no proxy before APPWRITE_ENDPOINT \
-                     removes the Set-Cookie header",
+                "the response contains no session; check that no proxy in front of \
+                 APPWRITE_ENDPOINT removes the Set-Cookie header",
             )
         })?;
         if let Some(named) = response::user_id_hint(&token) {

@@ -76,7 +76,7 @@ impl AppwriteClient {
         let mut headers = HeaderMap::new();
         if let Some(token) = token {
             let mut value = HeaderValue::from_str(token.expose_secret()).map_err(|_| {
-                let advice = "the token does not fit into a header";
+                let advice = "the token is not a valid header value";
                 AppwriteError::new(AppwriteErrorKind::Unauthorized, operation, advice)
             })?;
             value.set_sensitive(true);

@@ -28,35 +28,36 @@ impl fmt::Display for AppwriteConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::EndpointNotUrl => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) is not a URL; write it in full, like \
+                "`endpoint` of Appwrite (APPWRITE_ENDPOINT) must be an absolute URL, for example \
                  https://appwrite.example.com/v1"
             }
             Self::EndpointScheme => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) must begin with https:// or http://"
+                "`endpoint` of Appwrite (APPWRITE_ENDPOINT) must begin with https:// or http://"
             }
             Self::EndpointCredentials => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a user name or a password; \
-                 remove everything before the host, since Appwrite is told sessions only"
+                "`endpoint` of Appwrite (APPWRITE_ENDPOINT) must not contain a user name or a \
+                 password; remove everything between :// and the host, because only session tokens \
+                 are sent to Appwrite"
             }
             Self::EndpointQuery => {
-                "the Appwrite endpoint (APPWRITE_ENDPOINT) contains a `?` or a `#`; write it \
-                 without these and what follows them"
+                "`endpoint` of Appwrite (APPWRITE_ENDPOINT) must not contain a query or a \
+                 fragment; remove the `?` or `#` and everything after it"
             }
             Self::EndpointPath => {
-                "the path of the Appwrite endpoint (APPWRITE_ENDPOINT) must end in /v1, like \
-                 https://appwrite.example.com/v1"
+                "`endpoint` of Appwrite (APPWRITE_ENDPOINT) must have a path that ends in /v1, for \
+                 example https://appwrite.example.com/v1"
             }
             Self::InvalidProjectId => {
-                "the Appwrite project id (APPWRITE_PROJECT_ID) is empty or has a space or a \
-                 character outside ASCII in it; copy it from the project's settings in Appwrite's \
+                "`project_id` of Appwrite (APPWRITE_PROJECT_ID) must be visible ASCII without \
+                 spaces and must not be empty; copy it from the project's settings in the Appwrite \
                  console"
             }
             Self::ZeroTimeout => {
-                "a timeout of zero lets no call to Appwrite succeed; set a longer one, or none \
-                 for the default"
+                "`connect_timeout` and `timeout` of Appwrite must be greater than zero; increase \
+                 them, or leave them out for the defaults"
             }
             Self::Client(_) => {
-                "the HTTP client for Appwrite could not be made; check that the system has CA \
+                "the HTTP client for Appwrite could not be created; check that the system has CA \
                  certificates and that its proxy settings are URLs"
             }
         })

@@ -85,17 +85,20 @@ impl AppwriteError {
         let (kind, advice) = match error {
             HttpError::Timeout(_) => (
                 AppwriteErrorKind::Timeout,
-                "no answer in time; check that APPWRITE_ENDPOINT can be reached from here and is \
-                 not overloaded, or raise the validator's timeout",
+                "no complete response within the timeout; check that APPWRITE_ENDPOINT is \
+                 reachable from this host and not overloaded, or increase `timeout` of the \
+                 validator",
             ),
             HttpError::Transport(_) => (
                 AppwriteErrorKind::Transport,
-                "no connection, or it ended early; check that Appwrite runs, that \
-                 APPWRITE_ENDPOINT names its host, port and scheme, and the proxy settings",
+                "could not connect, or the connection was closed early; check that Appwrite is \
+                 running, that APPWRITE_ENDPOINT has its scheme, host and port, and the proxy \
+                 settings",
             ),
             HttpError::TooLong => (
                 AppwriteErrorKind::BodyTooLarge,
-                "the answer is longer than 256 KiB; check that APPWRITE_ENDPOINT is Appwrite's",
+                "the response is longer than 256 KiB; check that APPWRITE_ENDPOINT is the endpoint \
+                 of Appwrite",
             ),
         };
         let mut unanswered = Self::new(kind, operation, advice);

@@ -50,17 +50,20 @@ pub(crate) fn classify(
     };
 
     if status == StatusCode::TOO_MANY_REQUESTS {
-        let advice = "too many calls; ask less often, or raise Appwrite's rate limit for this host";
+        let advice = "rate limit exceeded; reduce the number of calls, or raise Appwrite's rate \
+                      limit for this host";
         let wait = retry_after(headers, now).max(rate_limit_reset(headers, now));
         return Err(error(AppwriteErrorKind::RateLimited, advice).with_retry_after(wait));
     }
     if status.is_server_error() {
-        let advice = "the server failed; look into the logs of Appwrite and of proxies before it";
+        let advice = "the server failed; check the logs of Appwrite and of the proxies in front of \
+                      it";
         let wait = retry_after(headers, now);
         return Err(error(AppwriteErrorKind::ServerError, advice).with_retry_after(wait));
     }
     if status.is_redirection() {
-        let advice = "a redirect, which is not followed; set APPWRITE_ENDPOINT to where it leads";
+        let advice = "the server sent a redirect, which is not followed; set APPWRITE_ENDPOINT to \
+                      its target";
         return Err(error(AppwriteErrorKind::Misconfigured, advice));
     }
     // From here on the body decides, so it must have been read.
@@ -70,8 +73,8 @@ pub(crate) fn classify(
         .and_then(|error_type| classify_error_type(operation, status, error_type));
     let (kind, advice) = known.unwrap_or((
         AppwriteErrorKind::UnexpectedResponse,
-        "not an answer that Appwrite gives here; check that APPWRITE_ENDPOINT is Appwrite's and \
-         no proxy answers instead",
+        "unexpected response; check that APPWRITE_ENDPOINT is the endpoint of Appwrite and that no \
+         proxy responds instead",
     ));
     Err(error(kind, advice))
 }
@@ -95,7 +98,7 @@ fn classify_error_type(
 ) -> Option<(AppwriteErrorKind, &'static str)> {
     use AppwriteErrorKind::{Forbidden, InvalidArgument, Misconfigured, Unauthorized};
 
-    const NOT_IN: &str = "the user is known, but not let in";
+    const NOT_IN: &str = "the user is known, but access is denied";
     let has_arguments = matches!(operation, Operation::Login | Operation::Recovery);
 
     Some(match error_type {
@@ -103,13 +106,14 @@ fn classify_error_type(
         | "user_jwt_invalid"
         | "user_unauthorized"
         | "user_session_not_found"
-        | "user_not_found" => (Unauthorized, "the session or the user is not known"),
+        | "user_not_found" => (Unauthorized, "the session or the user does not exist"),
         "user_invalid_credentials" if operation == Operation::Login => {
-            (Unauthorized, "e-mail address or password is wrong")
+            (Unauthorized, "the e-mail address or the password is wrong")
         }
-        "user_invalid_token" if operation == Operation::Recovery => {
-            (Unauthorized, "the recovery secret is wrong or was used")
-        }
+        "user_invalid_token" if operation == Operation::Recovery => (
+            Unauthorized,
+            "the recovery secret is wrong or has been used",
+        ),
         "user_blocked" => (Forbidden(ForbiddenReason::Blocked), NOT_IN),
         "user_password_reset_required" => {
             (Forbidden(ForbiddenReason::PasswordResetRequired), NOT_IN)
@@ -117,40 +121,41 @@ fn classify_error_type(
         "user_more_factors_required" => (Forbidden(ForbiddenReason::MfaRequired), NOT_IN),
         "project_not_found" => (
             Misconfigured,
-            "no such project; check APPWRITE_PROJECT_ID, and that APPWRITE_ENDPOINT is the server \
-             (or region) that has it",
+            "the project does not exist; check APPWRITE_PROJECT_ID, and that APPWRITE_ENDPOINT is \
+             the server or region of the project",
         ),
         "general_route_not_found" => (
             Misconfigured,
-            "no such route; check that APPWRITE_ENDPOINT ends in the /v1 of Appwrite's API",
+            "the route does not exist; check that APPWRITE_ENDPOINT ends in the /v1 of Appwrite's \
+             API",
         ),
         "general_service_disabled" | "general_api_disabled" => (
             Misconfigured,
-            "the account service or the REST API is off; turn it on in the settings of the \
-             project that APPWRITE_PROJECT_ID names",
+            "the account service or the REST API is disabled; enable it in the settings of the \
+             project APPWRITE_PROJECT_ID",
         ),
         "general_unknown_origin" => (
             Misconfigured,
-            "the origin is not known; register it as a platform of the project that \
-             APPWRITE_PROJECT_ID names, or keep proxies on the way from adding an Origin header",
+            "the origin is unknown; register it as a platform of the project APPWRITE_PROJECT_ID, \
+             or make sure that no proxy adds an Origin header",
         ),
         "user_jwt_and_cookie_set" => (
             Misconfigured,
-            "two credentials arrived; check what the proxies between here and APPWRITE_ENDPOINT \
-             add",
+            "Appwrite received two credentials; check which headers the proxies in front of \
+             APPWRITE_ENDPOINT add",
         ),
         "general_argument_invalid" | "password_recently_used" | "password_personal_data"
             if has_arguments =>
         {
             (
                 InvalidArgument,
-                "an e-mail address or a password is not acceptable",
+                "the e-mail address or the password is not acceptable",
             )
         }
         _ if status == StatusCode::BAD_REQUEST => (
             Misconfigured,
-            "the call is not understood; check APPWRITE_ENDPOINT and APPWRITE_PROJECT_ID, and \
-             that the server is Appwrite 1.5 or newer",
+            "Appwrite rejected the request as malformed; check APPWRITE_ENDPOINT and \
+             APPWRITE_PROJECT_ID, and that the server is Appwrite 1.5 or newer",
         ),
         _ => return None,
     })
@@ -329,8 +334,8 @@ pub(super) fn same_user(operation: Operation, one: &str, other: &str) -> Result<
     }
     Err(AppwriteError::unexpected(
         operation,
-        "the answer is about another user than the one asked for; check that no proxy before \
-         APPWRITE_ENDPOINT caches or mixes up answers",
+        "the response is for another user than the request; check that no proxy in front of \
+         APPWRITE_ENDPOINT caches or mixes up responses",
     ))
 }
 
@@ -342,8 +347,8 @@ fn object(operation: Operation, body: &[u8]) -> Result<Map<String, Value>, Appwr
 fn not_appwrites(operation: Operation) -> AppwriteError {
     AppwriteError::unexpected(
         operation,
-        "a success without what Appwrite answers; check that APPWRITE_ENDPOINT is Appwrite's and \
-         no proxy answers instead",
+        "the response is successful but is not from Appwrite; check that APPWRITE_ENDPOINT is the \
+         endpoint of Appwrite and that no proxy responds instead",
     )
     .with_response(operation.success(), None)
 }

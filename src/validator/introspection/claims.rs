@@ -140,13 +140,13 @@ pub(crate) fn session(
     }
     if let Err(unmet) = settings.check(&response.0) {
         let error = match unmet {
-            UnmetRequirement::Issuer => rejected("its `iss` is not the issuer that is set"),
+            UnmetRequirement::Issuer => rejected("`iss` is not the configured `issuer`"),
             UnmetRequirement::Audience => {
-                rejected("its `aud` does not contain the audience that is set")
+                rejected("`aud` does not contain the configured `audience`")
             }
             UnmetRequirement::Proof => rejected(
-                "it is bound to a key (`cnf`) that nobody here asks a proof of; see \
-                 allow_bound_tokens",
+                "the token is bound to a key (`cnf`) whose proof is not verified; see \
+                 `allow_bound_tokens`",
             ),
             UnmetRequirement::Scope => {
                 ValidationError::forbidden(ForbiddenReason::InsufficientScope)
@@ -157,8 +157,8 @@ pub(crate) fn session(
     }
     let id = response.user_id(&settings.user_id_claim).ok_or_else(|| {
         ValidationError::misconfigured(failure(
-            "an active token does not say whose it is; let the server add `sub`, or name the \
-             claim that tells by user_id_claim",
+            "an active token has no user ID; configure the server to send `sub`, or set \
+             `user_id_claim` to the claim that contains the user ID",
         ))
     })?;
     let name = response
@@ -166,7 +166,7 @@ pub(crate) fn session(
         .or_else(|| response.str_claim("username"));
     let verified = response.0.get("email_verified").and_then(Value::as_bool);
     if !settings.is_id_verified(verified == Some(true)) {
-        let reason = "its user's id is an e-mail address that is not verified";
+        let reason = "the user ID is an e-mail address that is not verified";
         tracing::debug!(target: VALIDATION, reason, "an active token is refused");
         return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
     }

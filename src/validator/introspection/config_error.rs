@@ -33,44 +33,46 @@ impl fmt::Display for IntrospectionConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::EndpointNotUrl => {
-                "the introspection endpoint is not a URL; write it in full, as the server's \
-                 metadata call introspection_endpoint"
+                "`endpoint` of the introspection validator must be an absolute URL; use the \
+                 `introspection_endpoint` of the server's metadata"
             }
             Self::EndpointScheme => {
-                "the introspection endpoint must begin with https:// (or http://, see allow_http)"
+                "`endpoint` of the introspection validator must begin with https://, or with \
+                 http:// if `allow_http` is called"
             }
             Self::EndpointPlain => {
-                "the introspection endpoint begins with http://, which shows tokens and the \
-                 client's secret to the network; write https://, or call allow_http if nobody \
-                 else can read that network"
+                "`endpoint` of the introspection validator must begin with https://, because \
+                 http:// exposes tokens and the client secret to the network; use https://, or \
+                 call `allow_http` if the network is private"
             }
             Self::EndpointCredentials => {
-                "the introspection endpoint contains a user name or a password; hand them to \
-                 IntrospectionAuth::basic instead"
+                "`endpoint` of the introspection validator must not contain a user name or a \
+                 password; pass them to `IntrospectionAuth::basic`"
             }
             Self::EndpointFragment => {
-                "the introspection endpoint contains a `#`; write it without that and what follows"
+                "`endpoint` of the introspection validator must not contain a fragment; remove the \
+                 `#` and everything after it"
             }
             Self::InvalidCredentials => {
-                "the client's id or secret for the introspection endpoint is empty, or its bearer \
-                 token is empty or has a space or a character outside ASCII in it; check where \
-                 they are read from, or use IntrospectionAuth::none if the endpoint wants none"
+                "`IntrospectionAuth` requires a client ID and a secret that are not empty, or a \
+                 bearer token of visible ASCII without spaces; check where they are read from, or \
+                 use `IntrospectionAuth::none` if the endpoint requires no credentials"
             }
             Self::EmptySetting => {
-                "the issuer, the audience or the user's claim is set to an empty text, which no \
-                 token has; leave the setting out for the default"
+                "`issuer`, `audience` and `user_id_claim` must not be empty, because no token \
+                 would match; leave the setting out for the default"
             }
             Self::InvalidScope => {
-                "a required scope is empty or contains a space, a quotation mark, a backslash or a \
-                 character outside ASCII; require several scopes one by one"
+                "`require_scope` must not be empty and must not contain a space, a quotation mark, \
+                 a backslash or a character outside ASCII; call it once for each scope"
             }
             Self::ZeroTimeout => {
-                "a timeout of zero lets no introspection succeed; set a longer one, or none for \
-                 the default"
+                "`connect_timeout` and `timeout` of the introspection validator must be greater \
+                 than zero; increase them, or leave them out for the defaults"
             }
             Self::Client(_) => {
-                "the HTTP client for introspection could not be made; check that the system has CA \
-                 certificates and that its proxy settings are URLs"
+                "the HTTP client for introspection could not be created; check that the system has \
+                 CA certificates and that its proxy settings are URLs"
             }
         })
     }

@@ -16,16 +16,16 @@ pub(super) fn failure(advice: &'static str) -> Failure {
 pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> ValidationError {
     let advice = match error {
         HttpError::Timeout(_) => {
-            "no answer in time; check that the endpoint can be reached from here and is not \
-             overloaded, or raise the validator's timeout"
+            "no complete response within the timeout; check that `endpoint` is reachable from this \
+             host and not overloaded, or increase `timeout` of the validator"
         }
         HttpError::Transport(_) => {
-            "no connection, or it ended early; check that the server runs, that the endpoint \
-             names its host, port and scheme, and the proxy settings"
+            "could not connect, or the connection was closed early; check that the server is \
+             running, that `endpoint` has its scheme, host and port, and the proxy settings"
         }
         HttpError::TooLong => {
-            "the answer is longer than 256 KiB; check the endpoint, and which claims the server \
-             puts into its answers"
+            "the response is longer than 256 KiB; check `endpoint`, and reduce the claims that the \
+             server includes in its responses"
         }
     };
     ValidationError::unavailable(failure(advice).with_error(error, status))

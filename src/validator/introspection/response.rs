@@ -36,8 +36,8 @@ pub(crate) fn classify(
     if status == StatusCode::OK {
         if is_signed(&headers) {
             return Err(ValidationError::misconfigured(failure(
-                "a signed answer (RFC 9701), which is not supported; turn signed introspection \
-                 responses off for this client at the server",
+                "the response is signed (RFC 9701), which is not supported; turn off signed \
+                 introspection responses for this client at the server",
             )));
         }
         return body.map_err(|error| unanswered(error, Some(status)));
@@ -48,32 +48,35 @@ pub(crate) fn classify(
     let unavailable = |advice| ValidationError::unavailable(failure(advice));
     Err(match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => misconfigured(
-            "the server does not let this service ask; check the client's id and secret, or the \
-             bearer token, the method by which they are sent, and that the server lets this \
-             client introspect",
+            "the server rejected the credentials of this service; check the client ID and secret \
+             or the bearer token, the authentication method, and that the client is permitted to \
+             introspect tokens",
         ),
         StatusCode::BAD_REQUEST => misconfigured(
-            "the server does not understand the request; check the endpoint, and whether the \
-             server wants the client's id and secret by basic or by post",
+            "the server rejected the request as malformed; check `endpoint`, and whether the \
+             server requires the client ID and secret by `IntrospectionAuth::basic` or \
+             `IntrospectionAuth::post`",
         ),
         StatusCode::TOO_MANY_REQUESTS => unavailable(
-            "too many calls; ask less often, or raise the server's rate limit for this client",
+            "rate limit exceeded; reduce the number of calls, or raise the server's rate limit for \
+             this client",
         )
         .with_retry_after(retry_after(&headers, now).max(rate_limit_reset(&headers, now))),
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => misconfigured(
-            "nothing is introspected there; set the endpoint to what the server's metadata call \
-             introspection_endpoint",
+            "`endpoint` is not an introspection endpoint; set it to the `introspection_endpoint` \
+             of the server's metadata",
         ),
-        _ if status.is_redirection() => {
-            misconfigured("a redirect, which is not followed; set the endpoint to where it leads")
-        }
+        _ if status.is_redirection() => misconfigured(
+            "the server sent a redirect, which is not followed; set `endpoint` to \
+                           its target",
+        ),
         _ if status.is_server_error() => {
-            unavailable("the server failed; look into its logs and those of proxies before it")
+            unavailable("the server failed; check its logs and those of the proxies in front of it")
                 .with_retry_after(retry_after(&headers, now))
         }
         _ => unavailable(
-            "not an answer to an introspection; check the endpoint, and that no proxy answers \
-             instead",
+            "the response is not an introspection response; check `endpoint`, and that no proxy \
+             responds instead",
         ),
     })
 }
@@ -123,8 +126,8 @@ impl IntrospectionResponse {
             (Some(claims), Some(true)) => Ok(Some(Self(claims))),
             (Some(_), Some(false)) => Ok(None),
             _ => Err(ValidationError::unavailable(failure(
-                "a success without a JSON object that has a boolean `active`; check the endpoint, \
-                 and that no proxy answers instead",
+                "the response is not a JSON object with a boolean `active`; check `endpoint`, and \
+                 that no proxy responds instead",
             ))),
         }
     }
@@ -190,7 +193,8 @@ impl IntrospectionResponse {
             seconds.and_then(|seconds| DateTime::from_timestamp(seconds.clamp(FIRST, LAST), 0));
         time.map(Some).ok_or_else(|| {
             ValidationError::unavailable(failure(
-                "`exp` or `nbf` of an active token is no number; it must be in seconds since 1970",
+                "`exp` or `nbf` of an active token is not a number; configure the server to send \
+                 seconds since 1970",
             ))
         })
     }

@@ -178,7 +178,7 @@ impl Cluster {
         let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
             node.addr().clone()
         else {
-            return Err("a node of a cluster has a port".to_owned());
+            return Err("a cluster node must be given by host and port".to_owned());
         };
         let timeout_message = timeout_message(&node);
         let config = connection_config(self.timeouts.connect);
@@ -202,12 +202,12 @@ impl Cluster {
         let asked = ask.query_async::<(Value, String, String)>(&mut source.connection);
         let (slots, nodes, info) = match timeout(self.timeouts.call, asked).await {
             Ok(answer) => answer.map_err(|error| with_hint(&error))?,
-            Err(_) => return Err("no answer within the timeout".to_owned()),
+            Err(_) => return Err("no reply within the timeout".to_owned()),
         };
         let view = ClusterInfo::parse(slots, &nodes, &info, &source.address)
-            .ok_or("a node says of its cluster what cannot be read")?;
+            .ok_or("a cluster node sent unreadable information about the cluster")?;
         if !view.is_ok || view.epoch < self.epoch.load(SeqCst) {
-            return Err("a node does not see the whole cluster".to_owned());
+            return Err("a cluster node does not see the whole cluster".to_owned());
         }
         self.epoch.fetch_max(view.epoch, SeqCst);
         Ok(view)

@@ -24,8 +24,9 @@ use crate::redis::{
 /// Maximum number of times that a command is sent. More redirects mean that the nodes disagree.
 const MAX_HOPS: usize = 5;
 
-const NOT_KNOWN: CommandError =
-    CommandError::Unavailable(Cow::Borrowed("the cluster does not tell who holds the key"));
+const NOT_KNOWN: CommandError = CommandError::Unavailable(Cow::Borrowed(
+    "the cluster node that holds the key is unknown",
+));
 
 impl Cluster {
     /// Sends a command to the server that holds the key, and follows redirects.
