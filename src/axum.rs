@@ -88,7 +88,7 @@ impl IntoResponse for ExtractError {
                 refusal.into_response::<Body>().map(Body::new)
             }
             Self::MissingLayer => {
-                tracing::error!(target: LAYER, "{self}");
+                tracing::error!(target: LAYER, error = %self, "session extraction failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
         }

@@ -161,7 +161,8 @@ impl Store {
         if self.local.insert_revoked_token(key) && self.redis.is_none() {
             tracing::warn!(
                 target: REVOCATION,
-                "a revoked token was forgotten before its time; raise the cache's capacity"
+                hint = "increase `capacity`",
+                "revoked token evicted before its expiry"
             );
         }
     }
@@ -173,7 +174,7 @@ impl Store {
             .with(outcome)
             .increment();
         let (kind, outcome) = (kind.as_str(), outcome.as_str());
-        tracing::debug!(target: REVOCATION, kind, outcome, "sessions were revoked");
+        tracing::debug!(target: REVOCATION, kind, outcome, "revocation finished");
     }
 
     /// Queues the revocation, and denies its token or user on this node until it is delivered.
@@ -201,7 +202,8 @@ impl Store {
         if kind == RevokeErrorKind::QueueFull {
             tracing::error!(
                 target: REVOCATION,
-                "too many revocations wait for Redis; one more is not delivered to other nodes"
+                hint = "repeat the revocation when Redis is available again",
+                "revocation queue full, not delivered to other nodes"
             );
         }
         Err(RevokeError { kind })
@@ -241,7 +243,8 @@ fn report_expired(count: u32) {
         tracing::error!(
             target: REVOCATION,
             count,
-            "revocations were not delivered to Redis until all that they revoked had aged out"
+            reason = "all records that they revoke have expired",
+            "queued revocations discarded, never delivered to Redis"
         );
     }
 }

@@ -29,7 +29,7 @@ impl RejectionResponse {
             target: LAYER,
             status = rejection.status().as_u16(),
             reason = rejection.reason(),
-            "refused"
+            "request rejected"
         );
         let mut response = match grpc {
             Some(content_type) => {

@@ -138,9 +138,9 @@ async fn listen(subscription: Arc<Subscription>, servers: Topology) {
                 tracing::warn!(
                     target: INVALIDATION,
                     error = trouble,
-                    "the local cache is off, and every session is looked up in Redis: it takes a \
-                     Redis of version 6 or later that allows HELLO 3, CLIENT TRACKING, INFO, PING \
-                     and SET to this user, and nothing in between that withholds its pushes"
+                    hint = "use Redis 6 or later, allow HELLO 3, CLIENT TRACKING, INFO, PING and \
+                            SET to its user, and remove proxies that withhold pushes",
+                    "local cache disabled, sessions are read from Redis"
                 );
             }
         }
@@ -221,7 +221,7 @@ impl Subscription {
             }
             held.beats = held.beats.saturating_add(1);
             if held.beats > 1 && std::mem::take(&mut held.has_warned) {
-                tracing::info!(target: INVALIDATION, "sessions are served from the local cache again");
+                tracing::info!(target: INVALIDATION, "local cache enabled again");
             }
             if held.beats == 1 {
                 continue;

@@ -121,7 +121,8 @@ impl<V: SessionValidator> Resolver<V> {
         if Handle::try_current().is_err() {
             tracing::error!(
                 target: LOOKUP,
-                "the session cache must be polled inside of a Tokio runtime"
+                hint = "poll the service inside of a Tokio runtime",
+                "no Tokio runtime, session not looked up"
             );
             return unavailable("no Tokio runtime");
         }
@@ -137,7 +138,7 @@ impl<V: SessionValidator> Resolver<V> {
             .record(timer);
         let answer = answer.as_str();
         span.record("outcome", answer);
-        tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "a session was looked up");
+        tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "session lookup finished");
         // Call `accepts` last, so that it applies to coalesced, shared and stale sessions as well.
         match outcome {
             Ok(resolved) if !self.client.validator().accepts(&resolved.user) => {
@@ -496,7 +497,8 @@ impl Drop for PanicReport {
         if std::thread::panicking() {
             tracing::error!(
                 target: VALIDATION,
-                "a session validator panicked; its requests are answered with 503"
+                status = 503_u16,
+                "validator panicked"
             );
         }
     }

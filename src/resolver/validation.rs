@@ -98,7 +98,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
         if let Some(timer) = timer {
             metrics.validation_duration.with(outcome).record(timer);
         }
-        tracing::debug!(target: VALIDATION, outcome = outcome.as_str(), "a session was validated");
+        tracing::debug!(target: VALIDATION, outcome = outcome.as_str(), "session validation finished");
         if let Err(error) = &result
             && !error.is_rejection()
         {
@@ -145,14 +145,18 @@ impl ProviderHealth {
         }
         match (state, error) {
             (Self::MISCONFIGURED, Some(error)) => {
-                tracing::error!(target: VALIDATION, error = %ErrorChain(error), "no session can be validated");
+                tracing::error!(
+                    target: VALIDATION,
+                    error = %ErrorChain(error),
+                    "validator misconfigured, no session can be validated"
+                );
             }
             (Self::UNAVAILABLE, Some(error)) => tracing::warn!(
                 target: VALIDATION,
                 error = %ErrorChain(error),
-                "sessions cannot be validated now; cached ones go on being served"
+                "identity provider unavailable, serving cached sessions"
             ),
-            _ => tracing::info!(target: VALIDATION, "sessions can be validated again"),
+            _ => tracing::info!(target: VALIDATION, "identity provider available again"),
         }
     }
 }

@@ -82,7 +82,7 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
         if with_local {
             let waited = soon("a lease, or the log line that there is none", async {
                 while cache.stats().lease_age.is_none() {
-                    if log.text().contains("the local cache is off") {
+                    if log.text().contains("local cache disabled") {
                         return Err("no lease");
                     }
                     crate::support::pass().await;

@@ -148,8 +148,8 @@ impl Scene {
         let text = self.log.text();
         let count = |line| text.matches(line).count();
         (
-            count("Redis does not answer as it should"),
-            count("Redis answers again"),
+            count("Redis unavailable, circuit breaker opened"),
+            count("Redis available again"),
         )
     }
 
@@ -481,9 +481,9 @@ async fn provider_outage_keeps_cached_sessions_and_rejects_others() {
         let text = log.text();
         let count = |line| text.matches(line).count();
         let reported =
-            count("sessions cannot be validated now") + count("no session can be validated");
+            count("identity provider unavailable") + count("no session can be validated");
         assert_eq!(reported, outages, "{fault:?}: {text}");
-        assert_eq!(count("sessions can be validated again"), outages);
+        assert_eq!(count("identity provider available again"), outages);
     }
     until("all validations to finish", || {
         cache.stats().validations_in_flight == 0

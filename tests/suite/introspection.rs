@@ -839,7 +839,7 @@ async fn no_token_or_secret_is_logged_even_at_trace() {
     let log = log.text() + &shown;
     assert!(log.contains("TRACE") && log.contains("no session can be validated"));
     assert!(
-        log.contains("an active token is refused"),
+        log.contains("active token rejected"),
         "the reason is not logged"
     );
     let basic_pair = base64::Engine::encode(

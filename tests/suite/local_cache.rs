@@ -629,7 +629,7 @@ async fn without_pushes_the_local_cache_is_off_and_logged_once() {
     until_warned(&layer, &log).await;
     proxy.withhold_pushes(false);
     until_local(&layer, "t").await;
-    assert_eq!(log.text().matches("from the local cache again").count(), 1);
+    assert_eq!(log.text().matches("local cache enabled again").count(), 1);
 }
 
 #[tokio::test]
@@ -703,7 +703,7 @@ async fn until_warned(layer: &SessionCacheLayer<Probe>, log: &crate::support::lo
         let text = log.text();
         let lines = text.lines();
         lines
-            .filter(|line| line.contains("the local cache is off"))
+            .filter(|line| line.contains("local cache disabled"))
             .count()
     };
     soon("the warning", async {

@@ -228,8 +228,12 @@ async fn circuit_breaker_is_open_while_redis_is_unavailable() {
         .await;
         let text = log.text();
         let changes = |line: &str| text.matches(line).count();
-        assert_eq!(changes("Redis does not answer as it should"), 1, "{text}");
-        assert_eq!(changes("Redis answers again"), 1, "{text}");
+        assert_eq!(
+            changes("Redis unavailable, circuit breaker opened"),
+            1,
+            "{text}"
+        );
+        assert_eq!(changes("Redis available again"), 1, "{text}");
     }
 }
 

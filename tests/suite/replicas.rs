@@ -107,7 +107,7 @@ async fn too_few_replicas_cause_a_warning_and_no_error() {
         let revocation = cache.revoke_token(&token(&format!("t-{n}"))).await.unwrap();
         assert!(revocation.replicas() <= Some(1));
     }
-    let warnings = |text: &str| text.matches("fewer replicas in time").count();
+    let warnings = |text: &str| text.matches("fewer replicas than required").count();
     assert_eq!(warnings(&log.text()), 1);
     drop(replica);
 

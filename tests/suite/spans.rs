@@ -49,7 +49,7 @@ async fn validator_logs_are_inside_the_requests_span() {
         "{spoken:?}"
     );
     assert!(spoken[0].contains(":call"), "{spoken:?}");
-    let ended = lines(&text, "a session was looked up");
+    let ended = lines(&text, "session lookup finished");
     assert_eq!(ended.len(), 1);
     assert!(ended[0].contains("outcome=\"miss\""), "{ended:?}");
     assert!(ended[0].contains("DEBUG"), "{ended:?}");
@@ -57,7 +57,7 @@ async fn validator_logs_are_inside_the_requests_span() {
         ended[0].contains("tower_session_cache::lookup"),
         "{ended:?}"
     );
-    let ended = lines(&text, "a session was validated");
+    let ended = lines(&text, "session validation finished");
     assert!(
         ended[0].contains("request{id=7}:session_lookup"),
         "{ended:?}"
@@ -86,7 +86,7 @@ async fn local_hit_logs_nothing_and_a_redis_lookup_logs_its_outcome() {
     })
     .await;
     let text = log.text();
-    let ended = lines(&text, "a session was looked up");
+    let ended = lines(&text, "session lookup finished");
     assert!(
         ended.last().unwrap().contains("outcome=\"redis\""),
         "{ended:?}"
@@ -117,12 +117,12 @@ async fn validation_is_in_the_leaders_span_and_joiners_are_marked() {
     probe.let_go();
     soon("an answer", second).await.unwrap();
     let text = log.text();
-    let validated = lines(&text, "a session was validated");
+    let validated = lines(&text, "session validation finished");
     assert!(
         validated[0].contains("request{name=\"first\"}:session_lookup"),
         "{validated:?}"
     );
-    let ended = lines(&text, "a session was looked up");
+    let ended = lines(&text, "session lookup finished");
     assert_eq!(ended.len(), 1, "{ended:?}");
     assert!(
         ended[0].contains("request{name=\"second\"}:session_lookup{coalesced=true"),
@@ -142,7 +142,7 @@ async fn refresh_has_a_separate_span() {
     let before = log.text().len();
     let request = ask(&layer, "t").instrument(tracing::info_span!("request", id = 7));
     assert_eq!(request.await.unwrap().1, Origin::Local);
-    let said = || lines(&log.text()[before..], "a session was validated");
+    let said = || lines(&log.text()[before..], "session validation finished");
     until("a validation", || !said().is_empty()).await;
     let validated = said();
     assert!(validated[0].contains(" session_refresh"), "{validated:?}");

@@ -225,7 +225,7 @@ impl RedisStore {
                 Parsed::Record(record) => record,
                 Parsed::NotOurs => return None,
                 Parsed::Unreadable => {
-                    self.warnings.unreadable("a record");
+                    self.warnings.unreadable("record");
                     return None;
                 }
             };
@@ -252,7 +252,7 @@ impl RedisStore {
                 None
             }
             Opened::Forged => {
-                self.warnings.unreadable("a sealed record");
+                self.warnings.unreadable("sealed record");
                 None
             }
         }
@@ -311,10 +311,10 @@ impl RedisStore {
             .as_ref()
             .is_some_and(|tombstone| !tombstone.is_readable())
         {
-            self.warnings.unreadable("a tombstone");
+            self.warnings.unreadable("tombstone");
         }
         if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
-            self.warnings.unreadable("a user's mark");
+            self.warnings.unreadable("revocation mark");
         }
         Ok((reply, time))
     }

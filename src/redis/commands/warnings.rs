@@ -15,12 +15,14 @@ impl RateLimitedWarnings {
         (self.0.fetch_add(1, Relaxed) + 1).is_power_of_two()
     }
 
-    pub(crate) fn unreadable(&self, what: &str) {
+    pub(crate) fn unreadable(&self, kind: &str) {
         if self.is_news() {
             tracing::warn!(
                 target: REDIS,
-                "{what} in Redis cannot be read and is not used; check whether something else \
-                 writes to this database, or set a key prefix"
+                kind,
+                hint = "check whether another application writes to this database, or set \
+                        `key_prefix`",
+                "unreadable value in Redis ignored"
             );
         }
     }
@@ -29,8 +31,9 @@ impl RateLimitedWarnings {
         if self.is_news() {
             tracing::warn!(
                 target: REDIS,
-                "a record in Redis is sealed with a key that this node does not have, and is not \
-                 used; give all nodes the same sealing key, or the old one as the previous"
+                hint = "set the same `sealing_key` on all nodes, and the old key as \
+                        `previous_sealing_key`",
+                "record sealed with an unknown key ignored"
             );
         }
     }
@@ -39,8 +42,9 @@ impl RateLimitedWarnings {
         if self.is_news() {
             tracing::warn!(
                 target: REDIS,
-                "a record in Redis is not sealed, and is not used since this node has a sealing \
-                 key; give all nodes the same, and keep the Python service out of this database"
+                hint = "set the same `sealing_key` on all nodes, and do not let the Python \
+                        service use this database",
+                "unsealed record ignored"
             );
         }
     }
@@ -49,7 +53,8 @@ impl RateLimitedWarnings {
         if self.is_news() {
             tracing::warn!(
                 target: REDIS,
-                "a session is too large to be cached; let the validator add fewer attributes"
+                hint = "reduce the attributes that the validator adds",
+                "session record too large, not cached"
             );
         }
     }

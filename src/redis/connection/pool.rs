@@ -155,9 +155,10 @@ impl ServerPool {
                         target: REDIS,
                         %error,
                         server = %inner.manager.server,
-                        "Redis does not answer as it should, so every session is validated; check \
-                         that it runs and takes writes, and host, port, user and password in the \
-                         URL that `SessionCacheBuilder::redis` was given (usually REDIS_URL)"
+                        hint = "check that Redis is running and accepts writes, and check host, \
+                                port, user and password in the URL of \
+                                `SessionCacheBuilder::redis` (usually REDIS_URL)",
+                        "Redis unavailable, circuit breaker opened"
                     );
                     tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
                 }
@@ -216,7 +217,7 @@ async fn close_when_it_answers(connections: Weak<PoolInner>) {
             Err(CommandError::Unavailable(_))
         ) {
             connections.breaker.close();
-            tracing::info!(target: REDIS, "Redis answers again");
+            tracing::info!(target: REDIS, "Redis available again, circuit breaker closed");
             return;
         }
     }

@@ -78,8 +78,8 @@ impl ServerRegistry {
             self.raise_trust_floor(now);
             tracing::warn!(
                 target: REDIS,
-                "another Redis answers than before, or it was restarted: what was cached until \
-                 now is validated again, since revocations may have been lost"
+                reason = "revocations may have been lost",
+                "Redis restarted or replaced, revalidating cached sessions"
             );
         }
     }
@@ -133,8 +133,9 @@ impl ServerRegistry {
             tracing::warn!(
                 target: REDIS,
                 policy,
-                "Redis may evict the marks of users and the tombstones of tokens, and with them \
-                 revocations; set its maxmemory-policy to noeviction, or leave it memory to spare"
+                hint = "set maxmemory-policy of Redis to noeviction, or make sure that Redis \
+                        never reaches maxmemory",
+                "Redis may evict tombstones and revocation marks"
             );
         }
     }

@@ -216,7 +216,7 @@ impl SentinelSet {
                         // takes the number after it has read the view.
                         self.term_counter.fetch_add(1, SeqCst);
                         let primary = format!("{}:{}", newest.host, newest.port);
-                        tracing::info!(target: REDIS, primary, "the sentinels name another primary");
+                        tracing::info!(target: REDIS, primary, "sentinels reported a new primary");
                     }
                     view.newest = Some(newest.clone());
                     None

@@ -69,11 +69,12 @@ impl ReplicaWaiter {
                 target: REVOCATION,
                 wanted = self.wanted.replicas,
                 count,
-                "a revocation reached fewer replicas in time than `wait_for_replicas` asks for, so a \
-                 failover may lose it; check that the replicas are connected and keep up"
+                hint = "check that the replicas are connected and not lagging, because a failover \
+                        may lose the revocation",
+                "revocation reached fewer replicas than required"
             );
         } else if was_short && !is_short {
-            tracing::info!(target: REVOCATION, "revocations reach the replicas in time again");
+            tracing::info!(target: REVOCATION, "revocations reach all required replicas again");
         }
         count
     }

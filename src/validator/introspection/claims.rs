@@ -167,7 +167,7 @@ pub(crate) fn session(
     let verified = response.0.get("email_verified").and_then(Value::as_bool);
     if !settings.is_id_verified(verified == Some(true)) {
         let reason = "the user ID is an e-mail address that is not verified";
-        tracing::debug!(target: VALIDATION, reason, "an active token is refused");
+        tracing::debug!(target: VALIDATION, reason, "active token rejected");
         return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
     }
     let session_id = response.path(&settings.session_id_claim).map(str::to_owned);
@@ -194,7 +194,7 @@ pub(crate) fn session(
 /// Creates an error for a rejection that the server does not know of. The reason is therefore only
 /// in the log of this service.
 fn rejected(reason: &'static str) -> ValidationError {
-    tracing::debug!(target: VALIDATION, reason, "an active token is refused");
+    tracing::debug!(target: VALIDATION, reason, "active token rejected");
     ValidationError::invalid()
 }
 
@@ -225,7 +225,7 @@ fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<
                 kept.insert(name, value);
             }
             None => {
-                tracing::debug!(target: VALIDATION, size, "a claim is too long to be kept");
+                tracing::debug!(target: VALIDATION, size, "claim too long, not stored");
             }
         }
     }

@@ -112,7 +112,7 @@ impl Cluster {
             .known
             .send_replace(ClusterStatus::Mapped(Arc::clone(map)));
         if matches!(before, ClusterStatus::Unreachable) {
-            tracing::info!(target: REDIS, "the Redis cluster answers");
+            tracing::info!(target: REDIS, "Redis cluster available again");
         }
     }
 
@@ -124,10 +124,10 @@ impl Cluster {
             tracing::warn!(
                 target: REDIS,
                 error = trouble,
-                "no node of the Redis cluster tells where its slots are, so every session is \
-                 validated; check that it runs, that its state is ok, and hosts, ports, user and \
-                 password in the URLs that `RedisConfig::cluster` was given \
-                 (usually REDIS_CLUSTER_URLS)"
+                hint = "check that the cluster is running and its state is ok, and check hosts, \
+                        ports, user and password in the URLs of `RedisConfig::cluster` \
+                        (usually REDIS_CLUSTER_URLS)",
+                "Redis cluster unavailable, sessions are not cached"
             );
         }
     }
