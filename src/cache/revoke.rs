@@ -70,8 +70,8 @@ impl fmt::Display for RevokeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.kind {
             RevokeErrorKind::Queued => {
-                "the revocation applies on this node only until Redis is available again; it is \
-                 queued and needs no retry"
+                "the revocation is queued and applies on this node only until Redis is available \
+                 again"
             }
             RevokeErrorKind::QueueFull => {
                 "the revocation applies on this node only, because the queue is full; repeat it \

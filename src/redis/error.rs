@@ -58,8 +58,8 @@ fn about(fault: &rustls::Error) -> Option<&'static str> {
 
     Some(match fault {
         Fault::InvalidCertificate(Certificate::UnknownIssuer | Certificate::BadSignature) => {
-            "the server's certificate is not signed by a trusted CA; check that the address is the \
-             right server, then pass its CA to `RedisTls::root_certificates`"
+            "the server's certificate is not signed by a trusted CA; check that the address \
+             belongs to the right server, then pass its CA to `RedisTls::root_certificates`"
         }
         Fault::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
             "the server's certificate has expired; renew it, or correct the clock of this machine"

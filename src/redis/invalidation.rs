@@ -138,8 +138,8 @@ async fn listen(subscription: Arc<Subscription>, servers: Topology) {
                 tracing::warn!(
                     target: INVALIDATION,
                     error = trouble,
-                    hint = "use Redis 6 or later, allow HELLO 3, CLIENT TRACKING, INFO, PING and \
-                            SET to its user, and remove proxies that withhold pushes",
+                    hint = "use Redis 6 or later, permit HELLO 3, CLIENT TRACKING, INFO, PING and \
+                            SET for the user in the URL, and remove proxies that withhold pushes",
                     "local cache disabled, sessions are read from Redis"
                 );
             }
@@ -273,13 +273,7 @@ impl Subscription {
         self.ask::<Value>(&mut node.connection, &set).await?;
         timeout(self.timeout, probe.pushed.notified())
             .await
-            .map_err(|_| {
-                ListenError::Unsupported(
-                    "no invalidation was received after a key was \
-                                                   written"
-                        .to_owned(),
-                )
-            })
+            .map_err(|_| ListenError::Unsupported("no push arrived for a written key".to_owned()))
     }
 
     async fn connect(

@@ -43,7 +43,7 @@ impl fmt::Display for IntrospectionConfigError {
             Self::EndpointPlain => {
                 "`endpoint` of the introspection validator must begin with https://, because \
                  http:// exposes tokens and the client secret to the network; use https://, or \
-                 call `allow_http` if the network is private"
+                 call `allow_http` if no other party can read the network"
             }
             Self::EndpointCredentials => {
                 "`endpoint` of the introspection validator must not contain a user name or a \

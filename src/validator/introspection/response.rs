@@ -67,8 +67,8 @@ pub(crate) fn classify(
              of the server's metadata",
         ),
         _ if status.is_redirection() => misconfigured(
-            "the server sent a redirect, which is not followed; set `endpoint` to \
-                           its target",
+            "the server sent a redirect, which is not followed; set `endpoint` to its \
+             target",
         ),
         _ if status.is_server_error() => {
             unavailable("the server failed; check its logs and those of the proxies in front of it")
