@@ -69,7 +69,7 @@ use crate::{
     message = "`{Self}` is not a session validator",
     label = "this cannot validate session tokens",
     note = "implement `SessionValidator` for it, or wrap an async closure: `validator_fn(\"name\", |token| async move {{ … }})`",
-    note = "tower's layers go around a validator by `SessionValidator::layer`; one that is chosen at run time is wrapped by `ErasedValidator::new`"
+    note = "apply a tower layer with `SessionValidator::layer`; wrap a validator that is chosen at run time in `ErasedValidator::new`"
 )]
 pub trait SessionValidator: Send + Sync + 'static {
     /// Returns the namespace, which states which validators share cached sessions with this one.
