@@ -420,10 +420,10 @@ fn conflicting_introspection_settings_give_a_one_line_error() {
 async fn grpc_example_prints_each_kind_of_call() {
     let expected = [
         "with a session: Good day, Ada!",
-        "without one: Unauthenticated, a session is required",
+        "without one: Unauthenticated, a session token is required",
         "a stream from the server: A d a",
         "in both directions: Hello, Ada! Good bye, Ada!",
-        "after the logout: Unauthenticated, the session has ended or never was",
+        "after the logout: Unauthenticated, the session is invalid or has expired",
     ];
     assert_eq!(said_by("grpc").await, expected);
 }
