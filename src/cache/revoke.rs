@@ -31,8 +31,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A revocation that applies on all nodes. No request that begins from now on is served from a
-/// cache with what it revoked, on any node. On another node with a [local
-/// cache](crate::memory::LocalCacheConfig), this holds for requests that begin one lease later.
+/// cache with what it revoked. On another node with a [local
+/// cache](crate::memory::LocalCacheConfig), this holds only for requests that begin at least one
+/// lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Revocation {

@@ -25,7 +25,7 @@ pub(crate) struct Store {
     pub(crate) queue: RevocationQueue,
     pub(crate) clock: Clock,
     pub(crate) is_enabled: bool,
-    /// Maximum age of a usable record, in microseconds.
+    /// Time after which no record from before a revocation can be usable any more, in microseconds.
     pub(crate) max_record_age: u64,
     /// How long a revoked token is rejected, in microseconds.
     pub(crate) revoked_token_ttl: u64,

@@ -17,8 +17,8 @@ use crate::{
 /// rejected with 503.
 const MAX_IN_FLIGHT: usize = 16_384;
 
-/// The session that is validated, and the number of the rules by which it is validated. A result
-/// under the rules of one layer must not be served by a layer with other rules.
+/// The session that is validated, and the layer by whose rules it is validated. A result under the
+/// rules of one layer must not be served by a layer with other rules.
 pub(crate) type ValidationKey = (CacheKey, LayerId);
 
 /// The leader of a validation, in one of its phases.

@@ -153,7 +153,7 @@ impl Lease {
         self.metrics.local_resets.increment();
     }
 
-    /// Extends the lease. All changes acknowledged before `confirmed_at` have been received.
+    /// Extends the lease. All changes acknowledged before `confirmed_at` have been counted.
     pub(crate) fn extend(&self, confirmed_at: u64) {
         self.until
             .fetch_max(confirmed_at.saturating_add(self.length), SeqCst);

@@ -352,8 +352,8 @@ impl LocalStore {
         self.negative.insert(key, by, generation);
     }
 
-    /// Removes the rejections by the provider and by these rules, since a successful validation
-    /// contradicts both.
+    /// Removes the rejections by the provider and by the rules of `layer`, since a successful
+    /// validation contradicts both.
     pub(crate) fn forget_negative(&self, key: &CacheKey, layer: Option<LayerId>) {
         self.negative.remove(key, layer);
     }

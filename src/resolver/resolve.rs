@@ -294,7 +294,8 @@ impl<V: SessionValidator> Resolver<V> {
         key: CacheKey,
         start: LeaderStart,
     ) {
-        // Without a runtime the session is not refreshed, and is served until it expires.
+        // Without a runtime the session is not refreshed, and is served until its cache entry
+        // expires.
         let Ok(runtime) = Handle::try_current() else {
             return;
         };

@@ -29,8 +29,9 @@ use crate::{
 
 impl RedisStore {
     /// Looks up a token in one round trip, whether a native record of it was served before or not.
-    /// It takes two only:
+    /// It takes more only:
     ///
+    /// - if a native record was served before, but what is stored now cannot be accepted by `MGET`,
     /// - if the record's user is spelled in a way that the script cannot read,
     /// - for a miss while the pepper is being changed,
     /// - on a cluster, for a token that is not known.

@@ -173,9 +173,9 @@ impl ServerPool {
         *lock(&self.0.probe) = key;
     }
 
-    /// Returns whether the server is still a primary with the run ID that was registered.
-    /// Connections to another run are not used any more: the next connection registers the server
-    /// again.
+    /// Returns whether the server is still a primary with the run ID that its connection found when
+    /// it was made. Connections to another run are not used any more: the next connection registers
+    /// the server again.
     pub(crate) async fn has_same_run_id(&self, until: Instant) -> bool {
         let info = |_: &SharedConnection| Cow::Owned(cmd("INFO"));
         let Ok(Reply { value, run_id }) = self.0.attempt(CallOptions::read(until), info).await
