@@ -1,11 +1,11 @@
-//! The revocation protocol as a model, walked through all interleavings.
+//! Model of the revocation protocol. It is checked in all interleavings.
 //!
-//! The promise is in `src/cache/handle.rs`: a request that begins after a revocation returned `Ok` is
-//! never served from a cache, on any node, with what was validated before the change at the
-//! identity provider. What the crate does in one script or under one lock is one step here; any
-//! step of anybody may come between two. `tests/promise.rs` shows that the promise holds,
-//! `tests/guards.rs` that it does not without each rule, and `tests/limits.rs` what is not
-//! promised, and for how long.
+//! The guarantee is in `src/cache/handle.rs`: a request that begins after a revocation returned
+//! `Ok` is never served from a cache, on any node, with what was validated before the change at the
+//! identity provider. What the crate does in one script or under one lock is one step here. Between
+//! two steps, any step of any other node, request or server may occur. `tests/promise.rs` shows
+//! that the guarantee holds, `tests/guards.rs` that it is violated if a rule is removed, and
+//! `tests/limits.rs` what is not guaranteed, and for how long.
 //!
 //! | here | in the crate |
 //! | --- | --- |
@@ -134,7 +134,7 @@ impl Emit<'_> {
         mut state: State,
         event: Event,
     ) {
-        // Nobody else knows a request by its number, so their order tells nothing.
+        // Nothing else in the state refers to a request by its number, so their order is irrelevant.
         state.requests[..self.bounds.requests].sort_unstable();
         state.peer[..self.bounds.peer].sort_unstable();
         let label = Label {

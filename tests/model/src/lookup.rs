@@ -1,7 +1,8 @@
-//! A node looks a token up: `SessionCache::lookup`, `SessionCache::ask` and what they read.
+//! Lookup of a token by a node: `SessionCache::lookup`, `SessionCache::ask` and their reads.
 //!
-//! Reading sequence and verdicts is one step here and two in the code. That hides nothing: a
-//! verdict read later refuses more, a sequence read earlier rejects more.
+//! Reading the sequence and the list of revoked tokens is one step here and two in the code. This
+//! hides no violation: a later read of the list rejects more tokens, and an earlier read of the
+//! sequence rejects more records.
 
 use crate::{
     Model,
@@ -20,8 +21,8 @@ pub(crate) enum Progress {
 }
 
 impl Model {
-    /// What happens without waiting, and what is sent. If it does not `serve`, it disregards what
-    /// is stored.
+    /// Does everything up to the first wait, and sends the reads. Without `serve`, the lookup
+    /// ignores stored sessions.
     pub(crate) fn start_look(
         &self,
         state: &State,
@@ -50,7 +51,7 @@ impl Model {
         }
         Progress::Goes(Look::Sent {
             seen,
-            // Nothing else than a full queue asks for it.
+            // Only the rule for a full queue uses it.
             began: if self.bounds.left.cuts > 0 {
                 state.time
             } else {
@@ -62,7 +63,7 @@ impl Model {
         })
     }
 
-    /// The next step of a lookup, in each way that it may go.
+    /// Emits every possible next step of a lookup.
     pub(crate) fn go_on_looking(
         &self,
         state: &State,
@@ -186,7 +187,7 @@ impl Model {
             ),
         ];
         for (what, more) in reads {
-            // A mark without a record belongs to nobody that we know.
+            // Without a record the user is unknown, and so is the name of the mark.
             let is_useless = more.mark.is_some() && more.record == Some(None);
             if more == replies || is_useless {
                 continue;
@@ -194,7 +195,7 @@ impl Model {
             let is_read = more.record.is_some()
                 && more.tomb.is_some()
                 && (more.mark.is_some() || more.record == Some(None));
-            // The mark may have come first, and the record then turned out to be gone.
+            // The mark may have been read first, and the record may then turn out to be gone.
             let progress = if is_read {
                 hears(self.judge(&state, node, more, serve, turn))
             } else {
@@ -229,7 +230,7 @@ impl Model {
         }
     }
 
-    /// `Redis::script_lookup`, after the reply.
+    /// Models `Redis::script_lookup` after the reply.
     fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool, turn: u8) -> Found {
         let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
         let now = Timestamp::at(state.time);
@@ -257,7 +258,7 @@ impl Model {
         })
     }
 
-    /// `Redis::known`: by the node's own clock, and only what it accepts counts.
+    /// Models `Redis::known`, which uses the node's own clock. Only a record that it accepts counts.
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
         let (tomb, told) = (replies.tomb.flatten(), replies.mark?);

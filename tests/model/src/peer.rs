@@ -1,5 +1,5 @@
-//! The Python service, command for command, with clocks and validations that are off by no more
-//! than slack allows for.
+//! The Python service, command by command. Its clock errors and the duration of its validations
+//! stay within slack.
 
 use crate::{
     Emit, Event, Model,
@@ -8,7 +8,8 @@ use crate::{
     state::{Key, Outcome, PeerRequest, Record, Revoke, Revoking, State, Timestamp},
 };
 
-/// Later than any stamp of ours in the same tick, since two writers never meet in a microsecond.
+/// Later than any timestamp of this crate in the same tick, since two writers never write in the
+/// same microsecond.
 const PEERS_MICROS: u16 = 4;
 
 impl Model {
@@ -25,7 +26,7 @@ impl Model {
         }
     }
 
-    /// The clocks that its processes may have.
+    /// Returns the times that the clocks of its processes may show.
     fn stamps(&self, state: &State) -> impl Iterator<Item = Timestamp> + use<> {
         let now = Timestamp::at(state.time);
         let (slow, fast) = (self.bounds.ticks.peer_slow, self.bounds.ticks.peer_fast);
@@ -67,14 +68,14 @@ impl Model {
                 record, mut floor, ..
             } => {
                 if state.redis.run > 0 {
-                    // It believes whatever a restart brings back.
+                    // The Python service accepts every record that a restart brings back.
                     floor.strict = 0;
                 }
                 let mark = standing(state.redis.data.mark);
                 if mark.is_some_and(|mark| mark > record.cached_at) {
                     goes("is rejected", *state, PeerRequest::Validates, Event::None);
                 } else {
-                    // What it serves from its own late writes is its own.
+                    // The guarantee does not cover what it serves from its own late writes.
                     let event = match record.provenance {
                         Some(_) => self.serve(state, floor, Outcome::Cached(record)),
                         None => Event::None,
@@ -116,7 +117,7 @@ impl Model {
         }
     }
 
-    /// The provider first, then a plain `DEL`, which leaves no tombstone.
+    /// Logs out at the provider first, then sends a plain `DEL`, which leaves no tombstone.
     fn peer_logout(&self, state: &State, n: usize, token: u8, emit: &mut Emit<'_>) {
         let mut next = *state;
         let what = match state.revocations[n] {

@@ -1,5 +1,4 @@
-//! The rules of the protocol, each with a switch: a guard earns its place when the model fails
-//! without it.
+//! Rules of the protocol, each with a switch. A rule is needed if the model fails without it.
 
 macro_rules! rules {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
@@ -17,135 +16,136 @@ macro_rules! rules {
 
 rules! {
     // Accept: `protocol/acceptance.rs`.
-    /// A record of ours is served only beside the mark that was seen.
+    /// A native record is served only if the mark is the one that was seen.
     AcceptsSeenMark,
     /// A mark that has vanished is a change.
     VanishedMarkIsChange,
-    /// And beside the tombstone that was seen.
+    /// A native record is served only if the tombstone is the one that was seen.
     AcceptsSeenTomb,
     /// A tombstone that has vanished is a change.
     VanishedTombIsChange,
-    /// A refusing verdict refuses, seen or not.
+    /// A revoking tombstone rejects, even if it was seen.
     AcceptsNoRefused,
-    /// And a lookup that finds nothing else refuses as well.
+    /// A lookup that finds a revoking tombstone and no acceptable record rejects as well.
     LookupRefuses,
-    /// On the run of the server that stored it.
+    /// A native record is served only under the run ID of the server that stored it.
     AcceptsRun,
-    /// And in that of the cluster's primary that holds the mark.
+    /// The same holds for the run ID of the cluster's primary that holds the mark.
     AcceptsMarkRun,
-    /// No older than TTL and slack.
+    /// A native record that is older than TTL and slack is not served.
     AcceptsAge,
-    /// The peer's: later than the mark, at all.
+    /// A foreign record must be newer than the mark.
     PeerAfterMark,
-    /// The peer's: later than the mark by more than slack.
+    /// A foreign record must be newer than the mark by more than slack.
     PeerSlackAfterMark,
-    /// The peer's: later than the tombstone, at all.
+    /// A foreign record must be newer than the tombstone.
     PeerAfterTomb,
-    /// The peer's: later than the tombstone by more than slack.
+    /// A foreign record must be newer than the tombstone by more than slack.
     PeerSlackAfterTomb,
-    /// The peer's: later than the floor.
+    /// A foreign record must be newer than the trust floor.
     PeerAfterFloor,
-    /// The floor lies beyond the time of the connection by slack.
+    /// The trust floor is the time of the connection plus slack.
     FloorHasSlack,
-    /// The peer's: not from the future.
+    /// A foreign record must not be from the future.
     PeerNotFromFuture,
-    /// The peer's: no older than TTL and slack.
+    /// A foreign record that is older than TTL and slack is not served.
     PeerAge,
-    /// The shortcut by MGET accepts records of our own only.
+    /// The lookup by `MGET` accepts native records only.
     HintAcceptsOurs,
 
     // Fill: `fill.lua`.
-    /// On the run of its lookup only.
+    /// A fill stores only under the run ID of its lookup.
     FillComparesRun,
-    /// And in that of the cluster's primary that holds the mark, read by then or not.
+    /// The same holds for the run ID of the cluster's primary that holds the mark, whether or not
+    /// the lookup read the mark.
     FillComparesMarkRun,
-    /// A refusing verdict refuses.
+    /// A fill rejects if it finds a revoking tombstone.
     FillRefuses,
     FillComparesTomb,
     FillComparesMark,
-    /// A young mark at first sight does not count as seen.
+    /// A young mark that the fill reads for the first time does not count as seen.
     FillUnreadMark,
-    /// It is young until it is older than the fence by slack.
+    /// A mark is young until it is older than the fence by more than slack.
     UnreadMarkHasSlack,
-    /// Not after too long.
+    /// A fill that is too late stores nothing.
     FillAge,
-    /// And then the answer is not for late joiners.
+    /// The result of such a fill is not served to late joiners.
     LateIsUnanswered,
     FillKeepsNewer,
-    /// Not after a lookup without an answer.
+    /// After a lookup without a reply nothing is stored.
     FillNeedsAnswer,
-    /// The second validation's fill compares as well.
+    /// The fill of the second validation makes the same comparisons.
     SecondFillCompares,
     /// `fence` is the time of the lookup, not of the fill.
     FenceIsLookups,
-    /// `cached_at` is slack before `fence`.
+    /// `cached_at` is earlier than `fence` by slack.
     CachedAtHasSlack,
-    /// The second validation goes by what the re-check saw.
+    /// The second validation uses the snapshot of the re-check.
     AsksAgain,
-    /// The cluster's fill looks at the mark once it has closed.
+    /// On a cluster, the fill reads the mark again after the leader has closed.
     ClusterRechecksMark,
 
     // Joining: `sync/singleflight.rs`, `resolver/resolve.rs`.
     ClosesBeforeRecheck,
     /// The second validation takes no joiners.
     StaysClosed,
-    /// Late joiners start again after a re-check without an answer.
+    /// Late joiners start again after a re-check without a reply.
     LateStartAgain,
-    /// A leader without an answer takes nobody once it validates.
+    /// A leader whose lookup had no reply accepts no joiners once it validates.
     UnansweredTakesNone,
-    /// The next leader begins with a lookup of its own.
+    /// The next leader begins with its own lookup.
     NextLooksUp,
-    /// A ticket from before a completion does not count for a new leader.
+    /// A new leader does not use a ticket from before a completion.
     TicketIsFresh,
-    /// A leader whose own lookup hits closes and looks again.
+    /// A leader whose own lookup hits closes and repeats the lookup.
     HitLooksAgain,
 
     // This process: `coherence/generations.rs`, `memory/store.rs`, `memory/revoked_tokens.rs`.
-    /// A fill compares this process's revocations.
+    /// A fill compares the revocations of this process.
     FillComparesStripes,
-    /// A hit in Redis compares them.
+    /// A hit in Redis compares the revocations of this process.
     HitComparesStripes,
-    /// A hit in memory compares them.
+    /// A hit in memory compares the revocations of this process.
     MemoryComparesStripes,
-    /// The sequence is noted before anything is looked up.
+    /// The sequence is read before the lookup starts.
     SeenFirst,
-    /// A lookup asks for this process's verdicts.
+    /// A lookup checks this process's list of revoked tokens.
     LookupAsksVerdicts,
-    /// A fill asks for them.
+    /// A fill checks this process's list of revoked tokens.
     FillAsksVerdicts,
-    /// What Redis does not have yet is denied here.
+    /// A revocation that is not yet in Redis denies on this node.
     DeniesQueued,
-    /// A miss under a denial has no answer.
+    /// A miss under a denial counts as unavailable.
     DeniedMissIsUnanswered,
-    /// The denial stands before the stripes move.
+    /// The denial begins before the stripes advance.
     DeniesBeforeCounting,
-    /// The stripes move before the denial ends.
+    /// The stripes advance before the denial ends.
     CountsBeforeDelivered,
-    /// What finds the queue full makes this node serve nothing from Redis.
+    /// A revocation that finds the queue full makes this node serve nothing from Redis.
     FullQueueServesNothing,
-    /// Whether it does is asked as of the begin of a lookup.
+    /// Whether this applies to a lookup is decided as of its start.
     FullQueueIsAskedAsOfBegin,
-    /// What is given up moves the stripes, too, before its denial ends.
+    /// A revocation that is given up also advances the stripes before its denial ends.
     CountsGivenUp,
-    /// What is queued is delivered.
+    /// Queued revocations are delivered.
     DeliversQueued,
 
     // Revocation: `revoke_token.lua`, `revoke_user.lua`, `cache/revoke.rs`.
-    /// The provider is told first.
+    /// The change is made at the identity provider first.
     ProviderFirst,
-    /// The stripes move after Redis is written.
+    /// The stripes advance after the write to Redis.
     EvictsAfterWrite,
-    /// A revocation moves this process's stripes at all.
+    /// A revocation advances the stripes of this process.
     CountsRevocations,
     /// A mark always changes.
     MarkChanges,
     /// A tombstone is unique.
     TombIsUnique,
-    /// A refusing verdict outlives a forgetting revocation.
+    /// A revoking tombstone stays one after a revocation that does not reject the token.
     KeepsVerdict,
-    /// And the longer TTL is kept.
+    /// The longer TTL of a tombstone is kept.
     KeepsLongerTtl,
-    /// The record is deleted.
+    /// The record is deleted when the tombstone is written.
     DeletesRecord,
     /// A tombstone outlives the fills that must see it.
     TombOutlivesFills,
@@ -153,7 +153,7 @@ rules! {
     MarkOutlivesRecords,
 }
 
-/// Which rules hold.
+/// Set of the rules that hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules(u128);
 

@@ -1,8 +1,8 @@
-//! What the model remembers: Redis, the provider, two nodes with their leaders, and who waits.
+//! State of the model: Redis, the provider, two nodes with their leaders, and the requests.
 //!
-//! Names are those of the crate. Everything is small and `Copy`-like, since millions of states
-//! are made. Time counts in ticks, and a tick has [`MICROS`] microseconds, so that a stamp can be
-//! later than another within a tick.
+//! Names are those of the crate. Everything is small and `Copy`-like, because millions of states
+//! are created. Time counts in ticks, and a tick has [`MICROS`] microseconds, so that one timestamp
+//! can be later than another within a tick.
 
 pub const NODES: usize = 2;
 pub const TOKENS: usize = 2;
@@ -10,10 +10,11 @@ pub const REQUESTS: usize = 3;
 pub const REVOCATIONS: usize = 3;
 pub const MICROS: u16 = 16;
 
-/// The version of a token that no validation reaches: it may not be served at all.
+/// Version of a token that no validation reaches. The token must not be served at all.
 pub const FORBIDDEN: u8 = u8::MAX;
 
-/// How often the provider has changed what a token stands for: what a request must not miss.
+/// Number of changes that the provider has made to the session of a token. A request must not miss
+/// a change.
 pub type Version = u8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +22,7 @@ pub struct Timestamp(pub u16);
 
 impl Timestamp {
     pub fn at(tick: u8) -> Self {
-        // Far from zero, so that subtracting slack loses nothing.
+        // Far from zero, so that subtracting slack does not underflow.
         Self((u16::from(tick) + 64) * MICROS)
     }
 
@@ -34,7 +35,7 @@ impl Timestamp {
     }
 }
 
-/// `<time>:<verdict>:<nonce>`; equal if all of it is.
+/// Tombstone `<time>:<kind>:<nonce>`. Two are equal only if all parts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tombstone {
     pub time: Timestamp,
@@ -50,20 +51,20 @@ pub struct Provenance {
     pub seen_tomb: Option<Tombstone>,
     pub seen_mark: Option<Mark>,
     pub run: u8,
-    /// Of the cluster's primary that holds the mark.
+    /// Run ID of the cluster's primary that holds the mark.
     pub mark_run: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Record {
-    /// What was validated; no node can see it.
+    /// Version that was validated. No node can read it.
     pub version: Version,
     pub cached_at: Timestamp,
-    /// Only in records of ours.
+    /// Present only in native records.
     pub provenance: Option<Provenance>,
 }
 
-/// A value and the tick at which its key ends.
+/// Value, and the tick at which its key expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key<T>(pub T, pub u8);
 
@@ -77,14 +78,15 @@ pub struct Data {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Redis {
     pub data: Data,
-    /// Counts restarts, failovers and whatever else loses data.
+    /// Counts restarts, failovers and other events that lose data.
     pub run: u8,
-    /// The same of the cluster's primary that holds the mark; what is the token's is on another.
+    /// The same count for the cluster's primary that holds the mark. The keys of the token are on
+    /// another primary.
     pub mark_run: u8,
     pub nonces: u8,
-    /// What a crash brings back.
+    /// Data that is restored after a crash.
     pub snapshot: Option<Data>,
-    /// A command whose caller has stopped waiting for it.
+    /// Command whose caller has stopped waiting for it.
     pub pipe: Option<Command>,
 }
 
@@ -103,11 +105,11 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Provider {
     pub versions: [Version; TOKENS],
-    /// Logged out, and refused by the provider, too.
+    /// Tokens that were logged out and that the provider rejects, too.
     pub dead: [bool; TOKENS],
 }
 
-/// What had been revoked in this process when a lookup began.
+/// Sequence number of the revocations in this process, as read when a lookup began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u8);
 
@@ -117,14 +119,15 @@ pub enum MarkSnapshot {
     Read(Option<Mark>),
 }
 
-/// What a lookup saw in Redis, or the re-check of a fill.
+/// What a lookup, or the re-check of a fill, read in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LookupSnapshot {
     pub run: u8,
     pub fence: Timestamp,
     pub tomb: Option<Tombstone>,
     pub mark: MarkSnapshot,
-    /// Of the primary that told the mark; as it was when the lookup began that read none.
+    /// Run ID of the primary that sent the mark. If the lookup read no mark, the run ID at the
+    /// start of the lookup.
     pub mark_run: u8,
 }
 
@@ -141,12 +144,12 @@ pub struct Ticket {
     pub snapshot: RedisSnapshot,
 }
 
-/// The replies that the cluster's lookup waits for, each of a moment of its own.
+/// Replies that a lookup on a cluster waits for, each read at a different time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Replies {
     pub record: Option<Option<Record>>,
     pub tomb: Option<Option<Tombstone>>,
-    /// With the run of the primary that told it.
+    /// Includes the run ID of the primary that sent it.
     pub mark: Option<(Option<Mark>, u8)>,
 }
 
@@ -158,15 +161,15 @@ pub enum Found {
     Unanswered,
 }
 
-/// A lookup on its way (`SessionCache::lookup`, and `ask` if it does not serve).
+/// Lookup in progress (`SessionCache::lookup`, or `ask` if it does not serve).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Look {
     Sent {
         seen: Generation,
-        /// By this process's clock.
+        /// By the clock of this process.
         began: u8,
         serve: bool,
-        /// The run of the mark's primary when it began.
+        /// Run ID of the primary of the mark when the lookup began.
         turn: u8,
         replies: Replies,
     },
@@ -175,7 +178,7 @@ pub enum Look {
         began: u8,
         found: Found,
     },
-    /// The denials were asked; the stripes are next.
+    /// The denials were checked. The stripes are compared next.
     Undenied { seen: Generation, record: Record },
 }
 
@@ -196,15 +199,15 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Served(Version),
-    /// From a record rather than from a validation.
+    /// Served from a record rather than from a validation.
     Cached(Record),
     Denied,
 }
 
-/// Where the task of a leader is (`Resolver::lead`).
+/// Progress of a leader's task (`Resolver::lead`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// The next leader's own lookup has yet to begin.
+    /// The next leader has not started its own lookup yet.
     Begins,
     OwnLookup(Look),
     Hit(Outcome),
@@ -225,7 +228,7 @@ pub enum Step {
         version: Version,
         again: bool,
     },
-    /// This process's revocations said that it was overtaken.
+    /// The comparison with this process's revocations showed that the validation was overtaken.
     Asks {
         look: Look,
         version: Version,
@@ -233,11 +236,11 @@ pub enum Step {
     },
     Fills {
         ticket: Ticket,
-        /// The sequence as it stood at the local check.
+        /// The sequence at the time of the local check.
         now: Generation,
         version: Version,
         again: bool,
-        /// The cluster's re-check of the mark has found this.
+        /// Result of the re-check of the mark on a cluster.
         mark: Option<(Option<Mark>, u8)>,
     },
     Completes {
@@ -250,22 +253,23 @@ pub enum Step {
 pub struct Leader {
     pub phase: Phase,
     pub step: Step,
-    /// Somebody waits for the next one; with the guard off, the ticket of who came first.
+    /// Set if a request waits for the next leader. With the guard off, the next leader uses this
+    /// ticket, which is that of the first such request.
     pub next: Option<Ticket>,
 }
 
-/// What a request may rely on, noted when it begins.
+/// What a request may rely on, recorded when it begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Floor {
-    /// Nothing older may be served.
+    /// Serving an older version violates the guarantee.
     pub strict: Version,
-    /// Something older is a limit that is met, not a broken promise.
+    /// Serving an older version reaches a limit, but does not violate the guarantee.
     pub limit: Version,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Ask {
-    /// It noted a leader's completion or not, as `completions` tells.
+    /// `is_fresh` is `false` if a leader has completed since the lookup began.
     Looks {
         look: Look,
         is_fresh: bool,
@@ -296,24 +300,24 @@ pub enum Request {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revoke {
-    /// A token, and whether it is refused from now on.
+    /// Token, and whether it is rejected from now on.
     Token(u8, bool),
     User,
 }
 
-/// A revocation on its way (`cache/revoke.rs`).
+/// Revocation in progress (`cache/revoke.rs`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Revoking {
     #[default]
     Idle,
-    /// The provider knows; this is what it will say from now on.
+    /// The provider has made the change. These are its versions from now on.
     Told([Version; TOKENS]),
-    /// Redis knows.
+    /// Redis has the revocation.
     Written([Version; TOKENS]),
     Unanswered([Version; TOKENS]),
-    /// The denial stands.
+    /// The denial is in force.
     Queued([Version; TOKENS]),
-    /// The sequence counts it, the stripe does not yet.
+    /// The sequence includes the revocation, the stripe does not yet.
     Counted {
         versions: [Version; TOKENS],
         number: u8,
@@ -365,13 +369,13 @@ pub struct Node {
     pub delivering: Delivering,
     pub nothing_until: u8,
     pub leaders: [Option<Leader>; TOKENS],
-    /// Of a cache without Redis.
+    /// Entries of a cache without Redis.
     pub entries: [Option<Entry>; TOKENS],
     pub known_run: Option<u8>,
     pub floor: Timestamp,
-    /// Redis does not answer this node.
+    /// Redis is unavailable to this node.
     pub is_cut: bool,
-    /// What requests to this node may rely on, beyond what holds everywhere.
+    /// What requests to this node may rely on, in addition to what holds on all nodes.
     pub here: [Version; TOKENS],
 }
 
@@ -379,7 +383,7 @@ pub struct Node {
 pub enum PeerRequest {
     #[default]
     Unborn,
-    /// It has the record, and asks for the mark.
+    /// The Python service has read the record, and reads the mark next.
     Read {
         record: Record,
         floor: Floor,
@@ -397,15 +401,16 @@ pub enum PeerRequest {
     Answered,
 }
 
-/// What revocations have promised so far; nobody in the system can see it.
+/// What revocations have guaranteed so far. No part of the modeled system can read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ghost {
     pub everywhere: [Version; TOKENS],
-    /// Promised only after a while, and the tick from which that while counts.
+    /// Versions that are guaranteed only after a delay (`Ticks::bound`), and the tick at which the
+    /// delay starts.
     pub limits: [(Version, u8); TOKENS],
 }
 
-/// What may still happen.
+/// Number of faults that may still occur.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Left {
     pub cuts: u8,
