@@ -1,18 +1,18 @@
-//! What one configuration lets happen. None holds everything at once: each has a part, whole.
+//! Bounds of one configuration. No configuration covers everything. Each covers one part completely.
 
 use crate::state::{Left, REVOCATIONS};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// One script sees record, tombstone, mark and time together.
+    /// One script reads record, tombstone, mark and time together.
     Standalone,
-    /// Each is read by itself, and the fill's transaction holds no mark.
+    /// Each is read separately, and the fill's transaction does not include the mark.
     Cluster,
     /// Without Redis.
     InProcess,
 }
 
-/// A revocation that may happen, and by whom.
+/// Revocation that may occur, and the node that makes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     InvalidateToken {
@@ -34,7 +34,7 @@ pub enum Kind {
     PeerReset,
 }
 
-/// Numbers of ticks.
+/// Durations in ticks.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticks {
     pub end: u8,
@@ -42,12 +42,12 @@ pub struct Ticks {
     pub ttl: [u8; 2],
     pub deadline: u8,
     pub slack: u8,
-    /// How far the peer's clocks are off, slow and fast, and how long its validations take. The
-    /// sum is slack.
+    /// How far the clocks of the Python service are slow and fast, and how long its validations
+    /// take. The sum is slack.
     pub peer_slow: u8,
     pub peer_fast: u8,
     pub peer_takes: u8,
-    /// How much the clock of each node is behind.
+    /// How far the clock of each node is slow.
     pub node_slow: [u8; 2],
     pub tomb_ttl: u8,
     pub max_session_lifetime: u8,
@@ -58,7 +58,7 @@ pub struct Bounds {
     pub name: &'static str,
     pub mode: Mode,
     pub nodes: u8,
-    /// How many of them are asked; the others only revoke.
+    /// Number of nodes that receive requests. The others only revoke.
     pub asked: u8,
     pub tokens: u8,
     pub requests: usize,
@@ -70,19 +70,19 @@ pub struct Bounds {
     pub has_pipe: bool,
     /// Whether the provider goes on accepting a token that was logged out.
     pub forgives: bool,
-    /// Whether tokens that are known are looked up by `MGET`.
+    /// Whether known tokens are looked up with `MGET`.
     pub has_hints: bool,
     pub max_queued: usize,
-    /// The record of the first token stands in Redis from the beginning.
+    /// Whether the record of the first token is in Redis from the start.
     pub is_warm: bool,
     /// Whether revocations are made in another namespace, so that the record stays.
     pub is_elsewhere: bool,
-    /// What Redis loses is lost without a change of its run, as by `FLUSHALL`.
+    /// Whether Redis loses data without a change of its run ID, as with `FLUSHALL`.
     pub flushes: bool,
-    /// Whether nodes may start, or start again, after Redis has lost data, so that they know of no
-    /// earlier run.
+    /// Whether nodes may start or restart after Redis has lost data, so that they know no earlier
+    /// run ID.
     pub newcomers: bool,
-    /// Every answer must be a session: nobody is locked out.
+    /// Whether every result must be a session, so that no user is locked out.
     pub must_serve: bool,
 }
 
@@ -100,7 +100,8 @@ impl Ticks {
         max_session_lifetime: 20,
     };
 
-    /// After so long this node serves nothing from before a revocation, whatever went wrong.
+    /// Returns the time after a revocation from which this node serves nothing older, whatever
+    /// failed.
     pub fn bound(&self, node: usize) -> u8 {
         self.ttl[node] + self.deadline + self.slack
     }

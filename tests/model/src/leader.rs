@@ -1,4 +1,4 @@
-//! Leaders of validations and who joins them: `src/sync/singleflight.rs` and `Resolver::lead`.
+//! Leaders of validations and their joiners: `src/sync/singleflight.rs` and `Resolver::lead`.
 
 use crate::{
     Emit, Event, Model,
@@ -12,8 +12,9 @@ use crate::{
     },
 };
 
-/// A leader that is to store something, its ticket, what had been revoked here before the fill, what
-/// was validated, whether for the second time, and the mark and its run if it was read apart.
+/// Leader that is about to store, its ticket, the sequence of this process before the fill, the
+/// validated version, whether it is the second validation, and the mark with its run ID if it was
+/// read separately.
 type Storing = (
     Leader,
     Ticket,
@@ -24,7 +25,7 @@ type Storing = (
 );
 
 impl Model {
-    /// `Group::join`: how a request that found nothing comes to an answer.
+    /// Models `Group::join`: a request that found no session joins a leader or becomes one.
     pub(crate) fn join(
         &self,
         state: &mut State,
@@ -89,7 +90,7 @@ impl Model {
                     goes(what, &state, phase, own_lookup(progress));
                 });
             }
-            // What is served to those who have joined must be looked up after the last of them did.
+            // The result for the joiners must come from a lookup that began after the last one joined.
             Step::Hit(outcome) => {
                 if !self.holds(Rule::HitLooksAgain) {
                     goes("serves its hit", state, phase, completes(outcome));
@@ -235,7 +236,7 @@ impl Model {
         }
     }
 
-    /// With the guard off the second validation takes joiners as the first did.
+    /// With the guard off, the second validation accepts joiners like the first one.
     fn second_phase(&self, phase: Phase) -> Phase {
         if self.holds(Rule::StaysClosed) {
             phase
@@ -246,7 +247,7 @@ impl Model {
 
     fn overtaken(&self, lookup: Lookup, version: Version, again: bool) -> Step {
         match lookup {
-            // Everyone who waits began before that revocation returned.
+            // Every waiting request began before that revocation returned.
             Lookup::Miss(_) if again => completes(Outcome::Served(version)),
             Lookup::Miss(ticket) => Step::Validates {
                 ticket,
@@ -256,7 +257,7 @@ impl Model {
         }
     }
 
-    /// The rest of `Store::try_fill`, and `Redis::try_fill`.
+    /// Models the rest of `Store::try_fill`, and `Redis::try_fill`.
     fn store(
         &self,
         state: &State,
@@ -297,7 +298,8 @@ impl Model {
             },
             RedisSnapshot::Taken(seen) => seen,
         };
-        // A second fill without an answer serves nobody who joined after its validation began.
+        // After a second fill without a reply, the result is not served to requests that joined
+        // after its validation began.
         let unanswered = Step::Completes {
             outcome: Outcome::Served(version),
             is_checked: again,
@@ -322,7 +324,7 @@ impl Model {
         }
         let moved = |looked| {
             if again {
-                // It goes to those who wait, and is not stored.
+                // The result is served to the waiting requests, and is not stored.
                 return served;
             }
             Step::Validates {
@@ -389,7 +391,7 @@ impl Model {
         }
     }
 
-    /// `Leader::land`, and `Landing::arrival` of all who waited.
+    /// Models `Leader::land`, and `Landing::arrival` of all waiting requests.
     fn complete(
         &self,
         state: &mut State,

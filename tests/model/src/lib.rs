@@ -134,7 +134,7 @@ impl Emit<'_> {
         mut state: State,
         event: Event,
     ) {
-        // Nothing else in the state refers to a request by its number, so their order is irrelevant.
+        // Nothing else refers to a request by its number, so the order of requests is irrelevant.
         state.requests[..self.bounds.requests].sort_unstable();
         state.peer[..self.bounds.peer].sort_unstable();
         let label = Label {

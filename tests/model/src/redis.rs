@@ -1,4 +1,4 @@
-//! The scripts of `src/redis/scripts/`, and the commands of the peer: each is one step.
+//! The scripts of `src/redis/scripts/`, and the commands of the Python service. Each is one step.
 
 use crate::{
     Model,
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// What the fill script says.
+/// Reply of the fill script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FillReply {
     Stored,
@@ -24,7 +24,7 @@ pub(crate) fn standing<T: Copy>(key: Option<Key<T>>) -> Option<T> {
 }
 
 impl Data {
-    /// Redis ends keys by its own clock.
+    /// Removes expired keys, by the clock of Redis.
     pub(crate) fn expire(&mut self, time: u8) {
         for token in 0..self.records.len() {
             self.records[token] = self.records[token].filter(|key| time < key.1);
@@ -35,7 +35,7 @@ impl Data {
 }
 
 impl Model {
-    /// A connection finds another run before it serves: `Shared::met`.
+    /// Models `Shared::met`: a connection detects another run ID before it is used.
     pub(crate) fn meet(&self, state: &mut State, node: usize) -> u8 {
         let run = state.redis.run;
         let node = &mut state.nodes[node];
@@ -51,7 +51,7 @@ impl Model {
         run
     }
 
-    /// `lookup.lua`.
+    /// Models `lookup.lua`.
     pub(crate) fn look(&self, state: &State, token: usize) -> Replies {
         let data = &state.redis.data;
         Replies {
@@ -61,7 +61,7 @@ impl Model {
         }
     }
 
-    /// `fill.lua`, by the node whose cache TTL is `ttl`.
+    /// Models `fill.lua`, called by the node whose cache TTL is `ttl`.
     #[allow(clippy::too_many_arguments)]
     pub(crate) fn fill(
         &self,
@@ -126,7 +126,7 @@ impl Model {
             provenance: Some(Provenance {
                 fence,
                 seen_tomb: seen.tomb,
-                // On a cluster nobody compares the mark in this very moment.
+                // On a cluster the fill's transaction does not compare the mark.
                 seen_mark: match (is_cluster, seen.mark) {
                     (false, _) => mark,
                     (true, MarkSnapshot::Read(seen)) => seen,
@@ -160,7 +160,7 @@ impl Model {
         }
     }
 
-    /// `revoke_token.lua` and `revoke_user.lua`.
+    /// Models `revoke_token.lua` and `revoke_user.lua`.
     pub(crate) fn write(&self, state: &mut State, what: Revoke) {
         let ticks = &self.bounds.ticks;
         let now = Timestamp::at(state.time);
@@ -199,7 +199,7 @@ impl Model {
                 }
             }
             Revoke::User => {
-                // Another microsecond than before an eviction.
+                // The microsecond differs from the one before an eviction.
                 let evicted = self.bounds.left.evictions - state.left.evictions;
                 let now = Timestamp(now.0 + u16::from(evicted));
                 let standing = standing(redis.data.mark)
@@ -215,7 +215,7 @@ impl Model {
         }
     }
 
-    /// A command that nobody waits for any more is carried out.
+    /// Carries out a command whose caller no longer waits for it.
     pub(crate) fn carry_out(&self, state: &mut State, command: Command) {
         match command {
             Command::Revoke(what) => self.write(state, what),
@@ -231,7 +231,7 @@ impl Model {
         }
     }
 
-    /// `accept::accepts`; `now` is the time of Redis, or the node's.
+    /// Models `accept::accepts`. `now` is the time of Redis, or the node's.
     pub(crate) fn accepts(
         &self,
         state: &State,
@@ -301,7 +301,8 @@ impl Model {
 }
 
 impl Record {
-    /// What the fill script compares: the fence of ours, the stamp of the peer's.
+    /// Returns the time that the fill script compares: the fence of a native record, or `cached_at`
+    /// of a foreign one.
     pub(crate) fn since(&self) -> Timestamp {
         self.provenance
             .map_or(self.cached_at, |provenance| provenance.fence)

@@ -1,4 +1,4 @@
-//! Requests: `Resolver::resolve`, and what is promised to them.
+//! Requests: `Resolver::resolve`, and what it guarantees to them.
 
 use crate::{
     Emit, Event, Model,
@@ -11,7 +11,7 @@ impl Model {
         let mut last = None;
         for n in 0..self.bounds.requests {
             let request = state.requests[n];
-            // They are kept sorted; of two that are alike only one needs to move.
+            // Requests are kept sorted. Of two equal ones, only one needs to take a step.
             if last.replace(request) == Some(request) {
                 continue;
             }
@@ -39,7 +39,7 @@ impl Model {
         }
     }
 
-    /// What a request that begins now may rely on.
+    /// Returns what a request that begins now may rely on.
     pub(crate) fn floor(&self, state: &State, node: Option<usize>, token: usize) -> Floor {
         let everywhere = state.ghost.everywhere[token];
         let (version, since) = state.ghost.limits[token];
@@ -85,7 +85,7 @@ impl Model {
                     && floor.strict == FORBIDDEN
                     && !self.knows(state, node, token)
                 {
-                    // Without Redis only the provider knows of another node's logout.
+                    // Without Redis, only the provider can reject a token that another node logged out.
                     floor = Floor::default();
                 }
                 let ask = Ask::HasTicket { ticket, is_fresh };
@@ -157,8 +157,8 @@ impl Model {
         }
     }
 
-    /// The promise: nobody is served with what was validated before a change that a revocation had
-    /// returned for when the request began.
+    /// Checks the guarantee: no request is served with what was validated before a change if the
+    /// revocation for that change had returned when the request began.
     pub(crate) fn serve(&self, state: &State, floor: Floor, outcome: Outcome) -> Event {
         let (version, record) = match outcome {
             Outcome::Served(version) => (version, None),
@@ -173,7 +173,7 @@ impl Model {
             return Event::Violation("served with what was revoked");
         }
         if version < floor.limit {
-            // What saw a mark or a tombstone is not revived by the eviction of the next.
+            // A record that saw a mark or a tombstone is not served again after a later one is evicted.
             let has_seen = provenance.is_some_and(|provenance| {
                 (provenance.seen_mark, provenance.seen_tomb) != (None, None)
             });

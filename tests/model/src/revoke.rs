@@ -1,8 +1,9 @@
-//! Revocations, and the way of those that Redis did not take at once: `src/cache/revoke.rs`.
+//! Revocations, and the delivery of those that Redis did not accept immediately:
+//! `src/cache/revoke.rs`.
 //!
-//! A logout's verdict is remembered in the code before Redis is written, here together with the
-//! write; until then it only refuses more. Stripe and return are one step here: a return that
-//! comes later promises less.
+//! The code adds a logged-out token to its list of revoked tokens before it writes to Redis. Here
+//! both are one step, since the earlier entry only rejects more. Advancing the stripe and returning
+//! are one step here, too, since a later return guarantees less.
 
 use crate::{
     Emit, Model,
@@ -29,12 +30,14 @@ impl Model {
         }
     }
 
-    /// Even a provider that forgives a logout knows when the session has ended.
+    /// Even a provider that goes on accepting a logged-out token rejects it once the session has
+    /// ended.
     pub(crate) fn is_rejection(&self, state: &State, token: usize) -> bool {
         state.provider.dead[token] || state.time >= self.bounds.ticks.max_session_lifetime
     }
 
-    /// What the provider says from now on; a version that stays zero is untouched.
+    /// Makes the change at the provider and returns its versions from now on. A version of zero is
+    /// unchanged.
     pub(crate) fn tell_provider(&self, state: &mut State, what: Revoke) -> [Version; TOKENS] {
         let mut versions = [0; TOKENS];
         match what {
@@ -181,7 +184,7 @@ impl Model {
                 let here = &mut state.nodes[node].here[token];
                 *here = version.max(*here);
             }
-            // A logout that never arrives is for the provider to know of.
+            // If a logout never reaches Redis, only the provider can reject the token.
             if !(self.bounds.forgives && versions.contains(&FORBIDDEN)) {
                 self.limit(state, versions);
             }
@@ -197,7 +200,7 @@ impl Model {
         }
     }
 
-    /// Promised only after TTL, deadline and slack.
+    /// Records versions that are guaranteed only after TTL, deadline and slack.
     pub(crate) fn limit(&self, state: &mut State, versions: [Version; TOKENS]) {
         for (token, version) in versions.into_iter().enumerate() {
             let limit = &mut state.ghost.limits[token];
@@ -207,21 +210,21 @@ impl Model {
         }
     }
 
-    /// `Shared::refuse`.
+    /// Models `Shared::refuse`.
     fn refuse(&self, state: &mut State, node: usize, what: Revoke) {
         if let Revoke::Token(token, true) = what {
             state.nodes[node].verdicts[usize::from(token)] = true;
         }
     }
 
-    /// The first step of `Stripes::bump`.
+    /// Models the first step of `Stripes::bump`.
     fn count(&self, state: &mut State, node: usize) -> u8 {
         let sequence = &mut state.nodes[node].sequence;
         *sequence += 1;
         *sequence
     }
 
-    /// The second one.
+    /// Models the second step of `Stripes::bump`.
     fn apply(&self, state: &mut State, node: usize, what: Revoke, number: u8) {
         let node = &mut state.nodes[node];
         let stripe = match what {
@@ -234,7 +237,7 @@ impl Model {
         *stripe = number.max(*stripe);
     }
 
-    /// `RevocationQueue::push`.
+    /// Models `RevocationQueue::push`.
     fn queue(&self, state: &mut State, node: usize, what: Revoke, versions: [Version; TOKENS]) {
         let ticks = &self.bounds.ticks;
         let records_end = state.time + ticks.bound(node);
@@ -259,7 +262,7 @@ impl Model {
         }
     }
 
-    /// `SessionCache::is_denied`; the user is known when there is a record.
+    /// Models `SessionCache::is_denied`. The user is known only if there is a record.
     pub(crate) fn is_denied(
         &self,
         state: &State,
@@ -280,7 +283,7 @@ impl Model {
                 })
     }
 
-    /// `deliver_all`.
+    /// Models `deliver_all`.
     fn delivers(&self, state: &State, node: usize, emit: &mut Emit<'_>) {
         let Some(first) = state.nodes[node].queue[0] else {
             return;

@@ -1,7 +1,8 @@
-//! The walk over all interleavings: breadth first, so that the first trace found is a shortest.
+//! Breadth-first search over all interleavings, so that the first trace found is a shortest one.
 //!
-//! A visited state is kept as 64 bits of hash and those of its predecessor. Two states that
-//! collide would hide one of them; among ten million the chance is one in 400,000.
+//! A visited state is stored as a 64-bit hash, together with the hash of its predecessor. If two
+//! states collide, one of them is not searched. Among ten million states the chance is one in
+//! 400,000.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,19 +12,19 @@ use std::{
 
 use crate::{Model, State};
 
-/// Something that goes from state to state.
+/// State machine to search.
 pub trait System {
     type State: Copy + Hash;
 
     fn first(&self) -> Self::State;
 
-    /// Every step that may come next.
+    /// Collects every possible next step.
     fn next(&self, state: &Self::State, out: &mut Vec<Next<Self::State>>);
 
-    /// Whether nobody waits, should nothing happen any more.
+    /// Whether no request would wait forever if no further step occurred.
     fn is_at_rest(&self, state: &Self::State) -> bool;
 
-    /// Walks until a promise is broken, or through everything.
+    /// Searches until the guarantee is violated, or through all states.
     fn check(&self) -> Report {
         search(self, Until::Violation)
     }
@@ -35,27 +36,27 @@ pub trait System {
 
 type CameFrom = HashMap<u64, u64, BuildHasherDefault<Identity>>;
 
-/// What a step shows, beyond leading somewhere.
+/// What a step shows, in addition to the next state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     None,
-    /// The promise is broken.
+    /// The guarantee is violated.
     Violation(&'static str),
-    /// One of the things that are not promised.
+    /// Something that is not guaranteed has occurred.
     Limit,
-    /// Served from a cache with what a revocation whose mark is still young has left valid.
+    /// Served from a cache with a record that is valid after a revocation whose mark is still young.
     SoonAgain,
 }
 
 pub struct Next<S> {
-    /// The time after it.
+    /// Time after the step.
     pub time: u8,
     pub label: Label,
     pub state: S,
     pub event: Event,
 }
 
-/// Who did what.
+/// Actor of a step, and its action.
 #[derive(Clone, Copy, Debug)]
 pub struct Label {
     pub who: &'static str,
@@ -70,7 +71,7 @@ pub struct Report {
     pub depth: usize,
     pub limits: usize,
     pub soon_again: usize,
-    /// The shortest way to what was looked for.
+    /// Shortest trace to the event that the search was for.
     pub trace: Option<(&'static str, Vec<String>)>,
 }
 
@@ -211,7 +212,7 @@ fn hash(state: &impl Hash) -> u64 {
     mixer.finish()
 }
 
-/// Folded multiplication: fast on many small integers, and every bit counts.
+/// Folded multiplication: fast on many small integers, and every bit affects the result.
 struct Mixer(u64);
 
 impl Mixer {

@@ -1,13 +1,13 @@
-//! The local cache, which hears from Redis what changes: `coherence/lease.rs`, `memory/store.rs` and
-//! `redis/invalidation.rs`.
+//! Model of the local cache, to which Redis pushes changes: `coherence/lease.rs`,
+//! `memory/store.rs` and `redis/invalidation.rs`.
 //!
-//! A model of its own, of one token: Redis holds its version, and a revocation makes a new one.
-//! The promise is that no local hit hides a revocation that was acknowledged a lease before the
-//! request began; one that this node has made itself is hidden by none.
+//! This separate model has one token. Redis holds its version, and a revocation makes a new one.
+//! The guarantee is that no local hit hides a revocation that was acknowledged at least one lease
+//! before the request began. No local hit hides a revocation by this node itself.
 
 use crate::search::{Event, Label, Next, System};
 
-/// In ticks.
+/// Length of the lease in ticks.
 const LEASE: u8 = 2;
 const READS: usize = 2;
 const REVOCATIONS: usize = 2;
@@ -18,9 +18,9 @@ const QUEUE: usize = 4;
 pub enum Guard {
     /// A hit needs a lease.
     HitNeedsLease,
-    /// A read without a lease is not kept.
+    /// The result of a read without a lease is not kept.
     NoteNeedsLease,
-    /// The lease is asked before the numbers are compared.
+    /// The lease is checked before the stripes and the epoch are compared.
     LeaseFirst,
     /// A hit compares the stripes.
     HitComparesStripes,
@@ -28,23 +28,24 @@ pub enum Guard {
     HitComparesEpoch,
     /// A lost connection begins an epoch.
     LostBeginsEpoch,
-    /// A new one does.
+    /// A new connection begins an epoch.
     ConnectedBeginsEpoch,
-    /// It does so when tracking is on, not before.
+    /// A new connection begins its epoch when tracking is on, not before.
     EpochAfterTracking,
-    /// The epoch is noted before the read is sent.
+    /// The epoch is read before the read is sent.
     EpochIsNotedFirst,
-    /// So is the sequence.
+    /// The sequence is read before the read is sent.
     SeenIsNotedFirst,
-    /// A PONG proves what the PING before its own was sent after.
+    /// A PONG proves that all changes from before the PING before its own was sent have been
+    /// received.
     PreviousPing,
     /// A lost connection ends the lease.
     LostEndsLease,
-    /// This node's own revocations count, too.
+    /// The node's own revocations count as changes, too.
     OwnCounts,
 }
 
-/// What may happen, and which rules hold.
+/// What may occur, and which rules hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Tier {
     pub end: u8,
@@ -53,7 +54,7 @@ pub struct Tier {
     /// Whether the first revocation is this node's own.
     pub is_own: bool,
     pub losses: u8,
-    /// The guards that are taken out, as bits.
+    /// The guards that are removed, as bits.
     pub without: u32,
 }
 
@@ -67,17 +68,17 @@ enum Item {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Link {
-    /// There is none.
+    /// There is no connection.
     #[default]
     Down,
     /// Nothing is tracked yet.
     Greeted,
-    /// Redis tracks, and the node has yet to hear that.
+    /// Redis tracks, and the node has not received the reply yet.
     Tracked,
     Up,
-    /// The connection is gone, and the node does not know.
+    /// The connection is gone, and the node has not noticed.
     Cut,
-    /// It knows; the epoch has begun, the lease has yet to end.
+    /// The node has noticed. The epoch has begun, and the lease has not ended yet.
     Losing,
 }
 
@@ -86,15 +87,15 @@ enum Link {
 struct Listener {
     link: Link,
     queue: [Item; QUEUE],
-    /// Writes that were carried out and have yet to be pushed, and whether a PONG has gone ahead
-    /// of them: Redis with I/O threads lets one do so.
+    /// Number of writes that were carried out and not pushed yet.
+    /// `is_overtaken` is set if a PONG was sent before them, which Redis with I/O threads may do.
     pending: u8,
     is_overtaken: bool,
-    /// When the PING was sent that is on its way or being answered.
+    /// Time at which the PING was sent whose PONG has not arrived yet.
     ping: Option<u8>,
     is_answered: bool,
     previous: Option<u8>,
-    /// A push has been counted in the sequence, and not in its stripe.
+    /// A push that has been counted in the sequence, but not in its stripe yet.
     counted: Option<u8>,
 }
 
@@ -123,8 +124,7 @@ struct Entry {
 enum Hit {
     #[default]
     Unborn,
-    /// One of the two questions was answered by yes. With the order changed it was that about
-    /// this entry.
+    /// One of the two checks has passed. With the order changed, it was the check of this entry.
     Half {
         began: u8,
         entry: Option<Entry>,
@@ -137,7 +137,7 @@ enum Revoking {
     #[default]
     Idle,
     Written(u8),
-    /// This node's own: counted.
+    /// A revocation by this node that has been counted.
     Counted(u8, u8),
     Acknowledged(u8, u8),
 }
@@ -180,7 +180,7 @@ impl Tier {
         self.without & 1 << guard as u32 == 0
     }
 
-    /// `Lease::note`.
+    /// Models `Lease::note`.
     fn note(&self, state: &State) -> Option<Noted> {
         let is_alive = state.time < state.until || !self.holds(Guard::NoteNeedsLease);
         is_alive.then_some(Noted {
@@ -193,7 +193,7 @@ impl Tier {
         state.time < state.until || !self.holds(Guard::HitNeedsLease)
     }
 
-    /// `Lease::is_unchanged`.
+    /// Models `Lease::is_unchanged`.
     fn is_unchanged(&self, state: &State, noted: Noted) -> bool {
         (state.epoch == noted.epoch || !self.holds(Guard::HitComparesEpoch))
             && (state.stripe <= noted.seen || !self.holds(Guard::HitComparesStripes))
@@ -272,14 +272,14 @@ impl Tier {
         }
     }
 
-    /// Whether it is older than a revocation that the request may rely on.
+    /// Whether the entry is older than a revocation that the request may rely on.
     fn hides(&self, state: &State, entry: Entry, began: u8) -> bool {
         state.revoking.iter().enumerate().any(|(n, revoking)| {
             let Revoking::Acknowledged(version, at) = *revoking else {
                 return false;
             };
             let is_own = self.is_own && n == 0;
-            // In the tick of the acknowledgement nobody can tell which came first.
+            // Within the tick of the acknowledgement, the order of the two is unknown.
             let is_due = if is_own {
                 began > at
             } else {
@@ -323,7 +323,7 @@ impl Tier {
         }
     }
 
-    /// What Redis does on the listener's connection.
+    /// Emits the steps of Redis on the listener's connection.
     fn pushes(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
         let listener = &state.listener;
         if listener.pending > 0 {
@@ -349,7 +349,7 @@ impl Tier {
         }
     }
 
-    /// What the node does: `Job::hear` and `heard`.
+    /// Emits the steps of the node: `Job::hear` and `heard`.
     fn listens(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
         let mut next = *state;
         let listener = &mut next.listener;

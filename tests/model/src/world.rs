@@ -1,6 +1,6 @@
-//! What happens to everybody: time passes, Redis stops answering or loses data, a node crashes.
+//! Events outside the nodes: time passes, Redis becomes unavailable or loses data, a node crashes.
 //!
-//! A node that sleeps needs no step of its own: any other may come before its next one.
+//! A paused node needs no separate step, because any other step may come before its next one.
 
 use crate::{
     Emit, Model,
@@ -82,7 +82,7 @@ impl Model {
                 ) => usize::from(*node),
                 _ => continue,
             };
-            // Nobody was told that it holds.
+            // The revocation never returned to its caller, so it guarantees nothing.
             if at == node && next.revocations[n] != Revoking::Idle {
                 next.revocations[n] = Revoking::Done;
             }
@@ -90,7 +90,7 @@ impl Model {
         next
     }
 
-    /// A restart with an old snapshot or none, or a failover to a replica that lagged.
+    /// Models a restart with an old snapshot or none, or a failover to a lagging replica.
     fn lose(&self, state: &State) -> State {
         let mut next = *state;
         next.left.losses -= 1;
@@ -109,7 +109,7 @@ impl Model {
         next
     }
 
-    /// A failover of the cluster's primary that holds the mark, to a replica that lagged.
+    /// Models a failover of the cluster's primary that holds the mark, to a lagging replica.
     fn lose_mark(&self, state: &State) -> State {
         let mut next = *state;
         next.left.losses -= 1;
@@ -119,7 +119,7 @@ impl Model {
         next
     }
 
-    /// What was promised until now holds only after TTL, deadline and slack.
+    /// Everything guaranteed until now holds only after TTL, deadline and slack.
     fn demote(&self, state: &mut State) {
         self.limit(state, state.ghost.everywhere);
         state.ghost.everywhere = Default::default();
@@ -131,7 +131,7 @@ impl Model {
                 floor.strict = 0;
             }
         }
-        // What was written and has yet to return was lost as well.
+        // Revocations that were written but have not returned yet are lost as well.
         for n in 0..state.revocations.len() {
             if let Revoking::Written(versions)
             | Revoking::Counted { versions, .. }
