@@ -118,7 +118,7 @@ pub enum Fault {
         body: String,
     },
     Redirect(String),
-    /// The right answer with a member of 300 KiB, chunked so that no header tells its size.
+    /// The right answer with a member of 300 KiB, chunked so that no header contains its size.
     Oversized,
     /// The connection is closed without an answer.
     Cut,
@@ -441,7 +441,7 @@ async fn answer(shared: Arc<Shared>, on: Endpoint, request: Request) -> Response
         world.inspect(on, &head.headers);
         let answer = world.answer(on, &head.headers, &body);
         let gates = closed(&mut world.gates, on);
-        // Under the lock, so that whoever sees the count knows the decision to be made.
+        // Under the lock, so that a test that reads the count knows that the decision is made.
         shared.calls.send_modify(|calls| calls[on as usize] += 1);
         (answer, gates)
     };
@@ -608,7 +608,7 @@ impl World {
     fn decide(&mut self, on: Endpoint, headers: &HeaderMap, body: &[u8]) -> Answer {
         let mut credentials = credentials(headers);
         match project(headers) {
-            // Appwrite then serves its console's project, which knows none of our users.
+            // Appwrite then uses the project of its console, which has none of these users.
             None => {
                 return match on {
                     Endpoint::Login => Answer::error("user_invalid_credentials", None),
@@ -619,7 +619,7 @@ impl World {
             Some(PROJECT) => {}
             Some(_) => return Answer::error("project_not_found", None),
         }
-        // Stricter than Appwrite, which minds a second credential only beside a JWT.
+        // Stricter than Appwrite, which rejects a second credential only in addition to a JWT.
         if credentials.len() > 1 {
             return Answer::error("user_jwt_and_cookie_set", None);
         }
@@ -1052,7 +1052,7 @@ impl Answer {
     }
 }
 
-/// A body that tells nobody its size and may end in an error.
+/// Body without a known size, which may end in an error.
 #[derive(Debug)]
 struct Pieces {
     left: VecDeque<Bytes>,

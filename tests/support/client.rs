@@ -1,4 +1,4 @@
-//! Requests to a layer around a service that only says whom it was called for.
+//! Requests to a layer around a service that only returns the user of the request.
 
 use std::convert::Infallible;
 
@@ -10,9 +10,9 @@ use tower_session_cache::{
 
 use super::soon;
 
-/// A client over real HTTP. Ours speaks no TLS, but wants to know how it would.
+/// Client over real HTTP. It uses no TLS, but requires a TLS provider.
 pub fn http() -> reqwest::Client {
-    // Whoever came first has installed one already.
+    // An error means that another test has installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
@@ -21,7 +21,7 @@ pub fn token(text: &str) -> SessionToken {
     SessionToken::parse(text.to_owned()).unwrap()
 }
 
-/// Who a request was served as, and who answered for it; or the status of its refusal.
+/// Returns the user of a request and the source of the session, or the status of its rejection.
 pub async fn ask<V: SessionValidator>(
     layer: &SessionCacheLayer<V>,
     token: &str,
@@ -30,7 +30,7 @@ pub async fn ask<V: SessionValidator>(
     Ok((user, session.origin()))
 }
 
-/// With all that the request learned about its session.
+/// Like [`ask`], with the whole `SessionInfo`.
 pub async fn ask_for_all<V: SessionValidator>(
     layer: &SessionCacheLayer<V>,
     token: &str,

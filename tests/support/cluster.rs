@@ -1,4 +1,4 @@
-//! A real Redis Cluster: three primaries, and three replicas unless a test wants none.
+//! Real Redis Cluster with three primaries, and three replicas unless a test disables them.
 
 use std::time::{Duration, Instant};
 
@@ -10,28 +10,29 @@ const SLOTS: u16 = 16_384;
 const PRIMARIES: usize = 3;
 const LATE: Duration = Duration::from_secs(60);
 
-/// Its nodes, in no order that lasts: a replica may have become a primary.
+/// Nodes of the cluster. Their order says nothing about their roles: a replica may have become a
+/// primary.
 pub struct Cluster {
     pub nodes: Vec<Redis>,
     ids: Vec<String>,
 }
 
-/// What a cluster is made of.
+/// Configuration of a cluster.
 #[derive(Clone, Copy)]
 pub struct Plan<'a> {
-    /// After so long without a word a node is given up.
+    /// Time without a message after which a node is considered failed.
     pub node_timeout: Duration,
     pub has_replicas: bool,
-    /// One more primary, which holds nothing.
+    /// Whether there is one more primary, without slots.
     pub has_spare: bool,
-    /// The ports that the primaries tell clients in place of their own.
+    /// Ports that the primaries announce to clients instead of their own.
     pub announced: Option<&'a [u16]>,
-    /// What its nodes are told of TLS, which each then speaks on a port beside the plain one.
+    /// TLS configuration of the nodes. Each node then has a TLS port in addition to the plain one.
     pub tls: Option<&'a [String]>,
 }
 
 impl Default for Plan<'_> {
-    /// No node is ever given up, however slow the machine is.
+    /// No node is considered failed, however slow the machine is.
     fn default() -> Self {
         Self {
             node_timeout: Duration::from_secs(600),
@@ -43,7 +44,7 @@ impl Default for Plan<'_> {
     }
 }
 
-/// A slot on its way from one node to another.
+/// Slot that is being moved from one node to another.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
     pub slot: u16,
@@ -84,7 +85,7 @@ impl Cluster {
                 .arg("127.0.0.1")
                 .arg(node.port())
                 .arg(node.bus());
-            // By each, since gossip about the others takes seconds.
+            // Each node runs this itself, because gossip about the others takes seconds.
             for earlier in &cluster.nodes[..n] {
                 earlier.run::<()>(&meet);
             }
@@ -107,7 +108,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until a replica has all that its primary has.
+    /// Waits until a replica has all data of its primary.
     pub fn until_replicated(&self, primary: usize, replica: usize) {
         self.until("a replica", |cluster| {
             let info =
@@ -122,7 +123,7 @@ impl Cluster {
         });
     }
 
-    /// Waits until a node that was killed has all that the primary has which took over from it.
+    /// Waits until a node that was killed has all data of the primary that took over from it.
     pub fn until_replica(&self, node: usize) {
         self.until("a replica to come back", |cluster| {
             let info: RedisResult<String> =
@@ -132,7 +133,7 @@ impl Cluster {
         self.until_whole();
     }
 
-    /// Keeps from a replica what its primary does from now on; who is connected stays so.
+    /// Stops replication to a replica from now on. Connected clients stay connected.
     pub fn cut_off(&self, primary: usize, replica: usize) {
         let node = &self.nodes[primary];
         let mut connection = node.connection();
@@ -151,7 +152,7 @@ impl Cluster {
         });
     }
 
-    /// Each node as a URL, by its own port.
+    /// Returns the URL of each node, with its own port.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Redis::url).collect()
     }
@@ -168,7 +169,7 @@ impl Cluster {
         });
     }
 
-    /// Whether all that run tell the same owners, and these run.
+    /// Whether all running nodes report the same slot owners, and these owners are running.
     fn agrees(&self) -> bool {
         let mut told = self.running().map(|node| self.owners(node));
         let first = told.next().unwrap();
@@ -176,7 +177,7 @@ impl Cluster {
         owners.all(|(owner, _)| self.nodes[*owner].is_running()) && told.all(|other| other == first)
     }
 
-    /// The primaries and their slots, if any, as a node tells.
+    /// Returns the primaries and their slots, if any, as a node reports them.
     fn owners(&self, teller: &Redis) -> Vec<(usize, Vec<String>)> {
         let view = self.view(teller);
         let owners = view.iter().filter_map(|line| {
@@ -221,7 +222,7 @@ impl Cluster {
         node.run(cmd("CLUSTER").arg("KEYSLOT").arg(key))
     }
 
-    /// The primary that holds a slot, as the nodes tell; nothing while they do not.
+    /// Returns the primary that holds a slot, as the nodes report it, or `None` if none is reported.
     pub fn find_owner(&self, slot: u16) -> Option<usize> {
         self.running().find_map(|node| {
             let owners = self.owners(node);
@@ -235,12 +236,12 @@ impl Cluster {
         self.find_owner(slot).expect("a primary of every slot")
     }
 
-    /// The primary that holds a key.
+    /// Returns the primary that holds a key.
     pub fn owner_of(&self, key: &str) -> usize {
         self.owner(self.slot(key))
     }
 
-    /// The nodes that hold slots, as the first that runs tells.
+    /// Returns the nodes that hold slots, as the first running node reports them.
     pub fn primaries(&self) -> Vec<usize> {
         let owners = self.owners(self.running().next().unwrap());
         let owners = owners.into_iter().filter(|(_, slots)| !slots.is_empty());
@@ -256,12 +257,12 @@ impl Cluster {
         self.run(key, cmd("GET").arg(key))
     }
 
-    /// How many keys of a slot a node has.
+    /// Returns the number of keys of a slot on a node.
     pub fn keys_in(&self, node: usize, slot: u16) -> usize {
         self.nodes[node].run(cmd("CLUSTER").arg("COUNTKEYSINSLOT").arg(slot))
     }
 
-    /// Begins to move a slot, all of whose keys stay where they are for now.
+    /// Begins to move a slot. Its keys are not moved yet.
     pub fn begin_move(&self, slot: u16, to: usize) -> Move {
         let from = self.owner(slot);
         let set = |node: usize, state: &str, other: usize| {
@@ -277,7 +278,7 @@ impl Cluster {
         Move { slot, from, to }
     }
 
-    /// Moves the keys that stand there now, or the first so many of them.
+    /// Moves the keys that the slot has now, or only the first ones up to a number.
     pub fn move_keys(&self, moved: Move, most: usize) {
         let from = &self.nodes[moved.from];
         let mut list = cmd("CLUSTER");
@@ -292,7 +293,7 @@ impl Cluster {
         from.run::<Value>(&migrate);
     }
 
-    /// Moves the rest, and tells all primaries.
+    /// Moves the remaining keys, and assigns the slot on all primaries.
     pub fn end_move(&self, moved: Move) {
         self.move_keys(moved, 100_000);
         let others = (0..self.nodes.len()).filter(|n| ![moved.from, moved.to].contains(n));
@@ -303,7 +304,7 @@ impl Cluster {
                 .arg(moved.slot)
                 .arg("NODE")
                 .arg(&self.ids[moved.to]);
-            // A replica takes no such command, and a node that is down none at all.
+            // A replica rejects this command, and a node that is down cannot receive it.
             let _: RedisResult<()> = node.try_run(&set);
         }
     }

@@ -1,5 +1,6 @@
-//! A double of an authorization server's introspection endpoint over real HTTP, which answers as
-//! RFC 7662 shows it and is stricter than any: it minds each thing that the RFC asks of a client.
+//! Test double of an authorization server's introspection endpoint over real HTTP. It responds as
+//! RFC 7662 shows. It is stricter than real servers: it enforces every requirement of the RFC for
+//! clients.
 
 use std::{
     collections::HashMap,
@@ -46,7 +47,7 @@ const EXPECTED_HEADERS: [&str; 7] = [
     "authorization",
 ];
 
-/// What the server demands of who asks.
+/// Authentication that the server requires of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Demands {
     Basic,
@@ -145,7 +146,7 @@ impl Introspection {
         format!("http://{}{PATH}", self.address)
     }
 
-    /// Makes a token active, or says something else of it.
+    /// Makes a token active, or sets another response for it.
     pub fn issue(&self, token: &str, answer: Value) {
         self.world().tokens.insert(token.to_owned(), answer);
     }
@@ -215,7 +216,7 @@ async fn introspect(State(shared): State<Arc<Shared>>, request: Request) -> Resp
             (400, None, json!({ "error": "invalid_request" }))
         };
         let fault = world.fault.clone();
-        // Under the lock, so that whoever sees the count knows the decision to be made.
+        // Under the lock, so that a test that reads the count knows that the decision is made.
         shared.calls.send_modify(|calls| *calls += 1);
         (right, fault)
     };

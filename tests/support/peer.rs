@@ -1,4 +1,4 @@
-//! The Python service, as far as Redis sees it: command for command what it does.
+//! The commands that the Python service sends to Redis, one by one.
 
 use bb8_redis::redis::cmd;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub fn mark_key(user_id: &str) -> String {
     format!("user_invalidated:{user_id}")
 }
 
-/// What the service stores for a user, as of a time.
+/// Record that the service stores for a user at a time.
 pub fn record(user_id: &str, cached_at: f64) -> Value {
     json!({
         "user_id": user_id,
@@ -45,7 +45,7 @@ impl Peer<'_> {
             .run::<()>(setex.arg(session_key(token)).arg(300).arg(record));
     }
 
-    /// The user whose session it serves from its cache.
+    /// Returns the user whose session the service serves from its cache.
     pub fn lookup(&self, token: &str) -> Option<String> {
         let record: Value = serde_json::from_str(&self.0.get(&session_key(token))?).unwrap();
         let expires = record["session_expire"].as_str()?;

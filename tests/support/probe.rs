@@ -1,4 +1,4 @@
-//! A validator that a test holds, counts and answers for.
+//! Validator whose calls a test can hold, count and decide.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,19 +13,19 @@ use super::soon;
 type Answer = Result<ValidatedSession, ValidationError>;
 type Decide = dyn Fn(&str) -> Answer + Send + Sync;
 
-/// Like an identity provider it decides when a call arrives, and answers once it is let go.
+/// Like an identity provider, it decides when a call arrives. It returns once the call is released.
 #[derive(Clone)]
 pub struct Probe(Arc<Inner>);
 
 struct Inner {
     decide: Mutex<Arc<Decide>>,
     calls: watch::Sender<usize>,
-    /// So many calls, counted from the first, have been let go.
+    /// Number of calls, counted from the first, that have been released.
     through: watch::Sender<usize>,
 }
 
 impl Probe {
-    /// Says of every token that it is Ada's.
+    /// Accepts every token as Ada's.
     pub fn new() -> Self {
         Self::answering(|_| Ok(session("ada")))
     }
@@ -56,7 +56,7 @@ impl Probe {
         .unwrap();
     }
 
-    /// Lets no call go that has not come yet.
+    /// Holds all calls that have not arrived yet.
     pub fn hold(&self) {
         self.0.through.send_replace(self.calls());
     }
@@ -100,7 +100,7 @@ impl SessionValidator for Probe {
     }
 }
 
-/// The project whose sessions the Python service shares, so that all records lie where it looks.
+/// Project whose sessions the Python service shares, so that all records are where it reads them.
 pub fn authority() -> Authority {
     Authority::appwrite("https://appwrite.example.com/v1", "demo")
 }

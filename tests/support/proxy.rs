@@ -1,4 +1,4 @@
-//! A TCP proxy before Redis that reads along, and fails on request.
+//! TCP proxy in front of Redis that parses the traffic and fails on request.
 
 use std::{
     sync::{
@@ -25,35 +25,35 @@ pub struct Proxy {
     accepting: AbortHandle,
 }
 
-/// What happens to replies from now on.
+/// Fault that applies to replies from now on.
 #[derive(Clone, Copy)]
 pub enum Fault {
     None,
     Delay(Duration),
-    /// They are lost, and so is all that would follow on their connections, which stay open.
+    /// Drops replies and everything that would follow on their connections, which stay open.
     Swallow,
-    /// The same, but new connections get as far as `+OK`.
+    /// Like `Swallow`, but new connections receive replies up to `+OK`.
     SwallowAfterGreeting,
-    /// Half of each goes through, and then its connection ends.
+    /// Forwards half of a reply, and then ends its connection.
     Cut,
 }
 
 struct Faults {
-    /// Where new connections lead.
+    /// Port to which new connections are forwarded.
     server: AtomicU16,
     fault: Mutex<Fault>,
     withholds_pushes: AtomicBool,
     refuses: AtomicBool,
     holds_lookups: watch::Sender<bool>,
     holds_tracking: watch::Sender<bool>,
-    /// Whether commands wait, and how many times those that did were let go.
+    /// Whether commands are held, and how many times held commands were released.
     holds_commands: watch::Sender<(bool, u64)>,
-    /// The connections on which they are lost.
+    /// Number of connections on which replies are dropped.
     swallowing: AtomicUsize,
-    /// How many replies or requests wait, and how many PONGs have gone through.
+    /// Number of held replies and requests. `pongs` is the number of forwarded PONGs.
     held: AtomicUsize,
     pongs: AtomicUsize,
-    /// The number of the one after which all is swallowed.
+    /// Number of the PONG after which everything is dropped.
     last_pong: AtomicUsize,
 }
 
@@ -124,64 +124,64 @@ impl Proxy {
         *self.faults.fault.lock().unwrap() = fault;
     }
 
-    /// The connections that have lost a reply, and with it all that follows.
+    /// Returns the number of connections on which a reply, and everything after it, was dropped.
     pub fn swallowing(&self) -> usize {
         self.faults.swallowing.load(SeqCst)
     }
 
-    /// Lets replies through, and what the server says unasked not.
+    /// Forwards replies, but no pushes.
     pub fn withhold_pushes(&self, withhold: bool) {
         self.faults.withholds_pushes.store(withhold, SeqCst);
     }
 
-    /// Lets everything through but what a lookup is answered.
+    /// Forwards everything except the replies to lookups.
     pub fn hold_lookups(&self, hold: bool) {
         self.faults.holds_lookups.send_replace(hold);
     }
 
-    /// Lets everything through but the wish to be told of changes.
+    /// Forwards everything except the requests for tracking.
     pub fn hold_tracking(&self, hold: bool) {
         self.faults.holds_tracking.send_replace(hold);
     }
 
-    /// Lets no command through from now on; they are listed all the same.
+    /// Forwards no commands from now on. They are still listed.
     pub fn hold_commands(&self, hold: bool) {
         let holds = &self.faults.holds_commands;
         holds.send_modify(|(holds, _)| *holds = hold);
     }
 
-    /// Lets the commands go that have come, and none that come later.
+    /// Releases the commands that have arrived, but no later ones.
     pub fn let_commands_go(&self) {
         let holds = &self.faults.holds_commands;
         holds.send_modify(|(_, times)| *times += 1);
     }
 
-    /// What is held now of answers to lookups, and of wishes to be told.
+    /// Returns the number of replies to lookups and requests for tracking that are held now.
     pub fn held(&self) -> usize {
         self.faults.held.load(SeqCst)
     }
 
-    /// The answers to PINGs that have gone through.
+    /// Returns the number of forwarded PONGs.
     pub fn pongs(&self) -> usize {
         self.faults.pongs.load(SeqCst)
     }
 
-    /// Lets one PONG more through, and then [swallows](Fault::Swallow).
+    /// Forwards one more PONG, and then [drops everything](Fault::Swallow).
     pub fn swallow_after_a_pong(&self) {
         self.faults.last_pong.store(self.pongs() + 1, SeqCst);
     }
 
-    /// Leads new connections to another server; those that stand go on.
+    /// Forwards new connections to another server. Existing connections are unchanged.
     pub fn lead_to(&self, server: u16) {
         self.faults.server.store(server, SeqCst);
     }
 
-    /// Ends every new connection at once; those that stand go on.
+    /// Ends every new connection immediately. Existing connections are unchanged.
     pub fn refuse(&self, refuse: bool) {
         self.faults.refuses.store(refuse, SeqCst);
     }
 
-    /// The names of the commands that came since the last call, in order.
+    /// Returns the names of the commands that arrived since the last call, in order.
     pub fn commands(&self) -> Vec<String> {
         std::mem::take(&mut self.commands.lock().unwrap())
     }
@@ -255,7 +255,7 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
                 continue;
             }
-            // No other reply that this crate asks for is a list.
+            // No other reply to a command of this crate is a list.
             if frame[0] == b'*' {
                 faults.wait_while(&faults.holds_lookups).await;
             }
@@ -273,12 +273,12 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
     let _ = to.shutdown().await;
 }
 
-/// The length of the first reply or push; nothing while it is incomplete.
+/// Returns the length of the first reply or push, or `None` while it is incomplete.
 fn frame(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|pair| pair == b"\r\n")? + 2;
     let number = || -> usize {
         let text = std::str::from_utf8(&bytes[1..line - 2]).unwrap();
-        // -1 is nothing.
+        // A length of -1 means null.
         text.parse::<i64>().unwrap().try_into().unwrap_or(0)
     };
     let parts = match bytes[0] {
@@ -294,7 +294,8 @@ fn frame(bytes: &[u8]) -> Option<usize> {
     (0..parts).try_fold(line, |at, _| Some(at + frame(&bytes[at..])?))
 }
 
-/// The name of the first command, and how many bytes follow it; nothing while it is incomplete.
+/// Returns the name of the first command and the number of bytes after it, or `None` while the
+/// command is incomplete.
 pub fn command(bytes: &[u8]) -> Option<(String, usize)> {
     let (count, mut rest) = number(bytes, b'*')?;
     let mut name = None;

@@ -116,7 +116,7 @@ impl Redis {
         panic!("redis-server does not come up on its port again");
     }
 
-    /// It keeps its connections and answers none of them.
+    /// Stops the process. It keeps its connections and sends no replies.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
         self.is_paused.store(true, SeqCst);
@@ -144,7 +144,7 @@ impl Redis {
         connection(&self.url()).unwrap()
     }
 
-    /// The same for who expects that it fails.
+    /// Like [`run`](Self::run), for commands that may fail.
     pub fn try_run<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let client = Client::open(self.url())?;
         command.query(&mut client.get_connection_with_timeout(Duration::from_secs(20))?)
@@ -158,7 +158,7 @@ impl Redis {
         self.run::<()>(cmd("SET").arg(key).arg(value.as_ref()));
     }
 
-    /// The connections that are told of changes.
+    /// Returns the connections that track changes.
     pub fn listeners(&self) -> Vec<u64> {
         self.clients_with(|flags| flags.contains('t'))
     }
@@ -248,8 +248,8 @@ fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {
         if process.0.try_wait().unwrap().is_some() {
             return None;
         }
-        // Not just any server on this port: the very one that was started. One that asks for a
-        // password is ours as well, since no other test's is on a port that we just had.
+        // The server on this port must be the one that was started. A server that requires a
+        // password is that one as well, since no other test's server uses the port of this test.
         let info = Client::open(format!("redis://127.0.0.1:{port}"))
             .unwrap()
             .get_connection_with_timeout(Duration::from_millis(200))

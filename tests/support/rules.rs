@@ -7,7 +7,7 @@ pub fn rules() -> Vec<String> {
     block("deployment.md", "```text\nuser sessions ")
 }
 
-/// What a cluster takes beside.
+/// Additional rules for a cluster.
 pub fn rules_of_a_cluster() -> Vec<String> {
     block("cluster.md", "```text\n")
 }

@@ -1,4 +1,4 @@
-//! Sentinels: real ones over a primary and its replicas, and one that says what a test wants.
+//! Sentinels: real ones for a primary and its replicas, and a fake one that replies as a test sets.
 
 use std::{
     fs,
@@ -21,16 +21,16 @@ use super::{
     redis::{Redis, free_port},
 };
 
-/// What all sentinels here call their primary.
+/// Name of the primary on all sentinels here.
 pub const NAME: &str = "sessions";
 
-/// Three servers and as many sentinels.
+/// Three servers and three sentinels.
 pub struct Set {
     pub servers: Vec<Redis>,
     sentinels: Vec<Sentinel>,
 }
 
-/// A real one; it ends with this value.
+/// Real sentinel. The process ends when this value is dropped.
 pub struct Sentinel {
     port: u16,
     _process: Running,
@@ -38,7 +38,8 @@ pub struct Sentinel {
 }
 
 impl Sentinel {
-    /// With these lines of configuration; where one sets a `tls-port`, that is the only one.
+    /// Starts a sentinel with these lines of configuration. If a line starts with `tls-`, the
+    /// sentinel has only a TLS port.
     pub fn start(lines: &[String]) -> Self {
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
         let own = if lines.iter().any(|line| line.starts_with("tls-")) {
@@ -118,7 +119,7 @@ impl Set {
             .collect()
     }
 
-    /// Where most of them say that the primary is.
+    /// Returns the address of the primary that most sentinels report.
     pub fn primary(&self) -> &Redis {
         let ports: Vec<_> = self
             .sentinels
@@ -130,13 +131,13 @@ impl Set {
         servers.max_by_key(|server| count(server.port())).unwrap()
     }
 
-    /// The replicas that the primary has now.
+    /// Returns the replicas that the primary has now.
     pub fn replicas(&self) -> usize {
         let info: String = self.primary().run(cmd("INFO").arg("replication"));
         info.matches("state=online").count()
     }
 
-    /// Kills the primary and waits for another; the killed one comes back as what it was.
+    /// Kills the primary and waits for another one. The killed server restarts in its old role.
     pub fn fail_over(&mut self) {
         let old = self.primary().port();
         let at = |set: &Self| set.servers.iter().position(|it| it.port() == old).unwrap();
@@ -161,7 +162,7 @@ impl Set {
     }
 }
 
-/// One that says what it is told to say.
+/// Fake sentinel that replies as it is set to.
 pub struct Fake {
     port: u16,
     says: Arc<Mutex<Says>>,
@@ -170,11 +171,11 @@ pub struct Fake {
 
 #[derive(Clone, Copy)]
 pub enum Says {
-    /// Of this failover, and on this port.
+    /// Replies with the primary of this failover, on this port.
     Primary(u64, u16),
-    /// That it knows none of that name.
+    /// Replies that it knows no primary of that name.
     Unknown,
-    /// Nothing, and it goes on listening.
+    /// Sends no reply, and continues to accept connections.
     Nothing,
 }
 
@@ -224,7 +225,7 @@ async fn answer(mut client: TcpStream, says: Arc<Mutex<Says>>) {
             let reply = match says {
                 Says::Nothing => continue,
                 Says::Unknown => "-ERR No such master with that name\r\n".to_owned(),
-                // It is asked for both, one after the other.
+                // The client requests both, one after the other.
                 Says::Primary(_, port) if asks_for_address => {
                     let port = port.to_string();
                     format!("*2\r\n$9\r\n127.0.0.1\r\n${}\r\n{port}\r\n", port.len())

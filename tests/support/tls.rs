@@ -56,7 +56,7 @@ impl Authority {
     }
 }
 
-/// A server on two ports, one for us and one with TLS for who is tested.
+/// Server on two ports: a plain one for the test, and one with TLS for the crate.
 pub struct TlsRedis {
     pub plain: Redis,
     pub port: u16,
@@ -84,7 +84,7 @@ impl TlsRedis {
     }
 }
 
-/// What a server of any kind is told of TLS, with its files in that folder.
+/// TLS configuration of a server of any kind, with its files in that folder.
 pub fn options(folder: &Path, authority: &Authority, own: &Pair, asks: bool) -> Vec<String> {
     let file = |name: &str, text: &str| {
         let path = folder.join(name);
@@ -103,7 +103,7 @@ pub fn options(folder: &Path, authority: &Authority, own: &Pair, asks: bool) -> 
     .collect()
 }
 
-/// Whether the server to test with speaks TLS at all; says so where it does not.
+/// Whether the server to test with supports TLS. Prints a message if it does not.
 pub fn is_spoken() -> bool {
     let server = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
     // One that does says that it has no certificate.

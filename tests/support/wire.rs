@@ -26,7 +26,7 @@ pub enum Version {
     Http2,
 }
 
-/// Knows Ada, refuses `invalid`, does not let `blocked` in, and cannot tell of any other.
+/// Accepts Ada, rejects `invalid`, forbids `blocked`, and is unavailable for any other token.
 pub fn layer() -> SessionCacheLayer<Probe> {
     let probe = Probe::answering(|token| match token {
         "good" => Ok(session("ada")),
@@ -68,8 +68,8 @@ pub async fn text(body: Incoming) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-/// Asks two servers that answer with the user's id, `-` for nobody: one that requires a session
-/// and one that does not.
+/// Sends requests to two servers that respond with the user's id, or `-` without a user: one that
+/// requires a session and one that does not.
 pub async fn the_cases(required: SocketAddr, optional: SocketAddr, version: Version) {
     let bearer = |token: &str| Some(format!("Bearer {token}"));
     let invalid = Some(r#"Bearer error="invalid_token""#);

@@ -1,5 +1,5 @@
-//! A world to race in: several nodes, the Python peer, revocations and faults, all at random, and
-//! an oracle that knows for each answer whether it was allowed.
+//! Environment of the stress tests: several nodes, the Python service, revocations and faults, all
+//! at random, and an oracle that decides for each response whether it was allowed.
 
 use std::{
     collections::HashMap,
@@ -29,20 +29,20 @@ use super::{
 const USERS: usize = 4;
 const TOKENS: usize = 3;
 
-/// What a world is made of.
+/// Settings of a run.
 #[derive(Clone, Copy)]
 pub struct Settings {
     pub name: &'static str,
     pub nodes: usize,
-    /// Redis freezes and restarts; and where there is a local cache, listeners are cut and the
-    /// server is flushed. A cluster's primaries are killed, and its slots moved.
+    /// Redis freezes and restarts. With a local cache, listeners are also cut and the server is
+    /// flushed. A cluster's primaries are killed, and its slots moved.
     pub with_chaos: bool,
     pub is_cluster: bool,
-    /// A local cache, under this lease; every second one hears of revocations only.
+    /// Lease of the local cache, if any. Every second local cache tracks revocations only.
     pub lease: Option<Duration>,
 }
 
-/// In the hosted runs, or in full.
+/// Size of the hosted runs, or of a full run.
 pub fn requests() -> usize {
     match std::env::var_os("SESSION_CACHE_FULL") {
         Some(_) => 1_000_000,
@@ -50,7 +50,8 @@ pub fn requests() -> usize {
     }
 }
 
-/// The truth: for each token the number of its last change, which is the tier of its user.
+/// State of the provider: for each token the number of its last change, which is the tier of its
+/// user.
 #[derive(Default)]
 struct Truth {
     versions: Mutex<HashMap<String, u64>>,
@@ -60,7 +61,7 @@ struct Truth {
 #[derive(Clone)]
 struct Provider {
     truth: Arc<Truth>,
-    /// Whether it goes on accepting tokens that were logged out.
+    /// Whether the provider goes on accepting tokens that were logged out.
     forgives: bool,
 }
 
@@ -127,25 +128,25 @@ impl SessionValidator for Provider {
     }
 }
 
-/// The changes whose revocations had returned, for all nodes or for one.
+/// Changes whose revocations have returned, for all nodes or for one.
 struct Floors(HashMap<String, Mutex<Vec<Change>>>);
 
 #[derive(Clone, Copy)]
 struct Change {
-    /// When it had returned.
+    /// Time by which the revocation had returned.
     at: Instant,
     version: u64,
-    /// Where in a cluster it stands.
+    /// Hash slot of the change, on a cluster.
     slot: u16,
 }
 
-/// A primary that was killed, and the slots that it held.
+/// Kill of a primary, and the slots that it held.
 struct Kill {
     at: Instant,
     slots: Vec<u16>,
 }
 
-/// What a primary has acknowledged may be lost with it if it was killed so soon after.
+/// If a primary is killed within this time after it acknowledged a write, the write may be lost.
 const UNREPLICATED: Duration = Duration::from_secs(5);
 
 impl Floors {
@@ -154,7 +155,7 @@ impl Floors {
         Self(texts.iter().map(empty).collect())
     }
 
-    /// The last of them, or the last that had returned by a time.
+    /// Returns the version of the last change, or of the last change that had returned by a time.
     fn get(&self, text: &str, by: Option<Instant>) -> u64 {
         let changes = self.0[text].lock().unwrap();
         let mut latest = changes.iter().rev();
@@ -162,7 +163,7 @@ impl Floors {
         latest.map_or(0, |change| change.version)
     }
 
-    /// When the first change had returned that one who was served as of a version did not know.
+    /// Returns when the first change after the served version had returned.
     fn unknown_since(&self, text: &str, served: u64) -> Option<Instant> {
         let changes = self.0[text].lock().unwrap();
         let unknown = changes.iter().rev();
@@ -178,8 +179,8 @@ impl Floors {
         changes.push(Change { at, version, slot });
     }
 
-    /// Whether all that was revoked after this version was acknowledged by primaries that were
-    /// killed before they can have passed it on.
+    /// Whether every revocation after this version was acknowledged by a primary that may have been
+    /// killed before it replicated the revocation.
     fn are_lost_since(&self, text: &str, version: u64, kills: &[Kill]) -> bool {
         let changes = self.0[text].lock().unwrap();
         let mut since = changes.iter().filter(|change| change.version > version);
@@ -197,11 +198,12 @@ struct Counts {
     requests: AtomicUsize,
     from_redis: AtomicUsize,
     from_memory: AtomicUsize,
-    /// How long after the return of a revocation such answers began that had not heard of it.
+    /// For each request that was served from before a revocation: the time from the return of the
+    /// revocation to the start of the request.
     late: Mutex<Vec<Duration>>,
     revocations: AtomicUsize,
     queued: AtomicUsize,
-    /// Answers from before a revocation that Redis acknowledged and then lost.
+    /// Responses from before a revocation that Redis acknowledged and then lost.
     lost: AtomicUsize,
     kills: AtomicUsize,
     moves: AtomicUsize,
@@ -215,12 +217,13 @@ enum Store {
 struct World {
     settings: Settings,
     seed: u64,
-    /// Held alone by who flushes the server, and shared by who may store what was validated
-    /// before a revocation that the flush would take along: such a loss nobody can notice.
+    /// The task that flushes the server holds the write lock. Tasks that may store what was
+    /// validated before a revocation hold the read lock: if the flush removed that revocation, no
+    /// node could detect the loss.
     flush: RwLock<()>,
     store: Store,
     urls: Vec<String>,
-    /// Of a cluster, where the keys are that all race for.
+    /// On a cluster, the slots of the keys for which all tasks race.
     slots: HashMap<String, u16>,
     kills: Mutex<Vec<Kill>>,
     truth: Arc<Truth>,
@@ -355,7 +358,7 @@ impl World {
             .all(|floors| floors.are_lost_since(text, version, &kills))
     }
 
-    /// What was revoked on other nodes until a time, and on this one until now.
+    /// Returns the version of the last revocation on another node by a time, or on this one by now.
     fn floor(&self, node: usize, text: &str, by: Option<Instant>) -> u64 {
         let elsewhere = self.everywhere.get(text, by);
         elsewhere.max(self.here[node].get(text, None))
@@ -365,7 +368,8 @@ impl World {
         Instant::now().checked_sub(self.settings.lease?)
     }
 
-    /// The provider first, then the cache; what returned is what requests may rely on.
+    /// Makes the change at the provider first, then revokes in the cache. Requests may rely on a
+    /// revocation that has returned.
     async fn revoke(&self, node: usize, text: &str, by_user: bool) {
         let user = user_of(text);
         let changed: Vec<_> = if by_user {
@@ -604,7 +608,7 @@ impl World {
     }
 }
 
-/// What a number says that repeats a run, or a new one.
+/// Returns the seed from the environment, to repeat a run, or a new one.
 pub fn seed(name: &str) -> u64 {
     let seed = std::env::var("SESSION_CACHE_SEED").map_or_else(
         |_| rand::rng().random(),
@@ -638,7 +642,7 @@ pub async fn run(settings: Settings, requests: usize) {
     let clients: Vec<_> = (0..TASKS)
         .map(|task| tokio::spawn(Arc::clone(&world).client(task as u64, share)))
         .collect();
-    // Many times what they take on a machine that has other things to do.
+    // Many times the duration of the requests on a busy machine.
     let patience = Duration::from_millis(10) * u32::try_from(requests).unwrap();
     for client in clients {
         let ended = tokio::time::timeout(patience, client).await;

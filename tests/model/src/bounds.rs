@@ -1,4 +1,5 @@
-//! Bounds of one configuration. No configuration covers everything. Each covers one part completely.
+//! Bounds of one configuration. No configuration covers everything. Each covers one part
+//! completely.
 
 use crate::state::{Left, REVOCATIONS};
 

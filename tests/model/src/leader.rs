@@ -90,7 +90,8 @@ impl Model {
                     goes(what, &state, phase, own_lookup(progress));
                 });
             }
-            // The result for the joiners must come from a lookup that began after the last one joined.
+            // The result for the joiners must come from a lookup that begins after the last one has
+            // joined.
             Step::Hit(outcome) => {
                 if !self.holds(Rule::HitLooksAgain) {
                     goes("serves its hit", state, phase, completes(outcome));

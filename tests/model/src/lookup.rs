@@ -258,7 +258,7 @@ impl Model {
         })
     }
 
-    /// Models `Redis::known`, which uses the node's own clock. Returns only a record that it accepts.
+    /// Models `Redis::known`, which uses the node's own clock and returns only acceptable records.
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
         let (tomb, told) = (replies.tomb.flatten(), replies.mark?);

@@ -85,7 +85,7 @@ impl Model {
                     && floor.strict == FORBIDDEN
                     && !self.knows(state, node, token)
                 {
-                    // Without Redis, only the provider can reject a token that another node logged out.
+                    // Without Redis, only the provider knows of a logout on another node.
                     floor = Floor::default();
                 }
                 let ask = Ask::HasTicket { ticket, is_fresh };
@@ -173,7 +173,8 @@ impl Model {
             return Event::Violation("served with what was revoked");
         }
         if version < floor.limit {
-            // A record that saw a mark or a tombstone is not served again after a later one is evicted.
+            // A record that saw a mark or a tombstone must not be served again because a later one
+            // was evicted.
             let has_seen = provenance.is_some_and(|provenance| {
                 (provenance.seen_mark, provenance.seen_tomb) != (None, None)
             });

@@ -44,7 +44,7 @@ pub enum Event {
     Violation(&'static str),
     /// Something that is not guaranteed has occurred.
     Limit,
-    /// Served from a cache with a record that is valid after a revocation whose mark is still young.
+    /// Served from a cache with what is still valid after a revocation whose mark is young.
     SoonAgain,
 }
 
