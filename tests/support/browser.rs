@@ -137,7 +137,7 @@ impl Browser {
         .await;
     }
 
-    /// What the page complained of, such as what its policy has kept from it.
+    /// Returns the messages of the page's console, such as violations of its policy.
     pub async fn complaints(&self) -> Value {
         self.call("se/log", json!({ "type": "browser" })).await
     }
@@ -152,7 +152,7 @@ impl Browser {
     }
 }
 
-/// Chromium is the driver's child and not ours: the driver has to end it.
+/// Chromium is a child of the driver and not of the test, so the driver has to end it.
 impl Drop for Browser {
     fn drop(&mut self) {
         let Ok(mut driver) = TcpStream::connect(("127.0.0.1", self.port)) else {

@@ -54,7 +54,7 @@ pub async fn ask_for_all<V: SessionValidator>(
     Ok((user, extensions.get::<SessionInfo>().unwrap().clone()))
 }
 
-/// The tier of the user that a request is served as.
+/// Returns the tier of the user that a request is served as.
 pub async fn tier<V: SessionValidator>(
     layer: &SessionCacheLayer<V>,
     token: &str,

@@ -222,7 +222,7 @@ impl Cluster {
         node.run(cmd("CLUSTER").arg("KEYSLOT").arg(key))
     }
 
-    /// Returns the primary that holds a slot, as the nodes report it, or `None` if none is reported.
+    /// Returns the primary that holds a slot, as the nodes report it, or `None` without a report.
     pub fn find_owner(&self, slot: u16) -> Option<usize> {
         self.running().find_map(|node| {
             let owners = self.owners(node);

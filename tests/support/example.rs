@@ -60,7 +60,7 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
     Running(child.unwrap())
 }
 
-/// What it says first: where it listens.
+/// Reads the first line of the output, which contains the address of the server.
 pub fn url(server: &mut Running) -> String {
     let mut line = String::new();
     let stdout = server.0.stdout.take().unwrap();
@@ -69,7 +69,7 @@ pub fn url(server: &mut Running) -> String {
     url.unwrap_or_else(|| panic!("{line:?}")).to_owned()
 }
 
-/// What an example says that ends by itself, line by line.
+/// Returns the output lines of an example that exits without being stopped.
 pub async fn said_by(name: &str) -> Vec<String> {
     let mut example = tokio::process::Command::from(command(built(name)));
     let output = soon("its end", example.kill_on_drop(true).output());

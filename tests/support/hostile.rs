@@ -1,4 +1,4 @@
-//! A Redis that lets itself be connected and then answers whatever it likes.
+//! Fake Redis that accepts connections and then sends arbitrary replies.
 
 use std::sync::{Arc, Mutex};
 
@@ -36,7 +36,7 @@ impl Hostile {
         format!("redis://127.0.0.1:{}/2", self.port)
     }
 
-    /// What it answers from now on to every command but those of connecting, as raw bytes.
+    /// Sets the reply, as raw bytes, to every later command except those that set up a connection.
     pub fn says(&self, reply: impl Into<Vec<u8>>) {
         *self.reply.lock().unwrap() = reply.into();
     }

@@ -1,4 +1,4 @@
-//! What is logged, at `trace`, by everything that runs in a test's thread.
+//! Records everything that a test's thread logs, at level `trace`.
 
 use std::{
     cell::RefCell,
@@ -12,8 +12,8 @@ thread_local! {
     static LOG: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Records while it lives. One subscriber serves all tests: those that are set for a thread miss
-/// what another thread met first.
+/// Records until it is dropped. All tests share one subscriber, because a subscriber of one thread
+/// misses the call sites that another thread has reached first.
 pub struct Recording(());
 
 pub fn record() -> Recording {

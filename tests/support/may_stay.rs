@@ -11,8 +11,8 @@ pub async fn may_stay(
     match cache.get(session.token()).await {
         Lookup::Hit(hit) => validator.accepts(&hit.user),
         Lookup::Revoked => false,
-        // The TTL has passed, or something was revoked: what the provider says now counts.
-        // One that cannot be asked closes nothing.
+        // The TTL has passed, or something was revoked, so the provider decides. An unavailable
+        // provider does not close the connection.
         Lookup::Miss(ticket) => match validator.validate(session.token().clone()).await {
             Ok(session) => !matches!(
                 cache.set(ticket, &session).await,

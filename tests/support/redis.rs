@@ -133,7 +133,7 @@ impl Redis {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// Sends a command on a connection of its own and waits for the reply, blocking.
+    /// Sends a command on a new connection and blocks until the reply arrives.
     pub fn run<T: FromRedisValue>(&self, command: &Cmd) -> T {
         command
             .query(&mut connection(&self.url()).unwrap())
@@ -182,7 +182,7 @@ impl Redis {
     }
 
     pub fn end_client(&self, id: u64) {
-        // It may have gone by itself.
+        // The connection may already have ended.
         let _: i64 = self.run(cmd("CLIENT").arg("KILL").arg("ID").arg(id));
     }
 

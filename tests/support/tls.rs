@@ -63,8 +63,8 @@ pub struct TlsRedis {
 }
 
 impl TlsRedis {
-    /// One that asks its clients for certificates of its own authority, or does not; with more
-    /// lines of configuration.
+    /// Starts a server with additional lines of configuration, which requires client certificates of
+    /// its own authority or does not.
     pub fn start(authority: &Authority, own: &Pair, asks: bool, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();

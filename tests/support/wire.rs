@@ -37,7 +37,7 @@ pub fn layer() -> SessionCacheLayer<Probe> {
     SessionCacheLayer::new(SessionCache::builder().build().unwrap(), probe)
 }
 
-/// Sends a request on a connection of its own.
+/// Sends a request on a new connection.
 pub async fn send(
     address: SocketAddr,
     version: Version,

@@ -163,7 +163,8 @@ impl Floors {
         latest.map_or(0, |change| change.version)
     }
 
-    /// Returns when the first change after the served version had returned.
+    /// Returns the time by which the revocation of the first change after the served version had
+    /// returned.
     fn unknown_since(&self, text: &str, served: u64) -> Option<Instant> {
         let changes = self.0[text].lock().unwrap();
         let unknown = changes.iter().rev();
@@ -405,7 +406,7 @@ impl World {
         }
     }
 
-    /// A session of its own, which is logged out and must stay so.
+    /// Uses a separate session, which is logged out and must stay logged out.
     async fn logout(&self, random: &mut StdRng) {
         let node = random.random_range(0..self.nodes.len());
         let text = format!("user0-once{}", random.random::<u64>());
@@ -492,8 +493,8 @@ impl World {
         }
     }
 
-    /// Whether a server has carried out a command of the peer's; of a cluster any will do that
-    /// takes it.
+    /// Whether a server has carried out a command of the Python service. On a cluster, any node that
+    /// accepts it is sufficient.
     fn peers(&self, command: &Cmd) -> bool {
         let wait = Duration::from_millis(300);
         self.urls.iter().any(|url| {

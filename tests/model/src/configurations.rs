@@ -1,4 +1,4 @@
-//! The configurations: together they cover all that the protocol must bear.
+//! Configurations of the model. Together they cover everything that the protocol must handle.
 
 use crate::{
     bounds::{
@@ -18,7 +18,7 @@ const LOGOUT_A: Option<crate::bounds::Kind> = Some(RevokeToken { node: 0, token:
 const RESET_A: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 0 });
 const RESET_B: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 1 });
 
-/// A peer whose clocks and validations use up all of slack.
+/// A Python service whose clock errors and validations use up all of slack.
 const CLOCKS: Ticks = Ticks {
     end: 3,
     ttl: [8, 8],
@@ -32,7 +32,7 @@ const CLOCKS: Ticks = Ticks {
     max_session_lifetime: 20,
 };
 
-/// Short enough for everything to end.
+/// Times that are short enough for everything to expire.
 const ENDINGS: Ticks = Ticks {
     end: 8,
     ttl: [2, 2],
@@ -46,7 +46,7 @@ const ENDINGS: Ticks = Ticks {
     max_session_lifetime: 6,
 };
 
-/// Redis answers, and keeps what it has.
+/// Redis is available, and keeps its data.
 pub const ANSWERED: &[Bounds] = &[
     Bounds {
         name: "one token is invalidated",
@@ -107,7 +107,7 @@ pub const ANSWERED: &[Bounds] = &[
     },
 ];
 
-/// A node does not reach Redis for a while.
+/// Redis is temporarily unavailable to a node.
 pub const UNANSWERED: &[Bounds] = &[
     Bounds {
         name: "unanswered: a token",
@@ -157,7 +157,7 @@ pub const UNANSWERED: &[Bounds] = &[
     },
 ];
 
-/// Redis restarts without what it had, or a node does.
+/// Redis or a node restarts and loses its data.
 pub const LOST: &[Bounds] = &[
     Bounds {
         name: "lost data: a token",
@@ -256,7 +256,7 @@ pub const PEER: &[Bounds] = &[
     },
 ];
 
-/// Whatever can end, ends.
+/// Everything that can expire does so.
 pub const AGES: &[Bounds] = &[
     Bounds {
         name: "ages: a token",
@@ -390,7 +390,7 @@ pub const IN_PROCESS: &[Bounds] = &[
     },
 ];
 
-/// Where it does not hold, and for how long.
+/// Where the guarantee does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
     Bounds {
         name: "limit: the peer logs out",
@@ -520,16 +520,16 @@ pub const LIMITS: &[Bounds] = &[
     },
 ];
 
-/// All of them.
+/// Returns all configurations.
 pub const GROUPS: [&[Bounds]; 8] = [
     ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, LIMITS,
 ];
 
-/// The configuration of a name.
+/// Returns the configuration with a name.
 ///
 /// # Panics
 ///
-/// If there is none.
+/// If there is no configuration with this name.
 pub fn named<'a>(configurations: &'a [Bounds], name: &str) -> &'a Bounds {
     configurations
         .iter()

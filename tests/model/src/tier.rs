@@ -349,7 +349,7 @@ impl Tier {
         }
     }
 
-    /// Emits the steps of the node: `Job::hear` and `heard`.
+    /// Emits the steps of the node, which model `Job::hear` and `heard`.
     fn listens(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
         let mut next = *state;
         let listener = &mut next.listener;
