@@ -63,8 +63,8 @@ pub struct TlsRedis {
 }
 
 impl TlsRedis {
-    /// Starts a server with additional lines of configuration, which requires client certificates of
-    /// its own authority or does not.
+    /// Starts a server with additional lines of configuration. If `asks` is set, it requires client
+    /// certificates of its own authority.
     pub fn start(authority: &Authority, own: &Pair, asks: bool, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();

@@ -493,8 +493,8 @@ impl World {
         }
     }
 
-    /// Whether a server has carried out a command of the Python service. On a cluster, any node that
-    /// accepts it is sufficient.
+    /// Whether a server has carried out a command of the Python service. On a cluster, any node
+    /// that accepts it is sufficient.
     fn peers(&self, command: &Cmd) -> bool {
         let wait = Duration::from_millis(300);
         self.urls.iter().any(|url| {

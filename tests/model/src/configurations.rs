@@ -520,7 +520,7 @@ pub const LIMITS: &[Bounds] = &[
     },
 ];
 
-/// Returns all configurations.
+/// All configurations, in groups.
 pub const GROUPS: [&[Bounds]; 8] = [
     ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, LIMITS,
 ];
