@@ -67,9 +67,9 @@ fn instructions(program: &PathBuf, kind: &str, hits: u64, url: &str) -> u64 {
         )
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&counted.stderr);
-    assert!(counted.status.success(), "{told}");
-    let (_, count) = told.split_once("Collected : ").expect("a count");
+    let output = String::from_utf8_lossy(&counted.stderr);
+    assert!(counted.status.success(), "{output}");
+    let (_, count) = output.split_once("Collected : ").expect("a count");
     count.lines().next().unwrap().trim().parse().unwrap()
 }
 

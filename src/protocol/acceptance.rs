@@ -139,7 +139,7 @@ mod tests {
         record(fence.minus(CLOCK_SKEW_TOLERANCE), Some(provenance))
     }
 
-    fn beside(mark: Option<&str>, tombstone: Option<&str>) -> RevocationState {
+    fn revocations(mark: Option<&str>, tombstone: Option<&str>) -> RevocationState {
         RevocationState {
             tombstone: tombstone.map(|text| Tombstone::parse(text.as_bytes())),
             mark: mark.map(|text| RevocationMark::parse(text.as_bytes())),
@@ -160,22 +160,22 @@ mod tests {
             (Some(mark), Some(tombstone)),
         ] {
             let record = ours(NOW, seen_mark, seen_tomb);
-            assert!(served(&record, &beside(seen_mark, seen_tomb)));
+            assert!(served(&record, &revocations(seen_mark, seen_tomb)));
             for (mark, tombstone) in [
                 (Some("1732444799.99999"), seen_tomb),
                 (seen_mark, Some("1732444799.999999:forget:2")),
                 (Some("garbage"), seen_tomb),
                 (seen_mark, Some("garbage")),
             ] {
-                assert!(!served(&record, &beside(mark, tombstone)));
+                assert!(!served(&record, &revocations(mark, tombstone)));
             }
             assert_eq!(
-                served(&record, &beside(None, seen_tomb)),
+                served(&record, &revocations(None, seen_tomb)),
                 seen_mark.is_none(),
                 "vanished"
             );
             assert_eq!(
-                served(&record, &beside(seen_mark, None)),
+                served(&record, &revocations(seen_mark, None)),
                 seen_tomb.is_none(),
                 "vanished"
             );
@@ -187,7 +187,7 @@ mod tests {
         let tombstone = Some("1732444700.000000:refuse:1");
         assert!(!served(
             &ours(NOW, None, tombstone),
-            &beside(None, tombstone)
+            &revocations(None, tombstone)
         ));
         assert!(
             Tombstone::parse(b"garbage:refuse:1").refuses(),
@@ -244,15 +244,21 @@ mod tests {
             Some("1732444790.000000:forget:1"),
         );
         let edge = Timestamp(1_732_444_795_000_000);
-        for beside in [beside(mark, None), beside(None, tombstone)] {
-            assert!(!served(&record(edge, None), &beside), "equality rejects");
-            assert!(served(&record(edge.plus(1), None), &beside));
+        for revocations in [revocations(mark, None), revocations(None, tombstone)] {
+            assert!(
+                !served(&record(edge, None), &revocations),
+                "equality rejects"
+            );
+            assert!(served(&record(edge.plus(1), None), &revocations));
         }
-        assert!(!served(&record(NOW, None), &beside(Some("nan"), None)));
-        assert!(!served(&record(NOW, None), &beside(None, Some("garbage"))));
+        assert!(!served(&record(NOW, None), &revocations(Some("nan"), None)));
         assert!(!served(
             &record(NOW, None),
-            &beside(None, Some("1.0:perhaps:1"))
+            &revocations(None, Some("garbage"))
+        ));
+        assert!(!served(
+            &record(NOW, None),
+            &revocations(None, Some("1.0:perhaps:1"))
         ));
         assert!(served(
             &record(NOW.plus(CLOCK_SKEW_TOLERANCE), None),

@@ -875,8 +875,8 @@ async fn filter_sees_the_authority_and_closures_keep_it() {
     let machines = TestValidator::new().with_session("machine", robot);
     let both = people
         .or("machines", machines)
-        .map("anew", |session| ValidatedSession::new(session.user))
-        .and_then("anew", async |session| {
+        .map("rebuilt", |session| ValidatedSession::new(session.user))
+        .and_then("rebuilt", async |session| {
             Ok(ValidatedSession::new(session.user))
         })
         .filter(|user| user.authority().is_some_and(|by| by.as_str() == "robots"));

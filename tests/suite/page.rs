@@ -31,16 +31,16 @@ async fn logout_in_one_tab_takes_effect_in_the_other() {
     }
     let cells = "[...document.querySelectorAll('#answers tr')].map((row) => \
         [...row.cells].map((cell) => cell.textContent))";
-    let told = browser.run(&format!("return {cells}")).await;
+    let table = browser.run(&format!("return {cells}")).await;
     for (n, origin) in [(0, "local"), (1, "validator")] {
-        let row = &told[n];
-        assert_eq!(row[0], "GET me", "{told}");
+        let row = &table[n];
+        assert_eq!(row[0], "GET me", "{table}");
         assert_eq!(
             (&row[1], &row[2]),
             (&"200".into(), &origin.into()),
-            "{told}"
+            "{table}"
         );
-        assert!(row[3].as_str().unwrap().ends_with(" ms"), "{told}");
+        assert!(row[3].as_str().unwrap().ends_with(" ms"), "{table}");
         assert_eq!(row[4], "demo@example.com");
     }
 

@@ -165,7 +165,7 @@ async fn ticket_from_before_a_revocation_is_not_stored() {
     let Lookup::Miss(ticket) = cache.get(&t).await else {
         panic!("empty")
     };
-    revoke(&cache, Revoke::User, "t", "somebody-else").await;
+    revoke(&cache, Revoke::User, "t", "another-user").await;
     assert!(matches!(
         cache.set(ticket.clone(), &session("ada")).await,
         Fill::Stored

@@ -765,7 +765,7 @@ async fn unusable_redis_causes_one_warning_without_secrets() {
     let port = locked.port();
     for url in [
         format!("redis://:the-wrong-password@127.0.0.1:{port}/2"),
-        format!("redis://somebody:the-wrong-password@127.0.0.1:{port}/2"),
+        format!("redis://app-user:the-wrong-password@127.0.0.1:{port}/2"),
         "redis://:the-wrong-password@no-such-host.invalid:6379/2".to_owned(),
         format!("redis://:the-wrong-password@127.0.0.1:{}/2", free_port()),
     ] {

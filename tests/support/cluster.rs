@@ -171,10 +171,11 @@ impl Cluster {
 
     /// Whether all running nodes report the same slot owners, and these owners are running.
     fn agrees(&self) -> bool {
-        let mut told = self.running().map(|node| self.owners(node));
-        let first = told.next().unwrap();
+        let mut views = self.running().map(|node| self.owners(node));
+        let first = views.next().unwrap();
         let mut owners = first.iter();
-        owners.all(|(owner, _)| self.nodes[*owner].is_running()) && told.all(|other| other == first)
+        owners.all(|(owner, _)| self.nodes[*owner].is_running())
+            && views.all(|other| other == first)
     }
 
     /// Returns the primaries and their slots, if any, as a node reports them.

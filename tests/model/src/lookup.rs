@@ -237,11 +237,11 @@ impl Model {
         let Some(record) = record else {
             return self.nothing(state, replies, MarkSnapshot::Unread, turn);
         };
-        let told = replies.mark.unwrap_or((None, turn));
-        if serve && self.accepts(state, node, &record, tomb, told, now) {
+        let read_mark = replies.mark.unwrap_or((None, turn));
+        if serve && self.accepts(state, node, &record, tomb, read_mark, now) {
             return Found::Record(record);
         }
-        self.nothing(state, replies, MarkSnapshot::Read(told.0), told.1)
+        self.nothing(state, replies, MarkSnapshot::Read(read_mark.0), read_mark.1)
     }
 
     fn nothing(&self, state: &State, replies: Replies, mark: MarkSnapshot, mark_run: u8) -> Found {
@@ -261,10 +261,10 @@ impl Model {
     /// Models `Redis::known`, which uses the node's own clock and returns only acceptable records.
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
-        let (tomb, told) = (replies.tomb.flatten(), replies.mark?);
+        let (tomb, read_mark) = (replies.tomb.flatten(), replies.mark?);
         let now = Timestamp::at(state.time).minus(self.bounds.ticks.node_slow[node]);
         let is_ours = record.provenance.is_some() || !self.holds(Rule::HintAcceptsOurs);
-        (is_ours && self.accepts(state, node, &record, tomb, told, now)).then_some(record)
+        (is_ours && self.accepts(state, node, &record, tomb, read_mark, now)).then_some(record)
     }
 
     pub(crate) fn is_unchanged(

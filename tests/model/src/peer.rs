@@ -123,10 +123,10 @@ impl Model {
         let what = match state.revocations[n] {
             Revoking::Idle => {
                 let versions = self.tell_provider(&mut next, Revoke::Token(token, true));
-                next.revocations[n] = Revoking::Told(versions);
-                "tells the provider"
+                next.revocations[n] = Revoking::Notified(versions);
+                "revokes at the provider"
             }
-            Revoking::Told(versions) => {
+            Revoking::Notified(versions) => {
                 next.redis.data.records[usize::from(token)] = None;
                 self.limit(&mut next, versions);
                 next.revocations[n] = Revoking::Done;
@@ -142,10 +142,10 @@ impl Model {
         match state.revocations[n] {
             Revoking::Idle => {
                 let versions = self.tell_provider(&mut next, Revoke::User);
-                next.revocations[n] = Revoking::Told(versions);
-                emit.goes("reset of the peer", n, "tells the provider", next);
+                next.revocations[n] = Revoking::Notified(versions);
+                emit.goes("reset of the peer", n, "revokes at the provider", next);
             }
-            Revoking::Told(versions) => {
+            Revoking::Notified(versions) => {
                 for at in self.stamps(state) {
                     let mut next = next;
                     let mark = Timestamp(at.0 + PEERS_MICROS * (n as u16 + 1));

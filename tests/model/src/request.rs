@@ -164,7 +164,7 @@ impl Model {
             Outcome::Served(version) => (version, None),
             Outcome::Cached(record) => (record.version, Some(record)),
             Outcome::Denied if self.bounds.must_serve => {
-                return Event::Violation("somebody is locked out");
+                return Event::Violation("a user is locked out");
             }
             Outcome::Denied => return Event::None,
         };

@@ -81,9 +81,13 @@ impl Model {
                     let number = self.count(&mut next, node);
                     self.apply(&mut next, node, what, number);
                 }
-                goes("tells the provider", next, Revoking::Told(versions));
+                goes(
+                    "revokes at the provider",
+                    next,
+                    Revoking::Notified(versions),
+                );
             }
-            Revoking::Told(versions) => {
+            Revoking::Notified(versions) => {
                 self.refuse(&mut next, node, what);
                 if !next.nodes[node].is_cut {
                     self.meet(&mut next, node);

@@ -137,7 +137,7 @@ fn search<M: System + ?Sized>(system: &M, until: Until) -> Report {
             system.next(state, &mut nexts);
             if nexts.is_empty() && !system.is_at_rest(state) {
                 let trace = trace(system, &came_from, here, None);
-                report.trace = Some(("somebody waits for ever", trace));
+                report.trace = Some(("a request waits forever", trace));
                 report.states = came_from.len();
                 return report;
             }

@@ -311,7 +311,7 @@ pub enum Revoking {
     #[default]
     Idle,
     /// The provider has made the change. These are its versions from now on.
-    Told([Version; TOKENS]),
+    Notified([Version; TOKENS]),
     /// Redis has the revocation.
     Written([Version; TOKENS]),
     Unanswered([Version; TOKENS]),

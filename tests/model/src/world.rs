@@ -29,7 +29,7 @@ impl Model {
             let mut next = *state;
             next.redis.pipe = None;
             self.carry_out(&mut next, command);
-            emit.goes("Redis", 0, "carries out what nobody waits for", next);
+            emit.goes("Redis", 0, "carries out a command without a caller", next);
         }
         if state.left.snapshots > 0 {
             let mut next = *state;

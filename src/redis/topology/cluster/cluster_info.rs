@@ -190,8 +190,8 @@ f :0@0 master,noaddr - 0 0 3 disconnected
         for (from, to) in [(5, 4), (0, 16_384), (-1, 5), (70_000, 80_000)] {
             assert!(none(Value::Array(vec![range(from, to, text("a"), 1, "a")])));
         }
-        let nobody = Value::Array(vec![range(0, 1, text("?"), 1, "a")]);
-        assert!(none(nobody), "the host is unknown");
+        let unknown_host = Value::Array(vec![range(0, 1, text("?"), 1, "a")]);
+        assert!(none(unknown_host), "the host is unknown");
     }
 
     #[test]

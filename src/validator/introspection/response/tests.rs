@@ -82,13 +82,13 @@ fn status_decides_even_if_the_body_was_not_read() {
 
 #[test]
 fn error_contains_only_the_code_of_the_server() {
-    let told = |body: &str| source(&classified(401, &[], body));
+    let cause_of = |body: &str| source(&classified(401, &[], body));
     let known = r#"{"error":"invalid_client","error_description":"no such client: ada"}"#;
-    let text = told(known);
+    let text = cause_of(known);
     assert!(text.ends_with("(401 invalid_client)"), "{text}");
     let long = "a".repeat(65);
     for code in ["Ada", "a b", "ada@example.com", "", &long] {
-        let text = told(&format!(r#"{{"error":"{code}"}}"#));
+        let text = cause_of(&format!(r#"{{"error":"{code}"}}"#));
         assert!(
             text.trim_end().ends_with("(401)") || code.is_empty(),
             "{text}"
