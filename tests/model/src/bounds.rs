@@ -67,9 +67,9 @@ pub struct Bounds {
     pub ticks: Ticks,
     pub peer: usize,
     pub left: Left,
-    /// Whether a command may be carried out after its caller has stopped waiting.
+    /// Whether Redis may execute a command after its caller has timed out.
     pub has_pipe: bool,
-    /// Whether the provider goes on accepting a token that was logged out.
+    /// Whether the provider still accepts a token after its logout.
     pub forgives: bool,
     /// Whether known tokens are looked up with `MGET`.
     pub has_hints: bool,

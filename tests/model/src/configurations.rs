@@ -64,7 +64,7 @@ pub const ANSWERED: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "a logout that the provider forgives",
+        name: "a logout, and the provider accepts the token again",
         requests: 3,
         revocations: [LOGOUT_A, None, None],
         forgives: true,
@@ -110,7 +110,7 @@ pub const ANSWERED: &[Bounds] = &[
 /// Redis is temporarily unavailable to a node.
 pub const UNANSWERED: &[Bounds] = &[
     Bounds {
-        name: "unanswered: a token",
+        name: "Redis unavailable: a token",
         nodes: 1,
         asked: 1,
         requests: 2,
@@ -120,14 +120,14 @@ pub const UNANSWERED: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "unanswered: two nodes and a user",
+        name: "Redis unavailable: two nodes and a user",
         revocations: [RESET_A, None, None],
         left: Left { cuts: 1, ..NOTHING },
         has_pipe: true,
         ..BASE
     },
     Bounds {
-        name: "unanswered: two revocations, a queue of one",
+        name: "Redis unavailable: two revocations, a queue of one",
         nodes: 1,
         asked: 1,
         revocations: [LOGOUT_A, FORGET_A, None],
@@ -137,7 +137,7 @@ pub const UNANSWERED: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "unanswered: two users' revocations, a queue of two",
+        name: "Redis unavailable: two users' revocations, a queue of two",
         nodes: 1,
         asked: 1,
         requests: 1,
@@ -147,7 +147,7 @@ pub const UNANSWERED: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "unanswered: a logout on another node",
+        name: "Redis unavailable: a logout on another node",
         asked: 1,
         requests: 1,
         revocations: [Some(RevokeToken { node: 1, token: 0 }), None, None],
@@ -180,7 +180,7 @@ pub const LOST: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "lost data: the peer's records",
+        name: "lost data: the Python service's records",
         nodes: 1,
         asked: 1,
         requests: 1,
@@ -209,7 +209,7 @@ pub const LOST: &[Bounds] = &[
 /// The Python service reads, writes and resets.
 pub const PEER: &[Bounds] = &[
     Bounds {
-        name: "the peer writes, we forget",
+        name: "Python writes, a node invalidates the token",
         asked: 1,
         requests: 1,
         revocations: [FORGET_B, None, None],
@@ -219,7 +219,7 @@ pub const PEER: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "the peer writes, we reset",
+        name: "Python writes, a node invalidates the user",
         asked: 1,
         requests: 1,
         revocations: [RESET_B, None, None],
@@ -228,7 +228,7 @@ pub const PEER: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "the peer writes, we log out",
+        name: "Python writes, a node revokes the token",
         requests: 1,
         revocations: [LOGOUT_A, None, None],
         ticks: Ticks { end: 4, ..CLOCKS },
@@ -237,7 +237,7 @@ pub const PEER: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "the peer resets",
+        name: "Python resets",
         nodes: 1,
         asked: 1,
         revocations: [Some(PeerReset), None, None],
@@ -245,7 +245,7 @@ pub const PEER: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "the peer resets twice",
+        name: "Python resets twice",
         nodes: 1,
         asked: 1,
         requests: 1,
@@ -259,7 +259,7 @@ pub const PEER: &[Bounds] = &[
 /// Everything that can expire does so.
 pub const AGES: &[Bounds] = &[
     Bounds {
-        name: "ages: a token",
+        name: "expiry: a token",
         asked: 1,
         requests: 2,
         revocations: [FORGET_B, None, None],
@@ -267,7 +267,7 @@ pub const AGES: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "ages: a user",
+        name: "expiry: a user",
         asked: 1,
         requests: 1,
         revocations: [RESET_B, None, None],
@@ -277,7 +277,7 @@ pub const AGES: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "ages: a logout and an invalidation",
+        name: "expiry: a logout and an invalidation",
         nodes: 2,
         requests: 1,
         revocations: [LOGOUT_A, FORGET_B, None],
@@ -286,7 +286,7 @@ pub const AGES: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "ages: a queue",
+        name: "expiry: a queue",
         nodes: 1,
         asked: 1,
         requests: 1,
@@ -302,7 +302,7 @@ pub const AGES: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "ages: a full queue",
+        name: "expiry: a full queue",
         nodes: 1,
         asked: 1,
         requests: 1,
@@ -393,7 +393,7 @@ pub const IN_PROCESS: &[Bounds] = &[
 /// Where the guarantee does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
     Bounds {
-        name: "limit: the peer logs out",
+        name: "limit: Python logs out",
         nodes: 1,
         asked: 1,
         requests: 2,
@@ -402,7 +402,7 @@ pub const LIMITS: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "limit: the peer logs out, and its TTL is longer",
+        name: "limit: Python logs out, and its TTL is longer",
         requests: 2,
         revocations: [Some(PeerLogout { token: 0 }), None, None],
         ticks: Ticks {
@@ -413,7 +413,7 @@ pub const LIMITS: &[Bounds] = &[
         ..BASE
     },
     Bounds {
-        name: "limit: the peer writes after its logout",
+        name: "limit: Python writes after its logout",
         nodes: 1,
         asked: 1,
         requests: 1,

@@ -83,7 +83,7 @@ impl Model {
         match leader.step {
             Step::Begins => {
                 let progress = self.start_look(state, node, token, true);
-                goes("looks the token up", state, phase, own_lookup(progress));
+                goes("starts its own lookup", state, phase, own_lookup(progress));
             }
             Step::OwnLookup(look) => {
                 self.go_on_looking(state, node, token, look, |what, state, progress| {
@@ -94,14 +94,14 @@ impl Model {
             // joined.
             Step::Hit(outcome) => {
                 if !self.holds(Rule::HitLooksAgain) {
-                    goes("serves its hit", state, phase, completes(outcome));
+                    goes("completes with its hit", state, phase, completes(outcome));
                 } else {
-                    goes("closes", state, Phase::Closed, Step::Closing);
+                    goes("closes the call", state, Phase::Closed, Step::Closing);
                 }
             }
             Step::Closing => {
                 let progress = self.start_look(state, node, token, true);
-                goes("looks again", state, phase, second_lookup(progress));
+                goes("repeats the lookup", state, phase, second_lookup(progress));
             }
             Step::LooksAgain(look) => {
                 self.go_on_looking(state, node, token, look, |what, state, progress| {
@@ -119,7 +119,7 @@ impl Model {
                 };
                 let again = false;
                 goes(
-                    "starts to validate",
+                    "starts the validation",
                     state,
                     phase,
                     Step::Validates { ticket, again },
@@ -128,7 +128,7 @@ impl Model {
             Step::Validates { ticket, again } => {
                 if self.is_rejection(state, token) {
                     goes(
-                        "is refused by the provider",
+                        "is rejected by the provider",
                         state,
                         phase,
                         completes(Outcome::Denied),
@@ -140,7 +140,7 @@ impl Model {
                         version,
                         again,
                     };
-                    goes("is validated", state, phase, step);
+                    goes("receives the validated session", state, phase, step);
                 }
             }
             Step::Validated {
@@ -158,7 +158,7 @@ impl Model {
                     version,
                     again,
                 };
-                goes("closes to joiners", state, phase, step);
+                goes("accepts no more joiners", state, phase, step);
             }
             Step::Checks {
                 ticket,
@@ -188,7 +188,7 @@ impl Model {
                         mark: None,
                     }
                 };
-                goes("compares the stripes", state, phase, step);
+                goes("compares the stripes before the fill", state, phase, step);
             }
             Step::Asks {
                 look,
@@ -232,7 +232,7 @@ impl Model {
             } => {
                 let mut next = *state;
                 let event = self.complete(&mut next, node, token, outcome, is_checked);
-                emit.shows("leader", node, "completes", next, event);
+                emit.shows("leader", node, "completes the call", next, event);
             }
         }
     }
@@ -258,7 +258,7 @@ impl Model {
         }
     }
 
-    /// Models the rest of `Store::try_fill`, and `Redis::try_fill`.
+    /// Models the rest of `Store::try_fill`, and `RedisStore::try_fill`.
     fn store(
         &self,
         state: &State,
@@ -285,10 +285,10 @@ impl Model {
                     version,
                     seen: ticket.seen,
                 });
-                return goes("stores in memory", &next, phase, served);
+                return goes("stores the session in memory", &next, phase, served);
             }
             RedisSnapshot::Unavailable if self.holds(Rule::FillNeedsAnswer) => {
-                return goes("stores nothing", state, phase, served);
+                return goes("skips the fill", state, phase, served);
             }
             RedisSnapshot::Unavailable => LookupSnapshot {
                 run: state.redis.run,
@@ -306,7 +306,7 @@ impl Model {
             is_checked: again,
         };
         if state.nodes[node].is_cut {
-            goes("gets no answer to its fill", state, phase, unanswered);
+            goes("receives no reply to its fill", state, phase, unanswered);
             if self.bounds.has_pipe
                 && state.redis.pipe.is_none()
                 && state.nodes[node].known_run == Some(state.redis.run)
@@ -319,7 +319,12 @@ impl Model {
                     ttl: self.bounds.ticks.ttl[node],
                     run: state.redis.run,
                 });
-                goes("leaves its fill in the pipe", &next, phase, unanswered);
+                goes(
+                    "times out while Redis still holds its fill",
+                    &next,
+                    phase,
+                    unanswered,
+                );
             }
             return;
         }
@@ -367,7 +372,7 @@ impl Model {
                     })
                 };
                 let phase = self.phase_of(step, phase);
-                return goes("reads the mark again", &next, phase, step);
+                return goes("re-reads the mark", &next, phase, step);
             }
             if let Some((mark, mark_run)) = mark {
                 (seen.mark, seen.mark_run) = (MarkSnapshot::Read(mark), mark_run);
@@ -375,11 +380,11 @@ impl Model {
         }
         let ttl = self.bounds.ticks.ttl[node];
         let (what, step) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
-            FillReply::Stored => ("stores", served),
-            FillReply::Skipped => ("stores nothing", served),
-            FillReply::Revoked => ("is refused by a tombstone", completes(Outcome::Denied)),
-            FillReply::Unavailable => ("comes too late, or to another run", unanswered),
-            FillReply::Conflict(looked) => ("was overtaken", moved(looked)),
+            FillReply::Stored => ("stores the record in Redis", served),
+            FillReply::Skipped => ("skips the fill", served),
+            FillReply::Revoked => ("finds a revoking tombstone", completes(Outcome::Denied)),
+            FillReply::Unavailable => ("fills too late or under another run ID", unanswered),
+            FillReply::Conflict(looked) => ("finds a conflicting revocation", moved(looked)),
         };
         let phase = self.phase_of(step, phase);
         goes(what, &next, phase, step);
@@ -392,7 +397,7 @@ impl Model {
         }
     }
 
-    /// Models `Leader::land`, and `Landing::arrival` of all waiting requests.
+    /// Models `Leader::complete`, and `Waiter::wait` of all waiting requests.
     fn complete(
         &self,
         state: &mut State,

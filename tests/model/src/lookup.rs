@@ -1,4 +1,4 @@
-//! Lookup of a token by a node: `SessionCache::lookup`, `SessionCache::ask` and their reads.
+//! Lookup of a token by a node: `Store::lookup`, `Store::take_ticket` and their reads.
 //!
 //! Reading the sequence and the list of revoked tokens is one step here and two in the code. This
 //! hides no violation: a later read of the list rejects more tokens, and an earlier read of the
@@ -21,7 +21,7 @@ pub(crate) enum Progress {
 }
 
 impl Model {
-    /// Does everything up to the first wait, and sends the reads. Without `serve`, the lookup
+    /// Performs the local checks, and sends the reads. Without `serve`, the lookup
     /// ignores stored sessions.
     pub(crate) fn start_look(
         &self,
@@ -104,11 +104,15 @@ impl Model {
                 let snapshot = match found {
                     Found::Record(record) if !is_denied(true) => {
                         let look = Look::Undenied { seen, record };
-                        return goes("asks the denials", *state, Progress::Goes(look));
+                        return goes(
+                            "checks the queued revocations",
+                            *state,
+                            Progress::Goes(look),
+                        );
                     }
                     Found::Refused => {
                         let revoked = Progress::Ends(Lookup::Revoked);
-                        return goes("is refused by a tombstone", *state, revoked);
+                        return goes("is rejected by a tombstone", *state, revoked);
                     }
                     Found::Nothing(looked)
                         if !(self.holds(Rule::DeniedMissIsUnanswered) && is_denied(false)) =>
@@ -118,7 +122,7 @@ impl Model {
                     _ => RedisSnapshot::Unavailable,
                 };
                 let miss = Lookup::Miss(Ticket { seen, snapshot });
-                goes("has a ticket", *state, Progress::Ends(miss));
+                goes("misses and takes a ticket", *state, Progress::Ends(miss));
             }
             Look::Undenied { seen, record } => {
                 let fine = !self.holds(Rule::HitComparesStripes)
@@ -128,7 +132,7 @@ impl Model {
                 } else {
                     self.start_look(state, node, token, false)
                 };
-                goes("compares the stripes", *state, progress);
+                goes("compares the stripes of the hit", *state, progress);
             }
         }
     }
@@ -144,7 +148,7 @@ impl Model {
         if state.nodes[node].is_cut {
             let found = Found::Unanswered;
             let heard = Look::Heard { seen, began, found };
-            return goes("gets no answer", *state, Progress::Goes(heard));
+            return goes("receives no reply", *state, Progress::Goes(heard));
         }
         let mut state = *state;
         self.meet(&mut state, node);
@@ -152,14 +156,14 @@ impl Model {
         let hears = |found| Progress::Goes(Look::Heard { seen, began, found });
         if self.bounds.mode == Mode::Standalone {
             let found = self.judge(&state, node, now, serve, turn);
-            goes("looks into Redis", state, hears(found));
+            goes("looks up in Redis", state, hears(found));
             if self.bounds.has_hints
                 && serve
                 && let Some(record) = self.known(&state, node, now)
                 && found != Found::Record(record)
             {
                 let found = Found::Record(record);
-                goes("takes the shortcut", state, hears(found));
+                goes("hits by `MGET`", state, hears(found));
             }
             return;
         }
@@ -226,11 +230,11 @@ impl Model {
                     replies: more,
                 })
             };
-            goes("reads no record", state, progress);
+            goes("finds no record", state, progress);
         }
     }
 
-    /// Models `Redis::script_lookup` after the reply.
+    /// Models `RedisStore::script_lookup` after the reply.
     fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool, turn: u8) -> Found {
         let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
         let now = Timestamp::at(state.time);
@@ -258,7 +262,8 @@ impl Model {
         })
     }
 
-    /// Models `Redis::known`, which uses the node's own clock and returns only acceptable records.
+    /// Models `RedisStore::read_cached`, which uses the node's own clock and returns only
+    /// acceptable records.
     fn known(&self, state: &State, node: usize, replies: Replies) -> Option<Record> {
         let record = replies.record.flatten()?;
         let (tomb, read_mark) = (replies.tomb.flatten(), replies.mark?);

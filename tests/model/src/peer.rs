@@ -41,7 +41,7 @@ impl Model {
     fn peer_request(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
         let mut goes = |what, mut next: State, step, event| {
             next.peer[n] = step;
-            emit.shows("peer", n, what, next, event);
+            emit.shows("Python service", n, what, next, event);
         };
         match state.peer[n] {
             PeerRequest::Unborn => match standing(state.redis.data.records[0]) {
@@ -55,14 +55,14 @@ impl Model {
                     goes("reads the record", *state, step, Event::None);
                 }
                 None => goes(
-                    "reads no record",
+                    "finds no record",
                     *state,
                     PeerRequest::Validates,
                     Event::None,
                 ),
             },
             PeerRequest::Read { at, .. } if state.time > at + self.bounds.ticks.peer_takes => {
-                goes("takes too long", *state, PeerRequest::Answered, Event::None);
+                goes("times out", *state, PeerRequest::Answered, Event::None);
             }
             PeerRequest::Read {
                 record, mut floor, ..
@@ -73,33 +73,43 @@ impl Model {
                 }
                 let mark = standing(state.redis.data.mark);
                 if mark.is_some_and(|mark| mark > record.cached_at) {
-                    goes("is rejected", *state, PeerRequest::Validates, Event::None);
+                    goes(
+                        "rejects the record because of the mark",
+                        *state,
+                        PeerRequest::Validates,
+                        Event::None,
+                    );
                 } else {
                     // The guarantee does not cover what it serves from its own late writes.
                     let event = match record.provenance {
                         Some(_) => self.serve(state, floor, Outcome::Cached(record)),
                         None => Event::None,
                     };
-                    goes("serves", *state, PeerRequest::Answered, event);
+                    goes("serves the record", *state, PeerRequest::Answered, event);
                 }
             }
             PeerRequest::Validates if self.is_rejection(state, 0) => {
-                goes("is refused", *state, PeerRequest::Answered, Event::None);
+                goes(
+                    "is rejected by the provider",
+                    *state,
+                    PeerRequest::Answered,
+                    Event::None,
+                );
             }
             PeerRequest::Validates => {
                 let step = PeerRequest::Validated {
                     version: state.provider.versions[0],
                     at: state.time,
                 };
-                goes("validates", *state, step, Event::None);
+                goes("validates at the provider", *state, step, Event::None);
             }
             PeerRequest::Validated { version, at } => {
                 if state.time > at + self.bounds.ticks.peer_takes {
-                    return goes("takes too long", *state, PeerRequest::Answered, Event::None);
+                    return goes("times out", *state, PeerRequest::Answered, Event::None);
                 }
                 for cached_at in self.stamps(state) {
                     let step = PeerRequest::Stamped { version, cached_at };
-                    goes("stamps", *state, step, Event::None);
+                    goes("sets `cached_at`", *state, step, Event::None);
                 }
             }
             PeerRequest::Stamped { version, cached_at } => {
@@ -111,13 +121,18 @@ impl Model {
                 };
                 let end = state.time + self.bounds.ticks.ttl[1];
                 next.redis.data.records[0] = Some(Key(record, end));
-                goes("writes", next, PeerRequest::Answered, Event::None);
+                goes(
+                    "writes the record",
+                    next,
+                    PeerRequest::Answered,
+                    Event::None,
+                );
             }
             PeerRequest::Answered => {}
         }
     }
 
-    /// Logs out at the provider first, then sends a plain `DEL`, which leaves no tombstone.
+    /// Revokes at the provider first, then sends a plain `DEL`, which leaves no tombstone.
     fn peer_logout(&self, state: &State, n: usize, token: u8, emit: &mut Emit<'_>) {
         let mut next = *state;
         let what = match state.revocations[n] {
@@ -134,7 +149,7 @@ impl Model {
             }
             _ => return,
         };
-        emit.goes("logout of the peer", n, what, next);
+        emit.goes("logout by the Python service", n, what, next);
     }
 
     fn peer_reset(&self, state: &State, n: usize, emit: &mut Emit<'_>) {
@@ -143,7 +158,12 @@ impl Model {
             Revoking::Idle => {
                 let versions = self.tell_provider(&mut next, Revoke::User);
                 next.revocations[n] = Revoking::Notified(versions);
-                emit.goes("reset of the peer", n, "revokes at the provider", next);
+                emit.goes(
+                    "reset by the Python service",
+                    n,
+                    "revokes at the provider",
+                    next,
+                );
             }
             Revoking::Notified(versions) => {
                 for at in self.stamps(state) {
@@ -153,7 +173,7 @@ impl Model {
                     next.redis.data.mark = Some(Key(mark, end));
                     self.promise(&mut next, versions);
                     next.revocations[n] = Revoking::Done;
-                    emit.goes("reset of the peer", n, "writes the mark", next);
+                    emit.goes("reset by the Python service", n, "writes the mark", next);
                 }
             }
             _ => {}

@@ -35,7 +35,7 @@ impl Data {
 }
 
 impl Model {
-    /// Models `Shared::met`: a connection detects another run ID before it is used.
+    /// Models `ServerRegistry::register`: a connection detects another run ID before it is used.
     pub(crate) fn meet(&self, state: &mut State, node: usize) -> u8 {
         let run = state.redis.run;
         let node = &mut state.nodes[node];
@@ -215,7 +215,7 @@ impl Model {
         }
     }
 
-    /// Carries out a command whose caller no longer waits for it.
+    /// Executes a command whose caller has timed out.
     pub(crate) fn carry_out(&self, state: &mut State, command: Command) {
         match command {
             Command::Revoke(what) => self.write(state, what),
@@ -231,7 +231,7 @@ impl Model {
         }
     }
 
-    /// Models `accept::accepts`. `now` is the time of Redis, or the node's.
+    /// Models `acceptance::is_acceptable`. `now` is the time of Redis, or the node's.
     pub(crate) fn accepts(
         &self,
         state: &State,

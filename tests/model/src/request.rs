@@ -146,13 +146,13 @@ impl Model {
                     floor,
                     ask,
                 };
-                emit.goes(who, node.into(), "joins a validation", next);
+                emit.goes(who, node.into(), "joins or starts a validation", next);
             }
             Ask::Waits { .. } => {}
             Ask::StartsAgain => {
                 let mut next = *state;
                 let event = self.looks(&mut next, n, (node, token, floor));
-                emit.shows(who, node.into(), "starts again", next, event);
+                emit.shows(who, node.into(), "repeats the lookup", next, event);
             }
         }
     }
@@ -164,13 +164,13 @@ impl Model {
             Outcome::Served(version) => (version, None),
             Outcome::Cached(record) => (record.version, Some(record)),
             Outcome::Denied if self.bounds.must_serve => {
-                return Event::Violation("a user is locked out");
+                return Event::Violation("a valid session was rejected");
             }
             Outcome::Denied => return Event::None,
         };
         let provenance = record.and_then(|record| record.provenance);
         if version < floor.strict {
-            return Event::Violation("served with what was revoked");
+            return Event::Violation("a revoked session was served");
         }
         if version < floor.limit {
             // A record that saw a mark or a tombstone must not be served again because a later one
@@ -179,7 +179,7 @@ impl Model {
                 (provenance.seen_mark, provenance.seen_tomb) != (None, None)
             });
             if has_seen && self.bounds.left.evictions > 0 {
-                return Event::Violation("revived by an eviction");
+                return Event::Violation("an eviction made a revoked session valid again");
             }
             return Event::Limit;
         }

@@ -95,11 +95,15 @@ impl Model {
                     goes("writes to Redis", next, Revoking::Written(versions));
                     return;
                 }
-                goes("gets no answer", next, Revoking::Unanswered(versions));
+                goes("receives no reply", next, Revoking::Unanswered(versions));
                 let can_linger = next.nodes[node].known_run == Some(next.redis.run);
                 if self.bounds.has_pipe && next.redis.pipe.is_none() && can_linger {
                     next.redis.pipe = Some(Command::Revoke(what));
-                    goes("is left in the pipe", next, Revoking::Unanswered(versions));
+                    goes(
+                        "times out while Redis still holds the command",
+                        next,
+                        Revoking::Unanswered(versions),
+                    );
                 }
             }
             Revoking::Written(versions) => {
@@ -109,7 +113,7 @@ impl Model {
                         versions,
                         is_queued,
                     };
-                    return goes("does not count", next, returns);
+                    return goes("skips the sequence", next, returns);
                 }
                 let number = self.count(&mut next, node);
                 let counted = Revoking::Counted {
@@ -117,12 +121,12 @@ impl Model {
                     number,
                     is_queued,
                 };
-                goes("counts", next, counted);
+                goes("advances the sequence", next, counted);
             }
             Revoking::Unanswered(versions) => {
                 if self.holds(Rule::DeniesBeforeCounting) {
                     self.queue(&mut next, node, what, versions);
-                    goes("is queued", next, Revoking::Queued(versions));
+                    goes("enters the queue", next, Revoking::Queued(versions));
                 } else {
                     let number = self.count(&mut next, node);
                     let counted = Revoking::Counted {
@@ -130,7 +134,7 @@ impl Model {
                         number,
                         is_queued: true,
                     };
-                    goes("counts", next, counted);
+                    goes("advances the sequence", next, counted);
                 }
             }
             Revoking::Queued(versions) => {
@@ -140,7 +144,7 @@ impl Model {
                     number,
                     is_queued: true,
                 };
-                goes("counts", next, counted);
+                goes("advances the sequence", next, counted);
             }
             Revoking::Counted {
                 versions,
@@ -153,7 +157,7 @@ impl Model {
                         versions,
                         is_queued,
                     };
-                    return goes("moves the stripe", next, returns);
+                    return goes("advances the stripe", next, returns);
                 }
                 self.returns(&mut next, node, what, versions, is_queued);
                 goes("returns", next, Revoking::Done);
@@ -214,21 +218,21 @@ impl Model {
         }
     }
 
-    /// Models `Shared::refuse`.
+    /// Models `LocalStore::insert_revoked_token`.
     fn refuse(&self, state: &mut State, node: usize, what: Revoke) {
         if let Revoke::Token(token, true) = what {
             state.nodes[node].verdicts[usize::from(token)] = true;
         }
     }
 
-    /// Models the first step of `Stripes::bump`.
+    /// Models the first step of `Generations::advance`.
     fn count(&self, state: &mut State, node: usize) -> u8 {
         let sequence = &mut state.nodes[node].sequence;
         *sequence += 1;
         *sequence
     }
 
-    /// Models the second step of `Stripes::bump`.
+    /// Models the second step of `Generations::advance`.
     fn apply(&self, state: &mut State, node: usize, what: Revoke, number: u8) {
         let node = &mut state.nodes[node];
         let stripe = match what {
@@ -266,7 +270,7 @@ impl Model {
         }
     }
 
-    /// Models `SessionCache::is_denied`. The user is known only if there is a record.
+    /// Models `Store::has_queued_revocation`. The user is known only if there is a record.
     pub(crate) fn is_denied(
         &self,
         state: &State,
@@ -287,7 +291,7 @@ impl Model {
                 })
     }
 
-    /// Models `deliver_all`.
+    /// Models `deliver_queued`.
     fn delivers(&self, state: &State, node: usize, emit: &mut Emit<'_>) {
         let Some(first) = state.nodes[node].queue[0] else {
             return;
@@ -300,10 +304,14 @@ impl Model {
         match state.nodes[node].delivering {
             Delivering::Next if state.time >= first.until => {
                 if self.holds(Rule::CountsGivenUp) {
-                    goes("gives up", next, Delivering::Written { given_up: true });
+                    goes(
+                        "expires in the queue",
+                        next,
+                        Delivering::Written { given_up: true },
+                    );
                 } else {
                     pop(&mut next, node);
-                    goes("gives up", next, Delivering::Next);
+                    goes("expires in the queue", next, Delivering::Next);
                 }
             }
             Delivering::Next => {
@@ -323,23 +331,31 @@ impl Model {
                 } else {
                     pop(&mut next, node);
                     self.promise(&mut next, first.versions);
-                    goes("is delivered", next, Delivering::Next);
+                    goes("completes the delivery", next, Delivering::Next);
                 }
             }
             Delivering::Written { given_up } => {
                 let number = self.count(&mut next, node);
-                goes("counts", next, Delivering::Counted { number, given_up });
+                goes(
+                    "advances the sequence",
+                    next,
+                    Delivering::Counted { number, given_up },
+                );
             }
             Delivering::Counted { number, given_up } => {
                 self.apply(&mut next, node, first.what, number);
-                goes("moves the stripe", next, Delivering::Applied { given_up });
+                goes(
+                    "advances the stripe",
+                    next,
+                    Delivering::Applied { given_up },
+                );
             }
             Delivering::Applied { given_up } => {
                 pop(&mut next, node);
                 if !given_up {
                     self.promise(&mut next, first.versions);
                 }
-                goes("ends the denial", next, Delivering::Next);
+                goes("leaves the queue", next, Delivering::Next);
             }
         }
     }

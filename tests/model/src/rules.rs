@@ -113,7 +113,7 @@ rules! {
     LookupAsksVerdicts,
     /// A fill checks this process's list of revoked tokens.
     FillAsksVerdicts,
-    /// A revocation that is not yet in Redis denies on this node.
+    /// Until a queued revocation is in Redis, this node ignores the records that it covers.
     DeniesQueued,
     /// A miss under a denial counts as unavailable.
     DeniedMissIsUnanswered,
@@ -121,11 +121,11 @@ rules! {
     DeniesBeforeCounting,
     /// The stripes advance before the denial ends.
     CountsBeforeDelivered,
-    /// A revocation that finds the queue full makes this node serve nothing from Redis.
+    /// A revocation that finds the queue full stops this node from serving records from Redis.
     FullQueueServesNothing,
     /// Whether this applies to a lookup is decided as of its start.
     FullQueueIsAskedAsOfBegin,
-    /// A revocation that is given up also advances the stripes before its denial ends.
+    /// A revocation that expires in the queue also advances the stripes before its denial ends.
     CountsGivenUp,
     /// Queued revocations are delivered.
     DeliversQueued,

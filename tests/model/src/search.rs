@@ -94,7 +94,7 @@ impl fmt::Display for Report {
                 writeln!(f, "{what}")?;
                 lines.iter().try_for_each(|line| writeln!(f, "{line}"))
             }
-            None => writeln!(f, "nothing was found in {} states", self.states),
+            None => writeln!(f, "no violation in {} states", self.states),
         }
     }
 }
@@ -137,7 +137,7 @@ fn search<M: System + ?Sized>(system: &M, until: Until) -> Report {
             system.next(state, &mut nexts);
             if nexts.is_empty() && !system.is_at_rest(state) {
                 let trace = trace(system, &came_from, here, None);
-                report.trace = Some(("a request waits forever", trace));
+                report.trace = Some(("deadlock: a request never completes", trace));
                 report.states = came_from.len();
                 return report;
             }
@@ -147,7 +147,7 @@ fn search<M: System + ?Sized>(system: &M, until: Until) -> Report {
                     Event::Violation(what) => Some(what),
                     Event::Limit => {
                         report.limits += 1;
-                        (until == Until::Limit).then_some("a limit")
+                        (until == Until::Limit).then_some("a documented limit was reached")
                     }
                     Event::SoonAgain => {
                         report.soon_again += 1;
@@ -262,7 +262,7 @@ struct Identity(u64);
 
 impl Hasher for Identity {
     fn write(&mut self, _: &[u8]) {
-        unreachable!("only hashes are looked up");
+        unreachable!("the map hashes only `u64` keys");
     }
 
     fn write_u64(&mut self, value: u64) {

@@ -1,6 +1,6 @@
 //! State of the model: Redis, the provider, two nodes with their leaders, and the requests.
 //!
-//! Names are those of the crate. Everything is small and `Copy`-like, because millions of states
+//! Names are those of the crate. All types are small and `Copy`, because millions of states
 //! are created. Time counts in ticks, and a tick has [`MICROS`] microseconds, so that one timestamp
 //! can be later than another within a tick.
 
@@ -86,7 +86,7 @@ pub struct Redis {
     pub nonces: u8,
     /// Data that is restored after a crash.
     pub snapshot: Option<Data>,
-    /// Command whose caller has stopped waiting for it.
+    /// Command whose caller has timed out.
     pub pipe: Option<Command>,
 }
 
@@ -161,7 +161,7 @@ pub enum Found {
     Unanswered,
 }
 
-/// Lookup in progress (`SessionCache::lookup`, or `ask` if it does not serve).
+/// Lookup in progress (`Store::lookup`, or `Store::take_ticket` if it does not serve).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Look {
     Sent {
@@ -228,7 +228,7 @@ pub enum Step {
         version: Version,
         again: bool,
     },
-    /// The comparison with this process's revocations showed that the validation was overtaken.
+    /// The stripes have changed since the validation's lookup, so Redis is read again.
     Asks {
         look: Look,
         version: Version,

@@ -1,4 +1,4 @@
-//! Model of the local cache, to which Redis pushes changes: `coherence/lease.rs`,
+//! Model of the local cache, to which Redis sends invalidations: `coherence/lease.rs`,
 //! `memory/store.rs` and `redis/invalidation.rs`.
 //!
 //! This separate model has one token. Redis holds its version, and a revocation makes a new one.
@@ -76,18 +76,18 @@ enum Link {
     /// Redis tracks, and the node has not received the reply yet.
     Tracked,
     Up,
-    /// The connection is gone, and the node has not noticed.
+    /// The connection is lost, and the node has not detected it yet.
     Cut,
-    /// The node has noticed. The epoch has begun, and the lease has not ended yet.
+    /// The node has detected the loss. The epoch has begun, and the lease has not ended yet.
     Losing,
 }
 
-/// The connection on which Redis pushes, in order.
+/// Connection on which Redis sends invalidations, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Listener {
     link: Link,
     queue: [Item; QUEUE],
-    /// Number of writes that were carried out and not pushed yet.
+    /// Number of executed writes whose invalidation has not been sent yet.
     /// `is_overtaken` is set if a PONG was sent before them, which Redis with I/O threads may do.
     pending: u8,
     is_overtaken: bool,
@@ -180,7 +180,7 @@ impl Tier {
         self.without & 1 << guard as u32 == 0
     }
 
-    /// Models `Lease::note`.
+    /// Models `Lease::read_version`.
     fn note(&self, state: &State) -> Option<Noted> {
         let is_alive = state.time < state.until || !self.holds(Guard::NoteNeedsLease);
         is_alive.then_some(Noted {
@@ -205,11 +205,11 @@ impl Tier {
             let what = match state.reads[n] {
                 Read::Unborn => {
                     next.reads[n] = Read::Sent(self.note(state));
-                    "a read is noted and sent"
+                    "a read records its version and is sent"
                 }
                 Read::Sent(noted) => {
                     next.reads[n] = Read::Carried(noted, state.version);
-                    "a read is carried out"
+                    "Redis executes a read"
                 }
                 Read::Carried(noted, version) => {
                     if let Some(mut noted) = noted {
@@ -222,7 +222,7 @@ impl Tier {
                         next.entry = Some(Entry { version, noted });
                     }
                     next.reads[n] = Read::Done;
-                    "a read's answer is kept"
+                    "the reply to a read is stored"
                 }
                 Read::Done => continue,
             };
@@ -230,7 +230,8 @@ impl Tier {
         }
     }
 
-    /// `Local::hit`, by a request that may come at any time. One is enough: it changes nothing.
+    /// Models `LocalStore::get`, called by a request that may begin at any time. One request is
+    /// enough, because a hit changes no shared state.
     fn hits(&self, state: &State) -> Option<(&'static str, State, Event)> {
         let mut next = *state;
         let is_lease_first = self.holds(Guard::LeaseFirst);
@@ -248,7 +249,7 @@ impl Tier {
                 } else {
                     Hit::Answered
                 };
-                Some(("a request begins", next, Event::None))
+                Some(("a local lookup starts", next, Event::None))
             }
             Hit::Half { began, entry } => {
                 next.hit = Hit::Answered;
@@ -262,11 +263,11 @@ impl Tier {
                 });
                 let is_stale = served.is_some_and(|entry| self.hides(state, entry, began));
                 let event = if is_stale {
-                    Event::Violation("a local hit hides a revocation")
+                    Event::Violation("the local cache served a revoked session")
                 } else {
                     Event::None
                 };
-                Some(("a request is answered", next, event))
+                Some(("a local lookup completes", next, event))
             }
             Hit::Answered => None,
         }
@@ -299,19 +300,19 @@ impl Tier {
                     if matches!(state.listener.link, Link::Tracked | Link::Up) {
                         next.listener.pending += 1;
                     }
-                    "a revocation is written"
+                    "a revocation is written to Redis"
                 }
                 Revoking::Written(version)
                     if self.is_own && n == 0 && self.holds(Guard::OwnCounts) =>
                 {
                     next.sequence += 1;
                     next.revoking[n] = Revoking::Counted(version, next.sequence);
-                    "our revocation is counted"
+                    "a revocation by this node advances the sequence"
                 }
                 Revoking::Counted(version, number) => {
                     next.stripe = next.stripe.max(number);
                     next.revoking[n] = Revoking::Acknowledged(version, state.time);
-                    "our revocation returns"
+                    "a revocation by this node returns"
                 }
                 Revoking::Written(version) => {
                     next.revoking[n] = Revoking::Acknowledged(version, state.time);
@@ -331,7 +332,7 @@ impl Tier {
             if next.listener.send(Item::Push) {
                 next.listener.pending -= 1;
                 next.listener.is_overtaken &= next.listener.pending > 0;
-                goes("Redis pushes", next);
+                goes("Redis sends an invalidation", next);
             }
         }
         let may_answer = !(listener.is_overtaken && listener.pending > 0);
@@ -344,12 +345,12 @@ impl Tier {
             if next.listener.send(Item::Pong) {
                 next.listener.is_answered = true;
                 next.listener.is_overtaken = next.listener.pending > 0;
-                goes("Redis answers a PING", next);
+                goes("Redis replies to a PING", next);
             }
         }
     }
 
-    /// Emits the steps of the node, which model `Job::hear` and `heard`.
+    /// Emits the steps of the node, which model the listener in `redis/invalidation.rs`.
     fn listens(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
         let mut next = *state;
         let listener = &mut next.listener;
@@ -364,7 +365,7 @@ impl Tier {
             }
             Link::Greeted => {
                 listener.link = Link::Tracked;
-                goes("Redis begins to track", next);
+                goes("Redis enables tracking", next);
             }
             Link::Tracked => {
                 listener.link = Link::Up;
@@ -372,13 +373,13 @@ impl Tier {
                 {
                     next.epoch += 1;
                 }
-                goes("the listener knows that", next);
+                goes("the listener receives the confirmation of tracking", next);
             }
             Link::Up => self.hears(state, goes),
             Link::Cut if listener.counted.is_some() => {
                 let number = listener.counted.take().unwrap_or_default();
                 next.stripe = next.stripe.max(number);
-                goes("the push moves the stripe", next);
+                goes("the invalidation advances the stripe", next);
             }
             Link::Cut => {
                 next.listener = Listener {
@@ -388,14 +389,14 @@ impl Tier {
                 if self.holds(Guard::LostBeginsEpoch) {
                     next.epoch += 1;
                 }
-                goes("the listener notices", next);
+                goes("the listener detects the lost connection", next);
             }
             Link::Losing => {
                 listener.link = Link::Down;
                 if self.holds(Guard::LostEndsLease) {
                     next.until = 0;
                 }
-                goes("the lease ends", next);
+                goes("the listener releases the lease", next);
             }
         }
         if matches!(state.listener.link, Link::Tracked | Link::Up) && state.losses > 0 {
@@ -414,7 +415,7 @@ impl Tier {
     fn hears(&self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
         let mut next = *state;
         let listener = &mut next.listener;
-        // A PING more than the run can tell apart shows nothing new.
+        // A second PING in flight would add no new behavior.
         if listener.ping.is_none() {
             listener.ping = Some(state.time);
             goes("the listener sends a PING", next);
@@ -423,14 +424,14 @@ impl Tier {
         let listener = &mut next.listener;
         if let Some(number) = listener.counted.take() {
             next.stripe = next.stripe.max(number);
-            return goes("the push moves the stripe", next);
+            return goes("the invalidation advances the stripe", next);
         }
         match listener.receive() {
             Item::Nothing => {}
             Item::Push => {
                 next.sequence += 1;
                 next.listener.counted = Some(next.sequence);
-                goes("a push is counted", next);
+                goes("the invalidation advances the sequence", next);
             }
             Item::Pong => {
                 let sent = listener.ping.take();
@@ -451,7 +452,7 @@ impl Tier {
 }
 
 impl Listener {
-    /// Whether there is room; a full queue only waits.
+    /// Returns whether the queue has room. If it is full, the sender retries later.
     fn send(&mut self, item: Item) -> bool {
         let place = self.queue.iter_mut().find(|place| **place == Item::Nothing);
         place.map(|place| *place = item).is_some()

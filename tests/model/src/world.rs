@@ -29,7 +29,12 @@ impl Model {
             let mut next = *state;
             next.redis.pipe = None;
             self.carry_out(&mut next, command);
-            emit.goes("Redis", 0, "carries out a command without a caller", next);
+            emit.goes(
+                "Redis",
+                0,
+                "executes a command whose caller timed out",
+                next,
+            );
         }
         if state.left.snapshots > 0 {
             let mut next = *state;
@@ -53,11 +58,11 @@ impl Model {
         let mut next = *state;
         if state.nodes[node].is_cut {
             next.nodes[node].is_cut = false;
-            emit.goes("node", node, "reaches Redis again", next);
+            emit.goes("node", node, "reconnects to Redis", next);
         } else if state.left.cuts > 0 {
             next.left.cuts -= 1;
             next.nodes[node].is_cut = true;
-            emit.goes("node", node, "does not reach Redis", next);
+            emit.goes("node", node, "loses contact with Redis", next);
         }
     }
 

@@ -22,14 +22,14 @@ fn is_met_and_bounded(name: &str) {
 /// crate.
 #[test]
 fn staleness_after_a_python_logout_is_bounded() {
-    is_met_and_bounded("limit: the peer logs out");
-    is_met_and_bounded("limit: the peer logs out, and its TTL is longer");
+    is_met_and_bounded("limit: Python logs out");
+    is_met_and_bounded("limit: Python logs out, and its TTL is longer");
 }
 
 /// The Python service writes without a check what it validated before.
 #[test]
 fn staleness_after_a_late_python_write_is_bounded() {
-    is_met_and_bounded("limit: the peer writes after its logout");
+    is_met_and_bounded("limit: Python writes after its logout");
 }
 
 /// Applies to other nodes than the one that queued the revocation.
