@@ -1,5 +1,5 @@
-//! A double of Appwrite: a real HTTP server on loopback that knows users and sessions and answers
-//! in the shapes of Appwrite 1.8. The tests use it, and the example as its built-in backend.
+//! Test double of Appwrite: an HTTP server on loopback with users and sessions. Its responses have
+//! the format of Appwrite 1.8. The tests use it, and the example uses it as its built-in backend.
 
 #![allow(
     dead_code,
@@ -54,7 +54,8 @@ const SESSION: &str = include_str!("../fixtures/appwrite/session.json");
 const RECOVERY: &str = include_str!("../fixtures/appwrite/recovery.json");
 const ERRORS: &str = include_str!("../fixtures/appwrite/errors.json");
 
-/// Whatever else arrives was forwarded from a client, which a backend must never do.
+/// Headers that a backend may send. Any other header was forwarded from a client, which a backend
+/// must never do.
 const EXPECTED_HEADERS: [&str; 13] = [
     "host",
     "accept",
@@ -71,13 +72,13 @@ const EXPECTED_HEADERS: [&str; 13] = [
     "tracestate",
 ];
 
-/// A handle to a running server, which stops when its last handle is dropped.
+/// Handle to a running server, which stops when its last handle is dropped.
 #[derive(Clone, Debug)]
 pub struct Appwrite {
     server: Arc<Server>,
 }
 
-/// A call that the crate makes.
+/// Call that the crate makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `GET /account`
@@ -92,41 +93,43 @@ pub enum Endpoint {
     Recovery,
 }
 
-/// What goes wrong with every call of an endpoint until [`Appwrite::clear_faults`].
+/// Fault of every call of an endpoint until [`Appwrite::clear_faults`].
 ///
-/// `Delay`, `Oversized` and `HalfBody` damage the answer to a request that was carried out; with
-/// the others the request has no effect.
+/// With `Delay`, `Oversized` and `HalfBody` the request takes effect and the response is delayed or
+/// damaged. With the others the request has no effect.
 #[derive(Clone, Debug)]
 pub enum Fault {
     Delay(Duration),
-    /// No answer, and the connection stays open.
+    /// Sends no response and keeps the connection open.
     Hang,
     Throttled {
         reset_epoch: Option<u64>,
         retry_after: Option<u64>,
     },
-    /// Appwrite's `general_unknown` with this status.
+    /// Appwrite's error `general_unknown` with this status.
     Status(u16),
     Typed {
         status: u16,
         kind: &'static str,
     },
-    /// The page of a proxy in front of Appwrite.
+    /// HTML page of a proxy in front of Appwrite, with this status.
     Html(u16),
     Raw {
         status: u16,
         body: String,
     },
     Redirect(String),
-    /// The right answer with a member of 300 KiB, chunked so that no header contains its size.
+    /// The correct response with a member of 300 KiB, chunked so that no header contains its size.
     Oversized,
-    /// The connection is closed without an answer.
+    /// Closes the connection without a response.
     Cut,
-    /// The right answer's head and half of the body that it announces, then the connection closes.
+    /// Sends the head of the correct response and half of the announced body, then closes the
+    /// connection.
     HalfBody,
 }
 
-/// Lets the calls that [`Appwrite::hold`] or [`Appwrite::bar`] holds go when it is dropped.
+/// Guard that releases the calls that [`Appwrite::hold`] or [`Appwrite::bar`] holds when it is
+/// dropped.
 #[derive(Debug)]
 #[must_use = "dropping it lets the calls go"]
 pub struct Gate {
@@ -206,7 +209,7 @@ impl Appwrite {
         edit(self.world().user_mut(id));
     }
 
-    /// A session of one year; the answer is its token.
+    /// Creates a session with a lifetime of one year and returns its token.
     pub fn issue(&self, user_id: &str) -> String {
         self.issue_until(user_id, in_a_year())
     }
@@ -233,7 +236,7 @@ impl Appwrite {
         self.world().session_mut(token).more_factors = yes;
     }
 
-    /// The secret that Appwrite would mail to a user who forgot the password.
+    /// Returns the secret that Appwrite would mail to a user who forgot the password.
     pub fn recovery_secret(&self, user_id: &str) -> String {
         let secret = hex(256);
         let mut world = self.world();
@@ -242,7 +245,7 @@ impl Appwrite {
         secret
     }
 
-    /// Replaces the endpoint's earlier fault.
+    /// Sets the fault of an endpoint and replaces its earlier fault.
     pub fn fault(&self, on: Endpoint, fault: Fault) {
         self.world().faults.insert(on, fault);
     }
@@ -251,11 +254,11 @@ impl Appwrite {
         self.world().faults.clear();
     }
 
-    /// Holds the answers to an endpoint's calls until the gate is dropped.
+    /// Holds the responses to an endpoint's calls until the gate is dropped.
     ///
-    /// A call is decided, carried out and counted in one step on arrival, and only then held. So
-    /// after [`wait_for_calls`](Self::wait_for_calls), a revocation is later than the held answer
-    /// although the answer reaches the caller after it.
+    /// On arrival, a call is decided, carried out and counted in one step, and only then held.
+    /// After [`wait_for_calls`](Self::wait_for_calls), a revocation is therefore later than the decision
+    /// behind the held response, although the caller receives the response after the revocation.
     pub fn hold(&self, on: Endpoint) -> Gate {
         let (gate, receiver) = Gate::new();
         self.world().gates.push((on, receiver));
@@ -263,7 +266,7 @@ impl Appwrite {
     }
 
     /// Holds an endpoint's calls before they are decided and have any effect, until the gate is
-    /// dropped. They count as arrivals, and as calls only afterwards.
+    /// dropped. They count as arrivals immediately, and as calls only after they are released.
     pub fn bar(&self, on: Endpoint) -> Gate {
         let (gate, receiver) = Gate::new();
         self.world().bars.push((on, receiver));
@@ -300,7 +303,7 @@ impl Appwrite {
         );
     }
 
-    /// What was wrong with the requests so far, whether or not their answers show it.
+    /// Returns what was wrong with the requests so far, whether or not their responses show it.
     pub fn violations(&self) -> Vec<String> {
         self.world().violations.clone()
     }
@@ -331,7 +334,8 @@ struct Shared {
 }
 
 impl Shared {
-    // A panic in one test's closure shall not hide its message behind those of the server's tasks.
+    // Ignores poisoning: otherwise the panics of the server's tasks would hide the message of a
+    // panic in a test's closure.
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -358,7 +362,7 @@ struct World {
     violations: Vec<String>,
 }
 
-/// Axum's own server cannot close a connection instead of answering.
+/// Replaces the server of axum, which cannot close a connection without a response.
 async fn accept(listener: TcpListener, router: Router) {
     let mut connections = JoinSet::new();
     loop {
@@ -372,7 +376,7 @@ async fn accept(listener: TcpListener, router: Router) {
 }
 
 async fn connection(stream: TcpStream, router: Router) {
-    // Else a chunked answer may wait for a delayed acknowledgement.
+    // Otherwise a chunked response may wait for a delayed TCP acknowledgement.
     let _ = stream.set_nodelay(true);
     let service = hyper::service::service_fn(move |request| {
         let router = router.clone();
@@ -387,7 +391,7 @@ async fn connection(stream: TcpStream, router: Router) {
             Ok(response)
         }
     });
-    // It fails with each client that leaves and with each fault that cuts.
+    // Fails whenever a client disconnects and with each `Cut` fault.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -441,12 +445,12 @@ async fn answer(shared: Arc<Shared>, on: Endpoint, request: Request) -> Response
         world.inspect(on, &head.headers);
         let answer = world.answer(on, &head.headers, &body);
         let gates = closed(&mut world.gates, on);
-        // Under the lock, so that a test that reads the count knows that the decision is made.
+        // Counts under the lock, so that a call is decided before a test can read its count.
         shared.calls.send_modify(|calls| calls[on as usize] += 1);
         (answer, gates)
     };
 
-    // Even a sleep of zero takes a tick of the timer.
+    // Even a sleep of zero would take one tick of the timer.
     if !answer.delay.is_zero() {
         time::sleep(answer.delay).await;
     }
@@ -608,7 +612,8 @@ impl World {
     fn decide(&mut self, on: Endpoint, headers: &HeaderMap, body: &[u8]) -> Answer {
         let mut credentials = credentials(headers);
         match project(headers) {
-            // Appwrite then uses the project of its console, which has none of these users.
+            // Without this header, Appwrite uses the project of its console, which has none of
+            // these users.
             None => {
                 return match on {
                     Endpoint::Login => Answer::error("user_invalid_credentials", None),
@@ -668,7 +673,7 @@ impl World {
         match on {
             Endpoint::Account => {
                 let session = self.session_mut(token);
-                // The request that refreshes the date shows it as the database writes it.
+                // The response that sets the date has it in the format of the database.
                 let accessed = match session.accessed {
                     Some(accessed) => iso(accessed),
                     None => {
@@ -786,7 +791,7 @@ impl World {
         body
     }
 
-    /// Also of a user whose session is gone: a token names its user.
+    /// Returns the email even if the session has ended, because a token contains the user's ID.
     fn email_of(&self, credential: &Credential) -> Option<String> {
         let Credential::Session(token) = credential else {
             return None;
@@ -801,7 +806,7 @@ impl World {
 enum Credential {
     Session(String),
     Jwt,
-    /// Nothing that this project would look at, but nothing that a backend should send either.
+    /// Credential that this project ignores, but that a backend should not send.
     Foreign,
 }
 
@@ -1001,7 +1006,8 @@ impl Answer {
         Self::error_with_status(kind, None, email)
     }
 
-    /// Names the user in the message, as Appwrite may, so that a test finds it in a careless log.
+    /// Includes the user's email in the message, as Appwrite may, so that a test can detect it in a
+    /// log.
     fn error_with_status(kind: &str, status: Option<u16>, email: Option<&str>) -> Self {
         let errors: Vec<Value> = serde_json::from_str(ERRORS).expect("fixtures are JSON");
         let mut body = errors
@@ -1098,7 +1104,7 @@ impl HttpBody for Pieces {
         }
         match self.tear {
             Tear::Never => Poll::Ready(None),
-            // Hyper drops what it has buffered when the body fails, and flushes when it is pending.
+            // Hyper drops buffered data if the body fails, and flushes it if the body is pending.
             Tear::AfterFlush => {
                 self.tear = Tear::Now;
                 cx.waker().wake_by_ref();

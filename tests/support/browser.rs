@@ -24,7 +24,8 @@ pub struct Browser {
     _driver: Running,
 }
 
-/// Under these names Debian, Fedora, Alpine, Arch and Homebrew know them.
+/// Returns the path of the first program with one of these names, which differ between Debian,
+/// Fedora, Alpine, Arch and Homebrew.
 fn installed(names: &[&'static str]) -> Option<String> {
     let folders = std::env::var_os("PATH")?;
     let mut paths = std::env::split_paths(&folders)
@@ -33,7 +34,8 @@ fn installed(names: &[&'static str]) -> Option<String> {
 }
 
 impl Browser {
-    /// None where there is no Chromium, which is an error in the hosted workflow.
+    /// Returns `None` if Chromium or its driver is not installed. Panics in the hosted workflow,
+    /// which must install both.
     pub async fn start() -> Option<Self> {
         let driver = installed(&["chromedriver"]);
         let chromium = installed(&["chromium", "chromium-browser", "google-chrome"]);
@@ -99,7 +101,7 @@ impl Browser {
         self.call("url", json!({ "url": url })).await;
     }
 
-    /// Another tab, which is looked at from now on.
+    /// Opens a tab and makes it the current one.
     pub async fn open_tab(&self, url: &str) -> String {
         let tab = self.call("window/new", json!({ "type": "tab" })).await;
         let tab = tab["handle"].as_str().unwrap().to_owned();
@@ -117,7 +119,7 @@ impl Browser {
             .await
     }
 
-    /// As a person does, so that it fails on what is covered or disabled.
+    /// Clicks like a user, so that the call fails if the element is covered or disabled.
     pub async fn click(&self, id: &str) {
         let found = json!({ "using": "css selector", "value": format!("#{id}") });
         let element = self.call("element", found).await;
@@ -127,7 +129,7 @@ impl Browser {
             .await;
     }
 
-    /// Until the script's value is true.
+    /// Waits until the script returns `true`.
     pub async fn until(&self, what: &str, script: &str) {
         soon(what, async {
             while self.run(&format!("return {script}")).await != json!(true) {
@@ -142,7 +144,7 @@ impl Browser {
         self.call("se/log", json!({ "type": "browser" })).await
     }
 
-    /// The picture as base64 of a PNG.
+    /// Returns a screenshot as a PNG in base64.
     pub async fn screenshot(&self) -> String {
         let base = format!("http://127.0.0.1:{}/session/{}", self.port, self.session);
         let call = self.client.get(format!("{base}/screenshot")).send();
@@ -152,7 +154,7 @@ impl Browser {
     }
 }
 
-/// Chromium is a child of the driver and not of the test, so the driver has to end it.
+/// Ends the session, because Chromium is a child of the driver and only the driver can end it.
 impl Drop for Browser {
     fn drop(&mut self) {
         let Ok(mut driver) = TcpStream::connect(("127.0.0.1", self.port)) else {

@@ -27,7 +27,7 @@ fn built(name: &str) -> PathBuf {
     built
 }
 
-/// A server on a port that is free, with these settings and no others.
+/// Starts a server on a free port, with these settings and no others.
 pub fn start(settings: &[(&str, &str)]) -> Running {
     let mut server = command(built("server"));
     for name in [

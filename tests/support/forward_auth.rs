@@ -8,10 +8,10 @@ use tower_session_cache::{SessionCacheLayer, SessionValidator, UserData};
 
 const USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
-/// The headers from which the layer takes a token.
+/// Headers from which the layer takes a token.
 const VARY: HeaderValue = HeaderValue::from_static("authorization, cookie, x-appwrite-session");
 
-/// Runs for valid sessions only.
+/// Returns the user ID to the proxy. The layer calls it for valid sessions only.
 async fn allow(Extension(user): Extension<UserData>) -> Result<impl IntoResponse, StatusCode> {
     // An ID that no header can carry must not become a 2xx without an ID.
     let id = HeaderValue::try_from(user.id()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
@@ -23,7 +23,7 @@ async fn allow(Extension(user): Extension<UserData>) -> Result<impl IntoResponse
     Ok((StatusCode::NO_CONTENT, headers))
 }
 
-/// The service that the proxy asks.
+/// Returns the service that the proxy calls to authenticate a request.
 pub fn forward_auth<V: SessionValidator>(sessions: SessionCacheLayer<V>) -> Router {
     Router::new()
         .route("/auth", get(allow))

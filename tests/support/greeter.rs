@@ -30,13 +30,13 @@ pub trait Greeter: Send + Sync + 'static {
         request: Request<String>,
     ) -> impl Future<Output = Result<Response<String>, Status>> + Send;
 
-    /// A stream from the server.
+    /// Server streaming.
     fn letters(
         &self,
         request: Request<String>,
     ) -> impl Future<Output = Result<Response<Replies>, Status>> + Send;
 
-    /// A stream in each direction.
+    /// Bidirectional streaming.
     fn chat(
         &self,
         request: Request<Streaming<String>>,
@@ -136,7 +136,7 @@ impl GreeterClient {
     }
 }
 
-/// Text as messages, in place of Protocol Buffers.
+/// Codec that sends messages as plain text instead of Protocol Buffers.
 #[derive(Clone, Copy)]
 pub struct Text;
 

@@ -18,23 +18,23 @@ use super::{
     redis::free_port,
 };
 
-/// As `tests/idp/fetch` names it.
+/// Folder of the distribution, with the same name as in `tests/idp/fetch`.
 const DISTRIBUTION: &str = "hydra-2.3.0-1";
 const REDIRECT_URI: &str = "http://127.0.0.1/callback";
-/// Between two requests to a server that starts, which needs the processor itself.
+/// Pause between two requests to a starting server, which needs the processor itself.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A server with its database in memory. It ends with this value.
+/// Server with an in-memory database. The process ends when this value is dropped.
 pub struct Hydra {
     public: String,
     admin: String,
-    /// The browsers that are logged in, by session ID.
+    /// Logged-in browsers by session ID.
     browsers: Mutex<HashMap<String, Browser>>,
     server: Server,
     _folder: TempDir,
 }
 
-/// A client that may use each grant.
+/// Client that may use every grant that the tests need.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub id: String,
@@ -86,7 +86,7 @@ impl Hydra {
     pub async fn start() -> Option<Self> {
         let program = distribution(DISTRIBUTION)?.join("hydra");
         tokio::time::timeout(START_TIMEOUT, async {
-            // A free port may be taken before the server has it.
+            // Another process may take a free port before the server binds it.
             for _ in 0..20 {
                 let folder = tempfile::tempdir().unwrap();
                 let (public, admin) = (free_port(), free_port());
@@ -167,7 +167,7 @@ impl Hydra {
         format!("{}/", self.public)
     }
 
-    /// At the admin port, which requires no credentials.
+    /// Returns the endpoint on the admin port, which requires no credentials.
     pub fn introspection_endpoint(&self) -> String {
         format!("{}/admin/oauth2/introspect", self.admin)
     }
@@ -183,7 +183,7 @@ impl Hydra {
         self.authorize(client, subject, scope, false).await
     }
 
-    /// As [`login`](Self::login), with the session ID as `ext.sid` of the access token.
+    /// Like [`login`](Self::login), with the session ID as `ext.sid` of the access token.
     pub async fn login_with_sid(&self, client: &Client, subject: &str, scope: &str) -> Tokens {
         self.authorize(client, subject, scope, true).await
     }
@@ -282,7 +282,7 @@ impl Hydra {
         response.expect_success().json
     }
 
-    /// Revokes a token as RFC 7009 says.
+    /// Revokes a token according to RFC 7009.
     pub async fn revoke(&self, client: &Client, token: &str) {
         let response = self.post_as(client, "revoke", &[("token", token)]).await;
         response.expect_success();
@@ -381,7 +381,7 @@ impl Browser {
     }
 }
 
-/// A parameter of the query of an address.
+/// Returns a query parameter of a URL, percent-decoded.
 fn parameter(url: &str, name: &str) -> String {
     let (_, query) = url.split_once('?').unwrap();
     let mut parameters = query.split('&').map(|pair| pair.split_once('=').unwrap());

@@ -1,4 +1,4 @@
-//! Parts that the real identity providers share: their cache folder, their processes, HTTP and tokens.
+//! Code shared by the tests with real identity providers: cache folder, processes, HTTP and tokens.
 
 use std::{
     env,
@@ -48,7 +48,7 @@ pub fn distribution(name: &str) -> Option<PathBuf> {
     None
 }
 
-/// A server process and the lines that it logs. The process ends with this value.
+/// Server process and the lines that it logs. The process ends when this value is dropped.
 pub struct Server {
     process: Running,
     lines: mpsc::UnboundedReceiver<String>,
@@ -56,7 +56,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with none of the environment's settings, which might change how it behaves.
+    /// Starts a server without the settings of the environment, which might change its behavior.
     pub fn spawn(mut command: Command) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
         let child = command
@@ -95,7 +95,7 @@ impl Server {
         }
     }
 
-    /// The lines that [`line_with`](Self::line_with) has read, for the message of a failure.
+    /// Returns the lines that [`line_with`](Self::line_with) has read, for failure messages.
     pub fn log(&self) -> &str {
         &self.log
     }
@@ -138,7 +138,7 @@ pub fn http() -> &'static Client {
     &CLIENT
 }
 
-/// A response with its JSON, which is `null` if the body is empty or something else.
+/// Response with its body as JSON, which is `null` if the body is empty or no JSON.
 #[derive(Debug)]
 pub struct Response {
     pub status: StatusCode,
@@ -190,7 +190,7 @@ pub fn encode(fields: &[(&str, &str)]) -> String {
     fields.collect::<Vec<_>>().join("&")
 }
 
-/// What a login returns.
+/// Tokens that a login returns.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     pub access: String,
@@ -211,18 +211,18 @@ impl Tokens {
         }
     }
 
-    /// The session ID, from the ID token.
+    /// Returns the session ID from the ID token.
     pub fn sid(&self) -> String {
         claims(&self.id)["sid"].as_str().unwrap().to_owned()
     }
 
-    /// The subject, from the ID token.
+    /// Returns the subject from the ID token.
     pub fn sub(&self) -> String {
         claims(&self.id)["sub"].as_str().unwrap().to_owned()
     }
 }
 
-/// The claims of a JWT, whose signature is not verified.
+/// Returns the claims of a JWT without verifying its signature.
 pub fn claims(jwt: &str) -> Value {
     let payload = jwt.split('.').nth(1).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()

@@ -29,14 +29,14 @@ use tokio::{
 
 use super::soon;
 
-/// With everything in it that must be encoded before it may stand in a header or a form.
+/// Client ID that, like the secret, contains characters that must be encoded in a header or a form.
 pub const CLIENT_ID: &str = "orders api:1";
 pub const CLIENT_SECRET: &str = "Gé%heim+&=:7Fjfp0ZBr1KtDRbnfVdmIw";
 pub const BEARER: &str = "23410913-abewfq.123483";
 
 const PATH: &str = "/oauth2/introspect";
 
-/// Whatever else arrives was forwarded from a client.
+/// Headers that a backend may send. Any other header was forwarded from a client.
 const EXPECTED_HEADERS: [&str; 7] = [
     "host",
     "accept",
@@ -56,19 +56,19 @@ pub enum Demands {
     Nothing,
 }
 
-/// What goes wrong with every call until [`Introspection::mend`].
+/// Fault of every call until [`Introspection::mend`].
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// No answer, and the connection stays open.
+    /// Sends no response and keeps the connection open.
     Hang,
     Raw {
         status: u16,
         headers: Vec<(&'static str, String)>,
         body: String,
     },
-    /// The right answer with a member of 300 KiB.
+    /// The correct response with a member of 300 KiB.
     Oversized,
-    /// The right answer's head and half of its body, then the connection closes.
+    /// Sends the head of the correct response and half of its body, then closes the connection.
     HalfBody,
 }
 
@@ -102,7 +102,7 @@ impl Fault {
     }
 }
 
-/// A running server, which stops when it is dropped.
+/// Running server. It stops when this value is dropped.
 pub struct Introspection {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -174,7 +174,7 @@ impl Introspection {
             .unwrap();
     }
 
-    /// What was wrong with the requests so far, whether or not their answers show it.
+    /// Returns what was wrong with the requests so far, whether or not their responses show it.
     pub fn violations(&self) -> Vec<String> {
         self.world().violations.clone()
     }
@@ -216,7 +216,7 @@ async fn introspect(State(shared): State<Arc<Shared>>, request: Request) -> Resp
             (400, None, json!({ "error": "invalid_request" }))
         };
         let fault = world.fault.clone();
-        // Under the lock, so that a test that reads the count knows that the decision is made.
+        // Counts under the lock, so that a call is decided before a test can read its count.
         shared.calls.send_modify(|calls| *calls += 1);
         (right, fault)
     };
@@ -259,7 +259,8 @@ async fn introspect(State(shared): State<Arc<Shared>>, request: Request) -> Resp
     .unwrap()
 }
 
-/// Hyper drops what it has buffered when a body fails, and flushes when it is pending.
+/// Returns a body that sends this half and then fails. It is pending in between, because hyper then
+/// flushes the half, which it would drop if the body failed immediately.
 fn torn(half: Bytes) -> Body {
     let pieces = stream::unfold(Some(half), |half| async move {
         match half {
@@ -276,13 +277,13 @@ fn torn(half: Bytes) -> Body {
 
 fn denied(demands: Demands) -> (u16, Option<&'static str>, Value) {
     match demands {
-        // RFC 6750, section 3.1: what the endpoint says to a bearer token.
+        // Response to an invalid bearer token, RFC 6750, section 3.1.
         Demands::Bearer => (
             401,
             Some(r#"Bearer error="invalid_token""#),
             json!({ "error": "invalid_token" }),
         ),
-        // RFC 6749, section 5.2: what it says to a client, here with its id in it.
+        // Response to an unknown client, RFC 6749, section 5.2. It contains the client's ID.
         _ => (
             401,
             Some(r#"Basic realm="introspection""#),
@@ -363,7 +364,7 @@ fn decoded(text: &str) -> String {
         .into_owned()
 }
 
-/// The active token of RFC 7662, section 2.2, whose end is put into the future.
+/// Returns the active token of RFC 7662, section 2.2, with an expiry in the future.
 pub fn jdoe() -> Value {
     json!({
         "active": true,
@@ -379,7 +380,7 @@ pub fn jdoe() -> Value {
     })
 }
 
-/// The same with one member set, or taken out by null.
+/// Returns the same token with one member set, or removed if the value is `null`.
 pub fn jdoe_with(name: &str, value: impl Into<Value>) -> Value {
     let mut answer = jdoe();
     match value.into() {

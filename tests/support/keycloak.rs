@@ -12,14 +12,14 @@ use super::{
     process::command,
 };
 
-/// As `tests/idp/fetch` names it.
+/// Folder of the distribution, with the same name as in `tests/idp/fetch`.
 const DISTRIBUTION: &str = "keycloak-26.7.3-2";
 const ADMIN: &str = "admin";
-/// Servers at the same time, each of which takes 0.5 GB of memory and a processor while it starts. One
-/// test needs two.
+/// Permits for concurrent servers. Each takes 0.5 GB of memory, and a processor while it starts.
+/// One test needs two.
 static PLACES: Semaphore = Semaphore::const_new(3);
 
-/// A server with its own database. It ends with this value.
+/// Server with its own database. The process ends when this value is dropped.
 pub struct Keycloak {
     url: String,
     keystore: PathBuf,
@@ -29,7 +29,7 @@ pub struct Keycloak {
     _place: SemaphorePermit<'static>,
 }
 
-/// A confidential client that may use the password grant.
+/// Confidential client that may use the password grant.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub id: String,
@@ -110,7 +110,7 @@ impl Client {
     }
 }
 
-/// A user with a password, ready to log in.
+/// User with a password and everything else that a login requires.
 #[derive(Clone, Copy, Debug)]
 pub struct User<'a> {
     pub name: &'a str,
@@ -132,14 +132,14 @@ impl Keycloak {
         let database = "data/h2/keycloakdb.mv.db";
         fs::create_dir_all(home.path().join("data/h2")).unwrap();
         fs::copy(distribution.join(database), home.path().join(database)).unwrap();
-        // Java itself instead of `bin/kc.sh`, which would leave Java behind when it is killed.
+        // Starts Java directly. If `bin/kc.sh` were killed, its Java process would keep running.
         let mut java = command("java");
         java.current_dir(home.path())
             .arg("-XX:SharedArchiveFile=lib/classes.jsa")
             .arg(format!("-Djava.io.tmpdir={}", home.path().display()))
             .arg(format!("@{}", distribution.join("java.options").display()))
             .arg("io.quarkus.bootstrap.runner.QuarkusEntryPoint")
-            // `start-dev` refuses `--optimized`. Without a local cache, `start` would look for other
+            // `start-dev` rejects `--optimized`. Without a local cache, `start` would look for other
             // nodes of a cluster in the network.
             .args(["start", "--optimized", "--cache=local"])
             // Keycloak picks a free port and logs it. The issuer follows the address of a request.
@@ -239,13 +239,13 @@ impl Keycloak {
         id.to_owned()
     }
 
-    /// Logs in by the password grant. Each login is a session of its own.
+    /// Logs in with the password grant. Each login creates a separate session.
     pub async fn login(&self, realm: &str, client: &Client, user: &str, password: &str) -> Tokens {
         let response = self.try_login(realm, client, user, password).await;
         Tokens::from_response(&response.expect_success().json)
     }
 
-    /// Returns the response as it is, for users that must be rejected.
+    /// Returns the response unchanged, for users that must be rejected.
     pub async fn try_login(
         &self,
         realm: &str,
@@ -290,7 +290,7 @@ impl Keycloak {
         response.expect_success().json
     }
 
-    /// Revokes a token as RFC 7009 says. A refresh token ends its session.
+    /// Revokes a token according to RFC 7009. A refresh token ends its session.
     pub async fn revoke(&self, realm: &str, client: &Client, token: &str) {
         let fields = [("token", token)];
         let response = self.post_as(realm, client, "revoke", &fields).await;

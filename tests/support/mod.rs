@@ -1,4 +1,4 @@
-//! What the tests are made of: real servers, and parts that can be held and counted.
+//! Shared test support: real servers, and test doubles whose calls can be held and counted.
 
 pub mod appwrite;
 pub mod browser;
@@ -12,7 +12,7 @@ pub mod idp;
 pub mod introspection;
 pub mod keycloak;
 pub mod log;
-/// As the crate's documentation shows it.
+/// Function that the crate's documentation shows.
 pub mod may_stay;
 pub mod peer;
 pub mod probe;
@@ -28,7 +28,7 @@ pub mod world;
 
 use std::{future::Future, time::Duration};
 
-/// Awaits what must happen, under a deadline that only a hang exceeds.
+/// Awaits an event that must happen, with a timeout of 60 seconds that only a hang exceeds.
 pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), event)
         .await
@@ -37,7 +37,7 @@ pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {
 
 /// Lets other tasks run, and then other processes. A test waits for servers and runs next to other
 /// tests; a loop that only yields to its own tasks takes a processor from all of them. The thread
-/// sleeps, not the task, so that no step of a task goes unseen and a paused clock does not move.
+/// sleeps, not the task, so that a test misses no step of a task and a paused clock does not move.
 pub async fn pass() {
     tokio::task::yield_now().await;
     std::thread::sleep(Duration::from_micros(100));

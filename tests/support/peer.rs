@@ -20,7 +20,7 @@ pub fn mark_key(user_id: &str) -> String {
     format!("user_invalidated:{user_id}")
 }
 
-/// Record that the service stores for a user at a time.
+/// Returns the record that the service stores for a user at a given time.
 pub fn record(user_id: &str, cached_at: f64) -> Value {
     json!({
         "user_id": user_id,

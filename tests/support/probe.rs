@@ -13,7 +13,8 @@ use super::soon;
 type Answer = Result<ValidatedSession, ValidationError>;
 type Decide = dyn Fn(&str) -> Answer + Send + Sync;
 
-/// Like an identity provider, it decides when a call arrives. It returns once the call is released.
+/// Validator that, like an identity provider, decides when a call arrives. The call returns once
+/// the test releases it.
 #[derive(Clone)]
 pub struct Probe(Arc<Inner>);
 
@@ -25,7 +26,7 @@ struct Inner {
 }
 
 impl Probe {
-    /// Accepts every token as Ada's.
+    /// Creates a validator that accepts every token as a session of the user `ada`.
     pub fn new() -> Self {
         Self::answering(|_| Ok(session("ada")))
     }
@@ -56,7 +57,7 @@ impl Probe {
         .unwrap();
     }
 
-    /// Holds all calls that have not arrived yet.
+    /// Holds all calls that arrive from now on.
     pub fn hold(&self) {
         self.0.through.send_replace(self.calls());
     }
@@ -100,7 +101,8 @@ impl SessionValidator for Probe {
     }
 }
 
-/// Project whose sessions the Python service shares, so that all records are where it reads them.
+/// Returns the project that the Python service uses too, so that all records have the keys that it
+/// reads.
 pub fn authority() -> Authority {
     Authority::appwrite("https://appwrite.example.com/v1", "demo")
 }

@@ -1,4 +1,4 @@
-//! Programs that end with the test that started them, however it ends.
+//! Child processes that end with the test that started them, however it ends.
 
 use std::{
     ffi::OsStr,
@@ -6,10 +6,10 @@ use std::{
     process::{Child, Command},
 };
 
-/// A command whose process the kernel kills when the thread that spawned it is gone.
+/// Returns a command whose process the kernel kills when the thread that spawned it has ended.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let setpriv = Path::new("/usr/bin/setpriv");
-    // Not on every system; there `Running` alone cleans up.
+    // Some systems have no `setpriv`. There only dropping `Running` ends the process.
     if !setpriv.exists() {
         return Command::new(program);
     }
@@ -18,7 +18,7 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A child process, killed and reaped on drop.
+/// Child process, killed and reaped on drop.
 pub struct Running(pub Child);
 
 impl Drop for Running {

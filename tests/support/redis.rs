@@ -1,4 +1,4 @@
-//! Real `redis-server` processes, one for each test that wants one.
+//! Real `redis-server` processes, one for each test that needs one.
 
 use std::{
     io::ErrorKind,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::process::{Running, command};
 
-/// A server that ends with this value.
+/// Running server. The process ends when this value is dropped.
 pub struct Redis {
     process: Running,
     port: u16,
@@ -22,7 +22,7 @@ pub struct Redis {
     arguments: Vec<String>,
     is_paused: AtomicBool,
     is_killed: bool,
-    /// Of a node of a cluster, the port at which the others talk to it.
+    /// Cluster bus port, if the server is a node of a cluster.
     bus: Option<u16>,
 }
 
@@ -31,11 +31,11 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    /// With more lines of configuration, such as `--requirepass`.
+    /// Starts a server with additional lines of configuration, such as `--requirepass`.
     pub fn start_with(arguments: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&a| a.to_owned()).collect();
-        // A free port may be taken before the server has it.
+        // Another process may take a free port before the server binds it.
         for _ in 0..20 {
             let port = free_port();
             if let Some(process) = spawn(port, &folder, &arguments) {
@@ -53,7 +53,7 @@ impl Redis {
         panic!("no redis-server came up on any port; is it installed?");
     }
 
-    /// On a port of which the test knows that it is free.
+    /// Starts a server on a port that must be free.
     pub fn start_on(port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let process = spawn(port, &folder, &[]).expect("the port to be free still");
@@ -69,7 +69,7 @@ impl Redis {
     }
 
     pub fn url(&self) -> String {
-        // A cluster has one database.
+        // A cluster has only database 0.
         let database = if self.bus.is_some() { "" } else { "/2" };
         format!("redis://127.0.0.1:{}{database}", self.port)
     }
@@ -87,7 +87,7 @@ impl Redis {
         !self.is_killed && !self.is_paused.load(SeqCst)
     }
 
-    /// Where it keeps its files.
+    /// Returns the folder with the files of the server.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
     }
@@ -103,7 +103,7 @@ impl Redis {
         self.is_killed = true;
     }
 
-    /// Starts it again on its port, after a [`kill`](Self::kill).
+    /// Restarts the server on its port after [`kill`](Self::kill).
     pub fn restart(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
@@ -163,7 +163,7 @@ impl Redis {
         self.clients_with(|flags| flags.contains('t'))
     }
 
-    /// All others.
+    /// Returns all other connections.
     pub fn other_clients(&self) -> Vec<u64> {
         self.clients_with(|flags| !flags.contains('t'))
     }
@@ -196,7 +196,7 @@ impl Redis {
         keys
     }
 
-    /// Seconds since the epoch by the server's clock.
+    /// Returns the server's clock in seconds since the Unix epoch.
     pub fn time(&self) -> f64 {
         let (seconds, micros): (f64, f64) = self.run(&cmd("TIME"));
         seconds + micros / 1e6
@@ -205,7 +205,7 @@ impl Redis {
 
 impl Drop for Redis {
     fn drop(&mut self) {
-        // A stopped process is killed as well, but only a running one says good-bye.
+        // A paused process would be killed as well, but only a running one shuts down cleanly.
         self.resume();
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-/// For one server, after the user's name.
+/// Returns the rules for a single server, without the user's name.
 pub fn rules() -> Vec<String> {
     block("deployment.md", "```text\nuser sessions ")
 }
 
-/// Additional rules for a cluster.
+/// Returns the additional rules for a cluster.
 pub fn rules_of_a_cluster() -> Vec<String> {
     block("cluster.md", "```text\n")
 }

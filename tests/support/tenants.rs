@@ -1,6 +1,6 @@
 //! Identity providers with several clients and projects, in one mock over real HTTP.
 //!
-//! A token says itself what it is, so the world needs no state:
+//! A token contains its own properties, so the mock stores no sessions:
 //! `o<server>~<user>~<audiences>~<scope>` is an OAuth token, `w<server>~<user>~<project>` an
 //! Appwrite session. An OAuth token is active only for the clients in its audience, as with
 //! Keycloak 26.7. With a scope of `planted` the response has claims that look like the cache's own
@@ -24,10 +24,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::AbortHandle};
 
-/// The user of Appwrite whose sessions are anonymous.
+/// User of Appwrite whose sessions are anonymous.
 pub const GUEST: &str = "guest";
 
-/// The mock; it stops when it is dropped.
+/// Running mock. It stops when this value is dropped.
 pub struct Tenants {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -69,7 +69,7 @@ impl Tenants {
         format!("http://{}/{server}/v1", self.address)
     }
 
-    /// Whether every call is answered by 500 from now on.
+    /// Sets whether the response to every call is 500 from now on.
     pub fn set_down(&self, is_down: bool) {
         self.shared.is_down.store(is_down, SeqCst);
     }
@@ -83,7 +83,7 @@ impl Drop for Tenants {
 
 type Refusal = (StatusCode, Json<Value>);
 
-/// A response for a call that finds the server down.
+/// Returns a response of status 500 as the error if the mock is set down.
 fn arrive(shared: &Shared) -> Result<(), Refusal> {
     if shared.is_down.load(SeqCst) {
         let problem = Json(json!({ "error": "server_error" }));
@@ -143,7 +143,7 @@ fn unauthorized() -> Refusal {
     (StatusCode::UNAUTHORIZED, Json(problem))
 }
 
-/// The user of a session of the project that is asked about.
+/// Returns the user of the session, if the session belongs to the project of the request.
 fn session_user(server: usize, headers: &HeaderMap) -> Result<String, Refusal> {
     let text = |name: &str| headers.get(name).unwrap().to_str().unwrap().to_owned();
     let token = text("x-appwrite-session");

@@ -1,4 +1,4 @@
-//! A certificate authority of the test's own, and a Redis that speaks TLS.
+//! Certificate authority for one test, and a Redis server with TLS.
 
 use std::{fs, path::Path, process::Stdio};
 
@@ -14,7 +14,7 @@ pub struct Authority {
     pem: String,
 }
 
-/// A certificate and its key, as PEM.
+/// Certificate and its key, as PEM.
 pub struct Pair {
     pub certificate: String,
     pub key: String,
@@ -74,7 +74,7 @@ impl TlsRedis {
             .into_iter()
             .chain(options.iter().map(String::as_str))
             .chain(more.iter().copied());
-        // It has read its files by the time that it answers.
+        // The folder may be removed afterwards: a server that responds has read its files.
         let plain = Redis::start_with(&options.collect::<Vec<_>>());
         Self { plain, port }
     }
@@ -84,7 +84,7 @@ impl TlsRedis {
     }
 }
 
-/// TLS configuration of a server of any kind, with its files in that folder.
+/// Returns the TLS options of a server of any kind and writes their files into the folder.
 pub fn options(folder: &Path, authority: &Authority, own: &Pair, asks: bool) -> Vec<String> {
     let file = |name: &str, text: &str| {
         let path = folder.join(name);
@@ -103,10 +103,10 @@ pub fn options(folder: &Path, authority: &Authority, own: &Pair, asks: bool) -> 
     .collect()
 }
 
-/// Whether the server to test with supports TLS. Prints a message if it does not.
+/// Returns whether the server used by the tests supports TLS. Prints a message if it does not.
 pub fn is_spoken() -> bool {
     let server = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
-    // One that does says that it has no certificate.
+    // A server with TLS support reports that it has no certificate.
     let output = command(server)
         .args(["--port", "0", "--tls-port", "1"])
         .stdin(Stdio::null())

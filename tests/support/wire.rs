@@ -1,5 +1,5 @@
-//! HTTP as it is on the wire: a client of hyper's that hides nothing, and the cases in which every
-//! stack has to answer alike.
+//! Low-level HTTP client based on hyper, which shows responses as received, and the cases in which
+//! every stack must return the same response.
 
 use std::net::SocketAddr;
 
@@ -22,7 +22,7 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub enum Version {
     Http1,
-    /// By prior knowledge, without TLS.
+    /// HTTP/2 with prior knowledge, without TLS.
     Http2,
 }
 
@@ -68,7 +68,7 @@ pub async fn text(body: Incoming) -> String {
     String::from_utf8(body.to_vec()).unwrap()
 }
 
-/// Sends requests to two servers that respond with the user's id, or `-` without a user: one that
+/// Sends requests to two servers that respond with the user's ID, or `-` without a user: one that
 /// requires a session and one that does not.
 pub async fn the_cases(required: SocketAddr, optional: SocketAddr, version: Version) {
     let bearer = |token: &str| Some(format!("Bearer {token}"));

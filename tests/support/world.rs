@@ -258,9 +258,9 @@ impl World {
             let urls = vec![redis.url()];
             (Store::Server(Mutex::new(redis)), urls, HashMap::new())
         };
-        // A restart loses tombstones, and then it is the provider that refuses. Without one no
-        // lookup may end for want of patience, since then the provider alone would decide.
-        // A cluster's primaries are killed, which no caller has to wait out.
+        // A restart loses tombstones. The provider must then reject the token. Without chaos, no
+        // lookup may time out, because the provider alone would then decide.
+        // On a cluster, primaries are killed, and no caller has to wait until they are replaced.
         let (forgives, timeout) = match settings {
             Settings {
                 with_chaos: false, ..
@@ -279,7 +279,7 @@ impl World {
             let mut builder = SessionCache::builder()
                 .redis(redis.timeout(timeout))
                 .unwrap()
-                // It would go on behind a request's back, and across a flush.
+                // Disabled, because a refresh would outlive its request and could overlap a flush.
                 .refresh_ahead(100);
             if let Some(lease) = settings.lease {
                 let local = LocalCacheConfig::new(1_000).lease(lease);
@@ -454,7 +454,7 @@ impl World {
     }
 
     /// The Python service: validates, writes blindly, and resets passwords in its own way. Its
-    /// calls block, and go to a server that may be paused, so it has a thread of its own.
+    /// calls block, and go to a server that may be paused, so it has a separate thread.
     fn peer(&self) {
         let mut random = StdRng::seed_from_u64(self.seed);
         while !self.ends.load(SeqCst) {
@@ -509,8 +509,8 @@ impl World {
         })
     }
 
-    /// What a run is to go through before the race ends: on a machine that has other things to do
-    /// the requests may be over before a lease was held, or a primary replaced.
+    /// Whether the run has covered enough cases for the race to end. On a busy machine the requests
+    /// may be over before a lease was held or a primary was replaced.
     fn has_seen_enough(&self) -> bool {
         let count = |count: &AtomicUsize| count.load(SeqCst);
         let Counts {
@@ -535,7 +535,7 @@ impl World {
         }
     }
 
-    /// A primary is killed by SIGKILL, and comes back as a replica; a slot moves key by key.
+    /// Kills primaries with SIGKILL and restarts them as replicas, and moves slots key by key.
     fn chaos_of_cluster(&self, cluster: &mut Cluster) {
         let mut random = StdRng::seed_from_u64(self.seed ^ 1);
         let mut slots: Vec<_> = self.slots.values().copied().collect();
@@ -643,7 +643,7 @@ pub async fn run(settings: Settings, requests: usize) {
     let clients: Vec<_> = (0..TASKS)
         .map(|task| tokio::spawn(Arc::clone(&world).client(task as u64, share)))
         .collect();
-    // Many times the duration of the requests on a busy machine.
+    // 10 ms per request is many times the duration of the requests on a busy machine.
     let patience = Duration::from_millis(10) * u32::try_from(requests).unwrap();
     for client in clients {
         let ended = tokio::time::timeout(patience, client).await;

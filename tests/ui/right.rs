@@ -1,4 +1,4 @@
-//! What all the others fall short of.
+//! Correct uses, which must compile.
 
 use std::sync::Arc;
 
