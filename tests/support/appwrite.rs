@@ -93,7 +93,7 @@ pub enum Endpoint {
     Recovery,
 }
 
-/// Fault of every call of an endpoint until [`Appwrite::clear_faults`].
+/// Fault that affects every call of an endpoint until [`Appwrite::clear_faults`].
 ///
 /// With `Delay`, `Oversized` and `HalfBody` the request takes effect and the response is delayed or
 /// damaged. With the others the request has no effect.
@@ -257,8 +257,8 @@ impl Appwrite {
     /// Holds the responses to an endpoint's calls until the gate is dropped.
     ///
     /// On arrival, a call is decided, carried out and counted in one step, and only then held.
-    /// After [`wait_for_calls`](Self::wait_for_calls), a revocation is therefore later than the decision
-    /// behind the held response, although the caller receives the response after the revocation.
+    /// A revocation after [`wait_for_calls`](Self::wait_for_calls) is therefore later than the
+    /// decision, although the caller receives the held response after the revocation.
     pub fn hold(&self, on: Endpoint) -> Gate {
         let (gate, receiver) = Gate::new();
         self.world().gates.push((on, receiver));
@@ -673,7 +673,7 @@ impl World {
         match on {
             Endpoint::Account => {
                 let session = self.session_mut(token);
-                // The response that sets the date has it in the format of the database.
+                // The first response, which sets the date, has it in the format of the database.
                 let accessed = match session.accessed {
                     Some(accessed) => iso(accessed),
                     None => {

@@ -56,7 +56,7 @@ pub enum Demands {
     Nothing,
 }
 
-/// Fault of every call until [`Introspection::mend`].
+/// Fault that affects every call until [`Introspection::mend`].
 #[derive(Clone, Debug)]
 pub enum Fault {
     /// Sends no response and keeps the connection open.

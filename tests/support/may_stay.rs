@@ -6,7 +6,7 @@ pub async fn may_stay(
     validator: &impl SessionValidator,
     session: &SessionInfo,
 ) -> bool {
-    // Where the validator's layer keeps its sessions.
+    // The part of the cache in which the validator's layer keeps its sessions.
     let cache = cache.clone().for_validator(validator);
     match cache.get(session.token()).await {
         Lookup::Hit(hit) => validator.accepts(&hit.user),

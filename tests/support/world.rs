@@ -260,7 +260,7 @@ impl World {
         };
         // A restart loses tombstones. The provider must then reject the token. Without chaos, no
         // lookup may time out, because the provider alone would then decide.
-        // On a cluster, primaries are killed, and no caller has to wait until they are replaced.
+        // On a cluster, primaries are killed, and a caller need not wait until they are replaced.
         let (forgives, timeout) = match settings {
             Settings {
                 with_chaos: false, ..
