@@ -34,8 +34,8 @@ fn installed(names: &[&'static str]) -> Option<String> {
 }
 
 impl Browser {
-    /// Returns `None` if Chromium or its driver is not installed. Panics in the hosted workflow,
-    /// which must install both.
+    /// Returns `None` if Chromium or its driver is not installed. In the hosted
+    /// workflow, which must install both, it panics instead.
     pub async fn start() -> Option<Self> {
         let driver = installed(&["chromedriver"]);
         let chromium = installed(&["chromium", "chromium-browser", "google-chrome"]);

@@ -138,7 +138,7 @@ pub fn http() -> &'static Client {
     &CLIENT
 }
 
-/// Response with its body as JSON, which is `null` if the body is empty or no JSON.
+/// Response with its body as JSON, which is `null` if the body is empty or not JSON.
 #[derive(Debug)]
 pub struct Response {
     pub status: StatusCode,

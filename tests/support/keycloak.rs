@@ -139,8 +139,8 @@ impl Keycloak {
             .arg(format!("-Djava.io.tmpdir={}", home.path().display()))
             .arg(format!("@{}", distribution.join("java.options").display()))
             .arg("io.quarkus.bootstrap.runner.QuarkusEntryPoint")
-            // `start-dev` rejects `--optimized`. Without a local cache, `start` would look for other
-            // nodes of a cluster in the network.
+            // `start-dev` rejects `--optimized`. Without a local cache, `start` would look for
+            // other nodes of a cluster in the network.
             .args(["start", "--optimized", "--cache=local"])
             // Keycloak picks a free port and logs it. The issuer follows the address of a request.
             .args(["--http-host=127.0.0.1", "--http-port=0"])
