@@ -1,5 +1,5 @@
-//! Machines with signed tokens and people with sessions in one service: two layers in `optional`
-//! mode, and a guard that asks for either.
+//! Service for machines with signed tokens and people with sessions: two layers in `optional` mode,
+//! and a guard that requires either of the two.
 //!
 //! `cargo run --example compose`
 
@@ -28,8 +28,8 @@ use tower_session_cache::{
     TokenSource, UserData, ValidatedSession, ValidationError, testing::TestValidator,
 };
 
-/// Checks a JWT by its signature (HS256), without asking anybody. Behind the cache it is checked
-/// once, and can be revoked.
+/// Validator that checks the signature of a JWT (HS256) locally. Behind the cache, a token is
+/// checked once and can be revoked.
 struct Machines {
     key: Vec<u8>,
 }
@@ -57,12 +57,12 @@ impl Machines {
 }
 
 impl SessionValidator for Machines {
-    // Which records in the cache are as good as a validation here.
+    // Cached records of this namespace are accepted in place of a validation by this validator.
     fn namespace(&self) -> Namespace {
         Namespace::named("machines")
     }
 
-    // Who issues the tokens. User IDs are unique per authority only.
+    // The issuer of the tokens. User IDs are unique only within one authority.
     fn authority(&self) -> Authority {
         "https://machines.example.com".into()
     }
@@ -72,13 +72,13 @@ impl SessionValidator for Machines {
         let token = token.expose_secret();
         let (signed, signature) = token.rsplit_once('.').ok_or_else(refused)?;
         let signature = BASE64.decode(signature).map_err(|_| refused())?;
-        // One algorithm, whatever the token's own header claims.
+        // The algorithm is fixed. The `alg` in the token's own header is ignored.
         let mac = self.mac(signed)?;
         mac.verify_slice(&signature).map_err(|_| refused())?;
         let (_, claims) = signed.split_once('.').ok_or_else(refused)?;
         let claims = BASE64.decode(claims).map_err(|_| refused())?;
         let claims: Claims = serde_json::from_slice(&claims).map_err(|_| refused())?;
-        // One that has ended is refused by the layer.
+        // The layer rejects a token that has expired.
         let end = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refused)?;
         Ok(ValidatedSession::new(UserData::new(claims.sub)).with_expires_at(end))
     }
@@ -95,7 +95,8 @@ fn app(machines: Arc<Machines>, people: impl SessionValidator) -> Result<Router,
     let machines = SessionCacheLayer::new(cache.clone(), machines).optional();
     let people = SessionCacheLayer::new(cache, people)
         .with_token_source(TokenSource::cookie("session"))
-        // The inner layer: without this it would ignore the machines, which it cannot validate.
+        // This is the inner layer. Without this setting it would ignore the machines, because its
+        // validator cannot validate their tokens.
         .trust_outer_user()
         .optional();
     let me = async |user: UserData| user.id().to_owned();
@@ -105,15 +106,16 @@ fn app(machines: Arc<Machines>, people: impl SessionValidator) -> Result<Router,
     };
     Ok(Router::new()
         .route("/me", get(me))
-        // The guard: from here inwards nobody is anonymous.
+        // The guard rejects anonymous requests to the routes above.
         .route_layer(from_extractor::<UserData>())
         .route("/", get(greeting))
-        // The last one added is the first one asked.
+        // The layer that is added last runs first.
         .layer(people)
         .layer(machines)
-        // Cookies come along with requests that other sites cause.
+        // Browsers also send cookies with requests that other sites trigger.
         .layer(CsrfLayer::new())
-        // Outermost: a preflight has no session, and a refusal can be read by the page.
+        // CORS must be outermost, because a preflight has no session and the page must be able to
+        // read a rejection.
         .layer(CorsLayer::new().allow_origin(Any)))
 }
 
@@ -132,7 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let machines = Arc::new(Machines {
         key: b"a key of 32 bytes, kept secret!".to_vec(),
     });
-    // Your identity provider: `AppwriteValidator`, or a `SessionValidator` of your own.
+    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let people = TestValidator::new().with_session("s3cr3t", UserData::new("ada"));
     let app = app(Arc::clone(&machines), people)?;
 

@@ -1,4 +1,4 @@
-//! A tonic server behind the layer, and the calls of a client, told one by one.
+//! Tonic server behind the layer, and a client that prints each of its calls.
 //!
 //! `cargo run --example grpc`
 
@@ -13,14 +13,14 @@ use tower_session_cache::{
     SessionCache, SessionCacheLayer, SessionToken, UserData, testing::TestValidator,
 };
 
-// What tonic's build script generates from a `.proto` file.
+// The code that tonic's build script generates from a `.proto` file.
 #[path = "../tests/support/greeter.rs"]
 mod greeter;
 use greeter::{Greeter, GreeterClient, GreeterServer, Replies};
 
 struct Polite;
 
-/// Behind the layer every call has a user.
+/// Returns the name of the user. Behind the layer, every call has a user.
 fn name<T>(request: &Request<T>) -> Result<String, Status> {
     let user = request.extensions().get::<UserData>();
     let user = user.ok_or_else(|| Status::internal("the SessionCacheLayer is missing"))?;
@@ -47,7 +47,7 @@ impl Greeter for Polite {
     }
 }
 
-/// Any message with a session token beside it.
+/// Wraps a message in a request with a session token in its metadata.
 fn with_token<T>(message: T, token: &str) -> Result<Request<T>, Box<dyn Error>> {
     let mut request = Request::new(message);
     let credential = format!("Bearer {token}").parse()?;
@@ -64,7 +64,7 @@ fn told(answer: Result<Response<String>, Status>) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Your identity provider: `AppwriteValidator`, or a `SessionValidator` of your own.
+    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let ada = UserData::builder("u1").name("Ada").build();
     let provider = TestValidator::new().with_session("tok", ada);
     let cache = SessionCache::builder().build()?;

@@ -1,4 +1,4 @@
-//! A bare hyper server behind the layer, and requests to it over HTTP/1.1 and HTTP/2.
+//! Plain hyper server behind the layer, and requests to it over HTTP/1.1 and HTTP/2.
 //!
 //! `cargo run --example hyper`
 
@@ -25,7 +25,7 @@ async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Your identity provider: `AppwriteValidator`, or a `SessionValidator` of your own.
+    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let ada = UserData::builder("u1").name("Ada").build();
     let provider = TestValidator::new().with_session("tok", ada);
     let service = ServiceBuilder::new()
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         while let Ok((stream, _)) = listener.accept().await {
             let service = TowerToHyperService::new(service.clone());
             tokio::spawn(async move {
-                // Speaks either version, whichever the client begins with.
+                // The connection uses the HTTP version that the client starts with.
                 let server = auto::Builder::new(TokioExecutor::new());
                 server.serve_connection(TokioIo::new(stream), service).await
             });

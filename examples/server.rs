@@ -1,43 +1,46 @@
-//! An axum service whose users are Appwrite's, or those of an OAuth 2.0 server: login, who am I,
-//! logout, password reset.
+//! Axum service that authenticates users of Appwrite or of an OAuth 2.0 server, with routes for login,
+//! the current user, logout and password reset.
 //!
-//! `cargo run --example server` needs nothing: it starts a small Appwrite of its own on loopback,
-//! with a user, prints `curl` lines to paste, and has a page to try it in a browser at `/`.
-//! Prometheus finds its metrics at `/metrics`; `grafana.json` beside this file is a dashboard over
-//! them. The environment points it elsewhere:
+//! `cargo run --example server` needs no setup: it starts a small embedded Appwrite on loopback with
+//! one user, prints `curl` commands to paste, and serves a page to try it in a browser at `/`.
+//! Prometheus can scrape the metrics at `/metrics`; `grafana.json` next to this file is a dashboard
+//! for them. Environment variables configure other servers:
 //!
-//! - `LISTEN_ADDR`: `127.0.0.1:3000` unless set; port 0 takes a free one.
-//! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite, both or none.
+//! - `LISTEN_ADDR`: defaults to `127.0.0.1:3000`; port 0 selects a free port.
+//! - `APPWRITE_ENDPOINT` (ends in `/v1`) and `APPWRITE_PROJECT_ID`: a real Appwrite; set both or
+//!   neither.
 //! - `INTROSPECTION_ENDPOINT`, `https` or `http`: the token introspection endpoint of an OAuth 2.0
-//!   server (Keycloak, Ory Hydra, Zitadel), in place of Appwrite. Clients send its access tokens as
+//!   server (Keycloak, Ory Hydra, Zitadel), instead of Appwrite. Clients send its access tokens as
 //!   `Authorization: Bearer`. There is no login, no password reset and no page.
-//! - `INTROSPECTION_CLIENT_ID` and `INTROSPECTION_CLIENT_SECRET`: the client as which the server is
-//!   asked, by HTTP Basic; both or none. Without them no credentials are sent, as the admin port of
-//!   Hydra expects. Two services with different clients do not share cached sessions.
-//! - `INTROSPECTION_AUDIENCE`, `INTROSPECTION_ISSUER`: what `aud` must contain, and what `iss` must
-//!   be.
-//! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: the scopes, separated by spaces, of which
-//!   a token must have all.
-//! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share; without it
-//!   sessions are cached in this process alone. `SESSION_CACHE_REDIS_DB` (`2`) is the database
-//!   when the URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) how long it is waited
-//!   for.
+//! - `INTROSPECTION_CLIENT_ID` and `INTROSPECTION_CLIENT_SECRET`: the client credentials for the
+//!   introspection requests, sent by HTTP Basic; set both or neither. Without them no credentials are
+//!   sent, as the admin port of Hydra expects. Two services with different clients do not share
+//!   cached sessions.
+//! - `INTROSPECTION_AUDIENCE`, `INTROSPECTION_ISSUER`: the value that `aud` must contain, and the
+//!   value that `iss` must have.
+//! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: scopes, separated by spaces; a token must
+//!   have all of them.
+//! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share. Without it,
+//!   sessions are cached only in this process. `SESSION_CACHE_REDIS_DB` (`2`) is the database if the
+//!   URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) is the timeout.
 //! - `REDIS_SENTINEL_URLS`, such as `redis://s1:26379,redis://s2:26379`, and `REDIS_SENTINEL_MASTER`:
-//!   the Redis that these sentinels name; of `REDIS_URL` then all but host and port is used.
+//!   the Redis primary that these sentinels name. All parts of `REDIS_URL` except host and port still
+//!   apply.
 //! - `REDIS_CLUSTER_URLS`, such as `redis://redis-1:6379,redis://redis-2:6379`: some nodes of a Redis
-//!   Cluster, in place of `REDIS_URL`.
-//! - `REDIS_CA_FILE`, and both or none of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for
+//!   Cluster, instead of `REDIS_URL`.
+//! - `REDIS_CA_FILE`, and both or neither of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for
 //!   `rediss://` URLs.
-//! - `REDIS_WAIT_REPLICAS` (`0`): so many replicas are to have a logout before it is answered, for
-//!   which it waits 100 milliseconds at most; not with a cluster.
-//! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which is off): so many sessions are served from memory
-//!   before Redis is asked.
+//! - `REDIS_WAIT_REPLICAS` (`0`): the number of replicas that should have a logout before the response
+//!   is sent. The server waits at most 100 milliseconds for them. Not supported with a cluster.
+//! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which disables it): the number of sessions in the local
+//!   cache in front of Redis.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
-//! - `RUST_LOG`: `info` unless set.
+//! - `RUST_LOG`: defaults to `info`.
 //!
-//! `logout` calls the provider, then revokes the token in the cache, whatever the provider said, and
-//! then answers 503 if either failed. Introspection has no call that ends a session, so there the
-//! cache alone refuses the token, on all nodes. Other services of that server still accept it.
+//! `logout` calls the provider, and then revokes the token in the cache whatever the provider
+//! replied. It responds with 503 if either call failed. Introspection has no call that ends a
+//! session, so only the cache rejects the token then, on all nodes. Other services that use the same
+//! OAuth 2.0 server still accept it.
 
 use std::{
     env, error::Error, io::Write, net::SocketAddr, process::ExitCode, str::FromStr, time::Duration,
@@ -74,7 +77,7 @@ struct App {
     metrics: PrometheusHandle,
 }
 
-/// The identity provider that the environment names.
+/// Identity provider that the environment variables select.
 #[derive(Clone)]
 enum Provider {
     Appwrite(AppwriteValidator),
@@ -96,7 +99,7 @@ impl Provider {
         }
     }
 
-    /// Ends a session at the provider, where that is possible.
+    /// Ends a session at the provider, if the provider supports it.
     async fn log_out(&self, token: &SessionToken) -> Result<(), Problem> {
         match self {
             Self::Appwrite(appwrite) => appwrite.logout(token).await.map_err(|error| {
@@ -107,7 +110,7 @@ impl Provider {
         }
     }
 
-    /// The routes that only this provider has.
+    /// Returns the routes that only this provider has.
     fn accounts(&self, cache: &SessionCache) -> Router<App> {
         match self {
             Self::Appwrite(appwrite) => Router::new()
@@ -122,7 +125,7 @@ impl Provider {
     }
 }
 
-/// What it takes to log in and to set a password.
+/// State of the routes that log in and set a password.
 #[derive(Clone)]
 struct Accounts {
     cache: SessionCache,
@@ -133,7 +136,7 @@ fn router(app: App, has_page: bool) -> Router {
     let sessions = SessionCacheLayer::new(app.cache.clone(), app.provider.validator())
         .with_token_source(app.provider.token_source())
         .with_rejection_body(RejectionBody::problem_json);
-    // It knows a user and a password, and so has no place before a real provider.
+    // The page contains a user and a password, so it must not be served with a real provider.
     let page = if has_page { page() } else { Router::new() };
     Router::new()
         .route("/api/v1/auth/me", get(me))
@@ -143,10 +146,10 @@ fn router(app: App, has_page: bool) -> Router {
         .route_layer(sessions)
         .merge(app.provider.accounts(&app.cache))
         .route("/health", get(health))
-        // Keep these two from the public: a proxy in front should not pass them on.
+        // Do not expose these two routes publicly. A proxy in front should not forward them.
         .route("/metrics", get(metrics))
         .merge(page)
-        // A browser sends the cookie with requests that other sites cause.
+        // A browser also sends the cookie with requests that other sites trigger.
         .layer(CsrfLayer::new())
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -156,7 +159,7 @@ fn router(app: App, has_page: bool) -> Router {
         .with_state(app)
 }
 
-/// Says in the response where the session came from.
+/// Adds the origin of the session to the response.
 async fn show_origin(
     Extension(session): Extension<SessionInfo>,
     request: Request,
@@ -170,7 +173,7 @@ async fn show_origin(
 }
 
 async fn me(Extension(user): Extension<UserData>) -> impl IntoResponse {
-    // It depends on a cookie or a header, so that no cache on the way may keep it.
+    // The response depends on a cookie or a header, so no intermediate cache may store it.
     ([(header::CACHE_CONTROL, "no-store")], Json(user))
 }
 
@@ -210,20 +213,22 @@ async fn login(
     Ok(response)
 }
 
-/// The cookie from which [`AppwriteValidator::token_source`] takes a token.
+/// Returns the cookie from which [`AppwriteValidator::token_source`] reads a token.
 fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<HeaderValue, Problem> {
     let project = appwrite.project_id();
-    // Over HTTPS add `Secure`; this service speaks plain HTTP on loopback.
+    // Add `Secure` if you use HTTPS. This service uses plain HTTP on loopback.
     let cookie = format!("a_session_{project}={token}; Path=/; HttpOnly; SameSite=Lax{more}");
     let mut cookie = HeaderValue::try_from(cookie).map_err(|_| Problem::unavailable(None))?;
     cookie.set_sensitive(true);
     Ok(cookie)
 }
 
-/// The provider first, then the cache: what is validated after the revocation counts again.
+/// Ends the session at the provider first, then in the cache. The order matters, because a
+/// validation that starts after the revocation is accepted again.
 ///
-/// The token is revoked in the cache even if the provider's call failed. Appwrite accepts 100 logouts
-/// an hour from one host, so that one attacker could otherwise keep the sessions of all others cached.
+/// The token is revoked in the cache even if the provider's call failed. Appwrite accepts 100
+/// logouts an hour from one host. One attacker could otherwise use them up and thereby keep the
+/// sessions of all other users cached.
 async fn logout(
     State(app): State<App>,
     Extension(session): Extension<SessionInfo>,
@@ -265,13 +270,14 @@ async fn health(State(app): State<App>) -> Json<serde_json::Value> {
 }
 
 async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    // What came in since the last time is still in buckets of its own.
+    // Samples recorded since the last upkeep are still in separate buckets.
     app.metrics.run_upkeep();
     let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4")];
     (content_type, app.metrics.render())
 }
 
-/// A page to try it out: three files, which may load nothing but each other.
+/// Returns the routes of a page for trying the service: three files, which may load only each
+/// other.
 fn page() -> Router<App> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -295,7 +301,7 @@ fn page() -> Router<App> {
         .route("/page.js", script)
 }
 
-/// What a handler answers when it cannot do what it was asked.
+/// Response of a handler that cannot do what was requested.
 struct Problem {
     status: StatusCode,
     detail: &'static str,
@@ -363,7 +369,7 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A setting from the environment, or its default.
+/// Reads a setting from the environment, or returns its default.
 fn setting<T: FromStr>(name: &str, default: T) -> Result<T, Box<dyn Error>> {
     match env::var(name) {
         Err(env::VarError::NotPresent) => Ok(default),
@@ -374,7 +380,7 @@ fn setting<T: FromStr>(name: &str, default: T) -> Result<T, Box<dyn Error>> {
     }
 }
 
-/// Where Redis is, if anywhere, and what to call that in an error.
+/// Returns the configuration of Redis, if one is set, and the name of its variable for errors.
 fn servers() -> Result<Option<(&'static str, RedisConfig)>, Box<dyn Error>> {
     let url = setting("REDIS_URL", String::new())?;
     let sentinels = setting("REDIS_SENTINEL_URLS", String::new())?;
@@ -419,7 +425,7 @@ fn redis(cache: SessionCacheBuilder) -> Result<SessionCacheBuilder, Box<dyn Erro
         .map_err(|error| format!("{name}: {error}").into())
 }
 
-/// What the files hold that are named.
+/// Reads the certificate files that the environment variables name.
 fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
     let read = |name: &str| -> Result<Option<Vec<u8>>, Box<dyn Error>> {
         let path = setting(name, String::new())?;
@@ -448,7 +454,7 @@ fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
     Ok(Some(tls))
 }
 
-/// The provider to ask: a real one, or an Appwrite of our own with a user to try things out.
+/// Returns the identity provider: a real one, or an embedded Appwrite with a demo user.
 async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
     let endpoint = setting("APPWRITE_ENDPOINT", String::new())?;
     let project = setting("APPWRITE_PROJECT_ID", String::new())?;
@@ -476,7 +482,7 @@ async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
     }
 }
 
-/// The OAuth 2.0 server, if one is named.
+/// Returns the validator for an OAuth 2.0 server, if one is configured.
 fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
     let endpoint = setting("INTROSPECTION_ENDPOINT", String::new())?;
     let id = setting("INTROSPECTION_CLIENT_ID", String::new())?;
@@ -517,7 +523,7 @@ fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
     Ok(Some(introspection))
 }
 
-/// The embedded Appwrite, which lives as long as this value.
+/// Embedded Appwrite, which runs as long as this value exists.
 struct Demo {
     secret: String,
     _server: appwrite::Appwrite,
@@ -565,7 +571,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .with_writer(std::io::stderr)
         .init();
 
-    // Before the cache is built, which looks its metrics up once.
+    // Install the recorder before the cache is built, because the cache looks up its metrics once.
     let buckets = [
         0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
         5.0,
@@ -600,7 +606,7 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     if let Some(demo) = &demo {
         greeting += &demo.lines(address);
     }
-    // Whoever reads only the first line closes the pipe, which is no reason to stop.
+    // A reader that needs only the first line closes the pipe. The server continues in that case.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 
     axum::serve(listener, router(app, demo.is_some()))

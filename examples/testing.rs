@@ -1,4 +1,4 @@
-//! How a handler is tested without an identity provider, told step by step.
+//! Tests of a handler without an identity provider, step by step.
 //!
 //! `cargo run --example testing`
 
@@ -34,7 +34,7 @@ async fn call(app: &Router, token: &str) -> Result<StatusCode, Box<dyn std::erro
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ada = UserData::builder("u1").name("Ada").build();
 
-    // One session is all that most tests need.
+    // Most tests need only one session.
     let app = routes().layer(testing::session_for("tok", ada.clone()));
     println!(
         "one session: {} and {}",
@@ -42,7 +42,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         call(&app, "other").await?
     );
 
-    // A provider that is down logs nobody out who is cached, and lets nobody in who is not.
+    // If the provider is down, users with a cached session stay logged in. A token that is not cached
+    // is not accepted.
     let provider = TestValidator::new().with_session("tok", ada);
     let sessions = SessionCacheLayer::new(SessionCache::default(), provider.clone());
     let app = routes().layer(sessions);

@@ -1,7 +1,7 @@
 "use strict";
 
-// The token stays in this tab's memory: a script of somebody else could read a storage. A tab that
-// is opened later asks the others for it.
+// The token is kept in the memory of this tab, because a third-party script could read it from web
+// storage. A tab that is opened later requests the token from the other tabs.
 let token = null;
 const tabs = new BroadcastChannel("session");
 const element = (id) => document.getElementById(id);
@@ -27,13 +27,13 @@ function leave(state) {
   element("state").textContent = state;
 }
 
-// One request, and a line about its answer.
+// Sends a request and adds a row about its response.
 async function ask(method, path, body) {
   const headers = {};
   if (token) headers.authorization = `Bearer ${token}`;
   if (body) headers["content-type"] = "application/json";
   const began = performance.now();
-  // No cookie: each tab stands for a client of its own.
+  // Requests carry no cookie, because each tab represents a separate client.
   const answer = await fetch(`/api/v1/auth/${path}`, {
     method, headers, body: body && JSON.stringify(body), credentials: "omit", cache: "no-store",
   });
@@ -57,7 +57,7 @@ async function whoAmI() {
   else if (status === 401) leave(`This tab was refused: ${said.reason}.`);
 }
 
-// A click, and a complaint where the server is gone.
+// Wraps an action as an event handler that shows an error if the server is unavailable.
 function does(action) {
   return (event) => {
     event?.preventDefault();
@@ -79,7 +79,7 @@ element("who").onclick = does(whoAmI);
 element("log-out").onclick = does(async () => {
   const { ok, status, said } = await ask("POST", "logout");
   if (ok) leave("Logged out.");
-  // The session is over here, and the provider or another node does not know it yet.
+  // The session has ended on this node, but the provider or another node does not know it yet.
   else if (status === 503) leave(`Logged out here: ${said.detail}.`);
 });
 
