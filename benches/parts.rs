@@ -1,7 +1,7 @@
-//! A hit in the process against the sum of what a cache of sessions does at least: the token's
-//! SHA-256 (in place of which a hit takes a cheaper keyed hash), one look into the map, the first
-//! entry in a request's extensions, and the time. What else the layer promises is measured beside
-//! them: to read the header and keep it out of logs, and to hand on the session with its user.
+//! Benchmark of an in-process hit against the sum of the minimum work of a session cache: the SHA-256
+//! of the token (a hit uses a cheaper keyed hash instead), one map lookup, the first entry in a
+//! request's extensions, and reading the time. The other work that the layer promises is measured in
+//! addition: reading the header and keeping it out of logs, and passing on the session with its user.
 //!
 //! `cargo bench --bench parts`
 
@@ -30,12 +30,12 @@ use self::support::{
 };
 
 const TOKENS: usize = 1_000;
-/// In turns of some milliseconds, since the speed of a machine that others share changes within a
-/// second.
+/// Calls per turn. A turn takes a few milliseconds, because the speed of a shared machine changes
+/// within a second.
 const CALLS: usize = 20_000;
 const ROUNDS: usize = 401;
-/// A round counts if the request without the layer took at most so much more than its least: then
-/// no neighbour had a part of the core, who slows down some of the parts more than others.
+/// A round counts only if the request without the layer took at most this multiple of its minimum.
+/// Otherwise another process shared the core, which slows down some of the parts more than others.
 const QUIET: f64 = 1.15;
 const LIMIT: f64 = 1.3;
 

@@ -1,5 +1,5 @@
-//! Lookups in Redis against the limit: plain `GET`s of the same records on one multiplexed
-//! connection, by the same number of callers, in alternating rounds of one run.
+//! Benchmark of lookups in Redis. The upper bound is plain `GET`s of the same records on one
+//! multiplexed connection, by the same number of callers, in alternating rounds of one run.
 //!
 //! `cargo bench --bench redis_lookup`
 
@@ -42,10 +42,10 @@ const CALLERS: usize = 64;
 const TOKENS: usize = 1_000;
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(1_500);
-/// Of the raw `GET`s.
+/// Target, as a ratio to the rate of the raw `GET`s.
 const LIMIT: f64 = 0.8;
 
-/// Calls in a second, by all callers together.
+/// Returns the calls per second of all callers together.
 async fn rate<F, Fut>(call: F) -> f64
 where
     F: Fn(usize) -> Fut + Send + Sync + 'static,

@@ -1,5 +1,5 @@
-//! How it scales: with a second thread, with a thousand times the sessions, and with ten thousand
-//! tokens at once that nobody has seen before.
+//! Benchmark of scaling: with a second thread, with 1,000 times as many sessions, and with concurrent
+//! requests for 10,000 unknown tokens.
 //!
 //! `cargo bench --bench scaling`
 
@@ -47,24 +47,25 @@ const CALLS: usize = 200_000;
 const LOOKUPS: usize = 50_000;
 const ROUNDS: usize = 9;
 
-/// Cold tokens at once, and what the validator takes for each.
+/// Concurrent requests for cold tokens, and how long the validator takes for each.
 const STORM: usize = 10_000;
 const VALIDATION: Duration = Duration::from_millis(5);
 const AT_ONCE: usize = 64;
 
-/// A cache in the process that holds this number of sessions.
+/// Builds an in-process cache that holds this number of sessions.
 fn filled(sessions: usize) -> SessionCache {
     let cache = SessionCache::builder()
         .capacity(sessions * 2)
         .build()
         .unwrap()
-        // That of the layers' validator, so that they find what is stored here.
+        // The namespace of the layers' validator, so that the layers find what is stored here.
         .with_namespace("bench");
     now(fill(&cache, sessions));
     cache
 }
 
-/// Calls in a second, by all threads together. Each has requests of its own, as servers do.
+/// Returns the calls per second of all threads together. Each thread has its own requests, as in a
+/// server.
 fn rate<S>(threads: usize, service: impl Fn() -> S + Sync) -> f64
 where
     S: Service<Request<()>, Error = Infallible>,
@@ -125,8 +126,8 @@ fn threads() {
 fn sessions() {
     let sizes = [1_000, 1_000_000];
     let caches = sizes.map(filled);
-    // What requests would ask in place of the layer: a map with as much beside a user as a session
-    // needs, found by the token's digest.
+    // The alternative to the layer: a map from the digest of a token to the user and as much other
+    // data as a session needs.
     let maps = sizes.map(|size| {
         let map: Cache<[u8; 32], (UserData, [u64; 7])> = Cache::new(size * 2);
         for n in 0..size {
@@ -134,7 +135,8 @@ fn sessions() {
         }
         map
     });
-    // Made anew each time, so that nothing but caches and maps takes more memory if they hold more.
+    // Requests are built for each call, so that only the caches and maps take more memory if there
+    // are more sessions.
     let nth = |n: usize, size: usize| (n * 611_953) % size;
     let mut times: [[Vec<f64>; 2]; 2] = Default::default();
     for _ in 0..ROUNDS {
@@ -163,18 +165,18 @@ fn sessions() {
         println!("{what}: among 1,000 sessions {few:.0} ns, among 1,000,000 {many:.0} ns");
         many - few
     });
-    // Of the middles, since in a round that something else disturbs a difference may be anything.
+    // Compare the medians. In a round that other load disturbs, a difference may have any value.
     let what = "what a hit takes more of it, by such a map";
     verdict(what, Spread::of(vec![hit / map]), 1.1, false);
 }
 
-/// What the identity provider takes for a token.
+/// Validates a token in the time that the identity provider takes.
 async fn validate(token: SessionToken) -> Result<ValidatedSession, ValidationError> {
     tokio::time::sleep(VALIDATION).await;
     Ok(ValidatedSession::new(UserData::new(token.expose_secret())))
 }
 
-/// How long it takes until all are answered.
+/// Returns the seconds until all calls have returned.
 async fn until_answered<F>(call: impl Fn(usize) -> F) -> f64
 where
     F: Future<Output = bool> + Send + 'static,
@@ -187,7 +189,7 @@ where
     since.elapsed().as_secs_f64()
 }
 
-/// The validator alone, asked as often at once.
+/// Measures the validator alone, with the same number of concurrent validations.
 async fn validator() -> f64 {
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     until_answered(|n| {
@@ -201,7 +203,7 @@ async fn validator() -> f64 {
     .await
 }
 
-/// The layer, asked with tokens that it does not know.
+/// Measures the layer with tokens that it does not know.
 async fn storm(builder: SessionCacheBuilder, round: usize) -> f64 {
     let cache = builder.max_concurrent_validations(AT_ONCE).build().unwrap();
     let service =

@@ -1,4 +1,4 @@
-//! What benches share.
+//! Helpers that the benches share.
 
 pub mod rounds;
 pub mod service;

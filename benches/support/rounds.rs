@@ -1,9 +1,9 @@
-//! Alternating rounds: what is compared takes turns, so that whatever else the machine does meets
-//! all of it alike, and of the rounds the middle counts.
+//! Alternating rounds. The compared calls take turns, so that other load on the machine affects all
+//! of them alike. The result is the median of the rounds.
 
 use std::time::{Duration, Instant};
 
-/// The least, the middle and the most of some rounds.
+/// Minimum, median and maximum of several rounds.
 #[derive(Clone, Copy)]
 pub struct Spread {
     pub least: f64,
@@ -21,7 +21,7 @@ impl Spread {
         }
     }
 
-    /// Of the rounds of one thing by those of another, pair by pair.
+    /// Returns the spread of the ratios `over / under`, computed round by round.
     pub fn of_ratios(over: &[f64], under: &[f64]) -> Self {
         Self::of(
             over.iter()
@@ -32,7 +32,7 @@ impl Spread {
     }
 }
 
-/// Nanoseconds of one call, over `calls` of them.
+/// Returns the nanoseconds per call, averaged over `calls` calls.
 pub fn nanos(calls: usize, mut call: impl FnMut(usize)) -> f64 {
     let since = Instant::now();
     for n in 0..calls {
@@ -41,7 +41,8 @@ pub fn nanos(calls: usize, mut call: impl FnMut(usize)) -> f64 {
     since.elapsed().as_nanos() as f64 / calls as f64
 }
 
-/// Whether a target is reached, for people and not for a check: machines differ, and are busy.
+/// Prints whether a target is reached. The output is for people and not for an automated check,
+/// because machines differ and may be busy.
 pub fn verdict(what: &str, ratio: Spread, limit: f64, at_least: bool) {
     let Spread {
         least,

@@ -1,4 +1,4 @@
-//! A service that costs nothing, and requests for it, so that a layer around it is all there is.
+//! Service that costs nothing, and requests for it, so that only the layer around it is measured.
 
 use std::{
     convert::Infallible,
@@ -29,7 +29,7 @@ impl Service<Request<()>> for Inner {
     }
 }
 
-/// The output of a future that has nothing to wait for.
+/// Returns the output of a future that has nothing to wait for.
 pub fn now<F: Future>(future: F) -> F::Output {
     let mut context = Context::from_waker(Waker::noop());
     match std::pin::pin!(future).poll(&mut context) {
@@ -38,7 +38,7 @@ pub fn now<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// 64 bytes.
+/// Returns a token of 64 bytes.
 pub fn token(n: usize) -> String {
     format!("token-{n:058}")
 }
@@ -60,7 +60,7 @@ pub fn user(n: usize) -> UserData {
         .build()
 }
 
-/// Stores the sessions of the first tokens.
+/// Stores sessions for the first `sessions` tokens.
 pub async fn fill(cache: &SessionCache, sessions: usize) {
     for n in 0..sessions {
         let token = SessionToken::parse(token(n)).unwrap();

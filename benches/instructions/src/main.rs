@@ -1,8 +1,10 @@
-//! One hit after another and nothing else, so that a counter of instructions sees little but them.
+//! Program that performs one hit after another and nothing else, so that an instruction counter
+//! counts little besides the hits.
 //!
-//! `session-cache-instructions local|redis|get COUNT [URL]`: `local` is a hit in the process and
-//! `redis` one in the Redis at `URL`, each through the layer; `get` is a bare `GET` by redis-rs.
-//! The difference between two counts, divided, is what one costs.
+//! `session-cache-instructions local|redis|get COUNT [URL]`: `local` is an in-process hit and `redis`
+//! is a hit in the Redis at `URL`, each through the layer; `get` is a plain `GET` by redis-rs. The
+//! cost of one operation is the difference between the instruction counts of two runs, divided by
+//! the difference between their `COUNT`s.
 
 use std::{
     convert::Infallible,
@@ -18,7 +20,7 @@ use tower_session_cache::{
     RedisConfig, SessionCache, SessionCacheLayer, UserData, ValidatedSession, validator_fn,
 };
 
-/// Answers at once.
+/// Service that responds immediately.
 #[derive(Clone)]
 struct Inner;
 
@@ -37,7 +39,7 @@ impl Service<Request<()>> for Inner {
     }
 }
 
-/// With the sixty-four bytes that a common session token has.
+/// Header with a token of 64 bytes, a common length of session tokens.
 const BEARER: &str = "Bearer 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 async fn through_the_layer(cache: SessionCache, count: u64) {

@@ -1,4 +1,4 @@
-//! Which core runs what, so that the server is what is measured and not the scheduler.
+//! Assignment of processes to cores, so that the server is measured and not the scheduler.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-/// Servers run on one core; Redis, the load and we ourselves on another one.
+/// Cores in use: servers run on one; Redis, the load generator and this process run on another.
 #[derive(Clone, Copy, Debug)]
 pub struct Cores {
     pub server: usize,
@@ -19,7 +19,7 @@ pub struct Cores {
 }
 
 impl Cores {
-    /// Nothing where there is but one core, or where the system has no such thing.
+    /// Returns `None` if there is only one core, or if the system does not support pinning.
     pub fn find() -> Option<Self> {
         #[cfg(target_os = "linux")]
         {
@@ -37,7 +37,7 @@ impl Cores {
     }
 }
 
-/// Keeps this thread, and what it starts from now on, on one core.
+/// Pins this thread, and all threads and processes that it starts from now on, to one core.
 pub fn pin(cpu: usize) -> Result<(), String> {
     #[cfg(target_os = "linux")]
     {
@@ -50,8 +50,9 @@ pub fn pin(cpu: usize) -> Result<(), String> {
     Err(format!("cannot pin to core {cpu} on this system"))
 }
 
-/// A thread of the lowest priority on the servers' core. A core that idles between two requests may
-/// take longer to wake up than a request takes. The other one never idles while there is load.
+/// Thread of the lowest priority that keeps the servers' core busy. A core that idles between two
+/// requests may take longer to wake up than a request takes. The other core never idles while there
+/// is load.
 pub struct Spinner {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -86,12 +87,13 @@ impl Drop for Spinner {
     }
 }
 
-/// On Linux this is of the calling thread; elsewhere no spinner runs.
+/// Gives the calling thread the lowest priority. On Linux the priority is per thread; on other
+/// systems no spinner runs.
 fn yield_to_all() -> bool {
     cfg!(target_os = "linux") && rustix::process::setpriority_process(None, 19).is_ok()
 }
 
-/// The CPU time that a process has taken, by all of its threads together.
+/// Returns the CPU time that all threads of a process have used together.
 pub fn cpu_time(pid: u32) -> Option<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {

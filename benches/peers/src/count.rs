@@ -1,8 +1,9 @@
-//! What a request costs its server in instructions and in memory that is not at hand, counted by
-//! valgrind's cachegrind: unlike time, the counts repeat, and they tell where time goes.
+//! Cost of a request to its server in instructions and cache misses, counted by valgrind's
+//! cachegrind. Unlike times, the counts are reproducible, and they show where time is spent.
 //!
-//! Of a processor with two first-level caches of 32 KiB and 512 KiB behind them, and without what
-//! the kernel does. The difference between two runs, divided, is what a request costs.
+//! Cachegrind simulates a processor with two first-level caches of 32 KiB each and a last-level
+//! cache of 512 KiB. It does not count the work of the kernel. The cost of a request is the
+//! difference between two runs, divided by the difference in requests.
 
 use std::{error::Error, fs};
 
@@ -17,11 +18,11 @@ use crate::{
     server::Server,
 };
 
-/// How often everything is asked.
+/// How often a run sends all requests.
 const FEW: usize = 2;
 const MANY: usize = 10;
 
-/// As cachegrind calls them in its summary.
+/// Names of the counts in cachegrind's summary.
 const COUNTED: [&str; 4] = ["I refs", "I1 misses", "D1 misses", "LL misses"];
 
 type Counts = [f64; COUNTED.len()];

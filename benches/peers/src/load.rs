@@ -1,7 +1,8 @@
-//! The load: 64 connections that each send a request as soon as the last one is answered.
+//! Load generator: 64 connections that each send a request as soon as the last one is answered.
 //!
-//! It must cost much less than the server it measures, so it parses one answer of each server, and
-//! of the others compares the length, the status and the user at the end.
+//! The load generator must cost much less than the server it measures. It therefore parses responses
+//! only before the measurement. During the measurement it compares the length, the status and the
+//! user at the end.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -15,7 +16,7 @@ use crate::cores::cpu_time;
 
 const CONNECTIONS: usize = 64;
 
-/// What a server is asked, and who it must then say that it is.
+/// Requests for a server, and the user that each response must name.
 pub struct Plan {
     pub address: SocketAddr,
     pub pid: u32,
@@ -36,12 +37,12 @@ impl Ask {
     }
 }
 
-/// What was measured of one server, in one go or in several.
+/// Measurements of one server, from one or several turns.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     answers: u64,
     time: Duration,
-    /// What the server took of it.
+    /// CPU time that the server used in `time`.
     cpu: Option<Duration>,
 }
 
@@ -52,12 +53,12 @@ impl Measured {
         cpu: Some(Duration::ZERO),
     };
 
-    /// Answers in a second.
+    /// Returns the responses per second.
     pub fn rate(&self) -> f64 {
         self.answers as f64 / self.time.as_secs_f64()
     }
 
-    /// Seconds of CPU that the server took for an answer.
+    /// Returns the server's CPU time per response, in seconds.
     pub fn cpu(&self) -> Option<f64> {
         Some(self.cpu?.as_secs_f64() / self.answers as f64)
     }
@@ -69,8 +70,8 @@ impl Measured {
     }
 }
 
-/// Asks everything once and reads each answer closely. Answers how long they are, which must be
-/// the same for all.
+/// Sends each request once and parses each response. Returns the length of the responses, which must
+/// be the same for all.
 pub fn check(plan: &Plan) -> Result<usize, String> {
     let mut stream = std::net::TcpStream::connect(plan.address).map_err(|e| e.to_string())?;
     let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
@@ -125,8 +126,8 @@ struct Connection {
     filled: usize,
 }
 
-/// Measures for a while, after a quarter of that without counting: what others have driven out of
-/// the processor's caches has come back by then.
+/// Measures for `time`, after a warm-up of a quarter of `time`. By the end of the warm-up, the
+/// processor's caches hold again what other servers evicted.
 pub fn measure(plan: &Plan, length: usize, time: Duration) -> Result<Measured, String> {
     let io = |error: std::io::Error| format!("the load fails: {error}");
     let mut poll = Poll::new().map_err(io)?;
@@ -142,7 +143,7 @@ pub fn measure(plan: &Plan, length: usize, time: Duration) -> Result<Measured, S
             .map_err(io)?;
         let mut connection = Connection {
             stream,
-            // Far apart, so that no two ask for the same token at the same time.
+            // The connections start far apart, so that no two send the same token at the same time.
             asked: n * plan.asks.len() / CONNECTIONS,
             answer: [0; 4096],
             filled: 0,
@@ -155,7 +156,8 @@ pub fn measure(plan: &Plan, length: usize, time: Duration) -> Result<Measured, S
     let mut counted: Option<(Instant, Option<Duration>)> = None;
     let mut answers = 0_u64;
     loop {
-        // It never sleeps, or servers would pay for waking it up, and the slower ones more often.
+        // The loop never sleeps. Otherwise servers would pay for waking it up, and slower servers
+        // would pay more often.
         match poll.poll(&mut events, Some(Duration::ZERO)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             outcome => outcome.map_err(io)?,
@@ -164,7 +166,7 @@ pub fn measure(plan: &Plan, length: usize, time: Duration) -> Result<Measured, S
             if last.elapsed() > Duration::from_secs(20) {
                 return Err("the server does not answer".to_owned());
             }
-            // To Redis, which has no other core.
+            // Yield to Redis, which has no other core.
             std::thread::yield_now();
             continue;
         }
@@ -206,7 +208,7 @@ impl Connection {
         }
     }
 
-    /// Whether the answer is there.
+    /// Returns `true` if the response is complete.
     fn read(&mut self, plan: &Plan, length: usize) -> Result<bool, String> {
         match self.stream.read(&mut self.answer[self.filled..]) {
             Ok(0) => return Err("the server has closed a connection".to_owned()),

@@ -1,15 +1,16 @@
-//! The whole stack, side by side: what a request costs behind this crate, behind its peers and
+//! Comparison of the whole stack: the cost of a request behind this crate, behind its peers and
 //! behind nothing, measured in alternating rounds of one run.
 //!
 //! `cargo run --release` prints the table. It starts Redis (`REDIS_SERVER`, or `redis-server`) and
-//! the servers itself, each of them a process of its own on one core; Redis and the load share
-//! another one. Absolute figures are this machine's; ratios travel, if nothing else is running.
+//! the servers. Each server is a separate process. All servers run on one core; Redis and the load
+//! generator share another core. Absolute figures apply only to this machine. Ratios are comparable
+//! between machines if nothing else is running.
 //!
-//! - `--write` puts the table into the README and the picture beside it as well.
-//! - `--quick` takes one short round of everything: whether it works, not how fast.
-//! - `--count` counts instructions and cache misses instead, by valgrind: why the times are theirs.
-//! - `--rounds N`, `--seed N` and `--only NAME,NAME` narrow down a search. In each turn the peers
-//!   come in an order of the seed's.
+//! - `--write` also writes the table into the README and the picture next to it.
+//! - `--quick` runs one short round of everything, to check that it works, not how fast it is.
+//! - `--count` counts instructions and cache misses with valgrind instead, to explain the times.
+//! - `--rounds N`, `--seed N` and `--only NAME,NAME` narrow down a search. The seed determines the
+//!   order of the peers in each turn.
 
 mod cores;
 mod count;
@@ -44,13 +45,13 @@ use self::{
 const BEGIN: &str = "<!-- written by benches/peers -->\n";
 const END: &str = "<!-- up to here -->\n";
 
-/// How often they take turns in a round. On a machine that others share its speed changes within a
-/// second, so what is compared must be closer together than that.
+/// Turns of each peer in a round. The speed of a shared machine changes within a second, so the
+/// compared measurements must be closer together than that.
 const TURNS: usize = 10;
 
 struct Settings {
     rounds: usize,
-    /// Of one turn.
+    /// Duration of one turn.
     time: Duration,
     seed: u64,
     peers: Vec<Peer>,
@@ -113,7 +114,7 @@ fn compare(settings: &Settings) -> Result<(), Box<dyn Error>> {
     }
     let cores = Cores::find();
     match cores {
-        // Before Redis is started, so that it stays here as well.
+        // Pin before Redis is started, so that Redis runs on this core as well.
         Some(cores) => cores::pin(cores.rest)?,
         None => eprintln!("servers and load share their cores, which blurs all ratios"),
     }
@@ -123,7 +124,7 @@ fn compare(settings: &Settings) -> Result<(), Box<dyn Error>> {
     let mut random = settings.seed;
     let mut report = Report { rounds: Vec::new() };
     for n in 1..=settings.rounds {
-        // Anew in each round, since where the memory of a process comes to lie is luck.
+        // Start new servers in each round, because the memory layout of a process varies by chance.
         redis.run::<()>(&cmd("FLUSHALL"));
         let mut servers = Vec::new();
         for peer in &settings.peers {
@@ -159,7 +160,7 @@ fn compare(settings: &Settings) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// By Fisher and Yates, with Steele's SplitMix64.
+/// Shuffles by Fisher and Yates, with Steele's SplitMix64.
 fn shuffle<T>(items: &mut [T], random: &mut u64) {
     for n in (1..items.len()).rev() {
         *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);

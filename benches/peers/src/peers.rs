@@ -1,5 +1,5 @@
-//! Who is measured. Every handler answers the id of the user whom it finds in the request's
-//! extensions, so that all do the same work but for how the user came there.
+//! Peers that are measured. Every handler responds with the ID of the user that it finds in the
+//! request's extensions, so that all do the same work except for how the user got there.
 
 mod handwritten;
 mod login;
@@ -14,10 +14,10 @@ use tower_session_cache::UserData;
 
 pub const TOKENS: usize = 1_000;
 
-/// Whose row it is; the order is that of the table.
+/// Peer of a row in the table. The order is that of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// No HTTP at all: it shows what the load could do.
+    /// No HTTP at all. It shows the maximum rate of the load generator.
     Nothing,
     NoAuthentication,
     ConstantUser,
@@ -48,7 +48,7 @@ impl Peer {
         Self::Handwritten,
     ];
 
-    /// As it is called on the command line.
+    /// Returns the name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -70,7 +70,7 @@ impl Peer {
         Self::ALL.into_iter().find(|peer| peer.name() == name)
     }
 
-    /// As the table and the picture call it.
+    /// Returns the title in the table and the picture.
     pub fn title(self) -> &'static str {
         match self {
             Self::Nothing => "no HTTP: a fixed answer to whatever comes",
@@ -93,7 +93,7 @@ impl Peer {
     }
 }
 
-/// What a peer serves, and the header with which each of its users comes.
+/// Router of a peer, and for each of its users the header to send and the user's ID.
 pub struct Served {
     pub app: Router,
     pub headers: Vec<(String, String)>,
@@ -115,7 +115,7 @@ pub async fn serve(peer: Peer, redis: &str) -> Result<Served, Box<dyn std::error
     }
 }
 
-/// As much as a record of ours holds of a user.
+/// User with as much data as a record of this crate holds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct User {
     pub id: String,
@@ -162,12 +162,12 @@ fn user(n: usize) -> UserData {
         .build()
 }
 
-/// The same length for all, so that all answers have the same, too.
+/// Returns an ID. All IDs have the same length, so that all responses do, too.
 fn user_id(n: usize) -> String {
     format!("user-{n:06}")
 }
 
-/// 64 characters.
+/// Returns a token of 64 characters.
 fn token(n: usize) -> String {
     format!("token-{n:058}")
 }
@@ -176,7 +176,7 @@ fn bearers() -> impl Iterator<Item = String> {
     (0..TOKENS).map(|n| format!("authorization: Bearer {}", token(n)))
 }
 
-/// The bearer of a request, for those who read it themselves.
+/// Returns the bearer token of a request, for the peers that read it themselves.
 fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
     headers
         .get(axum::http::header::AUTHORIZATION)?

@@ -1,5 +1,5 @@
-//! The table as a picture: a bar for each peer, with a whisker from the lowest to the highest
-//! round. Plain SVG that follows the reader's light or dark theme.
+//! Chart of the table: a bar for each peer, with a whisker from the lowest to the highest round. It
+//! is plain SVG that follows the reader's light or dark theme.
 
 use std::fmt::Write;
 
@@ -85,7 +85,7 @@ pub fn draw(report: &Report) -> String {
     svg + "</svg>\n"
 }
 
-/// A little more than 1 has room, too.
+/// Converts a ratio to a coordinate. The axis ends at 1.1, so that ratios slightly above 1 fit.
 fn x(ratio: f64) -> f64 {
     LEFT + WIDTH * ratio.min(1.1) / 1.1
 }

@@ -1,18 +1,18 @@
-//! What the rounds say: a table of ratios, each taken within a round.
+//! Report of the rounds: a table of ratios, each computed within one round.
 
 use std::fmt::Write;
 
 use crate::{load::Measured, peers::Peer};
 
-/// Rounds of one server that differ by more were not measured alone.
+/// If the rounds of one server differ by more than this ratio, other load disturbed them.
 const QUIET: f64 = 1.3;
 
-/// All rounds; in each of them every peer was measured once.
+/// Results of all rounds. Each round has one result for every peer.
 pub struct Report {
     pub rounds: Vec<Vec<(Peer, Measured)>>,
 }
 
-/// Over all rounds.
+/// Median, minimum and maximum over all rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Spread {
     pub median: f64,
@@ -37,18 +37,19 @@ impl Spread {
 }
 
 impl Report {
-    /// The throughput of one peer as a ratio to another's.
+    /// Returns the throughput of one peer as a ratio to another's.
     pub fn ratio(&self, peer: Peer, to: Peer) -> Option<Spread> {
         self.spread(|round| Some(find(round, peer)?.rate() / find(round, to)?.rate()))
     }
 
-    /// The same by the server's CPU time alone, which a loaded machine blurs much less.
+    /// Returns the ratio to no authentication by the server's CPU time alone, which load on the machine
+    /// distorts much less.
     fn cheapness(&self, peer: Peer) -> Option<Spread> {
         let none = Peer::NoAuthentication;
         self.spread(|round| Some(find(round, none)?.cpu()? / find(round, peer)?.cpu()?))
     }
 
-    /// What to know about the run: whether its ratios can be trusted, and what they reach.
+    /// Describes the run: whether its ratios can be trusted, and which targets they reach.
     pub fn verdicts(&self) -> String {
         let mut text = String::new();
         let none = Peer::NoAuthentication;
@@ -97,7 +98,7 @@ impl Report {
         Spread::of(self.rounds.iter().filter_map(|round| of(round)).collect())
     }
 
-    /// In Markdown.
+    /// Returns the table in Markdown.
     pub fn table(&self) -> String {
         let mut table = String::from(
             "| a request finds its user by | of no authentication | of one raw `GET` | requests per second | server's CPU, and as a ratio |\n\

@@ -1,7 +1,7 @@
-//! A server in a process of its own, and how its parent learns what to ask it.
+//! Server in a separate process, and the protocol by which its parent learns which requests to send.
 //!
-//! It is the same program, called with the peer's name. It writes its address, and then a line for
-//! each of its users: the header to send, a tab, and the user's id.
+//! The server is the same program, started with the peer's name. It writes its address, and then a
+//! line for each of its users: the header to send, a tab, and the user's ID.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use crate::{
     process::{Running, command},
 };
 
-/// A running server; it ends with this value.
+/// Running server, which ends when this value is dropped.
 pub struct Server {
     pub peer: Peer,
     pub plan: Plan,
@@ -34,7 +34,7 @@ impl Server {
         Self::run(command(env::current_exe()?), peer, redis, cores)
     }
 
-    /// By a command that takes this program's arguments.
+    /// Starts a server with a command that takes this program's arguments.
     pub fn run(
         mut command: Command,
         peer: Peer,
@@ -55,7 +55,7 @@ impl Server {
         })
     }
 
-    /// Waits until it has ended.
+    /// Waits until the process has ended.
     pub fn wait(mut self) -> Result<(), Box<dyn Error>> {
         self.process.0.wait()?;
         Ok(())
@@ -79,7 +79,7 @@ fn read_plan(process: &mut Child) -> Result<Plan, Box<dyn Error>> {
     })
 }
 
-/// What the child does; it ends when it is killed.
+/// Runs the server in the child process, until the process is killed.
 pub fn serve(peer: Peer, redis: &str, cpu: Option<usize>) -> Result<(), Box<dyn Error>> {
     if let Some(cpu) = cpu {
         pin(cpu)?;

@@ -1,5 +1,5 @@
-//! What people write: a middleware on a bb8 pool as it comes, with a `GET` for the session and one
-//! for the mark of its user.
+//! Typical handwritten middleware: a bb8 pool with default settings, one `GET` for the session and
+//! one for the revocation mark of its user.
 
 use std::{error::Error, fmt::Write, sync::Arc};
 

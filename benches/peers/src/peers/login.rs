@@ -1,5 +1,5 @@
-//! axum-login on tower-sessions. Its middleware loads the session, and asks the application for
-//! the user, who is here in memory.
+//! axum-login on tower-sessions. Its middleware loads the session and requests the user from the
+//! application, which holds the users in memory here.
 
 use std::{collections::HashMap, convert::Infallible, error::Error, sync::Arc};
 

@@ -1,4 +1,5 @@
-//! This crate: in the process, before Redis, and on Redis alone.
+//! This crate in three setups: in the process, with a local cache in front of Redis, and with Redis
+//! alone.
 
 use std::{
     error::Error,
@@ -29,12 +30,13 @@ pub async fn redis(redis: &str) -> Result<Served, Box<dyn Error>> {
     serve(builder().redis(config(redis))?, Origin::Redis).await
 }
 
-/// Longer than a run takes: nobody validates here.
+/// Returns a builder with a TTL longer than a run, so that no session is validated.
 fn builder() -> SessionCacheBuilder {
     SessionCache::builder().ttl(Duration::from_secs(3_000))
 }
 
-/// A round may find Redis as busy as it can be, which is no reason to do without it.
+/// Returns a configuration with a long timeout. A round may saturate Redis, and the cache must not
+/// skip Redis for that reason.
 fn config(redis: &str) -> RedisConfig {
     RedisConfig::single(redis).timeout(Duration::from_secs(2))
 }
@@ -66,8 +68,8 @@ async fn serve(builder: SessionCacheBuilder, origin: Origin) -> Result<Served, B
     })
 }
 
-/// Waits until it is that from which it will be served; what stands before Redis has to be
-/// connected first.
+/// Waits until the session is served from `wanted`. A local cache in front of Redis must connect
+/// first.
 async fn served_by(
     cache: &SessionCache,
     token: &SessionToken,

@@ -1,4 +1,4 @@
-//! The limits: what a service costs without a lookup, and what one lookup in Redis costs.
+//! Baselines: the cost of a service without a lookup, and the cost of one lookup in Redis.
 
 use std::{collections::HashMap, error::Error, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{Served, TOKENS, User, bearer, bearers, token, user, user_id};
 pub fn no_authentication() -> Served {
     let id: Arc<str> = user_id(0).into();
     Served {
-        // A copy of an id, as all the others make one.
+        // The handler copies an ID, because the handlers of all other peers do.
         app: Router::new().route("/", get(async move || id.as_ref().to_owned())),
         headers: bearers().map(|header| (header, user_id(0))).collect(),
     }
@@ -34,14 +34,14 @@ pub fn constant_user() -> Served {
     }
 }
 
-/// What any cache in a process has to do: find the token, find its user. This one forgets nothing,
-/// bounds nothing, and compares the token itself.
+/// Does only what any in-process cache must do: find the token and its user. The map removes
+/// nothing, has no bound, and compares the token itself.
 pub fn bare_map() -> Served {
     let users: HashMap<String, UserData> = (0..TOKENS).map(|n| (token(n), user(n))).collect();
     let users = Arc::new(users);
     let find = move |mut request: Request| {
         let user = bearer(request.headers()).and_then(|token| users.get(token).cloned());
-        // Nobody else's: the handler refuses without one.
+        // Only this token's user is inserted. Without a user, the handler rejects the request.
         if let Some(user) = user {
             request.extensions_mut().insert(user);
         }
@@ -59,7 +59,8 @@ pub fn bare_map() -> Served {
     }
 }
 
-/// Nothing is parsed: the value begins with the user's id, and is otherwise as long as a record.
+/// Reads one value per request and parses nothing. The value begins with the user's ID and is as
+/// long as a record.
 pub async fn raw_get(redis: &str) -> Result<Served, Box<dyn Error>> {
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let mut connection = Client::open(redis)?

@@ -1,4 +1,4 @@
-//! tower-sessions. Its middleware reads the cookie, and loads the session when a handler asks.
+//! tower-sessions. Its middleware reads the cookie, and loads the session when a handler requests it.
 
 use std::error::Error;
 
@@ -19,7 +19,7 @@ use tower_sessions_redis_store::{
 
 use super::{Served, TOKENS, User, user_id};
 
-/// The key of a session's user.
+/// Key of the user in a session.
 const USER: &str = "user";
 
 pub async fn redis(redis: &str) -> Result<Served, Box<dyn Error>> {
@@ -31,7 +31,7 @@ pub async fn moka(redis: &str) -> Result<Served, Box<dyn Error>> {
     serve(CachingSessionStore::new(moka, store(redis).await?)).await
 }
 
-/// As many connections as its documentation takes.
+/// Opens the store with as many connections as its documentation uses.
 pub async fn store(redis: &str) -> Result<RedisStore<Pool>, Box<dyn Error>> {
     let pool = Pool::new(Config::from_url(redis)?, None, None, None, 6)?;
     pool.init().await?;
@@ -59,7 +59,7 @@ async fn log_in(session: Session, Path(n): Path<usize>) -> Result<(), StatusCode
     stored.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// Logs everyone in.
+/// Logs in all users and returns their cookies and IDs.
 pub async fn cookies(app: &Router) -> Result<Vec<(String, String)>, Box<dyn Error>> {
     let mut headers = Vec::new();
     for n in 0..TOKENS {
