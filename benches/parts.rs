@@ -1,7 +1,8 @@
-//! Benchmark of an in-process hit against the sum of the minimum work of a session cache: the SHA-256
-//! of the token (a hit uses a cheaper keyed hash instead), one map lookup, the first entry in a
-//! request's extensions, and reading the time. The other work that the layer promises is measured in
-//! addition: reading the header and keeping it out of logs, and passing on the session with its user.
+//! Benchmark of an in-process hit against the sum of the minimum work of a session cache: the
+//! SHA-256 of the token (a hit uses a cheaper keyed hash instead), one map lookup, the first entry
+//! in a request's extensions, and reading the time. The other work that the layer promises is
+//! measured in addition: reading the header and keeping it out of logs, and passing on the session
+//! with its user.
 //!
 //! `cargo bench --bench parts`
 

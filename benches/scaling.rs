@@ -1,5 +1,5 @@
-//! Benchmark of scaling: with a second thread, with 1,000 times as many sessions, and with concurrent
-//! requests for 10,000 unknown tokens.
+//! Benchmark of scaling: with a second thread, with 1,000 times as many sessions, and with
+//! concurrent requests for 10,000 unknown tokens.
 //!
 //! `cargo bench --bench scaling`
 

@@ -134,7 +134,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let machines = Arc::new(Machines {
         key: b"a key of 32 bytes, kept secret!".to_vec(),
     });
-    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
+    // Replace with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let people = TestValidator::new().with_session("s3cr3t", UserData::new("ada"));
     let app = app(Arc::clone(&machines), people)?;
 

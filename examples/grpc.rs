@@ -64,7 +64,7 @@ fn told(answer: Result<Response<String>, Status>) -> String {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
+    // Replace with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let ada = UserData::builder("u1").name("Ada").build();
     let provider = TestValidator::new().with_session("tok", ada);
     let cache = SessionCache::builder().build()?;

@@ -25,7 +25,7 @@ async fn hello(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // Replace this with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
+    // Replace with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
     let ada = UserData::builder("u1").name("Ada").build();
     let provider = TestValidator::new().with_session("tok", ada);
     let service = ServiceBuilder::new()

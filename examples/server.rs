@@ -1,8 +1,8 @@
-//! Axum service that authenticates users of Appwrite or of an OAuth 2.0 server, with routes for login,
-//! the current user, logout and password reset.
+//! Axum service that authenticates users of Appwrite or of an OAuth 2.0 server, with routes for
+//! login, the current user, logout and password reset.
 //!
-//! `cargo run --example server` needs no setup: it starts a small embedded Appwrite on loopback with
-//! one user, prints `curl` commands to paste, and serves a page to try it in a browser at `/`.
+//! `cargo run --example server` needs no setup: it starts a small embedded Appwrite on loopback
+//! with one user, prints `curl` commands to paste, and serves a page to try it in a browser at `/`.
 //! Prometheus can scrape the metrics at `/metrics`; `grafana.json` next to this file is a dashboard
 //! for them. Environment variables configure other servers:
 //!
@@ -13,34 +13,35 @@
 //!   server (Keycloak, Ory Hydra, Zitadel), instead of Appwrite. Clients send its access tokens as
 //!   `Authorization: Bearer`. There is no login, no password reset and no page.
 //! - `INTROSPECTION_CLIENT_ID` and `INTROSPECTION_CLIENT_SECRET`: the client credentials for the
-//!   introspection requests, sent by HTTP Basic; set both or neither. Without them no credentials are
-//!   sent, as the admin port of Hydra expects. Two services with different clients do not share
+//!   introspection requests, sent by HTTP Basic; set both or neither. Without them no credentials
+//!   are sent, as the admin port of Hydra expects. Two services with different clients do not share
 //!   cached sessions.
 //! - `INTROSPECTION_AUDIENCE`, `INTROSPECTION_ISSUER`: the value that `aud` must contain, and the
 //!   value that `iss` must have.
-//! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: scopes, separated by spaces; a token must
-//!   have all of them.
+//! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: scopes, separated by spaces; a token
+//!   must have all of them.
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share. Without it,
-//!   sessions are cached only in this process. `SESSION_CACHE_REDIS_DB` (`2`) is the database if the
-//!   URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) is the timeout.
+//!   sessions are cached only in this process. `SESSION_CACHE_REDIS_DB` (`2`) is the database if
+//!   the URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) is the timeout.
 //! - `REDIS_SENTINEL_URLS`, such as `redis://s1:26379,redis://s2:26379`, and `REDIS_SENTINEL_MASTER`:
-//!   the Redis primary that these sentinels name. All parts of `REDIS_URL` except host and port still
-//!   apply.
+//!   the Redis primary that these sentinels name. All parts of `REDIS_URL` except host and port
+//!   still apply.
 //! - `REDIS_CLUSTER_URLS`, such as `redis://redis-1:6379,redis://redis-2:6379`: some nodes of a Redis
 //!   Cluster, instead of `REDIS_URL`.
-//! - `REDIS_CA_FILE`, and both or neither of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates for
-//!   `rediss://` URLs.
-//! - `REDIS_WAIT_REPLICAS` (`0`): the number of replicas that should have a logout before the response
-//!   is sent. The server waits at most 100 milliseconds for them. Not supported with a cluster.
-//! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which disables it): the number of sessions in the local
-//!   cache in front of Redis.
+//! - `REDIS_CA_FILE`, and both or neither of `REDIS_CERT_FILE` and `REDIS_KEY_FILE`: certificates
+//!   for `rediss://` URLs.
+//! - `REDIS_WAIT_REPLICAS` (`0`): the number of replicas that should have a logout before the
+//!   response is sent. The server waits at most 100 milliseconds for them. Not supported with a
+//!   cluster.
+//! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which disables it): the capacity of the local cache in
+//!   front of Redis, in sessions.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: defaults to `info`.
 //!
 //! `logout` calls the provider, and then revokes the token in the cache whatever the provider
 //! replied. It responds with 503 if either call failed. Introspection has no call that ends a
-//! session, so only the cache rejects the token then, on all nodes. Other services that use the same
-//! OAuth 2.0 server still accept it.
+//! session, so only the cache rejects the token then, on all nodes. Other services that use the
+//! same OAuth 2.0 server still accept it.
 
 use std::{
     env, error::Error, io::Write, net::SocketAddr, process::ExitCode, str::FromStr, time::Duration,
@@ -223,8 +224,8 @@ fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<Heade
     Ok(cookie)
 }
 
-/// Ends the session at the provider first, then in the cache. The order matters, because a
-/// validation that starts after the revocation is accepted again.
+/// Ends the session at the provider first, then in the cache. A validation after the revocation is
+/// accepted again, so in the reverse order the session could be cached again.
 ///
 /// The token is revoked in the cache even if the provider's call failed. Appwrite accepts 100
 /// logouts an hour from one host. One attacker could otherwise use them up and thereby keep the

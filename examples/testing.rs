@@ -42,8 +42,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         call(&app, "other").await?
     );
 
-    // If the provider is down, users with a cached session stay logged in. A token that is not cached
-    // is not accepted.
+    // If the provider is down, users with a cached session stay logged in. Requests with other
+    // tokens are rejected.
     let provider = TestValidator::new().with_session("tok", ada);
     let sessions = SessionCacheLayer::new(SessionCache::default(), provider.clone());
     let app = routes().layer(sessions);

@@ -1,10 +1,10 @@
 //! Program that performs one hit after another and nothing else, so that an instruction counter
 //! counts little besides the hits.
 //!
-//! `session-cache-instructions local|redis|get COUNT [URL]`: `local` is an in-process hit and `redis`
-//! is a hit in the Redis at `URL`, each through the layer; `get` is a plain `GET` by redis-rs. The
-//! cost of one operation is the difference between the instruction counts of two runs, divided by
-//! the difference between their `COUNT`s.
+//! `session-cache-instructions local|redis|get COUNT [URL]`: `local` is an in-process hit and
+//! `redis` is a hit in the Redis at `URL`, each through the layer; `get` is a plain `GET` by
+//! redis-rs. The cost of one operation is the difference between the instruction counts of two
+//! runs, divided by the difference between their `COUNT`s.
 
 use std::{
     convert::Infallible,

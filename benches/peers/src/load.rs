@@ -1,8 +1,8 @@
 //! Load generator: 64 connections that each send a request as soon as the last one is answered.
 //!
-//! The load generator must cost much less than the server it measures. It therefore parses responses
-//! only before the measurement. During the measurement it compares the length, the status and the
-//! user at the end.
+//! The load generator must cost much less than the server it measures. It therefore parses
+//! responses only before the measurement. During the measurement it compares the length, the status
+//! and the user at the end.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -70,8 +70,8 @@ impl Measured {
     }
 }
 
-/// Sends each request once and parses each response. Returns the length of the responses, which must
-/// be the same for all.
+/// Sends each request once and parses each response. Returns the length of the responses, which
+/// must be the same for all.
 pub fn check(plan: &Plan) -> Result<usize, String> {
     let mut stream = std::net::TcpStream::connect(plan.address).map_err(|e| e.to_string())?;
     let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));

@@ -6,7 +6,7 @@
 //! generator share another core. Absolute figures apply only to this machine. Ratios are comparable
 //! between machines if nothing else is running.
 //!
-//! - `--write` also writes the table into the README and the picture next to it.
+//! - `--write` also updates the table in the README and its picture, `docs/performance.svg`.
 //! - `--quick` runs one short round of everything, to check that it works, not how fast it is.
 //! - `--count` counts instructions and cache misses with valgrind instead, to explain the times.
 //! - `--rounds N`, `--seed N` and `--only NAME,NAME` narrow down a search. The seed determines the

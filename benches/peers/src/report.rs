@@ -42,8 +42,8 @@ impl Report {
         self.spread(|round| Some(find(round, peer)?.rate() / find(round, to)?.rate()))
     }
 
-    /// Returns the ratio to no authentication by the server's CPU time alone, which load on the machine
-    /// distorts much less.
+    /// Returns the ratio to no authentication by the server's CPU time alone, which load on the
+    /// machine distorts much less.
     fn cheapness(&self, peer: Peer) -> Option<Spread> {
         let none = Peer::NoAuthentication;
         self.spread(|round| Some(find(round, none)?.cpu()? / find(round, peer)?.cpu()?))

@@ -1,4 +1,4 @@
-//! Server in a separate process, and the protocol by which its parent learns which requests to send.
+//! Server in a separate process, and how its parent learns which requests to send.
 //!
 //! The server is the same program, started with the peer's name. It writes its address, and then a
 //! line for each of its users: the header to send, a tab, and the user's ID.

@@ -1,4 +1,4 @@
-//! tower-sessions. Its middleware reads the cookie, and loads the session when a handler requests it.
+//! tower-sessions. Its middleware reads the cookie, and loads the session when a handler needs it.
 
 use std::error::Error;
 
