@@ -104,7 +104,7 @@ impl Provider {
     async fn log_out(&self, token: &SessionToken) -> Result<(), Problem> {
         match self {
             Self::Appwrite(appwrite) => appwrite.logout(token).await.map_err(|error| {
-                tracing::warn!(%error, "Appwrite did not end a session");
+                tracing::warn!(%error, "Appwrite did not end the session");
                 Problem::unavailable(error.retry_after())
             }),
             Self::Introspection(_) => Ok(()),
@@ -333,7 +333,7 @@ impl From<AppwriteError> for Problem {
                 retry_after: None,
             },
             _ => {
-                tracing::warn!(%error, "Appwrite did not answer as it should");
+                tracing::warn!(%error, "Appwrite request failed");
                 Self::unavailable(error.retry_after())
             }
         }
@@ -342,7 +342,7 @@ impl From<AppwriteError> for Problem {
 
 impl From<RevokeError> for Problem {
     fn from(error: RevokeError) -> Self {
-        tracing::warn!(%error, "a revocation is not yet delivered");
+        tracing::warn!(%error, "revocation queued, not delivered to Redis yet");
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             detail: "the session ends as soon as all nodes can be told",
