@@ -194,7 +194,7 @@ impl SessionCacheBuilder {
     /// # Security
     ///
     /// Do not enable this while the Python service logs users out on its own. Its plain `DEL`
-    /// cannot be told apart from the end of the TTL, so a logged-out session could be served.
+    /// is indistinguishable from the end of the TTL, so a logged-out session could be served.
     pub fn stale_if_error(mut self, stale: Duration) -> Self {
         self.settings.stale_if_error = stale;
         self

@@ -296,8 +296,8 @@ async fn python_service_and_this_crate_read_each_others_records() {
     assert_eq!(probe.calls(), calls + 1);
     peer.logout("ours");
     ask(&layer, "ours").await.unwrap();
-    // Two validations: the user of the token was not known, and the mark is too recent to be told
-    // apart from a new one.
+    // Two validations: the user of the token was not known, and the mark is too recent to be
+    // distinguished from a new one.
     assert_eq!(probe.calls(), calls + 3);
     let _ = cache.invalidate_token(&token("ours")).await.unwrap();
     assert_eq!(peer.lookup("ours"), None);
