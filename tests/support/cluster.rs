@@ -317,6 +317,10 @@ fn holds(range: &str, slot: u16) -> bool {
 }
 
 fn node(plan: &Plan<'_>, n: usize) -> Redis {
+    Redis::on_free_ports(|| try_node(plan, n))
+}
+
+fn try_node(plan: &Plan<'_>, n: usize) -> Option<Redis> {
     let bus = free_port().to_string();
     let timeout = plan.node_timeout.as_millis().to_string();
     let announced = plan.announced.map(|ports| ports[n].to_string());
@@ -346,5 +350,5 @@ fn node(plan: &Plan<'_>, n: usize) -> Redis {
         arguments.extend(["--tls-port", &tls_port, "--tls-cluster", "yes"]);
         arguments.extend(options.iter().map(String::as_str));
     }
-    Redis::start_with(&arguments).in_cluster(bus.parse().unwrap())
+    Some(Redis::try_start(&arguments)?.in_cluster(bus.parse().unwrap()))
 }

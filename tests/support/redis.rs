@@ -3,8 +3,12 @@
 use std::{
     io::ErrorKind,
     net::TcpListener,
+    ops::Range,
     process::Stdio,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicBool, AtomicU32,
+        Ordering::{Relaxed, SeqCst},
+    },
     time::{Duration, Instant},
 };
 
@@ -33,24 +37,31 @@ impl Redis {
 
     /// Starts a server with additional lines of configuration, such as `--requirepass`.
     pub fn start_with(arguments: &[&str]) -> Self {
+        Self::on_free_ports(|| Self::try_start(arguments))
+    }
+
+    /// Makes several attempts, because another process may take a free port before the server binds
+    /// it. An attempt must choose its ports itself.
+    pub fn on_free_ports(attempt: impl Fn() -> Option<Self>) -> Self {
+        (0..20)
+            .find_map(|_| attempt())
+            .expect("redis-server to start; is it installed?")
+    }
+
+    /// Returns `None` if a port has been taken by another process.
+    pub fn try_start(arguments: &[&str]) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&a| a.to_owned()).collect();
-        // Another process may take a free port before the server binds it.
-        for _ in 0..20 {
-            let port = free_port();
-            if let Some(process) = spawn(port, &folder, &arguments) {
-                return Self {
-                    process,
-                    port,
-                    folder,
-                    arguments,
-                    is_paused: AtomicBool::new(false),
-                    is_killed: false,
-                    bus: None,
-                };
-            }
-        }
-        panic!("no redis-server came up on any port; is it installed?");
+        let port = free_port();
+        Some(Self {
+            process: spawn(port, &folder, &arguments)?,
+            port,
+            folder,
+            arguments,
+            is_paused: AtomicBool::new(false),
+            is_killed: false,
+            bus: None,
+        })
     }
 
     /// Starts a server on a port that must be free.
@@ -217,9 +228,22 @@ fn connection(url: &str) -> Option<bb8_redis::redis::Connection> {
         .ok()
 }
 
+/// Returns a port that no other test of this process gets. It is below the ports that systems give to
+/// outgoing connections (32768 and above on Linux, 49152 on macOS), so that no client of another
+/// test takes it before the server binds it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    const PORTS: Range<u16> = 17_000..26_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run side by side start at different ports.
+    let start = std::process::id().wrapping_mul(611);
+    for _ in PORTS {
+        let next = start.wrapping_add(NEXT.fetch_add(1, Relaxed));
+        let port = PORTS.start + (next % u32::from(PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("all ports are taken");
 }
 
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {

@@ -1,6 +1,6 @@
 //! Certificate authority for one test, and a Redis server with TLS.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{cell::Cell, fs, path::Path, process::Stdio};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
@@ -67,15 +67,19 @@ impl TlsRedis {
     /// certificates of its own authority.
     pub fn start(authority: &Authority, own: &Pair, asks: bool, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
         let options = options(folder.path(), authority, own, asks);
-        let port_text = port.to_string();
-        let options = ["--tls-port", &port_text]
-            .into_iter()
-            .chain(options.iter().map(String::as_str))
-            .chain(more.iter().copied());
+        let port = Cell::new(0);
         // The folder may be removed afterwards: a server that responds has read its files.
-        let plain = Redis::start_with(&options.collect::<Vec<_>>());
+        let plain = Redis::on_free_ports(|| {
+            port.set(free_port());
+            let port = port.get().to_string();
+            let options = ["--tls-port", &port]
+                .into_iter()
+                .chain(options.iter().map(String::as_str))
+                .chain(more.iter().copied());
+            Redis::try_start(&options.collect::<Vec<_>>())
+        });
+        let port = port.get();
         Self { plain, port }
     }
 
