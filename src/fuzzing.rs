@@ -135,7 +135,7 @@ pub fn introspection(bytes: &[u8]) {
         headers: HeaderMap::new(),
         body: Ok(body.to_vec()),
     };
-    if let Err(error) = classify(response, now) {
+    if let Err(error) = classify(response, false, now) {
         // Error messages must not contain text from the response.
         assert!(error.to_string().is_ascii());
     }

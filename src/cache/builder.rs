@@ -92,7 +92,8 @@ impl SessionCacheBuilder {
     ///
     /// Up to 10,000 such tokens are remembered, in addition to the sessions. A rejection because
     /// the user is blocked or a factor is missing is not remembered, since this may end at any
-    /// time.
+    /// time. A token whose validation failed while others succeeded is remembered for 1 second, and
+    /// for twice as long each time it fails again, up to this limit.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.settings.negative_ttl = Some(ttl);
         self

@@ -236,14 +236,22 @@ impl SessionCache {
             .await
     }
 
-    /// Checks whether the stores behind the cache reply.
+    /// Checks whether Redis replies, and returns the known state of the identity providers.
     pub async fn health_check(&self) -> Health {
         let redis = match &self.store.redis {
             None => RedisHealth::Disabled,
             Some(redis) if redis.answers().await => RedisHealth::Up,
             Some(_) => RedisHealth::Down,
         };
-        Health { redis }
+        let metrics = self.store.metrics();
+        let provider = if metrics.providers_down.get() > 0 {
+            ProviderHealth::Down
+        } else if metrics.providers_rejecting_all.get() > 0 {
+            ProviderHealth::RejectsAll
+        } else {
+            ProviderHealth::Up
+        };
+        Health { redis, provider }
     }
 
     /// Returns what the cache has done so far.
@@ -297,6 +305,35 @@ impl fmt::Debug for SessionCache {
 pub struct Health {
     /// The state of Redis.
     pub redis: RedisHealth,
+    /// The state of the identity providers of this cache's layers. It follows from the last
+    /// validations, and no provider is called for it.
+    pub provider: ProviderHealth,
+}
+
+/// State of the identity providers of a cache's layers, the worst if they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProviderHealth {
+    /// No layer has seen its provider fail, or a decision has followed the failures.
+    Up,
+    /// A provider has rejected every token since the start: at least 20 different tokens over at
+    /// least one minute. The service is probably not permitted to validate the tokens that it
+    /// receives. The log names the validator's settings to check.
+    RejectsAll,
+    /// A provider is unavailable, or rejects the configuration of this service.
+    Down,
+}
+
+impl ProviderHealth {
+    /// Returns `up`, `rejects_all` or `down`, for a health endpoint.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::RejectsAll => "rejects_all",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// State of the Redis that a cache uses.

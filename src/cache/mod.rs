@@ -15,7 +15,7 @@ mod validations;
 pub use self::{
     builder::SessionCacheBuilder,
     config::SessionCacheConfig,
-    handle::{Health, RedisHealth, SessionCache},
+    handle::{Health, ProviderHealth, RedisHealth, SessionCache},
     revocation_queue::RevokeErrorKind,
     revoke::{Revocation, RevokeError},
     ticket::{Fill, Lookup, Ticket},

@@ -14,7 +14,7 @@ use crate::{
     sync::singleflight::Closed,
     telemetry::{CacheMetrics, FillOutcome, LookupOutcome},
     time::Clock,
-    validator::ValidatedSession,
+    validator::{ValidatedSession, ValidationError},
 };
 
 /// Both cache tiers, the queue of revocations, and the metrics.
@@ -174,24 +174,39 @@ impl Store {
         Lookup::Miss(self.ticket(key, generation, snapshot))
     }
 
-    /// Whether the identity provider, or this layer by its own rules, has just rejected the token.
-    /// Must be called after a lookup.
-    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, layer: LayerId) -> bool {
-        self.is_enabled
-            && [RejectedBy::Provider, RejectedBy::Layer(layer)]
-                .into_iter()
-                .any(|by| self.local.is_negatively_cached(key, by))
+    /// Returns the rejection if the identity provider, or this layer by its own rules, has just
+    /// rejected the token. Must be called after a lookup.
+    pub(crate) fn rejection(&self, key: &CacheKey, layer: LayerId) -> Option<ValidationError> {
+        [RejectedBy::Provider, RejectedBy::Layer(layer)]
+            .into_iter()
+            .filter(|_| self.is_enabled)
+            .filter_map(|by| self.local.get_negative(key, by))
+            .find(ValidationError::is_rejection)
+    }
+
+    /// Returns the failure if the validator of this layer has just failed for the token.
+    pub(crate) fn failure(&self, ticket: &Ticket, layer: LayerId) -> Option<ValidationError> {
+        self.local
+            .get_negative(&ticket.key, RejectedBy::Layer(layer))
+            .filter(|error| !error.is_rejection())
     }
 
     /// Stores that the token was rejected in the validation for which this ticket was taken: by the
     /// identity provider, which counts for all layers of the namespace, or by this layer's own
     /// rules.
-    pub(crate) fn cache_negative(&self, ticket: &Ticket, by: RejectedBy) {
+    pub(crate) fn cache_negative(&self, ticket: &Ticket, by: RejectedBy, error: ValidationError) {
         if self.is_enabled {
-            let Ticket {
-                key, generation, ..
-            } = ticket;
-            self.local.cache_negative(key, by, *generation);
+            self.local
+                .cache_negative(&ticket.key, by, ticket.generation, error);
+        }
+    }
+
+    /// Stores that the validation for which this ticket was taken had no result, for a reason that
+    /// concerns this token. A disabled cache stores only a provider's `Retry-After`.
+    pub(crate) fn cache_failure(&self, ticket: &Ticket, layer: LayerId, error: ValidationError) {
+        if self.is_enabled || error.retry_after().is_some() {
+            self.local
+                .cache_failure(&ticket.key, layer, ticket.generation, error);
         }
     }
 

@@ -1,10 +1,16 @@
-//! Negative cache: tokens that the identity provider has just rejected, so that a flood of invalid
-//! tokens does not become a flood of validations.
+//! Negative cache: tokens that the identity provider has just rejected or could not validate, so
+//! that a flood of them does not become a flood of validations.
 //!
 //! A rejection by the identity provider counts for all layers of the namespace, one by a layer's
-//! own rules for that layer only. Only *invalid* is remembered, for `negative_ttl`, in this process
-//! only and in a separate space, so that no session is evicted. Revoking a token ends its entries.
-//! Revoking a user ends all entries, because the user of a rejected token is unknown.
+//! own rules for that layer only. It is remembered for `negative_ttl`. A failure counts for the
+//! layer whose validator failed. It is remembered for one second, and twice as long each time the
+//! token fails again, up to `negative_ttl`, or until the provider's `Retry-After` has passed.
+//!
+//! Entries are in this process only and in a separate space, so that no session is evicted. Revoking
+//! a token ends its entries. Revoking a user ends all entries, because the user of such a token is
+//! unknown.
+
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
@@ -13,14 +19,21 @@ use crate::{
     model::LayerId,
     protocol::CacheKey,
     time::Clock,
+    validator::ValidationError,
 };
+
+/// How long the first failure of a token is remembered, in microseconds.
+const FIRST_WAIT: u64 = 1_000_000;
+
+/// Maximum time for which a provider's `Retry-After` is honored.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// By whose rules a token was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum RejectedBy {
     /// The identity provider. It counts for all layers of the namespace.
     Provider,
-    /// A layer's own rule. It counts for that layer.
+    /// A layer's own rule, or its validator that failed. It counts for that layer.
     Layer(LayerId),
 }
 
@@ -30,10 +43,13 @@ pub(crate) struct NegativeCache {
     ttl: u64,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct NegativeEntry {
     until: u64,
+    /// For a failure, how long it was remembered. 0 for a rejection.
+    wait: u64,
     generation: Generation,
+    error: ValidationError,
 }
 
 impl NegativeCache {
@@ -45,44 +61,90 @@ impl NegativeCache {
         }
     }
 
-    /// `generation` was read before the validation that rejected the token.
-    pub(crate) fn insert(&self, key: &CacheKey, by: RejectedBy, generation: Generation) {
-        if self.ttl > 0 {
-            let until = self.clock.elapsed().saturating_add(self.ttl);
-            let entry = NegativeEntry { until, generation };
-            self.tokens.insert((key.clone(), by), entry);
+    /// Stores a rejection. `generation` was read before the validation that rejected the token.
+    pub(crate) fn insert(
+        &self,
+        key: &CacheKey,
+        by: RejectedBy,
+        generation: Generation,
+        error: ValidationError,
+    ) {
+        self.insert_for((key.clone(), by), self.ttl, 0, generation, error);
+    }
+
+    /// Stores a failure of a token whose validation began after `generation` was read.
+    pub(crate) fn insert_failure(
+        &self,
+        key: &CacheKey,
+        layer: LayerId,
+        generation: Generation,
+        error: ValidationError,
+    ) {
+        let place = (key.clone(), RejectedBy::Layer(layer));
+        let now = self.clock.elapsed();
+        let wait = match self.tokens.get(&place) {
+            // A token that has not failed for a while starts again.
+            Some(last) if last.wait > 0 && now < last.until.saturating_add(self.ttl) => {
+                last.wait.saturating_mul(2)
+            }
+            _ => FIRST_WAIT,
+        };
+        let wait = wait.min(self.ttl);
+        let retry_after = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
+        let retry_after = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
+        self.insert_for(place, wait.max(retry_after), wait, generation, error);
+    }
+
+    fn insert_for(
+        &self,
+        place: (CacheKey, RejectedBy),
+        time: u64,
+        wait: u64,
+        generation: Generation,
+        error: ValidationError,
+    ) {
+        if time > 0 {
+            let entry = NegativeEntry {
+                until: self.clock.elapsed().saturating_add(time),
+                wait,
+                generation,
+                error,
+            };
+            self.tokens.insert(place, entry);
         }
     }
 
     pub(crate) fn remove(&self, key: &CacheKey, layer: Option<LayerId>) {
-        if self.ttl > 0 {
-            let layer = layer.map(RejectedBy::Layer);
-            for by in std::iter::once(RejectedBy::Provider).chain(layer) {
-                self.tokens.remove(&(key.clone(), by));
-            }
+        let layer = layer.map(RejectedBy::Layer);
+        for by in std::iter::once(RejectedBy::Provider).chain(layer) {
+            self.tokens.remove(&(key.clone(), by));
         }
     }
 
-    pub(crate) fn contains(
+    /// Returns the error with which the token was rejected or failed. The `Retry-After` of a failure
+    /// is the time that remains.
+    pub(crate) fn get(
         &self,
         key: &CacheKey,
         by: RejectedBy,
         generations: &Generations,
-    ) -> bool {
-        if self.ttl == 0 {
-            return false;
-        }
+    ) -> Option<ValidationError> {
         let place = (key.clone(), by);
-        let Some(entry) = self.tokens.get(&place) else {
-            return false;
-        };
-        let holds = self.clock.elapsed() < entry.until
-            && generations.is_current_for_all_users(entry.generation, &key.token);
-        if !holds {
-            self.tokens
-                .remove_if(&place, |now| now.until == entry.until);
+        let entry = self.tokens.get(&place)?;
+        let is_current = generations.is_current_for_all_users(entry.generation, &key.token);
+        match entry.until.checked_sub(self.clock.elapsed()) {
+            Some(left @ 1..) if is_current => Some(match entry.error.retry_after() {
+                Some(_) => entry.error.with_retry_after(Duration::from_micros(left)),
+                None => entry.error,
+            }),
+            // The next failure must know how long this one was remembered.
+            _ if is_current && entry.wait > 0 => None,
+            _ => {
+                self.tokens
+                    .remove_if(&place, |now| now.until == entry.until);
+                None
+            }
         }
-        holds
     }
 
     pub(crate) fn len(&self) -> usize {

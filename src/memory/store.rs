@@ -30,7 +30,7 @@ use crate::{
     protocol::{CacheKey, IdentityHasher, LifetimePolicy, LocalKey, Provenance},
     sync::lock,
     time::{Clock, wall_micros},
-    validator::ValidatedSession,
+    validator::{ValidatedSession, ValidationError},
 };
 
 /// Maximum number of rejected tokens that are remembered, whatever the capacity for sessions is.
@@ -348,19 +348,36 @@ impl LocalStore {
     }
 
     /// Stores that a token was rejected in a validation that began after `generation` was read.
-    pub(crate) fn cache_negative(&self, key: &CacheKey, by: RejectedBy, generation: Generation) {
-        self.negative.insert(key, by, generation);
+    pub(crate) fn cache_negative(
+        &self,
+        key: &CacheKey,
+        by: RejectedBy,
+        generation: Generation,
+        error: ValidationError,
+    ) {
+        self.negative.insert(key, by, generation, error);
     }
 
-    /// Removes the rejections by the provider and by the rules of `layer`, since a successful
-    /// validation contradicts both.
+    /// Stores that a validation which began after `generation` was read had no result.
+    pub(crate) fn cache_failure(
+        &self,
+        key: &CacheKey,
+        layer: LayerId,
+        generation: Generation,
+        error: ValidationError,
+    ) {
+        self.negative.insert_failure(key, layer, generation, error);
+    }
+
+    /// Removes the rejections by the provider and by the rules of `layer`, and its failure, since a
+    /// successful validation contradicts them.
     pub(crate) fn forget_negative(&self, key: &CacheKey, layer: Option<LayerId>) {
         self.negative.remove(key, layer);
     }
 
-    /// Whether the token has just been rejected and nothing was revoked since then.
-    pub(crate) fn is_negatively_cached(&self, key: &CacheKey, by: RejectedBy) -> bool {
-        self.negative.contains(key, by, &self.generations)
+    /// Returns why the token has just been rejected or failed, if nothing was revoked since then.
+    pub(crate) fn get_negative(&self, key: &CacheKey, by: RejectedBy) -> Option<ValidationError> {
+        self.negative.get(key, by, &self.generations)
     }
 
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {

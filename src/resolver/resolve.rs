@@ -24,8 +24,7 @@ use crate::{
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
     validator::{
-        Cooldown, ForbiddenReason, SessionValidator, ValidatedSession, ValidationError,
-        ValidationErrorKind,
+        ForbiddenReason, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
     },
 };
 
@@ -55,10 +54,10 @@ impl<V> Resolver<V> {
     where
         V: SessionValidator,
     {
-        let cooldown = Cooldown::new(cache.store().clock().clone());
+        let client = ValidatorClient::new(validator, cache.store());
         Self {
-            cache: cache.for_validator(&validator),
-            client: ValidatorClient::new(validator, cooldown),
+            cache: cache.for_validator(client.validator()),
+            client,
             id: LayerId::next(),
         }
     }
@@ -264,11 +263,10 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Validates a session in use again before its cache entry expires, so that no active user
     /// waits for the identity provider. Does nothing if this was done for the record before, the
-    /// token is being validated already, no permit is free, or the provider must not be called for
-    /// now.
+    /// token is being validated already, no permit is free, or the provider limits the rate.
     fn refresh(&self, token: &SessionToken, record: RecordVersion) {
         // Check this before the digest of the token is computed, which a hit does not need.
-        if self.client.is_cooling_down() {
+        if self.client.is_rate_limited() {
             return;
         }
         let validations = self.cache.validations();
@@ -397,31 +395,37 @@ impl<V: SessionValidator> Resolver<V> {
         (outcome, true)
     }
 
-    /// Validates a token. A rejection by the provider evicts what is cached.
+    /// Validates a token. A rejection by the provider evicts what is cached. A token that has just
+    /// failed fails again without a call.
     async fn validate(
         &self,
         token: &SessionToken,
         ticket: &Ticket,
     ) -> Result<ValidatedSession, ValidationError> {
-        let result = self.client.validate(&self.cache, token).await;
-        if let Err(error) = &result
-            && error.is_rejection()
-        {
-            let is_own_rule = error.is_own_rule();
-            // A rejection by this layer's own rules evicts nothing, because the provider still
-            // accepts what other layers of the namespace have cached.
-            if !is_own_rule {
-                Box::pin(self.store().evict(ticket)).await;
-            }
-            if error.kind() == ValidationErrorKind::Invalid {
-                let by = match is_own_rule {
-                    true => RejectedBy::Layer(self.id),
-                    false => RejectedBy::Provider,
-                };
-                self.store().cache_negative(ticket, by);
+        if let Some(failure) = self.store().failure(ticket, self.id) {
+            return Err(failure);
+        }
+        let validation = self.client.validate(&self.cache, token).await;
+        if let Err(error) = &validation.result {
+            if validation.is_failure_of_token {
+                self.store().cache_failure(ticket, self.id, error.clone());
+            } else if error.is_rejection() {
+                let is_own_rule = error.is_own_rule();
+                // A rejection by this layer's own rules evicts nothing, because the provider still
+                // accepts what other layers of the namespace have cached.
+                if !is_own_rule {
+                    Box::pin(self.store().evict(ticket)).await;
+                }
+                if error.is_lasting() {
+                    let by = match is_own_rule {
+                        true => RejectedBy::Layer(self.id),
+                        false => RejectedBy::Provider,
+                    };
+                    self.store().cache_negative(ticket, by, error.clone());
+                }
             }
         }
-        result
+        validation.result
     }
 
     /// Returns a stale session because the provider is unavailable, or the error if there is none.
@@ -455,10 +459,10 @@ impl<V: SessionValidator> Resolver<V> {
         };
         match lookup {
             Lookup::Hit(hit) => Ok(Ok(self.resolved_from_hit(hit, token))),
-            Lookup::Miss(_) if self.store().is_negatively_cached(key, self.id) => {
-                Ok(Err(ValidationError::invalid().into()))
-            }
-            Lookup::Miss(ticket) => Err(ticket),
+            Lookup::Miss(ticket) => match self.store().rejection(key, self.id) {
+                Some(error) => Ok(Err(error.into())),
+                None => Err(ticket),
+            },
             Lookup::Revoked => Ok(Err(Denied::Revoked)),
         }
     }

@@ -1,49 +1,51 @@
-//! One call of the validator: its permit, its timeout, and what its outcome means for the calls
-//! that follow.
+//! One call of the validator: the limits that it waits for, its timeout, and what its outcome means
+//! for the calls that follow.
 
-use std::{
-    error::Error as StdError,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU8, Ordering::Relaxed},
-    },
-};
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::provider_monitor::{FailureScope, ProviderMonitor};
 use crate::{
-    cache::SessionCache,
+    cache::{SessionCache, Store},
     telemetry::{Timer, VALIDATION, ValidationOutcome},
     token::SessionToken,
     validator::{
-        Cooldown, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
+        AdaptiveLimit, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
     },
 };
 
 /// A validator, and the known state of its identity provider. Clones share both.
 pub(crate) struct ValidatorClient<V> {
     validator: Arc<V>,
-    health: Arc<ProviderHealth>,
-    cooldown: Arc<Cooldown>,
+    monitor: Arc<ProviderMonitor>,
+    limit: Arc<AdaptiveLimit>,
+}
+
+/// Result of one validation.
+pub(crate) struct Validation {
+    pub(crate) result: Result<ValidatedSession, ValidationError>,
+    /// Whether the validation failed, or was rejected, for a reason that concerns this token alone
+    /// and may be temporary.
+    pub(crate) is_failure_of_token: bool,
 }
 
 impl<V> Clone for ValidatorClient<V> {
     fn clone(&self) -> Self {
         Self {
             validator: Arc::clone(&self.validator),
-            health: Arc::clone(&self.health),
-            cooldown: Arc::clone(&self.cooldown),
+            monitor: Arc::clone(&self.monitor),
+            limit: Arc::clone(&self.limit),
         }
     }
 }
 
 impl<V> ValidatorClient<V> {
-    pub(crate) fn new(validator: V, cooldown: Cooldown) -> Self {
+    pub(crate) fn new(validator: V, store: &Store) -> Self {
         Self {
             validator: Arc::new(validator),
-            health: Arc::default(),
-            cooldown: Arc::new(cooldown),
+            monitor: Arc::new(ProviderMonitor::new(store)),
+            limit: Arc::new(AdaptiveLimit::new(store.clock().clone())),
         }
     }
 
@@ -51,37 +53,38 @@ impl<V> ValidatorClient<V> {
         &self.validator
     }
 
-    /// Whether the identity provider has asked not to be called for now.
-    pub(crate) fn is_cooling_down(&self) -> bool {
-        self.cooldown.remaining().is_some()
+    /// Whether the identity provider limits the rate at present.
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        self.limit.is_active()
     }
 }
 
 impl<V: SessionValidator> ValidatorClient<V> {
-    pub(crate) async fn validate(
-        &self,
-        cache: &SessionCache,
-        token: &SessionToken,
-    ) -> Result<ValidatedSession, ValidationError> {
-        self.cooldown.check()?;
+    pub(crate) async fn validate(&self, cache: &SessionCache, token: &SessionToken) -> Validation {
         let (validations, metrics) = (cache.validations(), cache.store().metrics());
-        let (mut timer, mut asked_at) = (None, None);
+        let (mut timer, mut called_at) = (None, None);
         let result = tokio::time::timeout(validations.timeout, async {
+            // Wait for the provider first: what waits for a slow one must not use up the permits
+            // that validations with other providers need.
+            let mut place = self.limit.acquire(token).await?;
             let _permit = validations.acquire_permit().await;
             timer = Some(Timer::start());
-            asked_at = Some(Instant::now());
+            called_at = Some(Instant::now());
             metrics.validations_started.increment();
-            self.validator.validate(token.clone()).await
+            place.start();
+            let result = self.validator.validate(token.clone()).await;
+            place.finish(&result);
+            result
         })
         .await
         .unwrap_or_else(|_| {
-            let error = ValidationError::unavailable(if asked_at.is_some() {
+            let error = ValidationError::unavailable(if called_at.is_some() {
                 "the validator did not finish within `validation_timeout`"
             } else {
                 "timed out waiting for one of the `max_concurrent_validations` permits"
             });
             // A provider that had no time to respond might have rejected this token.
-            let had_time = asked_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);
+            let had_time = called_at.is_some_and(|at| at.elapsed() * 2 >= validations.timeout);
             Err(if had_time { error } else { error.not_called() })
         })
         .and_then(|mut session| {
@@ -99,13 +102,41 @@ impl<V: SessionValidator> ValidatorClient<V> {
             metrics.validation_duration.with(outcome).record(timer);
         }
         tracing::debug!(target: VALIDATION, outcome = outcome.as_str(), "session validation finished");
-        if let Err(error) = &result
-            && !error.is_rejection()
-        {
-            self.cooldown.observe(error);
+        self.record(token, result)
+    }
+
+    fn record(
+        &self,
+        token: &SessionToken,
+        result: Result<ValidatedSession, ValidationError>,
+    ) -> Validation {
+        let error = match result {
+            Err(error) if !error.is_rejection() => error,
+            decision => {
+                self.monitor.record_decision(token, &decision);
+                return Validation {
+                    result: decision,
+                    is_failure_of_token: false,
+                };
+            }
+        };
+        // Without a call there is nothing to learn about the provider.
+        if error.is_not_called() {
+            return Validation {
+                result: Err(error),
+                is_failure_of_token: false,
+            };
         }
-        self.health.observe(result.as_ref().err());
-        result
+        let scope = self.monitor.record_failure(token, &error);
+        let is_of_token = matches!(scope, FailureScope::Token { .. });
+        Validation {
+            // The provider's `Retry-After` applies to the token in any case.
+            is_failure_of_token: is_of_token || error.retry_after().is_some(),
+            result: Err(match scope {
+                FailureScope::Token { is_invalid: true } => ValidationError::invalid(),
+                _ => error,
+            }),
+        }
     }
 }
 
@@ -120,58 +151,5 @@ fn outcome<T>(result: &Result<T, ValidationError>) -> ValidationOutcome {
                 ValidationOutcome::Unavailable
             }
         },
-    }
-}
-
-/// State of the identity provider, so that a change is logged once and not per request.
-#[derive(Default)]
-struct ProviderHealth(AtomicU8);
-
-impl ProviderHealth {
-    const ANSWERS: u8 = 0;
-    const UNAVAILABLE: u8 = 1;
-    const MISCONFIGURED: u8 = 2;
-
-    fn observe(&self, error: Option<&ValidationError>) {
-        let state = match error.map(ValidationError::kind) {
-            None | Some(ValidationErrorKind::Invalid | ValidationErrorKind::Forbidden(_)) => {
-                Self::ANSWERS
-            }
-            Some(ValidationErrorKind::Unavailable) => Self::UNAVAILABLE,
-            Some(ValidationErrorKind::Misconfigured) => Self::MISCONFIGURED,
-        };
-        if self.0.load(Relaxed) == state || self.0.swap(state, Relaxed) == state {
-            return;
-        }
-        match (state, error) {
-            (Self::MISCONFIGURED, Some(error)) => {
-                tracing::error!(
-                    target: VALIDATION,
-                    error = %ErrorChain(error),
-                    "validator misconfigured, no session can be validated"
-                );
-            }
-            (Self::UNAVAILABLE, Some(error)) => tracing::warn!(
-                target: VALIDATION,
-                error = %ErrorChain(error),
-                "identity provider unavailable, serving cached sessions"
-            ),
-            _ => tracing::info!(target: VALIDATION, "identity provider available again"),
-        }
-    }
-}
-
-/// An error and its causes on one line.
-struct ErrorChain<'a>(&'a ValidationError);
-
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::cooldown::Cooldown;
+use super::adaptive_limit::AdaptiveLimit;
 use crate::{model::Namespace, token::SessionToken};
 
 /// A validator that combines two validators. Created by [`SessionValidator::or`] and
@@ -27,7 +27,7 @@ pub struct Or<A, B> {
 pub(super) struct Branch<V> {
     pub(super) name: String,
     pub(super) validator: V,
-    pub(super) cooldown: Arc<Cooldown>,
+    pub(super) limit: Arc<AdaptiveLimit>,
 }
 
 pub(super) type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;

@@ -15,6 +15,7 @@ pub struct ValidationError {
     kind: ValidationErrorKind,
     retry_after: Option<Duration>,
     cause: Cause,
+    scope: Scope,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -23,13 +24,24 @@ pub struct ValidationError {
 enum Cause {
     /// The identity provider.
     Provider,
-    /// The provider of one branch of the validator. The branch keeps its cooldown.
+    /// The provider of one branch of the validator. The branch has its own limit.
     Branch,
     /// A rule of the validator itself.
     OwnRule,
-    /// This node, which did not call the provider or did not wait long enough for it: during a
-    /// cooldown, or because too many validations were waiting.
+    /// This node, which did not call the provider or did not wait long enough for it, because too
+    /// many validations were waiting.
     NotCalled,
+}
+
+/// The tokens that a failure of the provider concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The token of the call, as far as is known.
+    Token,
+    /// The token of the call, which the response names as the reason.
+    BlamedToken,
+    /// All tokens.
+    AllTokens,
 }
 
 /// The kinds of [`ValidationError`] that the caller of a validator must distinguish.
@@ -115,16 +127,59 @@ impl ValidationError {
     }
 
     /// Sets the time after which a retry makes sense. Until then, but for one minute at most, the
-    /// provider is not called for any token, and clients get 503 with the remaining time as
-    /// `Retry-After`.
+    /// provider is not called for this token, and clients get 503 with the remaining time as
+    /// `Retry-After`. Other tokens are not affected.
     ///
-    /// In an [`or`](crate::SessionValidator::or), a cooldown of the second branch does not affect
-    /// the sessions of the first. A cooldown of the first branch stops both, because every token is
-    /// sent to it first. In an [`or_if`](crate::SessionValidator::or_if), neither branch stops the
-    /// other.
+    /// If the provider limits three different tokens within a second, the layer also limits how many
+    /// calls it sends at the same time: half as many after each further limit, one more after each
+    /// round of successful calls, and without a limit again after one minute in which the provider
+    /// limited no call. Validations that would have to wait for too long get 503. Each branch of
+    /// [`or`](crate::SessionValidator::or) and [`or_if`](crate::SessionValidator::or_if) has its own
+    /// limit.
     #[must_use]
     pub fn with_retry_after(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.retry_after = after.into();
+        self
+    }
+
+    /// Marks a failure as one that does not depend on the token: there is no connection, or the
+    /// provider does not accept this service's own credentials.
+    ///
+    /// The layer then regards the provider as unavailable or misconfigured immediately. Any other
+    /// failure concerns its token until three different tokens have failed without a decision in
+    /// between. The layer validates such a token again after one second, and after twice the time at
+    /// each further failure, up to `negative_ttl`.
+    #[must_use]
+    pub fn for_all_tokens(mut self) -> Self {
+        self.scope = Scope::AllTokens;
+        self
+    }
+
+    /// Marks a failure whose response names the token as the reason. If the provider validates other
+    /// tokens, this one is invalid.
+    #[cfg(any(feature = "appwrite", feature = "introspection"))]
+    pub(crate) fn blaming_token(mut self) -> Self {
+        self.scope = Scope::BlamedToken;
+        self
+    }
+
+    pub(crate) fn is_for_all_tokens(&self) -> bool {
+        self.scope == Scope::AllTokens
+    }
+
+    pub(crate) fn blames_token(&self) -> bool {
+        self.scope == Scope::BlamedToken
+    }
+
+    /// Adds the validator's own error to a rejection. It is logged only if the provider rejects all
+    /// tokens, so it should name the settings to check. It must not contain a secret.
+    #[must_use]
+    pub fn with_source(self, source: impl Into<BoxError>) -> Self {
+        self.with_shared_source(Arc::from(source.into()))
+    }
+
+    pub(crate) fn with_shared_source(mut self, source: Arc<dyn StdError + Send + Sync>) -> Self {
+        self.source = Some(source);
         self
     }
 
@@ -143,12 +198,12 @@ impl ValidationError {
         self.cause == Cause::OwnRule
     }
 
-    /// Creates an error for a provider that was not called because of its `Retry-After`.
-    pub(crate) fn cooling_down(remaining: Duration) -> Self {
-        let cooling_down = "the identity provider is not called until its `Retry-After` has passed";
+    /// Creates an error for a provider that was not called because it limits the rate.
+    pub(crate) fn limited(retry_after: Duration) -> Self {
+        let limited = "the identity provider limits the rate, and too many validations wait for it";
         Self {
             cause: Cause::NotCalled,
-            ..Self::unavailable(cooling_down).with_retry_after(remaining)
+            ..Self::unavailable(limited).with_retry_after(retry_after)
         }
     }
 
@@ -167,7 +222,7 @@ impl ValidationError {
         self.retry_after.filter(|_| self.cause == Cause::Provider)
     }
 
-    /// Marks a provider's error as belonging to a branch, which keeps its own cooldown.
+    /// Marks a provider's error as belonging to a branch, which has its own limit.
     pub(crate) fn in_branch(mut self) -> Self {
         if self.cause == Cause::Provider {
             self.cause = Cause::Branch;
@@ -191,6 +246,17 @@ impl ValidationError {
         }
     }
 
+    /// Returns `true` for a rejection that does not change while the token exists, so that it can be
+    /// remembered.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self.kind {
+            ValidationErrorKind::Invalid => true,
+            ValidationErrorKind::Forbidden(_)
+            | ValidationErrorKind::Unavailable
+            | ValidationErrorKind::Misconfigured => false,
+        }
+    }
+
     /// Returns the time after which a retry makes sense, if the identity provider sent one.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -202,6 +268,7 @@ impl ValidationError {
             kind,
             retry_after: None,
             cause: Cause::Provider,
+            scope: Scope::Token,
             source: None,
         }
     }

@@ -6,10 +6,10 @@
 //! nor let users in, and only the validator knows which of the two cases occurred.
 
 mod adapters;
+mod adaptive_limit;
 #[cfg(feature = "appwrite")]
 pub(crate) mod appwrite;
 mod closure;
-mod cooldown;
 mod erased;
 mod error;
 mod filter;
@@ -32,4 +32,4 @@ pub use self::{
     traits::SessionValidator,
 };
 
-pub(crate) use self::cooldown::Cooldown;
+pub(crate) use self::adaptive_limit::AdaptiveLimit;

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use super::{
     adapters::{Branch, Or, Route},
-    cooldown::Cooldown,
+    adaptive_limit::AdaptiveLimit,
     error::{ValidationError, ValidationErrorKind},
     session::ValidatedSession,
     traits::SessionValidator,
@@ -55,7 +55,7 @@ impl<V: SessionValidator> Branch<V> {
         Self {
             name,
             validator,
-            cooldown: Arc::new(Cooldown::new(Clock::system())),
+            limit: Arc::new(AdaptiveLimit::new(Clock::system())),
         }
     }
 
@@ -64,13 +64,10 @@ impl<V: SessionValidator> Branch<V> {
         namespace: &Namespace,
         token: SessionToken,
     ) -> Result<ValidatedSession, ValidationError> {
-        self.cooldown.check()?;
-        let mut session = self.validator.validate(token).await.map_err(|error| {
-            if !error.is_rejection() {
-                self.cooldown.observe(&error);
-            }
-            error.in_branch()
-        })?;
+        let place = self.limit.acquire(&token).await?;
+        let result = self.validator.validate(token).await;
+        place.finish(&result);
+        let mut session = result.map_err(ValidationError::in_branch)?;
         let authority = session.authority;
         session.authority = Some(authority.unwrap_or_else(|| self.validator.authority()));
         session.branches = session.branches.inside(namespace, &self.name);
@@ -99,15 +96,24 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
             };
         }
         let rejected = match self.first.validate(namespace, token.clone()).await {
-            Err(error) if error.kind() == ValidationErrorKind::Invalid => error,
+            // A provider may send an error for a token of another provider, whose form it does not
+            // know.
+            Err(error) if error.kind() == ValidationErrorKind::Invalid || error.blames_token() => {
+                error
+            }
             result => return result,
         };
         self.second
             .validate(namespace, token)
             .await
             .map_err(|error| {
-                // Without its own rule, the first branch might have accepted the token.
-                if rejected.is_own_rule() && error.is_rejection() {
+                if !error.is_rejection() {
+                    error
+                } else if !rejected.is_rejection() {
+                    // The second branch does not know the token, so the failure of the first stands.
+                    rejected
+                } else if rejected.is_own_rule() {
+                    // Without its own rule, the first branch might have accepted the token.
                     error.by_own_rule()
                 } else {
                     error

@@ -214,8 +214,8 @@ async fn each_response_maps_to_its_error_kind() {
         (typed(403, "user_jwt_and_cookie_set"), MISCONFIGURED),
         (typed(400, "general_argument_invalid"), MISCONFIGURED),
         (typed(400, "general_bad_request"), MISCONFIGURED),
-        (Fault::Redirect("/elsewhere".to_owned()), MISCONFIGURED),
-        (Fault::Html(301), MISCONFIGURED),
+        (Fault::Redirect("/elsewhere".to_owned()), UNAVAILABLE),
+        (Fault::Html(301), UNAVAILABLE),
         (typed(429, "general_rate_limit_exceeded"), UNAVAILABLE),
         (Fault::Html(429), UNAVAILABLE),
         (typed(401, "general_access_forbidden"), UNAVAILABLE),
@@ -397,7 +397,7 @@ async fn redirect_target_does_not_receive_the_token() {
         let target = format!("{}/account", elsewhere.endpoint());
         world.appwrite.fault(place, Fault::Redirect(target));
     }
-    assert_eq!(world.failure().await.kind(), MISCONFIGURED);
+    assert_eq!(world.failure().await.kind(), UNAVAILABLE);
     assert_eq!(elsewhere.calls(Endpoint::Account), 0);
     assert!(elsewhere.violations().is_empty());
 }

@@ -471,13 +471,13 @@ async fn each_response_maps_to_its_error_kind() {
     let moved = Fault::status(307).with("location", "/elsewhere");
     let table = [
         (Fault::json(401, &client), MISCONFIGURED),
-        (Fault::html(401), MISCONFIGURED),
+        (Fault::html(401), UNAVAILABLE),
         (Fault::status(403), MISCONFIGURED),
         (Fault::status(400), MISCONFIGURED),
         (Fault::status(404), MISCONFIGURED),
-        (Fault::html(404), MISCONFIGURED),
+        (Fault::html(404), UNAVAILABLE),
         (Fault::status(405), MISCONFIGURED),
-        (moved, MISCONFIGURED),
+        (moved, UNAVAILABLE),
         (
             not_json("eyJ0.eyJp.c2ln").with("content-type", signed),
             MISCONFIGURED,
@@ -577,7 +577,7 @@ async fn redirect_target_does_not_receive_the_token() {
     for status in [301, 302, 303, 307, 308] {
         let away = Fault::status(status).with("location", &elsewhere.endpoint());
         world.server.fault(away);
-        assert_eq!(world.kind().await, Some(MISCONFIGURED), "{status}");
+        assert_eq!(world.kind().await, Some(UNAVAILABLE), "{status}");
     }
     assert_eq!(elsewhere.calls(), 0);
 }

@@ -35,6 +35,7 @@ mod newcomer;
 mod nodes;
 mod outage;
 mod page;
+mod provider;
 mod public_api;
 mod readiness;
 mod refresh;

@@ -591,8 +591,8 @@ async fn or_if_sends_a_token_to_one_provider_only() {
     assert_eq!((people.calls(), machines.calls()), (2, 2));
 }
 
-#[tokio::test]
-async fn cooldown_of_one_branch_does_not_stop_the_other() {
+#[tokio::test(start_paused = true)]
+async fn rate_limit_of_one_branch_does_not_slow_down_the_other() {
     let people = Probe::answering(|text| match text {
         text if text.starts_with("person") => Ok(session("ada")),
         _ => Err(ValidationError::invalid()),
@@ -601,59 +601,65 @@ async fn cooldown_of_one_branch_does_not_stop_the_other() {
     let machines = TestValidator::new();
     machines.fail(limited);
     let layer = SessionCacheLayer::new(cache(), people.clone().or("machines", machines.clone()));
-    assert_eq!(status(&layer, "junk").await, 503);
-    assert_eq!(machines.calls(), 1);
-    assert_eq!(
-        status(&layer, "person-1").await,
-        200,
-        "the first branch is healthy"
-    );
-    assert_eq!(status(&layer, "more-junk").await, 503);
-    assert_eq!(machines.calls(), 1, "the second branch is in its cooldown");
-    assert_eq!(status(&layer, "person-2").await, 200);
-    assert_eq!(people.calls(), 4);
+    for n in 0..3 {
+        assert_eq!(status(&layer, &format!("junk-{n}")).await, 503);
+    }
+    assert_eq!(machines.calls(), 3);
+    // The second branch now gets one call at a time.
+    machines.hang();
+    let junk = layer.clone();
+    let junk = tokio::spawn(async move { status(&junk, "junk-3").await });
+    while machines.calls() < 4 {
+        tokio::task::yield_now().await;
+    }
+    let waiting = layer.clone();
+    let waiting = tokio::spawn(async move { status(&waiting, "junk-4").await });
+    people.wait_for_calls(5).await;
+    for n in 0..3 {
+        let healthy = status(&layer, &format!("person-{n}")).await;
+        assert_eq!(healthy, 200, "the first branch has no limit");
+    }
+    assert_eq!(machines.calls(), 4, "the second branch has a limit");
+    assert_eq!(junk.await.unwrap(), 503);
+    assert_eq!(waiting.await.unwrap(), 503);
 }
 
-/// The validation of an unknown token makes the provider request a cooldown. That must not cause a
-/// stale session to be served for a user who was blocked in the meantime.
-#[tokio::test]
-async fn cooldown_does_not_serve_stale_sessions() {
+/// Validations of other tokens keep the provider from being called for a user who was blocked in the
+/// meantime. That is not an outage, so no stale session may be served.
+#[tokio::test(start_paused = true)]
+async fn rate_limit_does_not_serve_stale_sessions() {
     for with_branches in [false, true] {
         let clock = ManualClock::new();
         let builder = SessionCache::builder().ttl(Duration::from_secs(30));
         let builder = builder
             .stale_if_error(Duration::from_secs(60))
             .clock(clock.clone());
-        let probe = Probe::new();
+        let provider = TestValidator::new().with_session("blocked-since", UserData::new("ada"));
         let validator = if with_branches {
-            ErasedValidator::new(probe.clone().or("none", TestValidator::new()))
+            ErasedValidator::new(provider.clone().or("none", TestValidator::new()))
         } else {
-            ErasedValidator::new(probe.clone())
+            ErasedValidator::new(provider.clone())
         };
         let layer = SessionCacheLayer::new(builder.build().unwrap(), validator);
         ask(&layer, "blocked-since").await.unwrap();
         clock.advance(Duration::from_secs(30));
-        probe.answer(|text| match text {
-            "junk" => {
-                Err(ValidationError::unavailable("429").with_retry_after(Duration::from_secs(10)))
-            }
-            _ => Err(ValidationError::forbidden(ForbiddenReason::Blocked)),
-        });
-        assert_eq!(status(&layer, "junk").await, 503);
-        assert_eq!(status(&layer, "blocked-since").await, 503);
-        assert_eq!(probe.calls(), 2);
-        // If the provider was called for this token and failed, it is an outage.
-        probe.answer(|_| Err(ValidationError::unavailable("out of order")));
-        if !with_branches {
-            clock.advance(Duration::from_secs(10));
-            assert!(
-                ask_for_all(&layer, "blocked-since")
-                    .await
-                    .unwrap()
-                    .1
-                    .is_stale()
-            );
+        let limited = ValidationError::unavailable("429");
+        provider.fail(limited.with_retry_after(Duration::from_secs(10)));
+        for n in 0..3 {
+            assert_eq!(status(&layer, &format!("junk-{n}")).await, 503);
         }
+        provider.hang();
+        let junk = layer.clone();
+        let junk = tokio::spawn(async move { status(&junk, "junk-3").await });
+        while provider.calls() < 5 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(status(&layer, "blocked-since").await, 503);
+        assert_eq!(junk.await.unwrap(), 503);
+        // If the provider was called for this token and failed, it is an outage.
+        provider.fail(ValidationError::unavailable("out of order"));
+        let (_, info) = ask_for_all(&layer, "blocked-since").await.unwrap();
+        assert!(info.is_stale());
     }
 }
 
@@ -890,7 +896,7 @@ async fn filter_sees_the_authority_and_closures_keep_it() {
 }
 
 #[tokio::test]
-async fn rejection_of_one_token_starts_no_cooldown() {
+async fn rejection_with_retry_after_does_not_limit_others() {
     let locked = ValidationError::forbidden(ForbiddenReason::Blocked);
     let locked = locked.with_retry_after(Duration::from_secs(60));
     let people = TestValidator::new()

@@ -148,16 +148,19 @@ async fn refresh_can_be_disabled_and_yields_to_waiting_requests() {
 }
 
 #[tokio::test]
-async fn refresh_waits_for_the_end_of_a_cooldown() {
-    let (clock, (cache, probe, layer)) = in_process();
+async fn refresh_waits_for_the_end_of_a_rate_limit() {
+    let (clock, ttl) = (ManualClock::new(), Duration::from_secs(1_200));
+    let (cache, probe, layer) = node(SessionCache::builder().ttl(ttl).clock(clock.clone()));
     tier(&layer, "t").await.unwrap();
-    clock.advance(MOST_OF_THE_TTL);
-    let pause = Duration::from_secs(10);
-    probe.answer(move |_| Err(ValidationError::unavailable("429").with_retry_after(pause)));
-    assert_eq!(ask(&layer, "another").await.unwrap_err(), 503);
+    clock.advance(ttl * 5 / 6);
+    let wait = Duration::from_secs(10);
+    probe.answer(move |_| Err(ValidationError::unavailable("429").with_retry_after(wait)));
+    for n in 0..3 {
+        assert_eq!(ask(&layer, &format!("another-{n}")).await.unwrap_err(), 503);
+    }
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
     assert_eq!(cache.stats().refreshes, 0);
-    clock.advance(pause);
+    clock.advance(Duration::from_secs(60));
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Local);
     assert_eq!(cache.stats().refreshes, 1);
 }

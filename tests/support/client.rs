@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use http::{Request, Response, StatusCode, header};
+use http::{Extensions, Request, Response, StatusCode, header};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
     Origin, Rejection, SessionCacheLayer, SessionInfo, SessionToken, SessionValidator, UserData,
@@ -35,6 +35,25 @@ pub async fn ask_for_all<V: SessionValidator>(
     layer: &SessionCacheLayer<V>,
     token: &str,
 ) -> Result<(UserData, SessionInfo), StatusCode> {
+    let extensions = respond(layer, token).await;
+    if let Some(rejection) = extensions.get::<Rejection>() {
+        return Err(rejection.status());
+    }
+    let user = extensions.get::<UserData>().unwrap().clone();
+    Ok((user, extensions.get::<SessionInfo>().unwrap().clone()))
+}
+
+/// Returns the rejection of a request.
+pub async fn rejection<V: SessionValidator>(
+    layer: &SessionCacheLayer<V>,
+    token: &str,
+) -> Rejection {
+    let extensions = respond(layer, token).await;
+    extensions.get::<Rejection>().unwrap().clone()
+}
+
+/// Returns the extensions of the request if it passed, or else those of the response.
+async fn respond<V: SessionValidator>(layer: &SessionCacheLayer<V>, token: &str) -> Extensions {
     let inner = service_fn(async |request: Request<()>| {
         let mut response = Response::new(http_body_util::Empty::<bytes::Bytes>::new());
         *response.extensions_mut() = request.extensions().clone();
@@ -46,12 +65,7 @@ pub async fn ask_for_all<V: SessionValidator>(
         .unwrap();
     let answer = layer.layer(inner).oneshot(request);
     let answer = soon("a response", answer).await.unwrap();
-    let extensions = answer.extensions();
-    if let Some(rejection) = extensions.get::<Rejection>() {
-        return Err(rejection.status());
-    }
-    let user = extensions.get::<UserData>().unwrap().clone();
-    Ok((user, extensions.get::<SessionInfo>().unwrap().clone()))
+    answer.into_parts().0.extensions
 }
 
 /// Returns the tier of the user that a request is served as.

@@ -93,7 +93,11 @@ impl Cluster {
         cluster.until("all know each other", |cluster| {
             cluster.nodes.iter().all(|node| {
                 let known = cluster.view(node);
-                known.len() == count && known.iter().all(|line| line.contains(" connected"))
+                // A node has a random ID until the handshake with it is complete.
+                let knows = |id: &String| known.iter().any(|line| line.starts_with(id));
+                known.len() == count
+                    && known.iter().all(|line| line.contains(" connected"))
+                    && cluster.ids.iter().all(knows)
             })
         });
         for n in replicas.clone() {

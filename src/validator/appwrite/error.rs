@@ -146,22 +146,28 @@ impl AppwriteError {
 /// other errors keep it.
 impl From<AppwriteError> for ValidationError {
     fn from(error: AppwriteError) -> Self {
+        let (status, after) = (error.failure.status(), error.retry_after);
         match error.kind {
             AppwriteErrorKind::Unauthorized => Self::invalid(),
             AppwriteErrorKind::Forbidden(reason) => Self::forbidden(reason),
-            // The only arguments of a validation come from the configuration.
+            // Validations of different tokens differ only in the token.
+            AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured
+                if status == Some(StatusCode::BAD_REQUEST) =>
+            {
+                Self::misconfigured(error).blaming_token()
+            }
             AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured => {
-                Self::misconfigured(error)
+                Self::misconfigured(error).for_all_tokens()
+            }
+            AppwriteErrorKind::Transport if status.is_none() => {
+                Self::unavailable(error).for_all_tokens()
             }
             AppwriteErrorKind::RateLimited
             | AppwriteErrorKind::Timeout
             | AppwriteErrorKind::Transport
             | AppwriteErrorKind::ServerError
             | AppwriteErrorKind::UnexpectedResponse
-            | AppwriteErrorKind::BodyTooLarge => {
-                let after = error.retry_after;
-                Self::unavailable(error).with_retry_after(after)
-            }
+            | AppwriteErrorKind::BodyTooLarge => Self::unavailable(error).with_retry_after(after),
         }
     }
 }

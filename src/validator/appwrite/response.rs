@@ -62,9 +62,9 @@ pub(crate) fn classify(
         return Err(error(AppwriteErrorKind::ServerError, advice).with_retry_after(wait));
     }
     if status.is_redirection() {
-        let advice = "the server sent a redirect, which is not followed; set APPWRITE_ENDPOINT to \
-                      its target";
-        return Err(error(AppwriteErrorKind::Misconfigured, advice));
+        let advice = "the response is a redirect, which is not followed; check that no proxy \
+                      responds instead of Appwrite, or set APPWRITE_ENDPOINT to the target";
+        return Err(error(AppwriteErrorKind::UnexpectedResponse, advice));
     }
     // From here on the body decides, so it must have been read.
     body?;

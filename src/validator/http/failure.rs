@@ -42,6 +42,10 @@ impl Failure {
         self
     }
 
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
     /// Adds the reason why there is no response, or no body of the response that has the status.
     pub(crate) fn with_error(mut self, error: HttpError, status: Option<StatusCode>) -> Self {
         self.status = status;

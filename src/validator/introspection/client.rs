@@ -28,6 +28,7 @@ pub(super) struct IntrospectionClient {
     endpoint: Url,
     /// The part of the body that follows the token.
     credentials: Zeroizing<String>,
+    sends_bearer: bool,
 }
 
 impl IntrospectionClient {
@@ -39,6 +40,9 @@ impl IntrospectionClient {
     ) -> Result<Self, BoxError> {
         let mut headers =
             HeaderMap::from_iter([(header::ACCEPT, JSON), (header::CONTENT_TYPE, FORM)]);
+        let sends_bearer = header
+            .as_ref()
+            .is_some_and(|credential| credential.as_bytes().starts_with(b"Bearer "));
         if let Some(credential) = header {
             headers.insert(header::AUTHORIZATION, credential);
         }
@@ -46,6 +50,7 @@ impl IntrospectionClient {
             http: HttpClient::new(&endpoint, &headers, connect_timeout, timeout)?,
             endpoint,
             credentials: body,
+            sends_bearer,
         })
     }
 
@@ -64,7 +69,7 @@ impl IntrospectionClient {
             .http
             .call(Method::POST, url, HeaderMap::new(), Some(form.into_bytes()));
         let response = call.await.map_err(|error| unanswered(error, None))?;
-        classify(response, Utc::now())
+        classify(response, self.sends_bearer, Utc::now())
     }
 }
 

@@ -28,5 +28,11 @@ pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> Valida
              server includes in its responses"
         }
     };
-    ValidationError::unavailable(failure(advice).with_error(error, status))
+    let has_no_connection = status.is_none() && matches!(error, HttpError::Transport(_));
+    let failed = ValidationError::unavailable(failure(advice).with_error(error, status));
+    if has_no_connection {
+        failed.for_all_tokens()
+    } else {
+        failed
+    }
 }

@@ -17,15 +17,18 @@ use crate::validator::{
 const LAST: i64 = 253_402_300_799;
 const FIRST: i64 = -62_135_596_800;
 
-/// Classifies a response by its status. [`IntrospectionResponse::parse`] reads the body of a
-/// successful response.
+/// Classifies a response by its status and the error code of its body.
+/// [`IntrospectionResponse::parse`] reads the body of a successful response.
 ///
-/// The server never rejects a token by a status, only by `active` ([RFC 7662, section 2.2]), so no
-/// status logs a user out.
+/// A server that follows [RFC 7662, section 2.2] rejects a token by `active` only. Some servers
+/// respond with an error code instead. Such a response rejects the token only if the server
+/// introspects other tokens. A response without an error code may be that of a proxy during a
+/// deployment, so it is an outage.
 ///
 /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
 pub(crate) fn classify(
     response: HttpResponse,
+    sends_bearer: bool,
     now: DateTime<Utc>,
 ) -> Result<Vec<u8>, ValidationError> {
     let HttpResponse {
@@ -38,7 +41,8 @@ pub(crate) fn classify(
             return Err(ValidationError::misconfigured(failure(
                 "the response is signed (RFC 9701), which is not supported; turn off signed \
                  introspection responses for this client at the server",
-            )));
+            ))
+            .for_all_tokens());
         }
         return body.map_err(|error| unanswered(error, Some(status)));
     }
@@ -46,39 +50,68 @@ pub(crate) fn classify(
     let failure = |advice| failure(advice).with_response(status, code.as_deref());
     let misconfigured = |advice| ValidationError::misconfigured(failure(advice));
     let unavailable = |advice| ValidationError::unavailable(failure(advice));
-    Err(match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => misconfigured(
-            "the server rejected the credentials of this service; check the client ID and secret \
-             or the bearer token, the authentication method, and that the client is permitted to \
-             introspect tokens",
-        ),
-        StatusCode::BAD_REQUEST => misconfigured(
-            "the server rejected the request as malformed; check `endpoint`, and whether the \
-             server requires the client ID and secret by `IntrospectionAuth::basic` or \
-             `IntrospectionAuth::post`",
-        ),
-        StatusCode::TOO_MANY_REQUESTS => unavailable(
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let wait = retry_after(&headers, now).max(rate_limit_reset(&headers, now));
+        return Err(unavailable(
             "rate limit exceeded; reduce the number of calls, or raise the server's rate limit for \
              this client",
         )
-        .with_retry_after(retry_after(&headers, now).max(rate_limit_reset(&headers, now))),
-        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::GONE => misconfigured(
-            "`endpoint` is not an introspection endpoint; set it to the `introspection_endpoint` \
-             of the server's metadata",
+        .with_retry_after(wait));
+    }
+    if status.is_server_error() {
+        return Err(unavailable(
+            "the server failed; check its logs and those of the proxies in front of it",
+        )
+        .with_retry_after(retry_after(&headers, now)));
+    }
+    Err(match code.as_deref() {
+        Some(code) if is_rejection(status) && is_code(code) => match code {
+            // In response to a bearer token of this service, that token is meant (RFC 7662,
+            // section 2.3).
+            "invalid_token" if sends_bearer => misconfigured(CREDENTIALS).for_all_tokens(),
+            "invalid_client" | "unauthorized_client" | "access_denied" | "insufficient_scope" => {
+                misconfigured(CREDENTIALS).for_all_tokens()
+            }
+            "invalid_grant"
+            | "invalid_request"
+            | "invalid_token"
+            | "request_unauthorized"
+            | "token_inactive"
+            | "unsupported_token_type" => misconfigured(
+                "the server rejected the request; if this concerns all tokens, check `endpoint`, \
+                 and whether the server requires the client ID and secret by \
+                 `IntrospectionAuth::basic` or `IntrospectionAuth::post`",
+            )
+            .blaming_token(),
+            _ => misconfigured(
+                "the server rejected the request; check `endpoint`, the client's credentials, and \
+                 that the client is permitted to introspect tokens",
+            ),
+        },
+        _ if status.is_redirection() => unavailable(
+            "the response is a redirect, which is not followed; check that no proxy responds \
+             instead of the server, or set `endpoint` to the target",
         ),
-        _ if status.is_redirection() => misconfigured(
-            "the server sent a redirect, which is not followed; set `endpoint` to its \
-             target",
-        ),
-        _ if status.is_server_error() => {
-            unavailable("the server failed; check its logs and those of the proxies in front of it")
-                .with_retry_after(retry_after(&headers, now))
-        }
         _ => unavailable(
-            "the response is not an introspection response; check `endpoint`, and that no proxy \
-             responds instead",
+            "the response has no OAuth error code; check `endpoint`, the client's credentials, and \
+             that no proxy responds instead of the server",
         ),
     })
+}
+
+const CREDENTIALS: &str = "the server rejected the credentials of this service; check the client ID \
+    and secret or the bearer token, the authentication method, and that the client is permitted to \
+    introspect tokens";
+
+/// Returns `true` for a status with which a server rejects a request for good.
+fn is_rejection(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400 | 401 | 403..=405 | 410)
+}
+
+/// Returns `true` for a text that has the form of an error code. Proxies and frameworks send a
+/// sentence, such as `Not Found`, under the same name.
+fn is_code(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'_'))
 }
 
 /// Returns `true` for a signed response. A server can be configured to send one even if the client

@@ -151,7 +151,7 @@ fn status_alone_does_not_reject_a_token() {
     }
     for status in [301, 302, 307, 308] {
         let kind = classified(Operation::Account, status, "").kind();
-        assert_eq!(kind, AppwriteErrorKind::Misconfigured, "{status}");
+        assert_eq!(kind, AppwriteErrorKind::UnexpectedResponse, "{status}");
     }
 }
 
@@ -216,7 +216,7 @@ fn status_decides_even_if_the_body_was_not_read() {
     };
     assert_eq!(unread(200), AppwriteErrorKind::BodyTooLarge);
     assert_eq!(unread(401), AppwriteErrorKind::BodyTooLarge);
-    assert_eq!(unread(302), AppwriteErrorKind::Misconfigured);
+    assert_eq!(unread(302), AppwriteErrorKind::UnexpectedResponse);
     assert_eq!(unread(429), AppwriteErrorKind::RateLimited);
     assert_eq!(unread(502), AppwriteErrorKind::ServerError);
 }

@@ -25,7 +25,7 @@ fn classified(status: u16, headers: &[(&'static str, &str)], body: &str) -> Vali
         headers: headers.collect(),
         body: Ok(body.into()),
     };
-    classify(response, now()).unwrap_err()
+    classify(response, false, now()).unwrap_err()
 }
 
 fn source(error: &ValidationError) -> String {
@@ -33,50 +33,65 @@ fn source(error: &ValidationError) -> String {
 }
 
 #[test]
-fn no_status_rejects_a_token() {
-    let bodies = [
-        "",
-        "<h1>No</h1>",
-        r#"{"active":false}"#,
-        r#"{"error":"invalid_token"}"#,
-    ];
-    for (statuses, kind) in [
-        (
-            &[301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 410][..],
-            MISCONFIGURED,
-        ),
-        (
-            &[
-                100, 201, 202, 204, 402, 408, 409, 418, 429, 500, 502, 503, 504,
-            ],
-            UNAVAILABLE,
-        ),
+fn status_without_error_code_is_an_outage() {
+    for status in [
+        100, 201, 202, 204, 301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 405, 408, 409, 410,
+        418, 429, 500, 502, 503, 504,
     ] {
-        for status in statuses {
-            for body in bodies {
-                let error = classified(*status, &[], body);
-                assert_eq!(error.kind(), kind, "{status} {body}");
-                assert!(source(&error).contains(&status.to_string()));
-            }
+        for body in [
+            "",
+            "<h1>No</h1>",
+            r#"{"active":false}"#,
+            r#"{"error":"Not Found"}"#,
+            r#"{"error":{"code":"invalid_token"}}"#,
+        ] {
+            let error = classified(status, &[], body);
+            assert_eq!(error.kind(), UNAVAILABLE, "{status} {body}");
+            assert!(!error.blames_token() && !error.is_for_all_tokens());
+            assert!(source(&error).contains(&status.to_string()));
         }
     }
 }
 
 #[test]
-fn status_decides_even_if_the_body_was_not_read() {
-    for (status, kind) in [
-        (200, UNAVAILABLE),
-        (401, MISCONFIGURED),
-        (404, MISCONFIGURED),
-        (502, UNAVAILABLE),
-    ] {
+fn error_code_says_whether_the_token_or_the_client_is_rejected() {
+    let scope = |status, code: &str| {
+        let error = classified(status, &[], &format!(r#"{{"error":"{code}"}}"#));
+        assert_eq!(error.kind(), MISCONFIGURED, "{status} {code}");
+        (error.blames_token(), error.is_for_all_tokens())
+    };
+    for status in [400, 401, 403, 404] {
+        for code in ["invalid_request", "invalid_token", "unsupported_token_type"] {
+            assert_eq!(scope(status, code), (true, false), "{code}");
+        }
+        for code in ["invalid_client", "unauthorized_client", "access_denied"] {
+            assert_eq!(scope(status, code), (false, true), "{code}");
+        }
+        assert_eq!(scope(status, "not_found"), (false, false));
+    }
+    let response = HttpResponse {
+        status: StatusCode::UNAUTHORIZED,
+        headers: HeaderMap::new(),
+        body: Ok(br#"{"error":"invalid_token"}"#.to_vec()),
+    };
+    let error = classify(response, true, now()).unwrap_err();
+    assert!(error.is_for_all_tokens(), "the token of this service");
+    for status in [302, 429, 500, 503] {
+        let error = classified(status, &[], r#"{"error":"invalid_token"}"#);
+        assert_eq!(error.kind(), UNAVAILABLE, "{status}");
+    }
+}
+
+#[test]
+fn response_whose_body_was_not_read_is_an_outage() {
+    for status in [200, 401, 404, 502] {
         let response = HttpResponse {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::new(),
             body: Err(HttpError::TooLong),
         };
-        let error = classify(response, now()).unwrap_err();
-        assert_eq!(error.kind(), kind, "{status}");
+        let error = classify(response, false, now()).unwrap_err();
+        assert_eq!(error.kind(), UNAVAILABLE, "{status}");
     }
 }
 
