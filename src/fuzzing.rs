@@ -123,7 +123,9 @@ pub fn appwrite(bytes: &[u8]) {
 pub fn introspection(bytes: &[u8]) {
     use crate::validator::{
         http::HttpResponse,
-        introspection::{Settings, classify, session},
+        introspection::{
+            IntrospectionResponse, Settings, TokenKinds, UserIdClaims, classify, session,
+        },
     };
 
     let Some((status, body)) = with_status(bytes) else {
@@ -149,12 +151,17 @@ pub fn introspection(bytes: &[u8]) {
             audience,
             scopes,
             allows_bound_tokens: false,
-            user_id_claim: "sub".to_owned(),
+            kinds: TokenKinds::default(),
+            authority: Authority::new("a"),
+            user_id_claims: UserIdClaims::default(),
             session_id_claim: "ext.sid".to_owned(),
             leeway: TimeDelta::zero(),
             tier: Box::new(|token| token.str_claim("plan").unwrap_or("free").to_owned()),
         };
-        let Ok(session) = session(&settings, &token, body, now) else {
+        let Ok(Some(response)) = IntrospectionResponse::parse(body) else {
+            continue;
+        };
+        let Ok(session) = session(&settings, &token, response, now) else {
             continue;
         };
         // A session that can be cached must also be accepted on a hit, unless the body was too

@@ -72,6 +72,8 @@ pub enum ForbiddenReason {
     PasswordResetRequired,
     /// The token was not issued for this use. The challenge contains `error="insufficient_scope"`.
     InsufficientScope,
+    /// The token is valid, but belongs to no user: it is a client's own, for example.
+    NoUser,
     /// Another reason, given by the identity provider.
     Other,
 }
@@ -85,6 +87,7 @@ impl ForbiddenReason {
             Self::MfaRequired => "more_factors_required",
             Self::PasswordResetRequired => "password_reset_required",
             Self::InsufficientScope => "insufficient_scope",
+            Self::NoUser => "no_user",
             Self::Other => "forbidden",
         }
     }

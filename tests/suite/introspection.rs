@@ -18,10 +18,12 @@ use tower_session_cache::{
 };
 
 use crate::support::{
-    client::{ask, token},
+    client::{ask, ask_for_all, token},
+    hydra::{self, Hydra},
     introspection::{
         BEARER, CLIENT_ID, CLIENT_SECRET, Demands, Fault, Introspection, jdoe, jdoe_with,
     },
+    keycloak::{self, Keycloak},
     log::record as record_log,
     peer::Peer,
     redis::Redis,
@@ -35,6 +37,7 @@ const SUB: &str = "Z5O3upPC88QrAjx00dis";
 const INVALID: ValidationErrorKind = ValidationErrorKind::Invalid;
 const UNAVAILABLE: ValidationErrorKind = ValidationErrorKind::Unavailable;
 const MISCONFIGURED: ValidationErrorKind = ValidationErrorKind::Misconfigured;
+const NO_USER: ValidationErrorKind = ValidationErrorKind::Forbidden(ForbiddenReason::NoUser);
 const OUT_OF_SCOPE: ValidationErrorKind =
     ValidationErrorKind::Forbidden(ForbiddenReason::InsufficientScope);
 
@@ -152,12 +155,35 @@ async fn active_token_yields_user_and_expiry() {
     let session = world.validate().await.unwrap();
     assert_eq!(session.expires_at, None);
 
-    // Only the JSON value `true` counts as verified.
-    for verified in [json!("true"), json!(1), json!("yes")] {
-        let user = world.user_of(jdoe_with("email_verified", verified)).await;
-        assert!(!user.email_verified());
+    assert_eq!(world.server.calls(), 3);
+}
+
+#[tokio::test]
+async fn email_counts_as_verified_by_true_and_its_text() {
+    let world = World::new().await;
+    for (verified, is_verified) in [
+        (json!(true), true),
+        (json!("true"), true),
+        (json!("True"), true),
+        (json!("TRUE"), true),
+        (json!(" true"), false),
+        (json!("yes"), false),
+        (json!("1"), false),
+        (json!(1), false),
+        (json!([true]), false),
+        (json!(false), false),
+        (json!("false"), false),
+        (Value::Null, false),
+    ] {
+        let user = world.user_of(jdoe_with("email_verified", verified.clone()));
+        assert_eq!(user.await.email_verified(), is_verified, "{verified}");
     }
-    assert_eq!(world.server.calls(), 6);
+    let by_email = World::with(|builder| builder.user_id_claim("email")).await;
+    let mut answer = jdoe_with("email", "jdoe@example.com");
+    answer["email_verified"] = "true".into();
+    let user = by_email.user_of(answer).await;
+    assert_eq!(user.id(), "jdoe@example.com");
+    assert!(by_email.validator.accepts(&user));
 }
 
 #[tokio::test]
@@ -178,7 +204,7 @@ async fn active_token_outside_its_validity_period_is_invalid() {
     let world = World::new().await;
     let now = || Utc::now().timestamp();
     let table = [
-        ("exp", json!(now() - 1), Some(INVALID)),
+        ("exp", json!(now() - 600), Some(INVALID)),
         ("exp", json!(0), Some(INVALID)),
         ("exp", json!(-1e300), Some(INVALID)),
         ("exp", json!(now() + 600), None),
@@ -202,8 +228,120 @@ async fn active_token_outside_its_validity_period_is_invalid() {
         (Duration::ZERO, Some(INVALID)),
     ] {
         let world = World::with(|builder| builder.leeway(leeway)).await;
-        let early = jdoe_with("nbf", now() + 600);
-        assert_eq!(world.kind_of(early).await, kind, "{leeway:?}");
+        for (name, at) in [("nbf", now() + 600), ("exp", now() - 600)] {
+            let answer = jdoe_with(name, at);
+            assert_eq!(world.kind_of(answer).await, kind, "{name} {leeway:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_access_tokens_are_valid() {
+    let world = World::new().await;
+    let (text, odd) = ("x".repeat(20_000), json!(["Bearer", "access_token"]));
+    for (name, value, is_valid) in [
+        ("token_use", json!("access_token"), true),
+        ("token_use", json!("Access_Token"), true),
+        ("token_use", json!("refresh_token"), false),
+        ("token_use", json!("id"), false),
+        ("token_use", json!(""), false),
+        ("token_use", json!(true), false),
+        ("token_use", odd.clone(), false),
+        ("token_usage", json!("access_token"), true),
+        ("token_usage", json!("refresh_token"), false),
+        ("typ", json!("Bearer"), true),
+        ("typ", json!("at+jwt"), true),
+        ("typ", json!("JWT"), true),
+        ("typ", json!(text), true),
+        ("typ", json!("Refresh"), false),
+        ("typ", json!("REFRESH"), false),
+        ("typ", json!("Offline"), false),
+        ("typ", json!("ID"), false),
+        ("typ", json!("id"), false),
+        ("typ", json!("Logout"), false),
+        ("typ", json!("logout+jwt"), false),
+        ("typ", json!(["Bearer", "Refresh"]), false),
+        ("typ", json!(7), false),
+        ("token_type", json!("Bearer"), true),
+        ("token_type", json!("bearer"), true),
+        ("token_type", json!("access_token"), true),
+        ("token_type", json!("DPoP"), false),
+        ("token_type", json!("N_A"), false),
+        ("token_type", json!("ID"), false),
+        ("token_type", json!("refresh_token"), false),
+        ("token_type", json!("JWT"), false),
+        ("token_type", json!("Bearer "), false),
+        ("token_type", json!(""), false),
+        ("token_type", json!(0), false),
+        ("token_type", odd, false),
+    ] {
+        let shown = format!("{name} {value}");
+        let expected = (!is_valid).then_some(INVALID);
+        assert_eq!(
+            world.kind_of(jdoe_with(name, value)).await,
+            expected,
+            "{shown}"
+        );
+    }
+    // Null counts as absent.
+    for name in ["token_use", "typ", "token_type"] {
+        let mut answer = jdoe();
+        answer[name] = Value::Null;
+        assert_eq!(world.kind_of(answer).await, None, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn active_token_without_a_user_is_forbidden_and_not_an_outage() {
+    let log = record_log();
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue("user", jdoe());
+    server.issue("machine", jdoe_with("sub", Value::Null));
+    // The answer of Ory Hydra to a token of a client's own.
+    server.issue("hydra", jdoe_with("sub", "l238j323ds-23ij4"));
+    let cache = SessionCache::builder().build().unwrap();
+    let layer = SessionCacheLayer::new(cache, validator(&server, |builder| builder));
+    for _ in 0..3 {
+        for text in ["machine", "hydra"] {
+            let (status, challenge) = answer(&layer, text).await;
+            assert_eq!((status, &*challenge), (StatusCode::FORBIDDEN, ""), "{text}");
+        }
+        assert_eq!(answer(&layer, "user").await.0, StatusCode::OK);
+    }
+    let log = log.text();
+    assert!(!log.contains("ERROR"), "{log}");
+    assert!(!log.contains("identity provider available again"), "{log}");
+}
+
+#[tokio::test]
+async fn clock_skew_of_several_tokens_is_one_warning() {
+    const WARNING: &str = "clock differs from that of the identity provider";
+    let count = |text: &str| text.matches(WARNING).count();
+    let now = || Utc::now().timestamp();
+    for (name, skew) in [("exp", -1_000), ("iat", 1_000), ("nbf", 1_000)] {
+        let log = record_log();
+        let world = World::with(|builder| builder.leeway(Duration::from_secs(3_600))).await;
+        let ask = async |text: &str, name: &str, skew: i64| {
+            world.server.issue(text, jdoe_with(name, now() + skew));
+            assert!(world.validator.validate(token(text)).await.is_ok());
+        };
+        for _ in 0..5 {
+            ask("a", name, skew).await;
+            ask("b", name, skew).await;
+            ask("c", "exp", 600).await;
+        }
+        assert_eq!(count(&log.text()), 0, "{name}: two tokens are too few");
+        for text in ["c", "d", "e", "f", "g", "h"] {
+            ask(text, name, skew).await;
+        }
+        let text = log.text();
+        assert_eq!(count(&text), 1, "{name}: {text}");
+        let line = text.lines().find(|line| line.contains(WARNING)).unwrap();
+        assert!(line.contains("WARN"), "{line}");
+        let named = line.split("skew_seconds=").nth(1).unwrap();
+        let named: i64 = named.split(' ').next().unwrap().parse().unwrap();
+        // This host's clock is ahead if a token's end has passed.
+        assert!(named.abs_diff(-skew) <= 100, "{line}");
     }
 }
 
@@ -342,7 +480,7 @@ async fn key_bound_token_is_rejected_unless_allowed() {
 }
 
 #[tokio::test]
-async fn token_without_the_user_id_claim_is_a_misconfiguration() {
+async fn token_without_the_user_id_claim_is_forbidden() {
     let world = World::new().await;
     for sub in [
         Value::Null,
@@ -351,10 +489,8 @@ async fn token_without_the_user_id_claim_is_a_misconfiguration() {
         json!(-7),
         json!(["u1"]),
     ] {
-        world.server.issue(TOKEN, jdoe_with("sub", sub.clone()));
-        let error = world.validate().await.unwrap_err();
-        assert_eq!(error.kind(), MISCONFIGURED, "{sub}");
-        assert!(advice(&error).contains("user_id_claim"), "{error:?}");
+        let kind = world.kind_of(jdoe_with("sub", sub.clone())).await;
+        assert_eq!(kind, Some(NO_USER), "{sub}");
     }
 
     let named = World::with(|builder| builder.user_id_claim("user_id")).await;
@@ -362,7 +498,7 @@ async fn token_without_the_user_id_claim_is_a_misconfiguration() {
     assert_eq!(user.id(), "42");
     let user = named.user_of(jdoe_with("user_id", "u-42")).await;
     assert_eq!(user.id(), "u-42");
-    assert_eq!(named.kind_of(jdoe()).await, Some(MISCONFIGURED));
+    assert_eq!(named.kind_of(jdoe()).await, Some(NO_USER));
 
     // A validator that reads the user ID from another claim does not accept the session.
     assert!(named.validator.accepts(&user) && !world.validator.accepts(&user));
@@ -673,10 +809,10 @@ async fn cached_session_is_checked_against_the_serving_validator() {
         (|builder| builder.issuer("https://other.example.com/"), 401),
         (|builder| builder.audience("another-api"), 401),
         (|builder| builder.require_scope("admin"), 403),
-        (|builder| builder.user_id_claim("uid"), 503),
+        (|builder| builder.user_id_claim("uid"), 403),
         (
             |builder| builder.user_id_claim("uid").namespace("jdoe"),
-            503,
+            403,
         ),
     ];
     for (n, (set, status)) in strict.into_iter().enumerate() {
@@ -723,6 +859,382 @@ async fn leeway_applies_only_to_its_own_validator() {
     let strict = layer(|builder| builder);
     assert_eq!(ask(&strict, TOKEN).await.unwrap_err(), 401);
     assert_eq!(ask(&early, TOKEN).await.unwrap().1, Origin::Redis);
+}
+
+/// The answer of a server to a client's own token, with its `sub`.
+fn machine(sub: Option<&str>) -> Value {
+    let mut answer = json!({
+        "active": true, "client_id": "shop", "scope": "read", "token_type": "Bearer",
+        "exp": 32_503_680_000_i64,
+    });
+    if let Some(sub) = sub {
+        answer["sub"] = sub.into();
+    }
+    answer
+}
+
+#[tokio::test]
+async fn allowed_values_add_to_the_accepted_kinds() {
+    let world = World::with(|builder| {
+        builder
+            .allow_token_use("refresh_token")
+            .allow_typ("Offline")
+            .allow_token_type("JWT")
+    })
+    .await;
+    for (name, value, kind) in [
+        ("token_use", "Refresh_Token", None),
+        ("token_use", "access_token", None),
+        ("token_use", "id_token", Some(INVALID)),
+        ("token_usage", "refresh_token", None),
+        ("typ", "offline", None),
+        ("typ", "Bearer", None),
+        ("typ", "Refresh", Some(INVALID)),
+        ("token_type", "jwt", None),
+        ("token_type", "Bearer", None),
+        ("token_type", "DPoP", Some(INVALID)),
+    ] {
+        let answer = jdoe_with(name, value);
+        assert_eq!(world.kind_of(answer.clone()).await, kind, "{name} {value}");
+        if kind.is_none() {
+            let user = world.user_of(answer).await;
+            assert!(world.validator.accepts(&user), "{name} {value}");
+        }
+    }
+    let bound = World::with(Builder::allow_bound_tokens).await;
+    assert_eq!(bound.kind_of(jdoe_with("token_type", "dpop")).await, None);
+
+    let typed = World::with(Builder::require_token_type).await;
+    assert_eq!(typed.kind_of(jdoe()).await, Some(INVALID));
+    let mut null = jdoe();
+    null["token_type"] = Value::Null;
+    assert_eq!(typed.kind_of(null).await, Some(INVALID));
+    assert_eq!(typed.kind_of(jdoe_with("token_type", "Bearer")).await, None);
+    let refresh = jdoe_with("token_type", "N_A");
+    assert_eq!(typed.kind_of(refresh).await, Some(INVALID));
+}
+
+#[tokio::test]
+async fn kind_of_token_is_checked_on_every_hit() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    let layer = |set: Set| {
+        let cache = with_redis(&redis).build().unwrap();
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    let lax: Set = |builder| {
+        builder
+            .allow_token_use("refresh_token")
+            .allow_typ("Refresh")
+            .allow_token_type("N_A")
+    };
+    let typed: Set = Builder::require_token_type;
+    let plain: Set = |builder| builder;
+    for (n, (name, value, strict)) in [
+        ("token_use", json!("refresh_token"), plain),
+        ("typ", json!("Refresh"), plain),
+        ("token_type", json!("N_A"), plain),
+        ("token_type", Value::Null, typed),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = format!("token-{n}");
+        let mut answer = jdoe_with(name, value);
+        // Claims that would use all the space if they were stored in the order of their names.
+        for n in 0..2_000 {
+            answer[format!("a{n:04}")] = "x".repeat(8).into();
+        }
+        server.issue(&text, answer);
+        let (lax, strict) = (layer(lax), layer(strict));
+        let calls = server.calls();
+        assert_eq!(ask(&lax, &text).await.unwrap().1, Origin::Validator);
+        assert_eq!(ask(&lax, &text).await.unwrap().1, Origin::Redis, "{name}");
+        assert_eq!(server.calls(), calls + 1);
+        assert_eq!(ask(&strict, &text).await.unwrap_err(), 401, "{name}");
+        assert_eq!(server.calls(), calls + 2, "it is validated again");
+        // The rejection is by the rule of one service.
+        assert_eq!(ask(&lax, &text).await.unwrap().1, Origin::Redis, "{name}");
+    }
+    // A session of an access token is shared.
+    server.issue(TOKEN, jdoe_with("token_type", "Bearer"));
+    assert!(ask(&layer(plain), TOKEN).await.is_ok());
+    assert_eq!(ask(&layer(typed), TOKEN).await.unwrap().1, Origin::Redis);
+}
+
+#[tokio::test]
+async fn token_of_a_client_is_no_user_unless_allowed() {
+    let plain = World::new().await;
+    let lenient = World::with(|builder| builder.or_user_id_claim("client_id")).await;
+    let user_of_shop = |name: &str, value: Value| {
+        let mut answer = machine(None);
+        answer[name] = value;
+        answer
+    };
+    let mut numeric = machine(Some("42"));
+    numeric["client_id"] = 42.into();
+    let mut azp = machine(Some("robot"));
+    azp["azp"] = "robot".into();
+    let mut owner = machine(Some("shop"));
+    owner["username"] = "ada".into();
+    for (answer, id) in [
+        (machine(None), "shop"),
+        (machine(Some("")), "shop"),
+        (machine(Some("shop")), "shop"),
+        (user_of_shop("username", json!("shop")), "shop"),
+        (user_of_shop("username", json!("")), "shop"),
+        (numeric, "42"),
+        (azp, "shop"),
+        (owner, "shop"),
+    ] {
+        let shown = answer.to_string();
+        assert_eq!(
+            plain.kind_of(answer.clone()).await,
+            Some(NO_USER),
+            "{shown}"
+        );
+        let user = lenient.user_of(answer).await;
+        assert_eq!(user.id(), id, "{shown}");
+        assert_eq!(user.attributes()["user_id_member"], "client_id");
+        assert!(lenient.validator.accepts(&user), "{shown}");
+        assert!(!plain.validator.accepts(&user), "{shown}");
+    }
+    // A user's token does not become its client's.
+    for answer in [
+        user_of_shop("sid", json!("s1")),
+        user_of_shop("username", json!("ada")),
+        user_of_shop("preferred_username", json!("ada")),
+        user_of_shop("email", json!("ada@example.com")),
+        user_of_shop("sub", json!(["ada"])),
+        user_of_shop("sub", json!(-7)),
+    ] {
+        let shown = answer.to_string();
+        assert_eq!(lenient.kind_of(answer).await, Some(NO_USER), "{shown}");
+    }
+    let nested = World::with(|builder| {
+        builder
+            .or_user_id_claim("client_id")
+            .session_id_claim("ext.sid")
+    })
+    .await;
+    let session = user_of_shop("ext", json!({ "sid": "s1" }));
+    assert_eq!(nested.kind_of(session).await, Some(NO_USER));
+
+    // Nor does a client act as the user whose name is its ID.
+    let by_name = World::with(|builder| builder.user_id_claim("username")).await;
+    let mut answer = machine(Some("shop"));
+    answer["username"] = "ada".into();
+    assert_eq!(by_name.kind_of(answer).await, Some(NO_USER));
+    let answer = user_of_shop("username", json!("shop"));
+    assert_eq!(by_name.kind_of(answer).await, Some(NO_USER));
+
+    // As the first claim, it is the ID of every token.
+    let by_client = World::with(|builder| builder.user_id_claim("client_id")).await;
+    for answer in [machine(Some("shop")), machine(None), machine(Some("ada"))] {
+        let user = by_client.user_of(answer).await;
+        assert_eq!(user.id(), "shop");
+        assert!(by_client.validator.accepts(&user));
+        assert!(!lenient.validator.accepts(&user) && !plain.validator.accepts(&user));
+    }
+}
+
+#[tokio::test]
+async fn client_and_user_with_the_same_id_are_different_identities() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    server.issue("of-the-client", machine(Some("shop")));
+    let mut user = machine(Some("shop"));
+    user["client_id"] = "app".into();
+    server.issue("of-the-user", user);
+    let cache = || with_redis(&redis).build().unwrap();
+    let issuer = |builder: Builder| builder.authority("https://id.example.com");
+    let lenient = |cache| {
+        let set = |builder: Builder| issuer(builder).or_user_id_claim("client_id");
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    let here = cache();
+    for layer in [lenient(here.clone()), lenient(cache())] {
+        for (text, authority) in [
+            ("of-the-client", "https://id.example.com#client_id"),
+            ("of-the-user", "https://id.example.com"),
+        ] {
+            let (user, _) = ask(&layer, text).await.unwrap();
+            let found = user.authority().unwrap().as_str().to_owned();
+            assert_eq!((user.id(), &*found), ("shop", authority));
+        }
+    }
+    assert_eq!(server.calls(), 2, "the second node found both in Redis");
+
+    // A validator without the setting has other records, even in one namespace.
+    let plain = SessionCacheLayer::new(cache(), validator(&server, issuer));
+    assert_eq!(ask(&plain, "of-the-client").await.unwrap_err(), 403);
+    assert_eq!(ask(&plain, "of-the-user").await.unwrap().0.id(), "shop");
+    let calls = server.calls();
+    let _ = here.invalidate_user("shop").await.unwrap();
+    for text in ["of-the-client", "of-the-user"] {
+        let (_, origin) = ask(&lenient(cache()), text).await.unwrap();
+        assert_eq!(origin, Origin::Validator, "{text}");
+    }
+    assert_eq!(server.calls(), calls + 2);
+}
+
+#[tokio::test]
+async fn cached_id_is_used_only_with_the_same_claims_before_it() {
+    // One name for all, so that only the rules separate them.
+    let world = World::with(|builder| builder.or_user_id_claim("uid")).await;
+    let mut answer = jdoe_with("uid", "u1");
+    answer["sub"] = Value::Null;
+    let user = world.user_of(answer.clone()).await;
+    assert_eq!(user.id(), "u1");
+    assert!(world.validator.accepts(&user));
+    for (set, is_accepted) in [
+        (
+            (|b| b.or_user_id_claim("uid").or_user_id_claim("client_id")) as Set,
+            true,
+        ),
+        (|b| b.or_user_id_claim("client_id"), false),
+        (
+            |b| b.or_user_id_claim("email").or_user_id_claim("uid"),
+            false,
+        ),
+        (|b| b.user_id_claim("uid"), false),
+        (|b| b.user_id_claim("uid").or_user_id_claim("sub"), false),
+        (|b| b.user_id_claim("id").or_user_id_claim("uid"), false),
+        (|b| b, false),
+    ] {
+        let other = validator(&world.server, set);
+        assert_eq!(other.accepts(&user), is_accepted, "{other:?}");
+    }
+    // A server cannot set where the ID comes from.
+    answer["user_id_members_missing"] = json!([]);
+    answer["user_id_member"] = "sub".into();
+    let user = world.user_of(answer).await;
+    assert_eq!(user.attributes()["user_id_members_missing"], json!(["sub"]));
+    assert_eq!(user.attributes()["user_id_member"], "uid");
+    for earlier in [json!("sub"), json!([7]), json!({}), json!(["sub", "sub"])] {
+        let foreign = UserData::builder("u1")
+            .attribute("user_id_member", "uid")
+            .attribute("user_id_members_missing", earlier.clone())
+            .build();
+        assert!(!world.validator.accepts(&foreign), "{earlier}");
+    }
+    // A record of another version may contain a client's own token.
+    let old = UserData::builder("shop").attribute("client_id", "shop");
+    assert!(!world.validator.accepts(&old.build()));
+}
+
+#[tokio::test]
+async fn hydra_tokens_are_distinguished() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop").scope("orders:read");
+    hydra.create_client(&shop).await;
+    let tokens = hydra.login(&shop, "ada", "orders:read").await;
+    let own = hydra.client_credentials(&shop, "orders:read").await;
+    let layer = |set: Set| {
+        let auth = IntrospectionAuth::none();
+        let builder = IntrospectionValidator::builder(hydra.introspection_endpoint(), auth);
+        let validator = set(builder).build().unwrap();
+        SessionCacheLayer::new(SessionCache::builder().build().unwrap(), validator)
+    };
+    let sets: [(Set, u16); 2] = [
+        (|builder| builder, 403),
+        (|builder| builder.or_user_id_claim("client_id"), 200),
+    ];
+    for (set, status) in sets {
+        let layer = layer(set);
+        let (user, _) = ask(&layer, &tokens.access).await.unwrap();
+        assert_eq!(user.id(), "ada");
+        assert_eq!(ask(&layer, &tokens.refresh).await.unwrap_err(), 401);
+        assert_eq!(ask(&layer, &tokens.id).await.unwrap_err(), 401);
+        match ask(&layer, &own).await {
+            Ok((client, _)) => {
+                assert_eq!((client.id(), status), ("shop", 200));
+                assert_ne!(client.authority(), user.authority());
+            }
+            Err(rejected) => assert_eq!(rejected, status),
+        }
+    }
+}
+
+#[tokio::test]
+async fn keycloak_tokens_are_distinguished() {
+    let Some(keycloak) = Keycloak::start().await else {
+        return;
+    };
+    // Keycloak calls an ID token active for the client that it was issued to.
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("shop")
+        .service_account();
+    keycloak.create_realm("test").await;
+    keycloak.create_client("test", &shop).await;
+    let ada = keycloak::User {
+        name: "ada",
+        password: "the password of ada",
+        email: "ada@example.com",
+        is_email_verified: true,
+    };
+    let id = keycloak.create_user("test", ada).await;
+    let tokens = keycloak
+        .login("test", &shop, "ada", "the password of ada")
+        .await;
+    let own = keycloak.client_credentials("test", &shop).await;
+    let shown = keycloak.introspect("test", &shop, &tokens.id).await;
+    assert_eq!(
+        (&shown["active"], &shown["typ"]),
+        (&json!(true), &json!("ID"))
+    );
+
+    let layer = |set: Set| {
+        let auth = IntrospectionAuth::basic(shop.id.as_str(), shop.secret.as_str());
+        let endpoint = keycloak.introspection_endpoint("test");
+        let builder = IntrospectionValidator::builder(endpoint, auth);
+        let validator = set(builder.require_token_type()).build().unwrap();
+        SessionCacheLayer::new(SessionCache::builder().build().unwrap(), validator)
+    };
+    let plain = layer(|builder| builder);
+    assert_eq!(ask(&plain, &tokens.access).await.unwrap().0.id(), id);
+    assert_eq!(ask(&plain, &tokens.id).await.unwrap_err(), 401);
+    assert_eq!(ask(&plain, &tokens.refresh).await.unwrap_err(), 401);
+    // A service account is a user.
+    let (service, _) = ask(&plain, &own).await.unwrap();
+    assert_eq!(service.name(), "service-account-shop");
+    let lax = layer(|builder| builder.allow_typ("ID").allow_token_type("ID"));
+    assert_eq!(ask(&lax, &tokens.id).await.unwrap().0.id(), id);
+}
+
+#[tokio::test]
+async fn session_within_the_leeway_ends_with_the_leeway() {
+    let redis = Redis::start();
+    let server = Introspection::start(Demands::Basic).await;
+    let end = Utc::now().timestamp() - 1_000;
+    server.issue(TOKEN, jdoe_with("exp", end));
+    let layer = |seconds| {
+        let cache = with_redis(&redis).build().unwrap();
+        let set = |builder: Builder| builder.leeway(Duration::from_secs(seconds));
+        SessionCacheLayer::new(cache, validator(&server, set))
+    };
+    let lenient = layer(1_200);
+    for origin in [Origin::Validator, Origin::Redis] {
+        let (_, info) = ask_for_all(&lenient, TOKEN).await.unwrap();
+        assert_eq!(info.origin(), origin);
+        assert_eq!(info.expires_at().unwrap().timestamp(), end + 1_200);
+    }
+    let ttl = redis.ttl(&redis.keys()[0]);
+    assert!((1..=200).contains(&ttl), "{ttl}");
+    assert_eq!(server.calls(), 1);
+    // A validator with a shorter leeway does not use the record, and does not remove it.
+    assert_eq!(ask(&layer(900), TOKEN).await.unwrap_err(), 401);
+    assert_eq!(server.calls(), 2);
+    assert_eq!(ask(&lenient, TOKEN).await.unwrap().1, Origin::Redis);
+
+    // Without a limit it ends with the last date that a record can contain.
+    let unlimited = World::with(|builder| builder.leeway(Duration::MAX)).await;
+    unlimited.server.issue(TOKEN, jdoe_with("exp", end));
+    let session = unlimited.validate().await.unwrap();
+    assert_eq!(session.expires_at.unwrap().timestamp(), 253_402_300_799);
+    assert!(unlimited.validator.accepts(&session.user));
 }
 
 #[tokio::test]
@@ -904,10 +1416,12 @@ fn build_rejects_invalid_settings() {
         );
     }
 
-    let bad: [(Set, IsRight); 9] = [
+    let bad: [(Set, IsRight); 11] = [
         (|b| b.issuer(""), |e| matches!(e, E::EmptySetting)),
         (|b| b.audience(""), |e| matches!(e, E::EmptySetting)),
         (|b| b.user_id_claim(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.or_user_id_claim(""), |e| matches!(e, E::EmptySetting)),
+        (|b| b.session_id_claim(""), |e| matches!(e, E::EmptySetting)),
         (|b| b.require_scope(""), |e| matches!(e, E::InvalidScope)),
         (|b| b.require_scope("a b"), |e| matches!(e, E::InvalidScope)),
         (

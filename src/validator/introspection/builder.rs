@@ -8,10 +8,13 @@ use chrono::TimeDelta;
 use super::{
     auth,
     auth::IntrospectionAuth,
-    claims::{SUB, Settings, Tier},
+    claims::{Settings, Tier},
     client::IntrospectionClient,
+    clock_skew::ClockSkew,
     config_error::IntrospectionConfigError,
     response::IntrospectionResponse,
+    token_kind::TokenKinds,
+    user_id::UserIdClaims,
     validator::{Inner, IntrospectionValidator},
 };
 use crate::{
@@ -20,8 +23,8 @@ use crate::{
 };
 
 impl IntrospectionValidator {
-    /// Creates a validator with all other settings at their defaults, which accept any active token
-    /// that names a user.
+    /// Creates a validator with all other settings at their defaults, which accept any active
+    /// access token that identifies a user.
     ///
     /// # Errors
     ///
@@ -73,7 +76,8 @@ pub struct IntrospectionValidatorBuilder {
     audience: Option<String>,
     scopes: Vec<String>,
     allows_bound_tokens: bool,
-    user_id_claim: String,
+    kinds: TokenKinds,
+    user_id_claims: UserIdClaims,
     session_id_claim: String,
     namespace: Option<Namespace>,
     authority: Option<Authority>,
@@ -94,7 +98,8 @@ impl IntrospectionValidatorBuilder {
             audience: None,
             scopes: Vec::new(),
             allows_bound_tokens: false,
-            user_id_claim: SUB.to_owned(),
+            kinds: TokenKinds::default(),
+            user_id_claims: UserIdClaims::default(),
             session_id_claim: "sid".to_owned(),
             namespace: None,
             authority: None,
@@ -165,9 +170,68 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
+    /// Requires the claim `token_type`. A token without it is then
+    /// [invalid](crate::ValidationError::invalid). By default it may be missing, because
+    /// [RFC 7662, section 2.2] makes it optional.
+    ///
+    /// # Security
+    ///
+    /// Some servers call a refresh token active and leave out `token_type`, and nothing else in the
+    /// response shows the kind of the token: node-oidc-provider is one of them. Call this method if
+    /// your server includes `token_type` for access tokens. The page on
+    /// [validators](crate::docs::validators#oauth-20-servers) lists which servers do.
+    ///
+    /// [RFC 7662, section 2.2]: https://www.rfc-editor.org/rfc/rfc7662#section-2.2
+    pub fn require_token_type(mut self) -> Self {
+        self.kinds.requires_token_type = true;
+        self
+    }
+
+    /// Adds a value that `token_type` may have, compared without case. By default it may be
+    /// `Bearer` or `access_token`, or `DPoP` if [bound tokens](Self::allow_bound_tokens) are
+    /// allowed, or missing. A token with another value is
+    /// [invalid](crate::ValidationError::invalid).
+    ///
+    /// # Security
+    ///
+    /// Add only a value that your server returns for access tokens and for no others. With `ID` or
+    /// `N_A`, an ID token of Keycloak would be accepted.
+    pub fn allow_token_type(mut self, token_type: impl Into<String>) -> Self {
+        self.kinds.token_types.push(token_type.into());
+        self
+    }
+
+    /// Adds a value that `token_use` may have, compared without case. By default it may be
+    /// `access_token`, or missing. A token with another value is
+    /// [invalid](crate::ValidationError::invalid). The same applies to `token_usage`, as OpenIddict
+    /// calls it.
+    ///
+    /// # Security
+    ///
+    /// With `refresh_token`, refresh tokens of Ory Hydra would be accepted. They are valid for
+    /// weeks and are not limited to an audience.
+    pub fn allow_token_use(mut self, token_use: impl Into<String>) -> Self {
+        self.kinds.token_uses.push(token_use.into());
+        self
+    }
+
+    /// Allows a value of `typ` that is rejected by default, compared without case: `Refresh`,
+    /// `Offline`, `ID`, `Logout`, `logout+jwt`, `refresh_token` and `id_token`. A token with such a
+    /// value, or with a `typ` that is not a text, is [invalid](crate::ValidationError::invalid). Any
+    /// other `typ` is accepted.
+    ///
+    /// # Security
+    ///
+    /// Keycloak returns these values for tokens that are not access tokens. An ID token is sent to
+    /// the browser and to logout endpoints; a refresh token is valid for as long as the session.
+    pub fn allow_typ(mut self, typ: impl Into<String>) -> Self {
+        self.kinds.typs.push(typ.into());
+        self
+    }
+
     /// Sets the claim of the response that becomes the user's ID, a text or a whole number.
-    /// Defaults to `sub`. If an active token lacks the claim, the result is *misconfigured*,
-    /// because its user is unknown.
+    /// Defaults to `sub`. If an active token lacks the claim, it is forbidden: 403 with the reason
+    /// [`NoUser`](crate::ForbiddenReason::NoUser).
     ///
     /// Choose a claim whose value the server never assigns to another user later. The name of the
     /// claim is stored with the user, so that a validator with another setting does not mistake the
@@ -175,8 +239,46 @@ impl IntrospectionValidatorBuilder {
     ///
     /// With `email`, a token is forbidden unless its `email_verified` is true, because users may
     /// enter any address.
+    ///
+    /// # Security
+    ///
+    /// A client's own token (client credentials) identifies no user. It is recognized by a `sub` or
+    /// an ID that equals its `client_id` or `azp`, and is forbidden like a token without the claim.
+    /// Otherwise a client could act as the user whose ID is the same text ([RFC 9700, section
+    /// 4.15]). To accept such tokens, see [`or_user_id_claim`](Self::or_user_id_claim). A server
+    /// that gives clients users of their own, as Keycloak does with service accounts, does not
+    /// distinguish their tokens from those of other users.
+    ///
+    /// With `client_id` here, the ID of every token is that of its client, even that of a user's token.
+    ///
+    /// [RFC 9700, section 4.15]: https://www.rfc-editor.org/rfc/rfc9700#section-4.15
     pub fn user_id_claim(mut self, name: impl Into<String>) -> Self {
-        self.user_id_claim = name.into();
+        self.user_id_claims.first = name.into();
+        self
+    }
+
+    /// Adds a claim that is read if [`user_id_claim`](Self::user_id_claim), and those added before,
+    /// identify no user. Defaults to none.
+    ///
+    /// `or_user_id_claim("client_id")` accepts clients' own tokens. The user is then the client:
+    /// its [ID](crate::UserData::id) is the client's ID, and its attribute `user_id_member` is
+    /// `client_id`. Such an ID is used only for a token that shows no user: `sub` is missing or
+    /// equals the client's ID, and if it is missing there is no `username`, `preferred_username`,
+    /// `email` or session ID either.
+    ///
+    /// An ID from an added claim may be the same text as a user's. Its session therefore has an
+    /// [authority](crate::UserData::authority) of its own, which is this validator's followed by `#` and
+    /// the name of the claim. Compare the authority wherever you compare IDs.
+    /// [`invalidate_user`](crate::SessionCache::invalidate_user) takes an ID only, and ends the
+    /// sessions of both; those that are still valid are validated once more.
+    ///
+    /// # Security
+    ///
+    /// A server that omits `sub` and the other claims from users' tokens, as some do for
+    /// lightweight tokens, makes a user's token look like its client's. Do not add `client_id` if
+    /// yours does.
+    pub fn or_user_id_claim(mut self, name: impl Into<String>) -> Self {
+        self.user_id_claims.others.push(name.into());
         self
     }
 
@@ -190,7 +292,7 @@ impl IntrospectionValidatorBuilder {
 
     /// Sets the namespace, which states which validators share cached sessions with this one.
     /// Defaults to a namespace derived from the endpoint, the client's ID (or a digest of the
-    /// bearer token), the authority, the claims that name user and session, and whether
+    /// bearer token), the authority, the claims that identify user and session, and whether
     /// [`tier`](Self::tier) was called.
     ///
     /// A response is intended for the client that sent the request: Keycloak calls a token inactive
@@ -228,9 +330,16 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
-    /// Sets how far a token's `nbf` may be ahead of this host's clock. Defaults to 5 s.
+    /// Sets how far a token's `nbf` may be ahead of this host's clock, and its `exp` behind it,
+    /// while the server calls the token active. Defaults to 5 s.
     ///
-    /// There is no such tolerance for `exp`: no session is served after its end.
+    /// A session expires at its token's `exp`. If a validation accepts the token after that time,
+    /// because this host's clock is ahead, the session expires at `exp` plus the leeway.
+    /// [`SessionInfo::expires_at`](crate::SessionInfo::expires_at) returns that time, and the cache
+    /// never serves the session after it.
+    ///
+    /// If the responses for three tokens show that the clocks differ by a second or more, the log
+    /// has one warning with the difference. It is repeated once an hour at most.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
@@ -268,7 +377,8 @@ impl IntrospectionValidatorBuilder {
             audience,
             scopes,
             allows_bound_tokens,
-            user_id_claim,
+            kinds,
+            user_id_claims,
             session_id_claim,
             namespace,
             authority,
@@ -284,8 +394,8 @@ impl IntrospectionValidatorBuilder {
             return Err(E::EndpointPlain);
         }
         let is_empty = |text: &Option<String>| text.as_ref().is_some_and(String::is_empty);
-        let claims = [&user_id_claim, &session_id_claim];
-        if is_empty(&issuer) || is_empty(&audience) || claims.iter().any(|claim| claim.is_empty()) {
+        let is_nameless = session_id_claim.is_empty() || user_id_claims.iter().any(str::is_empty);
+        if is_empty(&issuer) || is_empty(&audience) || is_nameless {
             return Err(E::EmptySetting);
         }
         if !scopes.iter().all(|scope| is_scope(scope)) {
@@ -301,23 +411,27 @@ impl IntrospectionValidatorBuilder {
         let namespace = namespace.unwrap_or_else(|| {
             let client = auth.client_id();
             let by = if has_tier { "tier" } else { "" };
-            let claims = [&*user_id_claim, &session_id_claim, by];
+            let claims = [&*user_id_claims.first, &session_id_claim, by];
             let who = [&*endpoint_id, &client, authority.as_str()];
-            Namespace::derived("introspection", who.into_iter().chain(claims))
+            let others = user_id_claims.others.iter().map(String::as_str);
+            let settings = who.into_iter().chain(claims).chain(others);
+            Namespace::derived("introspection", settings)
         });
         let client =
             IntrospectionClient::new(endpoint, auth.into_credentials()?, connect_timeout, timeout)
                 .map_err(E::Client)?;
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
-            authority,
             client,
+            clock_skew: ClockSkew::default(),
             settings: Settings {
                 issuer,
                 audience,
                 scopes,
                 allows_bound_tokens,
-                user_id_claim,
+                kinds,
+                authority,
+                user_id_claims,
                 session_id_claim,
                 leeway: TimeDelta::from_std(leeway).unwrap_or(TimeDelta::MAX),
                 tier,
@@ -346,7 +460,8 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
             .field("allows_bound_tokens", &self.allows_bound_tokens)
-            .field("user_id_claim", &self.user_id_claim)
+            .field("kinds", &self.kinds)
+            .field("user_id_claims", &self.user_id_claims)
             .field("connect_timeout", &self.connect_timeout)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()

@@ -7,11 +7,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, Value};
 
 use super::{
-    error::failure,
-    response::{IntrospectionResponse, audiences, scopes},
+    response::{IntrospectionResponse, LAST, audiences, scopes},
+    token_kind::{KIND_CLAIMS, TokenKinds},
+    user_id::{ID_CLAIMS, USER_ID_ATTRIBUTES, UserIdClaims},
 };
 use crate::{
-    model::UserData,
+    model::{Authority, UserData},
     telemetry::VALIDATION,
     token::SessionToken,
     validator::{
@@ -24,8 +25,9 @@ use crate::{
 /// e-mail address.
 const MAX_ATTRIBUTES: usize = 16 * 1024;
 
-/// Claims that are compared on every hit, and are therefore stored first if not all claims fit.
-const RETAINED_FIRST: [&str; 3] = ["iss", "aud", "scope"];
+/// Claims that are compared on every hit, and are therefore stored first if not all claims fit. The
+/// short ones come first.
+const RETAINED_FIRST: [&[&str]; 3] = [&KIND_CLAIMS, &ID_CLAIMS, &["iss", "aud", "scope"]];
 
 /// The claim for the key that a token is bound to, by DPoP ([RFC 9449]) or by a client's
 /// certificate ([RFC 8705]).
@@ -34,13 +36,8 @@ const RETAINED_FIRST: [&str; 3] = ["iss", "aud", "scope"];
 /// [RFC 8705]: https://www.rfc-editor.org/rfc/rfc8705#section-3.2
 const CNF: &str = "cnf";
 
-/// Attribute with the name of the claim that the user's ID was taken from, unless it was `sub`.
-/// Records use this name.
-const USER_ID_CLAIM: &str = "user_id_member";
-pub(super) const SUB: &str = "sub";
 const NBF: &str = "nbf";
-/// A claim that a user may choose freely unless the provider has verified it.
-const EMAIL: &str = "email";
+const EXP: &str = "exp";
 
 pub(crate) type Tier = dyn Fn(&IntrospectionResponse) -> String + Send + Sync;
 
@@ -49,7 +46,9 @@ pub(crate) struct Settings {
     pub(crate) audience: Option<String>,
     pub(crate) scopes: Vec<String>,
     pub(crate) allows_bound_tokens: bool,
-    pub(crate) user_id_claim: String,
+    pub(crate) kinds: TokenKinds,
+    pub(crate) authority: Authority,
+    pub(crate) user_id_claims: UserIdClaims,
     pub(crate) session_id_claim: String,
     pub(crate) leeway: TimeDelta,
     pub(crate) tier: Box<Tier>,
@@ -58,6 +57,8 @@ pub(crate) struct Settings {
 /// A requirement that an active token does not meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum UnmetRequirement {
+    /// The token is not an access token, for this reason.
+    Kind(&'static str),
     Issuer,
     Audience,
     Scope,
@@ -68,8 +69,12 @@ impl Settings {
     /// Compares the requirements with the claims of a response, or with the claims stored with a
     /// user.
     fn check(&self, claims: &Map<String, Value>) -> Result<(), UnmetRequirement> {
+        let bound = self.allows_bound_tokens;
+        self.kinds
+            .check(claims, bound)
+            .map_err(UnmetRequirement::Kind)?;
         let is_bound = claims.get(CNF).is_some_and(|key| !key.is_null());
-        if is_bound && !self.allows_bound_tokens {
+        if is_bound && !bound {
             return Err(UnmetRequirement::Proof);
         }
         if let Some(issuer) = &self.issuer {
@@ -92,30 +97,21 @@ impl Settings {
 
     pub(crate) fn accepts(&self, user: &UserData) -> bool {
         let kept = user.attributes();
-        // An ID from another claim may be that of another user.
-        let id_of = kept.get(USER_ID_CLAIM).map_or(Some(SUB), Value::as_str);
-        id_of == Some(&self.user_id_claim)
-            && self.is_id_verified(user.email_verified())
-            && self.is_valid_by_now(kept)
-            && self.check(kept).is_ok()
+        self.user_id_claims.accepts(user) && self.is_valid_now(kept) && self.check(kept).is_ok()
     }
 
-    /// Returns `false` if `nbf` is still too far ahead. Another validator with a longer leeway may
-    /// have accepted the token earlier.
-    fn is_valid_by_now(&self, kept: &Map<String, Value>) -> bool {
-        let Some(begin) = kept.get(NBF) else {
-            return true;
+    /// Returns `false` if `nbf` is still too far ahead, or `exp` has passed for too long. Another
+    /// validator with a longer leeway may have accepted the token.
+    fn is_valid_now(&self, kept: &Map<String, Value>) -> bool {
+        let time = |name| match kept.get(name) {
+            None => Some(None),
+            Some(time) => DateTime::from_timestamp(time.as_i64()?, 0).map(Some),
         };
-        let begin = begin
-            .as_i64()
-            .and_then(|at| DateTime::from_timestamp(at, 0));
-        begin.is_some_and(|begin| begin - Utc::now() <= self.leeway)
-    }
-
-    /// Returns `true` if the provider guarantees the user's ID. An e-mail address counts only if it
-    /// is verified.
-    fn is_id_verified(&self, email_verified: bool) -> bool {
-        self.user_id_claim != EMAIL || email_verified
+        let (Some(begin), Some(end)) = (time(NBF), time(EXP)) else {
+            return false;
+        };
+        begin.is_none_or(|begin| begin - Utc::now() <= self.leeway)
+            && end.is_none_or(|end| Utc::now() - end < self.leeway)
     }
 }
 
@@ -123,16 +119,21 @@ impl Settings {
 pub(crate) fn session(
     settings: &Settings,
     token: &SessionToken,
-    body: &[u8],
+    response: IntrospectionResponse,
     now: DateTime<Utc>,
 ) -> Result<ValidatedSession, ValidationError> {
-    let Some(response) = IntrospectionResponse::parse(body)? else {
-        return Err(ValidationError::invalid());
-    };
-    let expires_at = response.time("exp")?;
-    if expires_at.is_some_and(|end| end <= now) {
-        return Err(rejected("it has expired by `exp`; compare the clocks"));
+    let end = response.time(EXP)?;
+    let passed = end.filter(|end| *end <= now);
+    if passed.is_some_and(|end| now - end >= settings.leeway) {
+        let reason = "it has expired by `exp`; compare the clocks";
+        return Err(rejected(reason).by_own_rule());
     }
+    // The server called the token active, so its clock is behind. The cache may serve the session
+    // until the leeway ends.
+    let last = DateTime::from_timestamp(LAST, 0);
+    let expires_at = passed.map_or(end, |end| {
+        end.checked_add_signed(settings.leeway).or(last).min(last)
+    });
     let begin = response.time(NBF)?.filter(|begin| *begin > now);
     if begin.is_some_and(|begin| begin - now > settings.leeway) {
         let reason = "it is not yet valid by `nbf`; compare the clocks";
@@ -140,6 +141,7 @@ pub(crate) fn session(
     }
     if let Err(unmet) = settings.check(&response.0) {
         let error = match unmet {
+            UnmetRequirement::Kind(reason) => rejected(reason),
             UnmetRequirement::Issuer => rejected("`iss` is not the configured `issuer`"),
             UnmetRequirement::Audience => {
                 rejected("`aud` does not contain the configured `audience`")
@@ -155,26 +157,27 @@ pub(crate) fn session(
         // Another service of the same client may have fewer requirements.
         return Err(error.by_own_rule());
     }
-    let id = response.user_id(&settings.user_id_claim).ok_or_else(|| {
-        ValidationError::misconfigured(failure(
-            "an active token has no user ID; configure the server to send `sub`, or set \
-             `user_id_claim` to the claim that contains the user ID",
-        ))
-    })?;
+    let session_id = response.path(&settings.session_id_claim).map(str::to_owned);
+    let Some(found) = settings
+        .user_id_claims
+        .find(&response, session_id.is_some())
+    else {
+        let reason = "no claim of `user_id_claim` identifies a user; if it is a client's own token, \
+                      see `or_user_id_claim`";
+        return Err(forbidden(ForbiddenReason::NoUser, reason));
+    };
     let name = response
         .str_claim("name")
         .or_else(|| response.str_claim("username"));
-    let verified = response.0.get("email_verified").and_then(Value::as_bool);
-    if !settings.is_id_verified(verified == Some(true)) {
+    let email_verified = response.is_email_verified();
+    if !found.is_verified(email_verified) {
         let reason = "the user ID is an e-mail address that is not verified";
-        tracing::debug!(target: VALIDATION, reason, "active token rejected");
-        return Err(ValidationError::forbidden(ForbiddenReason::Other).by_own_rule());
+        return Err(forbidden(ForbiddenReason::Other, reason));
     }
-    let session_id = response.path(&settings.session_id_claim).map(str::to_owned);
-    let mut user = UserData::builder(id)
+    let mut user = UserData::builder(found.id.as_str())
         .name(name.unwrap_or_default())
         .email(response.str_claim("email").unwrap_or_default())
-        .email_verified(verified.unwrap_or(false))
+        .email_verified(email_verified)
         .updated_at(response.time("updated_at").unwrap_or_default())
         .tier((settings.tier)(&response));
     for (name, value) in retained_claims(response.0, token) {
@@ -183,10 +186,12 @@ pub(crate) fn session(
     if let Some(begin) = begin {
         user = user.attribute(NBF, begin.timestamp());
     }
-    if settings.user_id_claim != SUB {
-        user = user.attribute(USER_ID_CLAIM, settings.user_id_claim.as_str());
+    if let Some(end) = passed {
+        user = user.attribute(EXP, end.timestamp());
     }
-    let mut session = ValidatedSession::new(user.build()).with_expires_at(expires_at);
+    let user = found.mark(user).build();
+    let mut session = ValidatedSession::new(user).with_expires_at(expires_at);
+    session.authority = found.authority(&settings.authority);
     session.session_id = session_id.filter(|id| id != token.expose_secret());
     Ok(session)
 }
@@ -198,6 +203,12 @@ fn rejected(reason: &'static str) -> ValidationError {
     ValidationError::invalid()
 }
 
+/// Creates an error for a token that this validator does not accept as a user's.
+fn forbidden(kind: ForbiddenReason, reason: &'static str) -> ValidationError {
+    tracing::debug!(target: VALIDATION, reason, "active token rejected");
+    ValidationError::forbidden(kind).by_own_rule()
+}
+
 /// Returns the claims that are stored with the user.
 fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<String, Value> {
     let mut kept = Map::new();
@@ -206,15 +217,16 @@ fn retained_claims(mut claims: Map<String, Value>, token: &SessionToken) -> Map<
     if claims.remove(CNF).is_some_and(|key| !key.is_null()) {
         kept.insert(CNF.to_owned(), true.into());
     }
-    let first = RETAINED_FIRST.map(|name| (name.to_owned(), claims.remove(name)));
-    let first = first
+    let first = RETAINED_FIRST.concat();
+    let first: Vec<_> = first
         .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)));
-    for (name, value) in first.chain(claims) {
-        // Skips claims that have been processed already, and a claim with the name of this
-        // validator's own attribute.
-        let is_spent = matches!(name.as_str(), "active" | "exp" | NBF);
-        let is_taken = name == USER_ID_CLAIM;
+        .filter_map(|name| claims.remove_entry(name))
+        .collect();
+    for (name, value) in first.into_iter().chain(claims) {
+        // Skips claims that have been processed already, and a claim with the name of an
+        // attribute of this validator.
+        let is_spent = matches!(name.as_str(), "active" | EXP | NBF);
+        let is_taken = USER_ID_ATTRIBUTES.contains(&name.as_str());
         if is_spent || is_taken || value.is_null() || contains_token(&value, token) {
             continue;
         }
@@ -249,7 +261,8 @@ impl fmt::Debug for Settings {
             .field("audience", &self.audience)
             .field("scopes", &self.scopes)
             .field("allows_bound_tokens", &self.allows_bound_tokens)
-            .field("user_id_claim", &self.user_id_claim)
+            .field("kinds", &self.kinds)
+            .field("user_id_claims", &self.user_id_claims)
             .finish_non_exhaustive()
     }
 }
@@ -268,11 +281,22 @@ mod tests {
             audience: None,
             scopes: scopes.iter().map(|&scope| scope.to_owned()).collect(),
             allows_bound_tokens: false,
-            user_id_claim: SUB.to_owned(),
+            kinds: TokenKinds::default(),
+            authority: Authority::new("a"),
+            user_id_claims: UserIdClaims::default(),
             session_id_claim: "sid".to_owned(),
             leeway: TimeDelta::zero(),
             tier: Box::new(|token| token.str_claim("plan").unwrap_or("free").to_owned()),
         }
+    }
+
+    fn session_of(
+        settings: &Settings,
+        token: &SessionToken,
+        body: &[u8],
+    ) -> Result<ValidatedSession, ValidationError> {
+        let response = IntrospectionResponse::parse(body)?.ok_or_else(ValidationError::invalid)?;
+        session(settings, token, response, DateTime::UNIX_EPOCH)
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -281,7 +305,8 @@ mod tests {
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
             any::<i32>().prop_map(|n| (f64::from(n) / 2.0).into()),
-            "read write|t0ken|u1|\\PC{0,8}".prop_map(Value::from),
+            "read write|t0ken|u1|c1|Bearer|access_token|refresh_token|ID|\\PC{0,8}"
+                .prop_map(Value::from),
         ];
         leaf.prop_recursive(3, 12, 4, |inner| {
             prop_oneof![
@@ -293,25 +318,59 @@ mod tests {
     }
 
     const NAMES: &str = "active|exp|nbf|sub|username|name|email|email_verified|updated_at|scope|\
-        aud|iss|plan|user_id|tier|fence|seen_mark|run|validator|user_id_member|[a-z]{1,4}";
+        aud|iss|plan|user_id|tier|fence|seen_mark|run|validator|user_id_member|\
+        user_id_members_missing|token_use|typ|token_type|client_id|azp|sid|[a-z]{1,4}";
+
+    #[test]
+    fn passed_expiry_is_accepted_within_the_leeway() {
+        let token = SessionToken::parse("t0ken").unwrap();
+        let mut settings = settings(&[]);
+        settings.leeway = TimeDelta::seconds(5);
+        let expiry = |exp: Value| {
+            let body = json!({ "active": true, "sub": "u1", "exp": exp });
+            let session = session_of(&settings, &token, body.to_string().as_bytes());
+            session
+                .ok()
+                .map(|session| session.expires_at.unwrap().timestamp())
+        };
+        for (exp, expected) in [
+            (json!(7), Some(7)),
+            (json!(1), Some(1)),
+            (json!(0.5), Some(5)),
+            (json!(0), Some(5)),
+            (json!(-2), Some(3)),
+            (json!(-4), Some(1)),
+            (json!(-5), None),
+            (json!(-6), None),
+        ] {
+            assert_eq!(expiry(exp.clone()), expected, "{exp}");
+        }
+    }
 
     proptest! {
         #[test]
         fn validated_session_is_accepted_and_shadows_no_claim(
             claims in proptest::collection::vec((NAMES, value()), 0..8),
             is_scoped: bool, end in proptest::option::of(any::<i64>()),
+            has_sub: bool, is_typed: bool, allows_machines: bool,
         ) {
             let mut response: Map<String, Value> = claims.into_iter().collect();
             response.insert("active".to_owned(), true.into());
-            response.entry(SUB).or_insert_with(|| "u1".into());
+            if has_sub {
+                response.entry("sub").or_insert_with(|| "u1".into());
+            }
             if let Some(end) = end {
                 response.insert("exp".to_owned(), end.into());
             }
-            let settings = settings(if is_scoped { &["read"] } else { &[] });
+            let mut settings = settings(if is_scoped { &["read"] } else { &[] });
+            settings.kinds.requires_token_type = is_typed;
+            if allows_machines {
+                settings.user_id_claims.others = vec!["client_id".to_owned()];
+            }
             let token = SessionToken::parse("t0ken").unwrap();
             let body = Value::Object(response.clone()).to_string();
             let now = DateTime::UNIX_EPOCH;
-            let Ok(session) = session(&settings, &token, body.as_bytes(), now) else {
+            let Ok(session) = session_of(&settings, &token, body.as_bytes()) else {
                 return Ok(());
             };
             prop_assert!(session.expires_at.is_none_or(|end| end > now));
@@ -319,8 +378,11 @@ mod tests {
             let repeats = response.get("scope").is_some_and(|scope| contains_token(scope, &token));
             prop_assert!(settings.accepts(&session.user) || is_scoped && repeats);
             for (name, value) in session.user.attributes() {
-                prop_assert!(name != USER_ID_CLAIM);
-                prop_assert_eq!(Some(value), response.get(name));
+                if USER_ID_ATTRIBUTES.contains(&name.as_str()) {
+                    prop_assert!(session.authority.is_some());
+                } else {
+                    prop_assert_eq!(Some(value), response.get(name));
+                }
             }
         }
 
@@ -330,7 +392,7 @@ mod tests {
             let good = json!({ "active": true, "sub": "u1", "exp": 1e300, "scope": ["a", 7] });
             let good = good.to_string();
             for body in [&bytes, &good.as_bytes()[..cut.min(good.len() - 1)]] {
-                let unread = session(&settings(&[]), &token, body, DateTime::UNIX_EPOCH);
+                let unread = session_of(&settings(&[]), &token, body);
                 prop_assert_eq!(unread.unwrap_err().kind(), ValidationErrorKind::Unavailable);
             }
         }

@@ -19,7 +19,7 @@ pub enum IntrospectionConfigError {
     EndpointFragment,
     /// The client's ID or secret is empty, or the bearer token is empty or not visible ASCII.
     InvalidCredentials,
-    /// The issuer, the audience or the name of the user's claim is empty.
+    /// The issuer, the audience, or the name of a claim for the user's or the session's ID is empty.
     EmptySetting,
     /// A scope is empty or contains a character that is not allowed in scopes.
     InvalidScope,
@@ -59,8 +59,9 @@ impl fmt::Display for IntrospectionConfigError {
                  use `IntrospectionAuth::none` if the endpoint requires no credentials"
             }
             Self::EmptySetting => {
-                "`issuer`, `audience` and `user_id_claim` must not be empty, because no token \
-                 would match; leave the setting out for the default"
+                "`issuer`, `audience`, `user_id_claim`, `or_user_id_claim` and `session_id_claim` \
+                 must not be empty, because no token would match; leave the setting out for the \
+                 default"
             }
             Self::InvalidScope => {
                 "`require_scope` must not be empty and must not contain a space, a quotation mark, \

@@ -4,11 +4,14 @@
 //! is interpreted as follows:
 //!
 //! 1. `active` decides. It must be a boolean in a JSON object. Anything else is *unavailable*. An
-//!    active token that has expired (`exp`) or is not yet valid (`nbf`) is *invalid* nevertheless.
-//! 2. If an issuer or an audience is required and the token's does not match, the token is
-//!    *invalid*. A token that is bound to a key is also *invalid*, unless bound tokens are allowed.
-//!    A missing scope is *forbidden*, as `insufficient_scope` is 403 in [RFC 6750].
-//! 3. No other response rejects a token. A server that does not accept *this service*, or does not
+//!    active token that has expired (`exp`) or is not yet valid (`nbf`) by more than the leeway is
+//!    *invalid* nevertheless.
+//! 2. A token that the response shows not to be an access token is *invalid*: a refresh, ID or
+//!    logout token. If an issuer or an audience is required and the token's does not match, the
+//!    token is *invalid*. A token that is bound to a key is also *invalid*, unless bound tokens are
+//!    allowed. A missing scope is *forbidden*, as `insufficient_scope` is 403 in [RFC 6750].
+//! 3. A token that identifies no user, such as a client's own, is *forbidden*.
+//! 4. No other response rejects a token. A server that does not accept *this service*, or does not
 //!    introspect, is *misconfigured*. A server that fails is *unavailable*.
 //!
 //! The permissions of a token are stored with the cached user and compared again on every hit,
@@ -22,9 +25,12 @@ mod auth;
 mod builder;
 mod claims;
 mod client;
+mod clock_skew;
 mod config_error;
 mod error;
 mod response;
+mod token_kind;
+mod user_id;
 mod validator;
 
 pub use self::{
@@ -37,4 +43,6 @@ pub use self::{
 pub(crate) use self::{
     claims::{Settings, session},
     response::classify,
+    token_kind::TokenKinds,
+    user_id::UserIdClaims,
 };

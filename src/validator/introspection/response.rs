@@ -14,7 +14,7 @@ use crate::validator::{
 
 /// The latest and the earliest second that a record can contain: the end of the year 9999 and the
 /// start of the year 1.
-const LAST: i64 = 253_402_300_799;
+pub(super) const LAST: i64 = 253_402_300_799;
 const FIRST: i64 = -62_135_596_800;
 
 /// Classifies a response by its status and the error code of its body.
@@ -149,7 +149,7 @@ pub struct IntrospectionResponse(pub(super) Map<String, Value>);
 
 impl IntrospectionResponse {
     /// Parses a response. Returns `None` for a token that is not active.
-    pub(super) fn parse(body: &[u8]) -> Result<Option<Self>, ValidationError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Option<Self>, ValidationError> {
         // The parser's error would quote the body and any e-mail address in it.
         let claims: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
         let active = claims
@@ -202,11 +202,13 @@ impl IntrospectionResponse {
         scopes(&self.0)
     }
 
-    /// Returns the user's ID from the claim with this name.
-    pub(super) fn user_id(&self, claim: &str) -> Option<String> {
-        match self.0.get(claim)? {
-            Value::Number(id) if id.is_u64() => Some(id.to_string()),
-            _ => self.str_claim(claim).map(str::to_owned),
+    /// Returns `true` if the provider has verified the e-mail address. Some servers write the
+    /// boolean as a text.
+    pub(super) fn is_email_verified(&self) -> bool {
+        match self.0.get("email_verified") {
+            Some(Value::Bool(is_verified)) => *is_verified,
+            Some(Value::String(text)) => text.eq_ignore_ascii_case("true"),
+            _ => false,
         }
     }
 

@@ -7,6 +7,8 @@ use chrono::Utc;
 use super::{
     claims::{Settings, session},
     client::IntrospectionClient,
+    clock_skew::ClockSkew,
+    response::IntrospectionResponse,
 };
 use crate::{
     model::{Authority, Namespace, UserData},
@@ -21,8 +23,10 @@ use crate::{
 /// installs rustls' *ring* provider as the process's default if there is none yet.
 ///
 /// 1. The claim `sub` becomes the user's ID, and `name` (or else `username`) the name. `email` and
-///    `email_verified` are taken as they are, `updated_at` becomes a date, and `exp` the expiry of
-///    the session. Without `exp`, only the cache's TTL limits the session.
+///    `email_verified` are taken as they are (the text `true` counts as well), `updated_at` becomes a
+///    date, and `exp` the expiry of the session. Without `exp`, only the cache's TTL limits the
+///    session. A token that identifies no user, such as a client's own, is
+///    [forbidden](crate::ForbiddenReason::NoUser).
 /// 2. All other claims, including `scope`, `aud`, `iss` and `sub`, become
 ///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON.
 ///    Claims that are null or repeat the token are left out.
@@ -34,10 +38,16 @@ use crate::{
 /// 4. A token that is bound to a key (`cnf`) is rejected, unless
 ///    [allowed](crate::IntrospectionValidatorBuilder::allow_bound_tokens), because this crate does
 ///    not check a proof of possession.
-/// 5. Calls go to the endpoint directly or through the proxy that the environment names
+/// 5. A token whose `token_use`, `typ` or `token_type` shows that it is not an access token is
+///    rejected. Not every server shows it: **call
+///    [`require_token_type`](crate::IntrospectionValidatorBuilder::require_token_type)** if yours
+///    includes `token_type` for access tokens. The page on
+///    [validators](crate::docs::validators#oauth-20-servers) lists servers, their responses and the
+///    recommended settings.
+/// 6. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`). An endpoint on loopback is never reached through a proxy.
 ///    Redirects are not followed, and a response of more than 256 KiB is not read further.
-/// 6. Signed responses (RFC 9701) are not supported. The connection authenticates the server.
+/// 7. Signed responses (RFC 9701) are not supported. The connection authenticates the server.
 ///
 /// With Keycloak, use a confidential client of the realm. Its users' tokens name this service as
 /// their audience if the client that logs users in has an *audience* mapper:
@@ -55,6 +65,7 @@ use crate::{
 /// )
 /// .issuer(realm)
 /// .audience("orders-api")
+/// .require_token_type()
 /// .require_scope("orders:read")
 /// .tier(|token| token.str_claim("plan").unwrap_or("free").to_owned())
 /// .build()?;
@@ -75,9 +86,9 @@ pub struct IntrospectionValidator(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) namespace: Namespace,
-    pub(super) authority: Authority,
     pub(super) client: IntrospectionClient,
     pub(super) settings: Settings,
+    pub(super) clock_skew: ClockSkew,
 }
 
 impl SessionValidator for IntrospectionValidator {
@@ -86,7 +97,7 @@ impl SessionValidator for IntrospectionValidator {
     }
 
     fn authority(&self) -> Authority {
-        self.0.authority.clone()
+        self.0.settings.authority.clone()
     }
 
     /// Validates a token.
@@ -95,8 +106,19 @@ impl SessionValidator for IntrospectionValidator {
     ///
     /// Safe to drop at any time, because introspection changes nothing.
     async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        let sent_at = Utc::now();
         let body = self.0.client.introspect(&token).await?;
-        session(&self.0.settings, &token, &body, Utc::now())
+        let now = Utc::now();
+        let Some(response) = IntrospectionResponse::parse(&body)? else {
+            return Err(ValidationError::invalid());
+        };
+        let Inner {
+            clock_skew,
+            settings,
+            ..
+        } = &*self.0;
+        clock_skew.observe(&token, &response, sent_at, now);
+        session(settings, &token, response, now)
     }
 
     /// Returns `false` for a cached user whose token does not meet this validator's requirements.
