@@ -63,12 +63,24 @@ enum Kind {
         audience: Option<char>,
         is_admin: bool,
         by_email: bool,
+        allows_clients: bool,
+        kinds: Kinds,
     },
     Closure(Box<Self>),
     Wrapped(Box<Self>),
     Filtered(Box<Self>, &'static str),
     Or(Box<Self>, Box<Self>),
 }
+
+/// Rules about the kind of token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kinds {
+    Default,
+    AllowRefresh,
+    RequireType,
+}
+
+const KINDS: [Kinds; 3] = [Kinds::Default, Kinds::AllowRefresh, Kinds::RequireType];
 
 const USERS: [&str; 2] = ["ada", "bob"];
 
@@ -85,6 +97,8 @@ impl Kind {
                 audience: *[None, Some('A'), Some('B')].choose(random).unwrap(),
                 is_admin: random.random(),
                 by_email: random.random_range(0..5) == 0,
+                allows_clients: random.random_range(0..3) == 0,
+                kinds: *KINDS.choose(random).unwrap(),
             },
             6 => Self::Closure(Self::boxed(random, depth)),
             7 => Self::Wrapped(Self::boxed(random, depth)),
@@ -114,11 +128,15 @@ impl Kind {
                 audience,
                 is_admin,
                 by_email,
-            } => match random.random_range(0..6) {
+                allows_clients,
+                kinds,
+            } => match random.random_range(0..9) {
                 0 => *server = 3 - *server,
                 1 | 2 => *client = if *client == 'A' { 'B' } else { 'A' },
                 3 => *audience = *[None, Some('A'), Some('B')].choose(random).unwrap(),
                 4 => *is_admin = !*is_admin,
+                5 => *allows_clients = !*allows_clients,
+                6 | 7 => *kinds = *KINDS.choose(random).unwrap(),
                 _ => *by_email = !*by_email,
             },
             Self::Closure(inner) | Self::Wrapped(inner) | Self::Filtered(inner, _) => {
@@ -139,7 +157,16 @@ impl Kind {
             Self::Appwrite { server, project } => format!("w{server}~{user}~{project}"),
             Self::Introspection { server, .. } => {
                 let audiences = ["A", "B", "AB", "AB"].choose(random).unwrap();
-                let scopes = ["read", "admin", "admin", "planted", "unverified"];
+                let scopes = [
+                    "read",
+                    "admin",
+                    "typed",
+                    "planted",
+                    "unverified",
+                    "refresh",
+                    "client",
+                    "nameless",
+                ];
                 let scope = scopes.choose(random).unwrap();
                 format!("o{server}~{user}~{audiences}~{scope}")
             }
@@ -165,6 +192,8 @@ impl Kind {
                 audience,
                 is_admin,
                 by_email,
+                allows_clients,
+                kinds,
             } => {
                 let auth = IntrospectionAuth::basic(*client, "secret");
                 let endpoint = tenants.introspection(*server);
@@ -178,6 +207,14 @@ impl Kind {
                 if *by_email {
                     builder = builder.user_id_claim("email");
                 }
+                if *allows_clients {
+                    builder = builder.or_user_id_claim("client_id");
+                }
+                builder = match kinds {
+                    Kinds::Default => builder,
+                    Kinds::AllowRefresh => builder.allow_token_use("refresh_token"),
+                    Kinds::RequireType => builder.require_token_type(),
+                };
                 ErasedValidator::new(builder.build().unwrap())
             }
             // A name that is unique to this closure, as the documentation requires.

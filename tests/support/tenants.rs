@@ -4,7 +4,8 @@
 //! `o<server>~<user>~<audiences>~<scope>` is an OAuth token, `w<server>~<user>~<project>` an
 //! Appwrite session. An OAuth token is active only for the clients in its audience, as with
 //! Keycloak 26.7. With a scope of `planted` the response has claims that look like the cache's own
-//! members.
+//! members. With `typed` it has a `token_type`, with `refresh` it is that of a refresh token. With
+//! `client` and `nameless` the token belongs to a client with the name of the user.
 
 use std::{
     net::SocketAddr,
@@ -131,6 +132,24 @@ async fn introspect(
         answer["validator"] = "second".into();
         answer["session_cache"] = json!({ "version": 2, "namespace": "unnamed" });
         answer["scope"] = "planted admin".into();
+    }
+    match scope {
+        "typed" => {
+            answer["scope"] = "admin".into();
+            answer["token_type"] = "Bearer".into();
+        }
+        "refresh" => {
+            answer["scope"] = "admin".into();
+            answer["token_use"] = "refresh_token".into();
+            answer["token_type"] = "Bearer".into();
+        }
+        "client" => answer["client_id"] = user.into(),
+        "nameless" => {
+            answer = json!({
+                "active": true, "client_id": user, "aud": answer["aud"], "scope": "admin",
+            });
+        }
+        _ => {}
     }
     Ok(Json(answer))
 }
