@@ -253,7 +253,8 @@ impl ValidationError {
     /// remembered.
     pub(crate) fn is_lasting(&self) -> bool {
         match self.kind {
-            ValidationErrorKind::Invalid => true,
+            ValidationErrorKind::Invalid
+            | ValidationErrorKind::Forbidden(ForbiddenReason::NoUser) => true,
             ValidationErrorKind::Forbidden(_)
             | ValidationErrorKind::Unavailable
             | ValidationErrorKind::Misconfigured => false,

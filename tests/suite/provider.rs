@@ -316,7 +316,10 @@ async fn rate_limited_provider_gets_fewer_concurrent_calls() {
     let served = last.iter().filter(|status| **status == 200).count();
     let (most, limited) = (most.load(SeqCst), limited.load(SeqCst));
     assert!(most <= 2 * PERMITTED, "{most} at the same time");
-    assert!(served > limited && served >= 8, "{served} served, {limited} limited");
+    assert!(
+        served > limited && served >= 8,
+        "{served} served, {limited} limited"
+    );
     moving.abort();
 }
 
@@ -436,6 +439,40 @@ async fn response_that_blames_the_token_rejects_it_if_others_are_introspected() 
     }
     assert_eq!(lines(&log), 1, "{}", log.text());
     assert_eq!(scene.status("one-more").await, 503);
+}
+
+#[tokio::test]
+async fn server_that_calls_all_tokens_inactive_is_reported_with_endpoint_and_client() {
+    let log = record();
+    let scene = Introspecting::start().await;
+    for n in 0..20 {
+        assert_eq!(scene.status(&format!("t{n}")).await, 401);
+    }
+    scene.clock.advance(Duration::from_secs(60));
+    for n in 20..25 {
+        assert_eq!(scene.status(&format!("t{n}")).await, 401);
+    }
+    assert_eq!(lines(&log), 1, "{}", log.text());
+    let text = log.text();
+    let line = text
+        .lines()
+        .find(|line| line.contains("rejects all tokens"));
+    for part in [&*scene.server.endpoint(), CLIENT_ID, "audience mapper"] {
+        assert!(line.unwrap().contains(part), "{line:?}");
+    }
+    assert!(!text.contains(CLIENT_SECRET) && !line.unwrap().contains("t20"));
+}
+
+#[tokio::test]
+async fn token_without_a_user_is_remembered() {
+    let scene = Introspecting::start().await;
+    let mut machine = jdoe();
+    machine.as_object_mut().unwrap().remove("sub");
+    scene.server.issue("machine", machine);
+    for _ in 0..5 {
+        assert_eq!(scene.status("machine").await, 403);
+    }
+    assert_eq!(scene.server.calls(), 1);
 }
 
 #[tokio::test]

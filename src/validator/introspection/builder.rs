@@ -12,6 +12,7 @@ use super::{
     client::IntrospectionClient,
     clock_skew::ClockSkew,
     config_error::IntrospectionConfigError,
+    error::Inactive,
     response::IntrospectionResponse,
     token_kind::TokenKinds,
     user_id::UserIdClaims,
@@ -408,8 +409,8 @@ impl IntrospectionValidatorBuilder {
         let authority = authority
             .or_else(|| issuer.as_ref().map(Authority::new))
             .unwrap_or_else(|| Authority::new(&endpoint_id));
+        let client = auth.client_id();
         let namespace = namespace.unwrap_or_else(|| {
-            let client = auth.client_id();
             let by = if has_tier { "tier" } else { "" };
             let claims = [&*user_id_claims.first, &session_id_claim, by];
             let who = [&*endpoint_id, &client, authority.as_str()];
@@ -417,12 +418,17 @@ impl IntrospectionValidatorBuilder {
             let settings = who.into_iter().chain(claims).chain(others);
             Namespace::derived("introspection", settings)
         });
+        let inactive = Arc::new(Inactive {
+            endpoint: endpoint_id,
+            client,
+        });
         let client =
             IntrospectionClient::new(endpoint, auth.into_credentials()?, connect_timeout, timeout)
                 .map_err(E::Client)?;
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
             client,
+            inactive,
             clock_skew: ClockSkew::default(),
             settings: Settings {
                 issuer,

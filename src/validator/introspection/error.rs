@@ -1,5 +1,7 @@
 //! Errors of introspection, with advice for the operator.
 
+use std::{error::Error as StdError, fmt};
+
 use http::StatusCode;
 
 use crate::validator::{
@@ -36,3 +38,28 @@ pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> Valida
         failed
     }
 }
+
+/// The source of a rejection by the server, which is logged if the server rejects all tokens.
+#[derive(Debug)]
+pub(super) struct Inactive {
+    pub(super) endpoint: String,
+    pub(super) client: String,
+}
+
+impl fmt::Display for Inactive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, client } = self;
+        let client = match &**client {
+            "" => "no client",
+            client => client,
+        };
+        write!(
+            f,
+            "the endpoint {endpoint}, called as {client}, calls the tokens inactive; check that the \
+             `aud` of the tokens contains this client, which requires an audience mapper with \
+             Keycloak, and that the client is permitted to introspect tokens"
+        )
+    }
+}
+
+impl StdError for Inactive {}

@@ -1,6 +1,6 @@
 //! Validator that calls the introspection endpoint, and its rules for the response.
 
-use std::{fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use chrono::Utc;
 
@@ -87,6 +87,8 @@ pub struct IntrospectionValidator(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) namespace: Namespace,
     pub(super) client: IntrospectionClient,
+    /// The source of a rejection by the server.
+    pub(super) inactive: Arc<dyn StdError + Send + Sync>,
     pub(super) settings: Settings,
     pub(super) clock_skew: ClockSkew,
 }
@@ -110,7 +112,7 @@ impl SessionValidator for IntrospectionValidator {
         let body = self.0.client.introspect(&token).await?;
         let now = Utc::now();
         let Some(response) = IntrospectionResponse::parse(&body)? else {
-            return Err(ValidationError::invalid());
+            return Err(ValidationError::invalid().with_shared_source(Arc::clone(&self.0.inactive)));
         };
         let Inner {
             clock_skew,
