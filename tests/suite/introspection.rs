@@ -1072,7 +1072,7 @@ async fn client_and_user_with_the_same_id_are_different_identities() {
     }
     assert_eq!(server.calls(), 2, "the second node found both in Redis");
 
-    // A validator without the setting has other records, even in one namespace.
+    // A validator without the setting has records of its own.
     let plain = SessionCacheLayer::new(cache(), validator(&server, issuer));
     assert_eq!(ask(&plain, "of-the-client").await.unwrap_err(), 403);
     assert_eq!(ask(&plain, "of-the-user").await.unwrap().0.id(), "shop");
