@@ -316,9 +316,9 @@ pub struct Health {
 pub enum ProviderHealth {
     /// No layer has seen its provider fail, or a decision has followed the failures.
     Up,
-    /// A provider has rejected every token since the start: at least 20 different tokens over at
-    /// least one minute. The service is probably not permitted to validate the tokens that it
-    /// receives. The log names the validator's settings to check.
+    /// A layer has rejected every token since the start: at least 20 different tokens over at least
+    /// one minute. A setting of the validator is probably wrong, or the service is not permitted to
+    /// validate the tokens that it receives. The log names what to check.
     RejectsAll,
     /// A provider is unavailable, or rejects the configuration of this service.
     Down,

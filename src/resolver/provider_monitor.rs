@@ -109,11 +109,8 @@ impl ProviderMonitor {
         state.is_down = None;
         let was_down = mem::take(&mut state.status) != Status::Up;
         let rejection = match result {
-            Err(error) if error.kind() == ValidationErrorKind::Invalid && !error.is_own_rule() => {
-                self.record_rejection(&mut state, hash, error)
-            }
-            // A rule of this service, or a reason to deny access, applies to a token that the
-            // provider knows.
+            Err(error) if error.is_lasting() => self.record_rejection(&mut state, hash, error),
+            // A reason to deny access applies to a user whom the provider knows.
             _ => {
                 if !self.has_accepted.swap(true, Relaxed) {
                     state.rejected = Vec::new();
@@ -131,8 +128,9 @@ impl ProviderMonitor {
                 target: VALIDATION,
                 error = %ErrorChain(error),
                 count = REJECTED_TOKENS,
-                hint = "check that the provider lets this service validate the tokens that it issues",
-                "identity provider rejects all tokens"
+                hint = "check the settings of the validator, and that the provider lets this service \
+                        validate the tokens that it issues",
+                "all tokens rejected since the start"
             );
         }
     }

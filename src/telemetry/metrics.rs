@@ -75,7 +75,7 @@ metric_set! {
         providers_down: Gauge = "session_cache_providers_down",
             "Number of layers whose identity provider is unavailable or misconfigured";
         providers_rejecting_all: Gauge = "session_cache_providers_rejecting_all",
-            "Number of layers whose identity provider has rejected every token since the start";
+            "Number of layers that have rejected every token since the start";
         refreshes: Counter = "session_cache_refreshes_total",
             "Number of sessions whose validation was started before their cache entry expired";
         fills: Family<FillOutcome, Counter> = "session_cache_fills_total",

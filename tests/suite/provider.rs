@@ -349,6 +349,34 @@ async fn provider_that_rejects_all_tokens_is_reported_once() {
 }
 
 #[tokio::test]
+async fn wrong_audience_setting_is_reported_with_its_reason() {
+    let log = record();
+    let server = Introspection::start(Demands::Basic).await;
+    let auth = IntrospectionAuth::basic(CLIENT_ID, CLIENT_SECRET);
+    let validator = IntrospectionValidator::builder(server.endpoint(), auth)
+        .audience("misspelled")
+        .build()
+        .unwrap();
+    let clock = ManualClock::new();
+    let cache = SessionCache::builder()
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let layer = SessionCacheLayer::new(cache, validator);
+    for n in 0..25 {
+        server.issue(&format!("t{n}"), jdoe());
+        assert_eq!(status(&layer, &format!("t{n}")).await, 401);
+        clock.advance(Duration::from_secs(5));
+    }
+    assert_eq!(lines(&log), 1, "{}", log.text());
+    let text = log.text();
+    let line = text
+        .lines()
+        .find(|line| line.contains("all tokens rejected"));
+    assert!(line.unwrap().contains("configured `audience`"), "{line:?}");
+}
+
+#[tokio::test]
 async fn twenty_rejections_within_a_minute_or_after_a_success_are_not_reported() {
     let log = record();
     for with_success in [false, true] {
@@ -456,7 +484,7 @@ async fn server_that_calls_all_tokens_inactive_is_reported_with_endpoint_and_cli
     let text = log.text();
     let line = text
         .lines()
-        .find(|line| line.contains("rejects all tokens"));
+        .find(|line| line.contains("all tokens rejected"));
     for part in [&*scene.server.endpoint(), CLIENT_ID, "audience mapper"] {
         assert!(line.unwrap().contains(part), "{line:?}");
     }

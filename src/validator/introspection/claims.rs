@@ -200,13 +200,15 @@ pub(crate) fn session(
 /// in the log of this service.
 fn rejected(reason: &'static str) -> ValidationError {
     tracing::debug!(target: VALIDATION, reason, "active token rejected");
-    ValidationError::invalid()
+    ValidationError::invalid().with_source(reason)
 }
 
 /// Creates an error for a token that this validator does not accept as a user's.
 fn forbidden(kind: ForbiddenReason, reason: &'static str) -> ValidationError {
     tracing::debug!(target: VALIDATION, reason, "active token rejected");
-    ValidationError::forbidden(kind).by_own_rule()
+    ValidationError::forbidden(kind)
+        .with_source(reason)
+        .by_own_rule()
 }
 
 /// Returns the claims that are stored with the user.
