@@ -240,7 +240,7 @@ impl State {
 impl Limit {
     /// Halves the limit, once for all calls that ran at the same time.
     fn decrease(&mut self, started: u64, now: u64) {
-        if started >= self.decreased_at {
+        if started > self.decreased_at {
             self.max = (self.max / 2).max(1);
             self.successes = 0;
             self.decreased_at = now;
@@ -283,5 +283,141 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.0.state);
         state.waiting = state.waiting.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::UserData, testing::ManualClock};
+
+    struct Scene {
+        clock: ManualClock,
+        limit: AdaptiveLimit,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let clock = ManualClock::new();
+            let limit = AdaptiveLimit::new(Clock::Manual(clock.clone()));
+            Self { clock, limit }
+        }
+
+        /// Creates a limit of half of these calls, which all end.
+        fn limited_during(calls: usize) -> Self {
+            let scene = Self::new();
+            let places: Vec<_> = (0..calls).map(|n| scene.place(&n.to_string())).collect();
+            for place in places {
+                place.unwrap().finish(&limited());
+            }
+            scene.clock.advance(Duration::from_secs(2));
+            scene
+        }
+
+        fn place(&self, token: &str) -> Option<Place<'_>> {
+            self.limit
+                .try_acquire(&SessionToken::parse(token.to_owned()).unwrap())
+        }
+
+        fn max(&self) -> Option<usize> {
+            lock(&self.limit.state)
+                .limit
+                .as_ref()
+                .map(|limit| limit.max)
+        }
+    }
+
+    fn limited() -> Result<ValidatedSession, ValidationError> {
+        Err(ValidationError::unavailable("429").with_retry_after(Duration::from_secs(7)))
+    }
+
+    fn accepted() -> Result<ValidatedSession, ValidationError> {
+        Ok(ValidatedSession::new(UserData::new("ada")))
+    }
+
+    #[test]
+    fn limit_starts_with_three_tokens_within_a_second() {
+        let scene = Scene::new();
+        for _ in 0..10 {
+            scene.place("a").unwrap().finish(&limited());
+            scene.place("b").unwrap().finish(&limited());
+        }
+        assert_eq!(scene.max(), None, "two tokens");
+        scene.clock.advance(Duration::from_secs(1));
+        scene.place("c").unwrap().finish(&limited());
+        scene.place("d").unwrap().finish(&limited());
+        assert_eq!(scene.max(), None, "two tokens within a second");
+        assert!(!scene.limit.is_active());
+        scene.place("e").unwrap().finish(&limited());
+        assert_eq!(scene.max(), Some(1));
+        assert!(scene.limit.is_active());
+        scene.clock.advance(Duration::from_secs(60));
+        assert!(!scene.limit.is_active());
+        let _place = scene.place("f").unwrap();
+        assert_eq!(scene.max(), None, "one minute without a limited call");
+    }
+
+    #[test]
+    fn calls_of_one_round_decrease_the_limit_once() {
+        let scene = Scene::limited_during(32);
+        let max = scene.max().unwrap();
+        assert_eq!(max, 14, "half of those that were still running");
+        let places: Vec<_> = (0..max).map(|n| scene.place(&n.to_string())).collect();
+        assert!(scene.place("another").is_none());
+        for place in places {
+            scene.clock.advance(Duration::from_millis(1));
+            place.unwrap().finish(&limited());
+        }
+        assert_eq!(scene.max(), Some(7));
+        assert!(scene.place("early").is_none(), "their places are held");
+        scene.clock.advance(Duration::from_secs(1));
+        assert!(scene.place("later").is_some());
+    }
+
+    #[test]
+    fn limit_grows_by_one_after_a_round_of_successes() {
+        let scene = Scene::limited_during(8);
+        let max = scene.max().unwrap();
+        for n in 1..=max {
+            assert_eq!(scene.max(), Some(max));
+            scene.place(&n.to_string()).unwrap().finish(&accepted());
+        }
+        assert_eq!(scene.max(), Some(max + 1));
+    }
+
+    #[test]
+    fn slow_and_abandoned_calls_decrease_the_limit() {
+        let scene = Scene::limited_during(16);
+        let max = scene.max().unwrap();
+        let slow = scene.place("slow").unwrap();
+        scene.clock.advance(Duration::from_secs(1));
+        slow.finish(&accepted());
+        assert_eq!(scene.max(), Some(max / 2));
+        scene.clock.advance(Duration::from_millis(1));
+        drop(scene.place("abandoned"));
+        assert_eq!(scene.max(), Some(max / 4));
+        let failed = scene.place("failed").unwrap();
+        failed.finish(&Err(ValidationError::unavailable("500")));
+        assert_eq!(scene.max(), Some(max / 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_validations_are_bounded_in_number_and_time() {
+        let scene = Scene::limited_during(3);
+        let _place = scene.place("first").unwrap();
+        let token = SessionToken::parse("t").unwrap();
+        let waiting = (0..MAX_WAITING).map(|_| scene.limit.acquire(&token));
+        let waiting = futures_util::future::join_all(waiting);
+        let start = tokio::time::Instant::now();
+        let one_more = async {
+            tokio::task::yield_now().await;
+            let error = scene.limit.acquire(&token).await.err().unwrap();
+            assert!(error.is_not_called());
+            assert_eq!(start.elapsed(), Duration::ZERO);
+        };
+        let (waited, ()) = futures_util::future::join(waiting, one_more).await;
+        assert!(waited.iter().all(Result::is_err));
+        assert_eq!(start.elapsed(), MAX_WAIT);
+        assert_eq!(lock(&scene.limit.state).waiting, 0);
     }
 }
