@@ -152,7 +152,7 @@
 //!
 //! | feature | adds | cost |
 //! | --- | --- | --- |
-//! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* |
+//! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* (none is installed for the process) |
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |

@@ -1,11 +1,11 @@
-//! Secret keys, and the TLS provider of the process.
+//! Secret keys, and TLS configurations.
 
 mod hex;
 mod secret;
 #[cfg(any(feature = "appwrite", feature = "introspection", feature = "tls"))]
-mod tls_provider;
+mod tls;
 
 pub use self::secret::{SecretKey, SecretKeyError};
 #[cfg(any(feature = "appwrite", feature = "introspection", feature = "tls"))]
-pub(crate) use self::tls_provider::install_tls_provider;
+pub(crate) use self::tls::{Roots, TlsFault, client_config};
 pub(crate) use self::{hex::hex, secret::keyed};

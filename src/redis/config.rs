@@ -5,13 +5,14 @@
 
 use std::{fmt, mem, str::FromStr, time::Duration};
 
-use bb8_redis::redis::ConnectionInfo;
-
-#[cfg(feature = "tls")]
-use crate::redis::endpoint::{RedisTls, TlsFault, has_tls};
 use crate::{
     config_error::ConfigError,
-    redis::endpoint::{NodeFault, ServerUrl, UrlFault},
+    redis::endpoint::{NodeFault, Server, ServerUrl, UrlFault},
+};
+#[cfg(feature = "tls")]
+use crate::{
+    crypto::TlsFault,
+    redis::endpoint::{RedisTls, has_tls},
 };
 
 /// Maximum of each timeout.
@@ -66,14 +67,14 @@ pub struct RedisConfig {
 pub(crate) enum Deployment {
     Single(ServerUrl),
     Sentinel {
-        sentinels: Vec<ConnectionInfo>,
+        sentinels: Vec<Server>,
         /// The name of the primary at the sentinels.
         name: String,
         /// How to connect to the primary, at whatever address.
         primary: ServerUrl,
     },
     /// Some of the nodes, through which the others are found.
-    Cluster(Vec<ConnectionInfo>),
+    Cluster(Vec<Server>),
 }
 
 /// The timeouts that were set.
@@ -274,7 +275,7 @@ impl RedisConfig {
             }
         }
         #[cfg(feature = "tls")]
-        deployment.encrypt(self.tls.as_ref())?;
+        deployment.encrypt(self.tls)?;
         self.timeouts.check()?;
         if self.replicas.is_some_and(|wait| {
             wait.replicas == 0 || wait.timeout.is_zero() || wait.timeout > MAX_REPLICA_WAIT
@@ -311,22 +312,30 @@ impl RedisTimeouts {
 
 #[cfg(feature = "tls")]
 impl Deployment {
-    /// Sets the certificates of all connections that use TLS.
-    fn encrypt(&mut self, tls: Option<&RedisTls>) -> Result<(), ConfigError> {
-        crate::crypto::install_tls_provider();
-        let Some(tls) = tls else { return Ok(()) };
-        let mut servers: Vec<_> = match self {
-            Self::Single(server) => vec![server.info_mut()],
+    /// Sets the TLS configuration of all connections that use TLS. Without such a connection, no
+    /// TLS code runs.
+    fn encrypt(&mut self, tls: Option<RedisTls>) -> Result<(), ConfigError> {
+        let servers: Vec<_> = match self {
+            Self::Single(server) => vec![server.server_mut()],
             Self::Sentinel {
                 sentinels, primary, ..
-            } => sentinels.iter_mut().chain([primary.info_mut()]).collect(),
+            } => sentinels.iter_mut().chain([primary.server_mut()]).collect(),
             Self::Cluster(nodes) => nodes.iter_mut().collect(),
         };
-        if !servers.iter().any(|server| has_tls(server)) {
-            return Err(NO_TLS_URL);
+        let mut servers = servers
+            .into_iter()
+            .filter(|server| has_tls(server))
+            .peekable();
+        if servers.peek().is_none() {
+            return if tls.is_some() {
+                Err(NO_TLS_URL)
+            } else {
+                Ok(())
+            };
         }
-        for server in &mut servers {
-            **server = tls.around(server)?;
+        let config = tls.unwrap_or_default().config()?;
+        for server in servers {
+            server.set_tls(config.clone());
         }
         Ok(())
     }
@@ -335,7 +344,7 @@ impl Deployment {
 /// Shows addresses only.
 impl fmt::Debug for Deployment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let addresses = |servers: &[ConnectionInfo]| -> Vec<_> {
+        let addresses = |servers: &[Server]| -> Vec<_> {
             servers
                 .iter()
                 .map(|server| server.addr().to_string())
@@ -395,7 +404,7 @@ fn parse(url: &str) -> Result<ServerUrl, ConfigError> {
     Ok(ServerUrl::parse(url)?)
 }
 
-fn node(url: &str) -> Result<ConnectionInfo, ConfigError> {
+fn node(url: &str) -> Result<Server, ConfigError> {
     let node = ServerUrl::parse(url).map_err(NodeFault::Url);
     node.and_then(|url| url.node())
         .map_err(|fault| match fault {
@@ -407,7 +416,7 @@ fn node(url: &str) -> Result<ConnectionInfo, ConfigError> {
 
 /// Returns what must be the same for all nodes: user, password, and whether TLS is used.
 fn credentials(
-    node: &ConnectionInfo,
+    node: &Server,
 ) -> (
     Option<&str>,
     Option<&str>,
@@ -432,6 +441,8 @@ impl From<UrlFault> for ConfigError {
 impl From<TlsFault> for ConfigError {
     fn from(fault: TlsFault) -> Self {
         match fault {
+            TlsFault::Provider(_) => CRYPTO_PROVIDER,
+            TlsFault::SystemRoots(_) => SYSTEM_CERTIFICATES,
             TlsFault::Roots => ROOT_CERTIFICATES,
             TlsFault::Client => CLIENT_CERTIFICATE,
         }
@@ -506,6 +517,19 @@ const CHECKOUT_TIMEOUT: ConfigError = ConfigError::new(
 const NO_TLS_URL: ConfigError = ConfigError::new(
     "`RedisConfig::tls` requires a URL with TLS; use rediss:// instead of redis://, and the port \
      of Redis's `tls-port`",
+);
+
+#[cfg(feature = "tls")]
+const CRYPTO_PROVIDER: ConfigError = ConfigError::new(
+    "`crypto_provider` of `RedisTls`, or the provider that is installed for the process, must \
+     support TLS 1.2 or 1.3; pass another provider to `RedisTls::crypto_provider`",
+);
+
+#[cfg(feature = "tls")]
+const SYSTEM_CERTIFICATES: ConfigError = ConfigError::new(
+    "the CA certificates of the system could not be loaded, and a rediss:// URL requires them; \
+     install them (usually the package ca-certificates), or pass the server's CA to \
+     `RedisTls::root_certificates`",
 );
 
 #[cfg(feature = "tls")]

@@ -20,7 +20,7 @@ use std::{
 
 use bb8_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo, PushKind, RedisError,
-    ServerErrorKind, Value, aio::MultiplexedConnection, cmd,
+    ServerErrorKind, Value, cmd,
 };
 use futures_util::future::try_join_all;
 use tokio::{
@@ -36,7 +36,7 @@ use crate::{
     coherence::Lease,
     redis::{
         connection::{field, identity},
-        endpoint::{Endpoint, PrimaryTerm, TrackedNode, connect, connection_config},
+        endpoint::{Connection, Endpoint, PrimaryTerm, TrackedNode, connect, connection_config},
         topology::Topology,
     },
     sync::{BackgroundTask, Backoff},
@@ -166,7 +166,7 @@ enum Never {}
 
 /// Connection to a server that pushes changes.
 struct TrackingConnection {
-    connection: MultiplexedConnection,
+    connection: Connection,
     run_id: Arc<str>,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
@@ -280,7 +280,7 @@ impl Subscription {
         &self,
         server: &Endpoint,
         probe: Option<Arc<Probe>>,
-    ) -> Result<(MultiplexedConnection, Option<PrimaryTerm>), ListenError> {
+    ) -> Result<(Connection, Option<PrimaryTerm>), ListenError> {
         let (lease, key_space) = (Arc::clone(&self.lease), self.key_space.clone());
         let config = connection_config(self.timeout).set_push_sender(move |push: PushInfo| {
             on_push(&lease, &key_space, probe.as_deref(), &push);
@@ -291,17 +291,14 @@ impl Subscription {
             let (server, term) = server.resolve().await?;
             let settings = server.redis_settings().clone();
             let settings = settings.set_protocol(ProtocolVersion::RESP3);
-            let server = server.set_redis_settings(settings);
+            let server = server.map(|info| info.set_redis_settings(settings));
             Ok((connect(server, &config).await?, term))
         })
         .await
     }
 
     /// Returns the run ID of the server. Fails unless the server is a primary.
-    async fn identify(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Arc<str>, ListenError> {
+    async fn identify(&self, connection: &mut Connection) -> Result<Arc<str>, ListenError> {
         let info: String = self.ask(connection, &cmd("INFO")).await?;
         match field(&info, "role") {
             "master" => Ok(identity(&info)),
@@ -311,7 +308,7 @@ impl Subscription {
 
     async fn ask<T: FromRedisValue>(
         &self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Connection,
         command: &Cmd,
     ) -> Result<T, ListenError> {
         self.within(command.query_async(connection)).await

@@ -122,16 +122,21 @@ impl TokenSource {
     /// Reads the places where Appwrite's own clients put the session of a project: the headers
     /// `Authorization: Bearer` and `X-Appwrite-Session`, and the cookies `a_session_<project>` and
     /// `a_session_<project>_legacy`.
+    ///
+    /// Appwrite writes the names of its cookies in lower case. If the project ID has capitals, the
+    /// cookies are also read as the ID is spelled, after those in lower case.
     #[must_use]
     pub fn appwrite(project_id: &str) -> Self {
-        Self::bearer()
-            .or(Self::header(HeaderName::from_static("x-appwrite-session")))
-            .or(Self::percent_encoded_cookie(format!(
-                "a_session_{project_id}"
-            )))
-            .or(Self::percent_encoded_cookie(format!(
-                "a_session_{project_id}_legacy"
-            )))
+        let mut spellings = vec![project_id.to_ascii_lowercase(), project_id.to_owned()];
+        spellings.dedup();
+        let source = Self::bearer().or(Self::header(HeaderName::from_static("x-appwrite-session")));
+        spellings.iter().fold(source, |source, project| {
+            let cookie = format!("a_session_{project}");
+            let legacy = format!("{cookie}_legacy");
+            source
+                .or(Self::percent_encoded_cookie(cookie))
+                .or(Self::percent_encoded_cookie(legacy))
+        })
     }
 
     /// Reads `other` if this source is absent. The larger of the two length limits applies.

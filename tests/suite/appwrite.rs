@@ -81,6 +81,19 @@ impl Drop for World {
     }
 }
 
+/// Appwrite writes the names of its cookies in lower case.
+#[tokio::test]
+async fn login_finds_the_session_of_a_project_with_capitals() {
+    for project in ["MyProject", "myproject"] {
+        let appwrite = Appwrite::start_project(project).await;
+        appwrite.add_user(ID, EMAIL, PASSWORD);
+        let validator = AppwriteValidator::new(appwrite.endpoint(), project).unwrap();
+        let login = validator.login(EMAIL, PASSWORD).await.unwrap();
+        let validated = validator.validate(login.token).await.unwrap();
+        assert_eq!(validated.user.id(), ID);
+    }
+}
+
 fn session_token(text: &str) -> SessionToken {
     SessionToken::parse(text.to_owned()).expect("a token")
 }

@@ -14,6 +14,7 @@ use tower_session_cache::{
 
 use crate::support::{
     appwrite::{Appwrite, Endpoint, Fault},
+    client::http,
     log::record,
     soon, until,
 };
@@ -52,7 +53,7 @@ impl Service {
             appwrite,
             cache,
             url: format!("http://{address}/me"),
-            client: Client::builder().no_proxy().build().unwrap(),
+            client: http(),
         }
     }
 

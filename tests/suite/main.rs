@@ -17,6 +17,7 @@ mod axum_handlers;
 mod cluster;
 mod composition;
 mod config;
+mod connections;
 mod docs;
 mod end_to_end;
 mod example;

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{
     appwrite::{Appwrite, Endpoint},
+    client::http,
     example,
     process::Running,
     redis::Redis,
@@ -44,11 +45,10 @@ impl Nodes {
         let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
         let mut processes = [example::start(&settings), example::start(&settings)];
         let urls = processes.each_mut().map(example::url);
-        let _ = rustls_ring();
         Self {
             appwrite,
             redis,
-            client: Client::builder().no_proxy().build().unwrap(),
+            client: http(),
             urls,
             _processes: processes,
         }
@@ -82,13 +82,6 @@ impl Nodes {
         self.appwrite.wait_for_calls(Endpoint::Account, held).await;
         flights
     }
-}
-
-fn rustls_ring() -> Result<(), ()> {
-    // The HTTP client of the tests has no TLS provider either. Building a validator installs one.
-    tower_session_cache::AppwriteValidator::new("http://127.0.0.1/v1", "demo")
-        .map(drop)
-        .map_err(drop)
 }
 
 fn id(user: usize) -> String {

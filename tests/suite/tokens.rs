@@ -180,3 +180,20 @@ fn closure_source_can_read_any_header() {
     let long = headers(&path, &["t".repeat(5000)]);
     assert_eq!(found(&source, &long), Err(TokenError::TooLong));
 }
+
+/// Appwrite writes the names of its cookies in lower case.
+#[test]
+fn appwrite_cookies_of_a_project_with_capitals_are_found() {
+    let source = TokenSource::appwrite("MyProject");
+    for name in [
+        "a_session_myproject",
+        "a_session_myproject_legacy",
+        "a_session_MyProject",
+        "a_session_MyProject_legacy",
+    ] {
+        let cookie = headers(&header::COOKIE, &[format!("{name}=eyJ%3D%3D")]);
+        assert_eq!(found(&source, &cookie), Ok(Some("eyJ==".into())), "{name}");
+    }
+    let other = headers(&header::COOKIE, &["a_session_MYPROJECT=eyJ%3D%3D"]);
+    assert_eq!(found(&source, &other), Ok(None));
+}

@@ -162,12 +162,20 @@ pub struct User {
 impl Appwrite {
     /// Starts a server with the project `demo` and no users.
     pub async fn start() -> Self {
+        Self::start_project(PROJECT).await
+    }
+
+    /// Starts a server with a project of this ID and no users.
+    pub async fn start_project(id: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("loopback has a free port");
         let address = listener.local_addr().expect("the socket is bound");
         let shared = Arc::new(Shared {
-            world: Mutex::default(),
+            world: Mutex::new(World {
+                project: id.to_owned(),
+                ..World::default()
+            }),
             arrivals: watch::Sender::default(),
             calls: watch::Sender::default(),
         });
@@ -175,6 +183,7 @@ impl Appwrite {
         Self {
             server: Arc::new(Server {
                 address,
+                project: id.to_owned(),
                 shared,
                 accepting,
             }),
@@ -186,7 +195,7 @@ impl Appwrite {
     }
 
     pub fn project_id(&self) -> &str {
-        PROJECT
+        &self.server.project
     }
 
     /// Adds a user, or replaces the one with this id.
@@ -316,6 +325,7 @@ impl Appwrite {
 #[derive(Debug)]
 struct Server {
     address: SocketAddr,
+    project: String,
     shared: Arc<Shared>,
     accepting: AbortHandle,
 }
@@ -353,6 +363,7 @@ struct Session {
 
 #[derive(Debug, Default)]
 struct World {
+    project: String,
     users: HashMap<String, User>,
     sessions: HashMap<String, Session>,
     recoveries: HashMap<String, String>,
@@ -520,14 +531,14 @@ impl World {
         }
         match project(headers) {
             None => wrong.push("no project".to_owned()),
-            Some(PROJECT) => {}
+            Some(project) if project == self.project => {}
             Some(other) => wrong.push(format!("wrong project {other}")),
         }
         let wanted = match on {
             Endpoint::Account | Endpoint::Session | Endpoint::Logout => 1,
             Endpoint::Login | Endpoint::Recovery => 0,
         };
-        let found = credentials(headers).len();
+        let found = credentials(headers, &self.cookie()).len();
         if found != wanted {
             wrong.push(format!("{found} credentials instead of {wanted}"));
         }
@@ -543,7 +554,7 @@ impl World {
     }
 
     fn fail(&mut self, fault: Fault, on: Endpoint, headers: &HeaderMap, body: &[u8]) -> Answer {
-        let email = credentials(headers)
+        let email = credentials(headers, &self.cookie())
             .pop()
             .and_then(|credential| self.email_of(&credential));
         match fault {
@@ -610,7 +621,7 @@ impl World {
     }
 
     fn decide(&mut self, on: Endpoint, headers: &HeaderMap, body: &[u8]) -> Answer {
-        let mut credentials = credentials(headers);
+        let mut credentials = credentials(headers, &self.cookie());
         match project(headers) {
             // Without this header, Appwrite uses the project of its console, which has none of
             // these users.
@@ -621,7 +632,7 @@ impl World {
                     Endpoint::Account | Endpoint::Session | Endpoint::Logout => Answer::guest(None),
                 };
             }
-            Some(PROJECT) => {}
+            Some(project) if project == self.project => {}
             Some(_) => return Answer::error("project_not_found", None),
         }
         // Stricter than Appwrite, which rejects a second credential only in addition to a JWT.
@@ -696,6 +707,11 @@ impl World {
         }
     }
 
+    /// Returns the name of the session's cookie, which Appwrite writes in lower case.
+    fn cookie(&self) -> String {
+        format!("a_session_{}", self.project).to_ascii_lowercase()
+    }
+
     fn login(&mut self, headers: &HeaderMap, body: &[u8]) -> Answer {
         let Some([email, password]) = arguments(body, ["email", "password"]) else {
             return Answer::error("general_argument_invalid", None);
@@ -726,16 +742,15 @@ impl World {
         }
         let value = utf8_percent_encode(&token, NON_ALPHANUMERIC);
         let until = expires.format("%a, %d %b %Y %H:%M:%S GMT");
+        let cookie = self.cookie();
         Answer::json(201, body)
             .with(
                 "set-cookie",
-                &format!("a_session_{PROJECT}_legacy={value}; expires={until}; path=/; httponly"),
+                &format!("{cookie}_legacy={value}; expires={until}; path=/; httponly"),
             )
             .with(
                 "set-cookie",
-                &format!(
-                    "a_session_{PROJECT}={value}; expires={until}; path=/; httponly; samesite=none"
-                ),
+                &format!("{cookie}={value}; expires={until}; path=/; httponly; samesite=none"),
             )
     }
 
@@ -814,7 +829,7 @@ fn project(headers: &HeaderMap) -> Option<&str> {
     headers.get("x-appwrite-project")?.to_str().ok()
 }
 
-fn credentials(headers: &HeaderMap) -> Vec<Credential> {
+fn credentials(headers: &HeaderMap, cookie: &str) -> Vec<Credential> {
     let values = |name: &str| -> Vec<String> {
         headers
             .get_all(name)
@@ -824,12 +839,7 @@ fn credentials(headers: &HeaderMap) -> Vec<Credential> {
             .collect()
     };
     let named = |name: &str, value: &str| {
-        if [
-            format!("a_session_{PROJECT}"),
-            format!("a_session_{PROJECT}_legacy"),
-        ]
-        .contains(&name.to_owned())
-        {
+        if name == cookie || name.strip_suffix("_legacy") == Some(cookie) {
             let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
             Credential::Session(value)
         } else {

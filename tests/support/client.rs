@@ -14,7 +14,7 @@ use super::soon;
 pub fn http() -> reqwest::Client {
     // An error means that another test has installed one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 pub fn token(text: &str) -> SessionToken {

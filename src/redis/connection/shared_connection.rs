@@ -9,12 +9,12 @@ use std::{
 };
 
 use bb8_redis::redis::{
-    Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection, cmd, pipe,
+    Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::ConnectionLike, cmd, pipe,
 };
 
 use crate::{
     redis::{
-        endpoint::PrimaryTerm,
+        endpoint::{Connection, PrimaryTerm},
         scripts::{SCRIPTS, Script},
     },
     telemetry::GaugeGuard,
@@ -22,7 +22,7 @@ use crate::{
 
 #[derive(Clone)]
 pub(crate) struct SharedConnection {
-    pub(crate) connection: MultiplexedConnection,
+    pub(crate) connection: Connection,
     pub(crate) state: Arc<ConnectionState>,
 }
 
@@ -87,15 +87,13 @@ impl SharedConnection {
         // and other callers use the connection as well.
         let mut asking = pipe();
         asking.cmd("ASKING").add_command(command.clone());
-        let answers = Box::pin(self.connection.send_packed_commands(&asking, 1, 1)).await?;
+        let answers = self.connection.req_packed_commands(&asking, 1, 1).await?;
         let answer = answers.into_iter().next().unwrap_or(Value::Nil);
         answer.extract_error()
     }
 }
 
-pub(crate) async fn load_scripts(
-    connection: &mut MultiplexedConnection,
-) -> Result<Vec<String>, RedisError> {
+pub(crate) async fn load_scripts(connection: &mut Connection) -> Result<Vec<String>, RedisError> {
     let mut load = pipe();
     for code in SCRIPTS {
         load.cmd("SCRIPT").arg("LOAD").arg(code);

@@ -10,9 +10,9 @@ mod url;
 #[cfg(feature = "tls")]
 pub use self::tls::RedisTls;
 #[cfg(feature = "tls")]
-pub(crate) use self::tls::{TlsFault, has_tls};
+pub(crate) use self::tls::has_tls;
 pub(crate) use self::{
-    connect::{connect, connection_config},
+    connect::{Connection, Server, connect, connection_config},
     sentinel::{PrimaryTerm, SentinelClient},
     server::{Endpoint, TrackedNode, timeout_message},
     url::{NodeFault, ServerUrl, UrlFault, at},

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{ConnectionInfo, ErrorKind, RedisError, aio::MultiplexedConnection, pipe};
+use bb8_redis::redis::{ErrorKind, RedisError, pipe};
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    connect::{connect, connection_config},
+    connect::{Connection, Server, connect, connection_config},
     url::at,
 };
 use crate::{
@@ -47,7 +47,7 @@ struct SentinelSet {
     /// The name of the primary at the sentinels.
     name: String,
     /// How to connect to the primary, at whatever address.
-    connection_info: ConnectionInfo,
+    connection_info: Server,
     /// Timeout for the reply of each sentinel.
     timeout: Duration,
     view: watch::Sender<PrimaryView>,
@@ -87,9 +87,9 @@ impl SentinelClient {
     /// Creates a client. It asks the sentinels on first use. `connection_info` says how to connect
     /// to the primary; its address is replaced.
     pub(crate) fn new(
-        sentinels: Vec<ConnectionInfo>,
+        sentinels: Vec<Server>,
         name: String,
-        connection_info: ConnectionInfo,
+        connection_info: Server,
         connect_timeout: Duration,
     ) -> Self {
         // The rest of the time is for the connection to the primary.
@@ -117,12 +117,12 @@ impl SentinelClient {
         &self.group.name
     }
 
-    pub(crate) fn connection_info(&self) -> &ConnectionInfo {
+    pub(crate) fn connection_info(&self) -> &Server {
         &self.group.connection_info
     }
 
     /// Asks the sentinels. Fails if none of them replies, or none that can know the primary.
-    pub(crate) async fn primary(&self) -> Result<(ConnectionInfo, PrimaryTerm), RedisError> {
+    pub(crate) async fn primary(&self) -> Result<(Server, PrimaryTerm), RedisError> {
         let group = &self.group;
         let mut view = group.view.subscribe();
         self.task.start(|| Arc::clone(group).ask_again_and_again());
@@ -234,16 +234,16 @@ impl Primary {
 
 /// A sentinel, and the connection that is kept to it.
 struct Sentinel {
-    server: ConnectionInfo,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    server: Server,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Sentinel {
-    fn new(server: ConnectionInfo) -> Self {
+    fn new(server: Server) -> Self {
         // Sentinels have no databases.
         let settings = server.redis_settings().clone().set_db(0);
         Self {
-            server: server.set_redis_settings(settings),
+            server: server.map(|info| info.set_redis_settings(settings)),
             connection: Mutex::default(),
         }
     }
@@ -285,7 +285,7 @@ impl Sentinel {
         Ok(Primary { epoch, host, port })
     }
 
-    async fn connect(&self, timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self, timeout: Duration) -> Result<Connection, RedisError> {
         let connection = connect(self.server.clone(), &connection_config(timeout)).await?;
         *lock(&self.connection) = Some(connection.clone());
         Ok(connection)

@@ -4,12 +4,15 @@ use std::{fmt, sync::Arc};
 
 use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, RedisError};
 
-use super::sentinel::{PrimaryTerm, SentinelClient};
+use super::{
+    connect::Server,
+    sentinel::{PrimaryTerm, SentinelClient},
+};
 
 /// The server that takes the writes.
 #[derive(Clone)]
 pub(crate) enum Endpoint {
-    Fixed(Box<ConnectionInfo>),
+    Fixed(Box<Server>),
     /// The primary that the sentinels name.
     Sentinel(Arc<SentinelClient>),
 }
@@ -32,11 +35,9 @@ impl Endpoint {
     }
 
     /// Returns the server to connect to. Must be called before every connection.
-    pub(crate) async fn resolve(
-        &self,
-    ) -> Result<(ConnectionInfo, Option<PrimaryTerm>), RedisError> {
+    pub(crate) async fn resolve(&self) -> Result<(Server, Option<PrimaryTerm>), RedisError> {
         match self {
-            Self::Fixed(server) => Ok((ConnectionInfo::clone(server), None)),
+            Self::Fixed(server) => Ok((Server::clone(server), None)),
             Self::Sentinel(sentinels) => {
                 let (server, term) = sentinels.primary().await?;
                 Ok((server, Some(term)))

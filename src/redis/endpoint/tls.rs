@@ -1,15 +1,18 @@
-//! Certificates of TLS connections: trusted CAs and the client certificate.
+//! TLS connections: trusted CAs, the client certificate and the cryptography provider.
 
-use std::fmt;
+use std::{fmt, io, sync::Arc};
 
-use bb8_redis::redis::{Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, TlsCertificates};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, RedisError};
+use futures_util::future::select_ok;
+use rustls::{ClientConfig, crypto::CryptoProvider, pki_types::ServerName};
+use tokio::net::{TcpStream, lookup_host};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use zeroize::Zeroizing;
 
-/// Certificates for TLS connections to Redis, its sentinels and the nodes of a cluster, as PEM.
+use crate::crypto::{Roots, TlsFault, client_config};
+
+/// Settings of TLS connections to Redis, its sentinels and the nodes of a cluster. Certificates are
+/// PEM.
 ///
 /// A server whose CA the system trusts does not need it: a `rediss://` URL is enough. The
 /// certificate must be for the host in the URL, or with sentinels or a cluster, for the address
@@ -31,13 +34,7 @@ use zeroize::Zeroizing;
 pub struct RedisTls {
     roots: Option<Vec<u8>>,
     client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
-}
-
-/// Why certificates are rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TlsFault {
-    Roots,
-    Client,
+    provider: Option<Arc<CryptoProvider>>,
 }
 
 impl RedisTls {
@@ -67,60 +64,65 @@ impl RedisTls {
         self
     }
 
-    /// Returns the server with these certificates. A server that is reached without TLS is returned
-    /// unchanged.
-    pub(crate) fn around(&self, server: &ConnectionInfo) -> Result<ConnectionInfo, TlsFault> {
-        self.check()?;
-        if !has_tls(server) {
-            return Ok(server.clone());
-        }
-        let certificates = TlsCertificates {
-            client_tls: self
-                .client
-                .as_ref()
-                .map(|(certificate, key)| ClientTlsConfig {
-                    client_cert: certificate.clone(),
-                    client_key: key.to_vec(),
-                }),
-            root_cert: self.roots.clone(),
-        };
-        let client =
-            Client::build_with_tls(server.clone(), certificates).map_err(|_| TlsFault::Client)?;
-        Ok(client.get_connection_info().clone())
+    /// Sets the cryptography provider of the connections. Defaults to the provider that the
+    /// application has installed for the process when the configuration is passed to
+    /// [`SessionCacheBuilder::redis`](crate::SessionCacheBuilder::redis), or else to *ring*.
+    ///
+    /// This crate never installs a provider for the process.
+    pub fn crypto_provider(mut self, provider: impl Into<Arc<CryptoProvider>>) -> Self {
+        self.provider = Some(provider.into());
+        self
     }
 
-    /// Checks what redis-rs would detect only on connecting, or never: a PEM without a certificate,
-    /// and a key that does not belong to the certificate.
-    fn check(&self) -> Result<(), TlsFault> {
-        let mut roots = RootCertStore::empty();
-        if let Some(pem) = &self.roots {
-            for root in certificates(pem).ok_or(TlsFault::Roots)? {
-                roots.add(root).map_err(|_| TlsFault::Roots)?;
-            }
+    /// Loads the certificates, which fails if they are invalid.
+    pub(crate) fn config(&self) -> Result<TlsConfig, TlsFault> {
+        let roots = self.roots.as_deref().map_or(Roots::System, Roots::Pem);
+        let client = self.client.as_ref();
+        let client = client.map(|(certificate, key)| (&**certificate, &***key));
+        let config = client_config(self.provider.as_ref(), roots, client)?;
+        Ok(TlsConfig(Arc::new(config)))
+    }
+}
+
+/// TLS configuration of all connections to one deployment.
+#[derive(Clone)]
+pub(crate) struct TlsConfig(Arc<ClientConfig>);
+
+impl TlsConfig {
+    /// Opens an encrypted connection. The first address of the host that accepts it is used.
+    pub(super) async fn connect(
+        &self,
+        server: &ConnectionInfo,
+    ) -> Result<TlsStream<TcpStream>, RedisError> {
+        let (ConnectionAddr::TcpTls { host, port, .. } | ConnectionAddr::Tcp(host, port)) =
+            server.addr()
+        else {
+            return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+        };
+        let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::clone(&self.0));
+        let attempts: Vec<_> = lookup_host((host.as_str(), *port))
+            .await?
+            .map(|address| {
+                let (connector, name) = (connector.clone(), name.clone());
+                Box::pin(async move {
+                    let stream = TcpStream::connect(address).await?;
+                    stream.set_nodelay(true)?;
+                    connector.connect(name, stream).await
+                })
+            })
+            .collect();
+        if attempts.is_empty() {
+            let error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+            return Err(error.into());
         }
-        if let Some((certificate, key)) = &self.client {
-            let chain = certificates(certificate).ok_or(TlsFault::Client)?;
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsFault::Client)?;
-            ClientConfig::builder()
-                .with_root_certificates(roots)
-                .with_client_auth_cert(chain, key)
-                .map_err(|_| TlsFault::Client)?;
-        }
-        Ok(())
+        Ok(select_ok(attempts).await?.0)
     }
 }
 
 /// Returns whether connections to this server are encrypted.
 pub(crate) fn has_tls(server: &ConnectionInfo) -> bool {
     matches!(server.addr(), ConnectionAddr::TcpTls { .. })
-}
-
-/// Parses all certificates. Returns `None` if there is none, or if anything else is in between.
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .ok()?;
-    (!found.is_empty()).then_some(found)
 }
 
 impl fmt::Debug for RedisTls {

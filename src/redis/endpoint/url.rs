@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, parse_redis_url};
+use bb8_redis::redis::{ConnectionAddr, IntoConnectionInfo, parse_redis_url};
+
+use super::connect::Server;
 
 /// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
@@ -20,7 +22,7 @@ pub(crate) enum UrlFault {
 /// Parsed URL of a Redis server.
 #[derive(Clone)]
 pub(crate) struct ServerUrl {
-    info: ConnectionInfo,
+    server: Server,
     names_database: bool,
     names_port: bool,
 }
@@ -28,16 +30,19 @@ pub(crate) struct ServerUrl {
 impl ServerUrl {
     /// Parses a URL. Neither the value nor the error shows it.
     pub(crate) fn parse(url: &str) -> Result<Self, UrlFault> {
-        let parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
+        let mut parsed = parse_redis_url(url).ok_or(UrlFault::NotUnderstood)?;
         let is_unix = matches!(parsed.scheme(), "unix" | "redis+unix" | "valkey+unix");
-        if matches!(parsed.scheme(), "rediss" | "valkeys") {
-            // This check is not left to redis-rs, because any other crate may turn on its features.
+        let has_tls = matches!(parsed.scheme(), "rediss" | "valkeys");
+        if has_tls {
             if cfg!(not(feature = "tls")) {
                 return Err(UrlFault::NoTls);
             }
             if parsed.fragment().is_some() {
                 return Err(UrlFault::Insecure);
             }
+            // redis-rs parses the URL without its own TLS feature.
+            let plain = parsed.set_scheme("redis");
+            plain.map_err(|()| UrlFault::NotUnderstood)?;
         }
         let names_database = if is_unix {
             parsed.query_pairs().any(|(name, _)| name == "db")
@@ -50,8 +55,18 @@ impl ServerUrl {
         // redis-rs would set its name for `CLIENT LIST`, which requires one more permission.
         let redis = info.redis_settings().clone().set_skip_set_lib_name();
         let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
+        let info = match info.addr().clone() {
+            ConnectionAddr::Tcp(host, port) if has_tls => info.set_addr(ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            }),
+            _ => info,
+        };
         Ok(Self {
-            info: info.set_redis_settings(redis).set_tcp_settings(tcp),
+            server: Server::new(info),
             names_database,
             names_port,
         })
@@ -63,60 +78,50 @@ impl ServerUrl {
     }
 
     /// Returns the settings of a connection to a server. `database` is used if the URL names none.
-    pub(crate) fn server(&self, database: u16) -> ConnectionInfo {
-        let info = self.info.clone();
+    pub(crate) fn server(&self, database: u16) -> Server {
+        let server = self.server.clone();
         if self.names_database {
-            return info;
+            return server;
         }
-        let redis = info.redis_settings().clone().set_db(database.into());
-        info.set_redis_settings(redis)
+        let redis = server.redis_settings().clone().set_db(database.into());
+        server.map(|info| info.set_redis_settings(redis))
     }
 
     /// Returns the settings of a connection to a sentinel, which has another default port.
-    pub(crate) fn sentinel(&self) -> ConnectionInfo {
-        let info = self.info.clone();
-        match info.addr().clone() {
-            ConnectionAddr::Tcp(host, _) if !self.names_port => {
-                info.set_addr(ConnectionAddr::Tcp(host, SENTINEL_PORT))
+    pub(crate) fn sentinel(&self) -> Server {
+        match self.server.addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }
+                if !self.names_port =>
+            {
+                at(&self.server, host, SENTINEL_PORT)
             }
-            ConnectionAddr::TcpTls {
-                host,
-                insecure,
-                tls_params,
-                ..
-            } if !self.names_port => info.set_addr(ConnectionAddr::TcpTls {
-                host,
-                port: SENTINEL_PORT,
-                insecure,
-                tls_params,
-            }),
-            _ => info,
+            _ => self.server.clone(),
         }
     }
 
     /// Returns the settings of a connection to a node of a cluster, which has one database and a
     /// port.
-    pub(crate) fn node(&self) -> Result<ConnectionInfo, NodeFault> {
-        match self.info.addr() {
+    pub(crate) fn node(&self) -> Result<Server, NodeFault> {
+        match self.server.addr() {
             ConnectionAddr::Tcp(..) | ConnectionAddr::TcpTls { .. } => {}
             _ => return Err(NodeFault::Url(UrlFault::NotUnderstood)),
         }
-        if self.info.redis_settings().db() != 0 {
+        if self.server.redis_settings().db() != 0 {
             return Err(NodeFault::NamesDatabase);
         }
-        Ok(self.info.clone())
+        Ok(self.server.clone())
     }
 
     #[cfg(feature = "tls")]
-    pub(crate) fn info_mut(&mut self) -> &mut ConnectionInfo {
-        &mut self.info
+    pub(crate) fn server_mut(&mut self) -> &mut Server {
+        &mut self.server
     }
 }
 
 /// Shows the address only.
 impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.info.addr().to_string(), f)
+        self.server.fmt(f)
     }
 }
 
@@ -126,25 +131,26 @@ pub(crate) enum NodeFault {
     NamesDatabase,
 }
 
-/// Returns the same user, password, database and certificates with another address.
-pub(crate) fn at(how: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+/// Returns the same user, password, database and TLS configuration with another address.
+pub(crate) fn at(how: &Server, host: &str, port: u16) -> Server {
     let host = host.to_owned();
-    how.clone().set_addr(match how.addr() {
-        ConnectionAddr::TcpTls { tls_params, .. } => ConnectionAddr::TcpTls {
+    let addr = match how.addr() {
+        ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
             host,
             port,
             insecure: false,
-            tls_params: tls_params.clone(),
+            tls_params: None,
         },
         _ => ConnectionAddr::Tcp(host, port),
-    })
+    };
+    how.clone().map(|info| info.set_addr(addr))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn server(url: &str, database: u16) -> Result<ConnectionInfo, UrlFault> {
+    fn server(url: &str, database: u16) -> Result<Server, UrlFault> {
         ServerUrl::parse(url).map(|url| url.server(database))
     }
 

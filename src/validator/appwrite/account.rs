@@ -48,18 +48,17 @@ impl AppwriteValidator {
             .call(Operation::Login, None, Some(&arguments))
             .await?;
         let session = response::session(Operation::Login, &response.body)?;
-        let token = cookie(
-            &response.headers,
-            &format!("a_session_{}", client.project_id()),
-        )
-        .or_else(|| SessionToken::parse(session.secret).ok())
-        .ok_or_else(|| {
-            AppwriteError::unexpected(
-                Operation::Login,
-                "the response contains no session; check that no proxy in front of \
+        let name = format!("a_session_{}", client.project_id());
+        let token = cookie(&response.headers, &name)
+            .or_else(|| cookie(&response.headers, &format!("{name}_legacy")))
+            .or_else(|| SessionToken::parse(session.secret).ok())
+            .ok_or_else(|| {
+                AppwriteError::unexpected(
+                    Operation::Login,
+                    "the response contains no session; check that no proxy in front of \
                  APPWRITE_ENDPOINT removes the Set-Cookie header",
-            )
-        })?;
+                )
+            })?;
         if let Some(named) = response::user_id_hint(&token) {
             response::same_user(Operation::Login, &session.user_id, &named)?;
         }
@@ -129,8 +128,9 @@ impl AppwriteValidator {
     }
 }
 
-/// Returns the value of a cookie that a response sets. If the name occurs more than once, the last
-/// value counts, as in a browser.
+/// Returns the value of a cookie that a response sets, whatever the case of its name: Appwrite writes
+/// the project ID in lower case. If the name occurs more than once, the last value counts, as in a
+/// browser.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<SessionToken> {
     headers
         .get_all(header::SET_COOKIE)
@@ -138,7 +138,7 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<SessionToken> {
         .filter_map(|line| {
             let pair = line.to_str().ok()?.split(';').next()?;
             let (set, value) = pair.split_once('=')?;
-            if set.trim() != name {
+            if !set.trim().eq_ignore_ascii_case(name) {
                 return None;
             }
             let value = value.trim().trim_matches('"');

@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderValue;
+use rustls::crypto::CryptoProvider;
 
 use super::{
     client::AppwriteClient,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{Authority, Namespace},
-    validator::http::{EndpointError, Url, parse_endpoint},
+    validator::http::{EndpointError, HttpSettings, Url, parse_endpoint},
 };
 
 impl AppwriteValidator {
@@ -66,8 +67,7 @@ pub struct AppwriteValidatorBuilder {
     namespace: Option<Namespace>,
     authority: Option<Authority>,
     forbids_anonymous: bool,
-    connect_timeout: Duration,
-    timeout: Duration,
+    http: HttpSettings,
 }
 
 impl AppwriteValidatorBuilder {
@@ -79,8 +79,7 @@ impl AppwriteValidatorBuilder {
             namespace: None,
             authority: None,
             forbids_anonymous: false,
-            connect_timeout: Duration::from_secs(2),
-            timeout: Duration::from_secs(4),
+            http: HttpSettings::default(),
         }
     }
 
@@ -130,7 +129,7 @@ impl AppwriteValidatorBuilder {
 
     /// Sets the timeout for opening a connection, TLS included. Defaults to 2 s. Zero is an error.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.http.connect_timeout = timeout;
         self
     }
 
@@ -141,7 +140,35 @@ impl AppwriteValidatorBuilder {
     /// below the cache's `validation_timeout`, whose error cannot say what the validation waited
     /// for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.http.timeout = timeout;
+        self
+    }
+
+    /// Sets after how much time without a call a connection is closed. Defaults to 4 s. Zero is an
+    /// error.
+    ///
+    /// Choose less than the keep-alive timeout of the server and of every proxy in between, 5 s for
+    /// Node.js. Otherwise the server may close a connection while a call is sent over it. A
+    /// call of a validation or of a logout is then sent once more, over a new connection and within
+    /// the same [`timeout`](Self::timeout). A login or a recovery always uses a new connection.
+    pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.http.pool_idle_timeout = timeout;
+        self
+    }
+
+    /// Sets the CAs that are trusted on `https` connections, as PEM: one certificate, or several
+    /// after each other. They replace the CAs of the system. Defaults to the CAs of the system.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.http.root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Sets the cryptography provider of the connections. Defaults to the provider that the
+    /// application has installed for the process when the validator is built, or else to *ring*.
+    ///
+    /// This crate never installs a provider for the process.
+    pub fn crypto_provider(mut self, provider: impl Into<Arc<CryptoProvider>>) -> Self {
+        self.http.crypto_provider = Some(provider.into());
         self
     }
 
@@ -158,8 +185,7 @@ impl AppwriteValidatorBuilder {
             namespace,
             authority,
             forbids_anonymous,
-            connect_timeout,
-            timeout,
+            http,
         } = self;
         let endpoint = api_endpoint(&endpoint)?;
         let is_project =
@@ -168,13 +194,13 @@ impl AppwriteValidatorBuilder {
             .ok()
             .filter(|_| is_project)
             .ok_or(AppwriteConfigError::InvalidProjectId)?;
-        if connect_timeout.is_zero() || timeout.is_zero() {
+        if http.has_zero_timeout() {
             return Err(AppwriteConfigError::ZeroTimeout);
         }
         let authority =
             authority.unwrap_or_else(|| Authority::appwrite(endpoint.as_str(), &project_id));
-        let client = AppwriteClient::new(&endpoint, project_id, project, connect_timeout, timeout)
-            .map_err(AppwriteConfigError::Client)?;
+        let client = AppwriteClient::new(&endpoint, project_id, project, &http)
+            .map_err(AppwriteConfigError::from_client)?;
         Ok(AppwriteValidator(Arc::new(Inner {
             namespace: namespace.unwrap_or_else(|| Namespace::appwrite(authority.clone())),
             authority,
@@ -190,8 +216,9 @@ impl fmt::Debug for AppwriteValidatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AppwriteValidatorBuilder")
             .field("project_id", &self.project_id)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.http.connect_timeout)
+            .field("timeout", &self.http.timeout)
+            .field("pool_idle_timeout", &self.http.pool_idle_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -1,8 +1,6 @@
 //! Client for Appwrite's API. Each call carries exactly one credential and only headers of this
 //! crate.
 
-use std::time::Duration;
-
 use chrono::Utc;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::Value;
@@ -14,10 +12,7 @@ use super::{
 };
 use crate::{
     token::SessionToken,
-    validator::{
-        error::BoxError,
-        http::{HttpClient, Url},
-    },
+    validator::http::{ClientFault, HttpClient, HttpSettings, Url},
 };
 
 const PROJECT: HeaderName = HeaderName::from_static("x-appwrite-project");
@@ -47,12 +42,11 @@ impl AppwriteClient {
         endpoint: &Url,
         project_id: String,
         project: HeaderValue,
-        connect_timeout: Duration,
-        timeout: Duration,
-    ) -> Result<Self, BoxError> {
+        settings: &HttpSettings,
+    ) -> Result<Self, ClientFault> {
         let headers = HeaderMap::from_iter([(PROJECT, project), (FORMAT, FORMAT_VERSION)]);
         Ok(Self {
-            http: HttpClient::new(endpoint, &headers, connect_timeout, timeout)?,
+            http: HttpClient::new(endpoint, headers, settings)?,
             endpoint: endpoint.as_str().trim_end_matches('/').to_owned(),
             project_id,
         })
@@ -88,7 +82,7 @@ impl AppwriteClient {
         });
         let response = self
             .http
-            .call(operation.method(), &url, headers, body)
+            .call(operation.repeat(), operation.method(), &url, headers, body)
             .await
             .map_err(|error| AppwriteError::unanswered(operation, error, None))?;
         let status = response.status;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use http::{Method, StatusCode};
 
+use crate::validator::http::Repeat;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     Account,
@@ -28,6 +30,16 @@ impl Operation {
             Self::Login => Method::POST,
             Self::Logout => Method::DELETE,
             Self::Recovery => Method::PUT,
+        }
+    }
+
+    /// Returns whether a call may be carried out twice. A second logout finds no session, which
+    /// counts as a success. A second login would create another session, and a second recovery
+    /// would be rejected.
+    pub(super) fn repeat(self) -> Repeat {
+        match self {
+            Self::Account | Self::Session | Self::Logout => Repeat::Once,
+            Self::Login | Self::Recovery => Repeat::Never,
         }
     }
 

@@ -4,21 +4,37 @@
 //! host only: no redirects, no cookies, and nothing from the client's own request. Its duration and
 //! the length of its response are limited. Only this folder depends on reqwest.
 
-use std::time::Duration;
-
+use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use reqwest::{Response, Url, redirect::Policy};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use tokio::time::Instant;
 
-use super::endpoint::is_loopback;
-use crate::{crypto::install_tls_provider, validator::error::BoxError};
-
-const USER_AGENT: &str = concat!("tower-session-cache/", env!("CARGO_PKG_VERSION"));
+use super::{
+    pool::Pool,
+    settings::{ClientFault, HttpSettings},
+};
+use crate::validator::error::BoxError;
 
 /// Real responses are far smaller, even with everything that a provider lets its users store.
 const MAX_BODY: usize = 256 * 1024;
 
-/// A pool of connections to one provider.
-pub(crate) struct HttpClient(reqwest::Client);
+/// Client for one provider.
+pub(crate) struct HttpClient {
+    pool: Pool,
+    /// Opens a connection for each call.
+    unpooled: Client,
+}
+
+/// Whether a call may be sent a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// The call is safe to repeat. If its connection ends before a response, it is sent once more,
+    /// on a new connection and within the same timeout.
+    Once,
+    /// The call must not be carried out twice. It uses a new connection, because the provider may
+    /// close an idle one at any moment.
+    Never,
+}
 
 pub(crate) struct HttpResponse {
     pub(crate) status: StatusCode,
@@ -33,7 +49,8 @@ pub(crate) struct HttpResponse {
 pub(crate) enum HttpError {
     /// The response was not complete before the timeout.
     Timeout(BoxError),
-    /// There is no connection, or it ended early.
+    /// There is no connection, or it ended early. A call that may be repeated has failed on two
+    /// connections, unless there is a response without its body.
     Transport(BoxError),
     /// The body is longer than 256 KiB.
     TooLong,
@@ -43,55 +60,72 @@ impl HttpClient {
     /// Creates a client, which opens no connection yet. The headers are sent with every call.
     pub(crate) fn new(
         endpoint: &Url,
-        headers: &HeaderMap,
-        connect_timeout: Duration,
-        timeout: Duration,
-    ) -> Result<Self, BoxError> {
-        install_tls_provider();
-        let builder = || {
-            let builder = reqwest::Client::builder()
-                .user_agent(USER_AGENT)
-                .default_headers(headers.clone())
-                .redirect(Policy::none())
-                .referer(false)
-                .tcp_nodelay(true)
-                .connect_timeout(connect_timeout)
-                .timeout(timeout);
-            // A proxy would look for a loopback host on itself.
-            if is_loopback(endpoint) {
-                builder.no_proxy()
-            } else {
-                builder
-            }
-        };
-        let http = match builder().build() {
-            // A container without CA certificates may still call a neighboring container over plain
-            // HTTP.
-            Err(_) if endpoint.scheme() == "http" => builder().tls_certs_only([]).build(),
-            built => built,
-        };
-        Ok(Self(http?))
+        headers: HeaderMap,
+        settings: &HttpSettings,
+    ) -> Result<Self, ClientFault> {
+        let factory = settings.factory(endpoint, headers)?;
+        Ok(Self {
+            unpooled: factory.unpooled()?,
+            pool: Pool::new(factory)?,
+        })
     }
 
     pub(crate) async fn call(
         &self,
+        repeat: Repeat,
         method: Method,
         url: &str,
         headers: HeaderMap,
         body: Option<Vec<u8>>,
     ) -> Result<HttpResponse, HttpError> {
-        let mut request = self.0.request(method, url).headers(headers);
-        if let Some(body) = body {
-            request = request.body(body);
+        let body = body.map(Bytes::from);
+        let request = |client: &Client| {
+            let request = client.request(method.clone(), url).headers(headers.clone());
+            match &body {
+                Some(body) => request.body(body.clone()),
+                None => request,
+            }
+        };
+        if repeat == Repeat::Never {
+            return exchange(request(&self.unpooled)).await;
         }
-        let mut response = request.send().await?;
-        let body = read(&mut response).await;
-        Ok(HttpResponse {
-            status: response.status(),
-            headers: std::mem::take(response.headers_mut()),
-            body,
-        })
+        let deadline = Instant::now() + self.pool.timeout();
+        let (client, generation) = self.pool.current();
+        let result = exchange(request(&client)).await;
+        if let Err(HttpError::Transport(_)) = result {
+            let left = deadline.saturating_duration_since(Instant::now());
+            return exchange(request(&self.unpooled).timeout(left)).await;
+        }
+        let error = match &result {
+            Ok(response) => response.body.as_ref().err(),
+            Err(error) => Some(error),
+        };
+        if error.is_some_and(HttpError::is_unresponsive) {
+            self.pool.retire(generation);
+        }
+        result
     }
+}
+
+impl HttpError {
+    /// Returns `true` if a connection that was open delivered no response before the timeout.
+    fn is_unresponsive(&self) -> bool {
+        let Self::Timeout(source) = self else {
+            return false;
+        };
+        let error = source.downcast_ref::<reqwest::Error>();
+        !error.is_some_and(reqwest::Error::is_connect)
+    }
+}
+
+async fn exchange(request: RequestBuilder) -> Result<HttpResponse, HttpError> {
+    let mut response = request.send().await?;
+    let body = read(&mut response).await;
+    Ok(HttpResponse {
+        status: response.status(),
+        headers: std::mem::take(response.headers_mut()),
+        body,
+    })
 }
 
 async fn read(response: &mut Response) -> Result<Vec<u8>, HttpError> {

@@ -3,15 +3,18 @@
 mod client;
 mod endpoint;
 mod failure;
+mod pool;
 mod retry_after;
+mod settings;
 
 pub(crate) use reqwest::Url;
 
 #[cfg(feature = "introspection")]
 pub(crate) use self::{client::HttpResponse, endpoint::is_loopback};
 pub(crate) use self::{
-    client::{HttpClient, HttpError},
+    client::{HttpClient, HttpError, Repeat},
     endpoint::{EndpointError, parse_endpoint},
     failure::Failure,
     retry_after::{rate_limit_reset, retry_after},
+    settings::{ClientFault, HttpSettings},
 };

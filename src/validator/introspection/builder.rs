@@ -4,6 +4,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
+use rustls::crypto::CryptoProvider;
 
 use super::{
     auth,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     model::{Authority, Namespace},
-    validator::http::{EndpointError, Url, is_loopback, parse_endpoint},
+    validator::http::{EndpointError, HttpSettings, Url, is_loopback, parse_endpoint},
 };
 
 impl IntrospectionValidator {
@@ -85,8 +86,7 @@ pub struct IntrospectionValidatorBuilder {
     tier: Box<Tier>,
     has_tier: bool,
     leeway: Duration,
-    connect_timeout: Duration,
-    timeout: Duration,
+    http: HttpSettings,
 }
 
 impl IntrospectionValidatorBuilder {
@@ -107,8 +107,7 @@ impl IntrospectionValidatorBuilder {
             tier: Box::new(|_| "free".to_owned()),
             has_tier: false,
             leeway: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(2),
-            timeout: Duration::from_secs(4),
+            http: HttpSettings::default(),
         }
     }
 
@@ -348,7 +347,7 @@ impl IntrospectionValidatorBuilder {
 
     /// Sets the timeout for opening a connection, TLS included. Defaults to 2 s. Zero is an error.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.connect_timeout = timeout;
+        self.http.connect_timeout = timeout;
         self
     }
 
@@ -358,7 +357,35 @@ impl IntrospectionValidatorBuilder {
     /// Keep it below the cache's `validation_timeout`, whose error cannot say what the validation
     /// waited for.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.http.timeout = timeout;
+        self
+    }
+
+    /// Sets after how much time without a call a connection is closed. Defaults to 4 s. Zero is an
+    /// error.
+    ///
+    /// Choose less than the keep-alive timeout of the server and of every proxy in between, 5 s for
+    /// Node.js. Otherwise the server may close a connection while a call is sent over it. An
+    /// introspection is then sent once more, over a new connection and within the same
+    /// [`timeout`](Self::timeout).
+    pub fn pool_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.http.pool_idle_timeout = timeout;
+        self
+    }
+
+    /// Sets the CAs that are trusted on `https` connections, as PEM: one certificate, or several
+    /// after each other. They replace the CAs of the system. Defaults to the CAs of the system.
+    pub fn root_certificates(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.http.root_certificates = Some(pem.into());
+        self
+    }
+
+    /// Sets the cryptography provider of the connections. Defaults to the provider that the
+    /// application has installed for the process when the validator is built, or else to *ring*.
+    ///
+    /// This crate never installs a provider for the process.
+    pub fn crypto_provider(mut self, provider: impl Into<Arc<CryptoProvider>>) -> Self {
+        self.http.crypto_provider = Some(provider.into());
         self
     }
 
@@ -386,8 +413,7 @@ impl IntrospectionValidatorBuilder {
             tier,
             has_tier,
             leeway,
-            connect_timeout,
-            timeout,
+            http,
         } = self;
         let endpoint = introspection_endpoint(&endpoint)?;
         let is_exposed = endpoint.scheme() == "http" && !is_loopback(&endpoint);
@@ -402,7 +428,7 @@ impl IntrospectionValidatorBuilder {
         if !scopes.iter().all(|scope| is_scope(scope)) {
             return Err(E::InvalidScope);
         }
-        if connect_timeout.is_zero() || timeout.is_zero() {
+        if http.has_zero_timeout() {
             return Err(E::ZeroTimeout);
         }
         let endpoint_id = endpoint_id(&endpoint);
@@ -422,9 +448,8 @@ impl IntrospectionValidatorBuilder {
             endpoint: endpoint_id,
             client,
         });
-        let client =
-            IntrospectionClient::new(endpoint, auth.into_credentials()?, connect_timeout, timeout)
-                .map_err(E::Client)?;
+        let client = IntrospectionClient::new(endpoint, auth.into_credentials()?, &http)
+            .map_err(E::from_client)?;
         Ok(IntrospectionValidator(Arc::new(Inner {
             namespace,
             client,
@@ -468,8 +493,9 @@ impl fmt::Debug for IntrospectionValidatorBuilder {
             .field("allows_bound_tokens", &self.allows_bound_tokens)
             .field("kinds", &self.kinds)
             .field("user_id_claims", &self.user_id_claims)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.http.connect_timeout)
+            .field("timeout", &self.http.timeout)
+            .field("pool_idle_timeout", &self.http.pool_idle_timeout)
             .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! Client for the introspection endpoint. Its only call sends a form with the token, and sends the
 //! credential in one place.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use chrono::Utc;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -15,8 +15,8 @@ use super::{
 use crate::{
     token::SessionToken,
     validator::{
-        error::{BoxError, ValidationError},
-        http::{HttpClient, Url},
+        error::ValidationError,
+        http::{ClientFault, HttpClient, HttpSettings, Repeat, Url},
     },
 };
 
@@ -35,9 +35,8 @@ impl IntrospectionClient {
     pub(super) fn new(
         endpoint: Url,
         Credentials { header, body }: Credentials,
-        connect_timeout: Duration,
-        timeout: Duration,
-    ) -> Result<Self, BoxError> {
+        settings: &HttpSettings,
+    ) -> Result<Self, ClientFault> {
         let mut headers =
             HeaderMap::from_iter([(header::ACCEPT, JSON), (header::CONTENT_TYPE, FORM)]);
         let sends_bearer = header
@@ -47,7 +46,7 @@ impl IntrospectionClient {
             headers.insert(header::AUTHORIZATION, credential);
         }
         Ok(Self {
-            http: HttpClient::new(&endpoint, &headers, connect_timeout, timeout)?,
+            http: HttpClient::new(&endpoint, headers, settings)?,
             endpoint,
             credentials: body,
             sends_bearer,
@@ -65,9 +64,14 @@ impl IntrospectionClient {
             &*self.credentials
         );
         let url = self.endpoint.as_str();
-        let call = self
-            .http
-            .call(Method::POST, url, HeaderMap::new(), Some(form.into_bytes()));
+        // Introspection only reads, although it is a POST.
+        let call = self.http.call(
+            Repeat::Once,
+            Method::POST,
+            url,
+            HeaderMap::new(),
+            Some(form.into_bytes()),
+        );
         let response = call.await.map_err(|error| unanswered(error, None))?;
         classify(response, self.sends_bearer, Utc::now())
     }

@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt};
 
+use crate::validator::http::ClientFault;
+
 /// An invalid setting. `Display` says how to fix it, and does not show its value.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -25,6 +27,8 @@ pub enum IntrospectionConfigError {
     InvalidScope,
     /// A timeout is zero.
     ZeroTimeout,
+    /// The CAs are not certificates in PEM.
+    InvalidRootCertificates,
     /// The HTTP client could not be created. The source gives the reason.
     Client(Box<dyn StdError + Send + Sync>),
 }
@@ -68,14 +72,28 @@ impl fmt::Display for IntrospectionConfigError {
                  a backslash or a character outside ASCII; call it once for each scope"
             }
             Self::ZeroTimeout => {
-                "`connect_timeout` and `timeout` of the introspection validator must be greater \
-                 than zero; increase them, or leave them out for the defaults"
+                "`connect_timeout`, `timeout` and `pool_idle_timeout` of the introspection \
+                 validator must be greater than zero; increase them, or leave them out for the \
+                 defaults"
+            }
+            Self::InvalidRootCertificates => {
+                "`root_certificates` of the introspection validator must be valid certificates; pass the CA as PEM, \
+                 which begins with -----BEGIN CERTIFICATE-----"
             }
             Self::Client(_) => {
                 "the HTTP client for introspection could not be created; check that the system has \
                  CA certificates and that its proxy settings are URLs"
             }
         })
+    }
+}
+
+impl IntrospectionConfigError {
+    pub(super) fn from_client(fault: ClientFault) -> Self {
+        match fault {
+            ClientFault::Roots => Self::InvalidRootCertificates,
+            ClientFault::Other(source) => Self::Client(source),
+        }
     }
 }
 

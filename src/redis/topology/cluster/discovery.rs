@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bb8_redis::redis::{
-    ConnectionAddr, ConnectionInfo, Value, aio::MultiplexedConnection, cmd, from_redis_value, pipe,
-};
+use bb8_redis::redis::{ConnectionAddr, Value, cmd, from_redis_value, pipe};
 use futures_util::future::{join_all, select_ok};
 use tokio::{
     sync::Notify,
@@ -29,7 +27,7 @@ use crate::{
     protocol::Timestamp,
     redis::{
         connection::{CallOptions, ServerPool, SharedConnection},
-        endpoint::{connect, connection_config, timeout_message},
+        endpoint::{Connection, Server, connect, connection_config, timeout_message},
         error::with_hint,
     },
     sync::{Backoff, lock},
@@ -64,7 +62,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, refresh_requested: Arc<Notify>
 /// Connection to the node that reports the state of the cluster. It is kept until the node fails
 /// to.
 pub(crate) struct DiscoveryConnection {
-    connection: MultiplexedConnection,
+    connection: Connection,
     address: Address,
 }
 
@@ -163,7 +161,7 @@ impl Cluster {
     }
 
     /// Returns the nodes to ask. There is always one, because a cluster is configured by its nodes.
-    fn candidates(&self) -> Vec<ConnectionInfo> {
+    fn candidates(&self) -> Vec<Server> {
         let map = self.known.borrow().map();
         let primaries = map.iter().flat_map(|map| &map.primaries);
         let known = primaries.map(|primary| self.connection_info(&primary.address));
@@ -174,7 +172,7 @@ impl Cluster {
         all
     }
 
-    async fn connect_to(&self, node: ConnectionInfo) -> Result<DiscoveryConnection, String> {
+    async fn connect_to(&self, node: Server) -> Result<DiscoveryConnection, String> {
         let (ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. }) =
             node.addr().clone()
         else {

@@ -6,14 +6,13 @@ use std::{
     sync::{Arc, Mutex, atomic::AtomicU64},
 };
 
-use bb8_redis::redis::ConnectionInfo;
 use tokio::sync::{Notify, watch};
 
 use super::{cluster_info::Address, slot_map::SlotMap};
 use crate::{
     redis::{
         connection::{ServerPool, ServerRegistry, Timeouts},
-        endpoint::{Endpoint, at},
+        endpoint::{Endpoint, Server, at},
         keys::KeySpace,
     },
     sync::{BackgroundTask, lock},
@@ -24,7 +23,7 @@ const MAX_STRAYS: usize = 64;
 
 pub(crate) struct Cluster {
     /// The configured nodes, through which the others are found.
-    pub(crate) seeds: Vec<ConnectionInfo>,
+    pub(crate) seeds: Vec<Server>,
     pub(crate) timeouts: Timeouts,
     pub(crate) key_space: KeySpace,
     pub(crate) registry: Arc<ServerRegistry>,
@@ -48,7 +47,7 @@ pub(crate) enum ClusterStatus {
 impl Cluster {
     /// Creates a cluster that connects on first use.
     pub(crate) fn new(
-        seeds: Vec<ConnectionInfo>,
+        seeds: Vec<Server>,
         timeouts: Timeouts,
         key_space: KeySpace,
         registry: Arc<ServerRegistry>,
@@ -100,7 +99,7 @@ impl Cluster {
     }
 
     /// Returns the settings of the first configured node with another address.
-    pub(crate) fn connection_info(&self, address: &Address) -> ConnectionInfo {
+    pub(crate) fn connection_info(&self, address: &Address) -> Server {
         at(&self.seeds[0], &address.host, address.port)
     }
 }
