@@ -3,19 +3,21 @@
 use std::{collections::HashMap, time::Duration};
 
 use axum::{Form, Router, routing::post};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
 use tower_session_cache::{
     IntrospectionAuth, IntrospectionValidator, IntrospectionValidatorBuilder, Origin, RedisConfig,
-    SessionCache, SessionCacheLayer,
+    SessionCache, SessionCacheLayer, SessionValidator, ValidationErrorKind,
 };
 
 use crate::support::{
-    client::{ask, ask_for_all},
+    client::{ask, ask_for_all, token},
     hydra::{self, Hydra},
-    idp::claims,
+    idp::{claims, until_inactive},
     keycloak::{self, Keycloak, User},
+    oidc_provider::{self, OidcProvider},
     redis::Redis,
     soon,
 };
@@ -26,6 +28,52 @@ const ADA: User<'_> = User {
     email: "ada@example.com",
     is_email_verified: true,
 };
+
+/// Longer than a server takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A layer without Redis that validates a token for each request.
+struct Gate {
+    cache: SessionCache,
+    validator: IntrospectionValidator,
+    layer: SessionCacheLayer<IntrospectionValidator>,
+}
+
+impl Gate {
+    fn new(validator: IntrospectionValidatorBuilder) -> Self {
+        let validator = validator.timeout(PATIENCE).build().unwrap();
+        let cache = SessionCache::builder().validation_timeout(2 * PATIENCE);
+        let cache = cache.build().unwrap().for_validator(&validator);
+        Self {
+            layer: SessionCacheLayer::new(cache.clone(), validator.clone()),
+            cache,
+            validator,
+        }
+    }
+
+    /// Returns the user's ID, or the status of the rejection.
+    async fn admits(&self, text: &str) -> Result<String, StatusCode> {
+        let _ = self.cache.invalidate_token(&token(text)).await.unwrap();
+        let (user, origin) = ask(&self.layer, text).await?;
+        assert_eq!(origin, Origin::Validator);
+        Ok(user.id().to_owned())
+    }
+
+    /// Asserts that the layer does not read a token of 20 kB, and that the server rejects it.
+    async fn rejects_a_long_token(&self) {
+        let long = "a".repeat(20_000);
+        assert_eq!(ask(&self.layer, &long).await, Err(StatusCode::BAD_REQUEST));
+        let error = self.validator.validate(token(&long)).await.unwrap_err();
+        assert_eq!(error.kind(), ValidationErrorKind::Invalid);
+    }
+}
+
+fn id(id: &str) -> Result<String, StatusCode> {
+    Ok(id.to_owned())
+}
+
+const UNAUTHORIZED: Result<String, StatusCode> = Err(StatusCode::UNAUTHORIZED);
+const UNAVAILABLE: Result<String, StatusCode> = Err(StatusCode::SERVICE_UNAVAILABLE);
 
 /// An application that receives logout tokens.
 struct Application {
@@ -55,35 +103,106 @@ impl Application {
 }
 
 #[tokio::test]
-async fn keycloak_introspects_tokens_only_for_clients_in_aud() {
+async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
     let Some(keycloak) = Keycloak::start().await else {
         return;
     };
-    let shop = keycloak::Client::new("shop", "the secret of shop").audience("api");
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("api")
+        .service_account();
+    let brief = keycloak::Client::new("brief", "the secret of brief")
+        .audience("api")
+        .attribute("access.token.lifespan", "1");
     let api = keycloak::Client::new("api", "the secret of api");
     let other = keycloak::Client::new("other", "the secret of other");
     keycloak.create_realm("test").await;
-    for client in [&shop, &api, &other] {
+    for client in [&shop, &brief, &api, &other] {
         keycloak.create_client("test", client).await;
     }
-    let id = keycloak.create_user("test", ADA).await;
+    let ada = keycloak.create_user("test", ADA).await;
+    let of = |client: &keycloak::Client, secret: &str| {
+        let auth = IntrospectionAuth::basic(client.id.as_str(), secret);
+        IntrospectionValidator::builder(keycloak.introspection_endpoint("test"), auth)
+            .issuer(keycloak.issuer("test"))
+    };
+    let gate = Gate::new(of(&api, &api.secret));
+    let introspect = async |token: &str| keycloak.introspect("test", &api, token).await;
+    let inactive = json!({ "active": false });
 
+    let expiring = keycloak.login("test", &brief, ADA.name, ADA.password).await;
     let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
-
-    let access = keycloak.introspect("test", &api, &tokens.access).await;
+    let access = introspect(&tokens.access).await;
     assert_eq!(access["active"], true, "{access}");
     assert_eq!(access["iss"], keycloak.issuer("test"));
-    assert_eq!(access["sub"], id);
-    assert_eq!(tokens.sub(), id);
+    assert_eq!(access["sub"], ada);
+    assert_eq!(tokens.sub(), ada);
     assert_eq!(access["sid"], tokens.sid());
     assert_eq!(access["typ"], "Bearer");
+    assert_eq!(access["token_type"], "Bearer");
     assert_eq!(access["email"], ADA.email);
     assert_eq!(access["email_verified"], true);
-    let inactive = json!({ "active": false });
+    assert_eq!(gate.admits(&tokens.access).await, id(&ada));
+
+    // Keycloak reports these as inactive, and an ID token as active to the client that it is for.
+    let offline = keycloak.login_offline("test", &shop, ADA.name, ADA.password);
+    let offline = offline.await;
+    assert_eq!(claims(&offline.refresh)["typ"], "Offline");
+    assert_eq!(gate.admits(&offline.access).await, id(&ada));
+    for token in [&tokens.refresh, &tokens.id, &offline.refresh, "garbage"] {
+        assert_eq!(introspect(token).await, inactive);
+        assert_eq!(gate.admits(token).await, UNAUTHORIZED);
+    }
+    gate.rejects_a_long_token().await;
+    let own = keycloak.introspect("test", &shop, &tokens.id).await;
+    assert_eq!(own["active"], true, "{own}");
+    assert_eq!(
+        (&own["typ"], &own["token_type"]),
+        (&json!("ID"), &json!("ID"))
+    );
+
+    // A service account is a user. Its tokens differ from others by `username` and the missing `sid`.
+    let machine = keycloak.client_credentials("test", &shop).await;
+    let service = introspect(&machine).await;
+    assert_eq!(service["username"], "service-account-shop");
+    assert!(service.get("sid").is_none(), "{service}");
+    let account = service["sub"].as_str().unwrap();
+    assert!(account != ada && account != "shop");
+    assert_eq!(gate.admits(&machine).await, id(account));
+
+    // A client must be in `aud` and have the right secret.
     let elsewhere = keycloak.introspect("test", &other, &tokens.access).await;
     assert_eq!(elsewhere, inactive);
-    let garbage = keycloak.introspect("test", &api, "garbage").await;
-    assert_eq!(garbage, inactive);
+    let elsewhere = Gate::new(of(&other, &other.secret));
+    assert_eq!(elsewhere.admits(&tokens.access).await, UNAUTHORIZED);
+    let wrong = keycloak::Client::new("api", "a wrong secret");
+    let refused = keycloak
+        .try_introspect("test", &wrong, &tokens.access)
+        .await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(refused.json["error"], "invalid_client");
+    let wrong = Gate::new(of(&wrong, &wrong.secret));
+    assert_eq!(wrong.admits(&tokens.access).await, UNAVAILABLE);
+    let elsewhere = Gate::new(of(&api, &api.secret).audience("other"));
+    assert_eq!(elsewhere.admits(&tokens.access).await, UNAUTHORIZED);
+
+    until_inactive(async || introspect(&expiring.access).await).await;
+    assert_eq!(gate.admits(&expiring.access).await, UNAUTHORIZED);
+
+    // The tokens of a disabled user are inactive, and active again once the user is enabled.
+    keycloak.disable_user("test", &ada).await;
+    assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
+    keycloak.enable_user("test", &ada).await;
+    assert_eq!(gate.admits(&tokens.access).await, id(&ada));
+
+    let revoked = keycloak.refresh("test", &shop, &tokens.refresh).await;
+    keycloak.revoke("test", &shop, &revoked.access).await;
+    assert_eq!(gate.admits(&revoked.access).await, UNAUTHORIZED);
+    assert_eq!(gate.admits(&tokens.access).await, id(&ada));
+    keycloak.logout("test", &shop, &tokens.refresh).await;
+    assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
+    assert_eq!(gate.admits(&offline.access).await, id(&ada));
+    keycloak.log_out_user("test", &ada).await;
+    assert_eq!(gate.admits(&offline.access).await, UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -95,7 +214,6 @@ async fn keycloak_helpers_manage_clients_users_and_sessions() {
     let api = keycloak::Client::new("api", "the secret of api");
     let shop = keycloak::Client::new("shop", "the secret of shop")
         .audience("api")
-        .service_account()
         .attribute("backchannel.logout.url", &application.url)
         .attribute("backchannel.logout.session.required", "true");
     let lean = keycloak::Client::new("lean", "the secret of lean")
@@ -111,12 +229,6 @@ async fn keycloak_helpers_manage_clients_users_and_sessions() {
         answer["active"].as_bool().unwrap()
     };
     let login = async |client| keycloak.login("test", client, ADA.name, ADA.password).await;
-
-    // The service account is a user without a session.
-    let token = keycloak.client_credentials("test", &shop).await;
-    let service = keycloak.introspect("test", &api, &token).await;
-    assert_eq!(service["username"], "service-account-shop");
-    assert!(service.get("sid").is_none(), "{service}");
 
     // A lightweight token has less in it than introspection returns.
     let tokens = login(&lean).await;
@@ -195,28 +307,74 @@ async fn concurrent_keycloak_servers_share_nothing() {
 }
 
 #[tokio::test]
-async fn hydra_introspects_access_and_refresh_tokens() {
+async fn hydra_access_tokens_are_accepted_and_others_rejected() {
     let Some(hydra) = Hydra::start().await else {
         return;
     };
     let shop = hydra::Client::new("shop", "the secret of shop").scope("orders:read");
+    let brief = hydra::Client::new("brief", "the secret of brief").setting(
+        "authorization_code_grant_access_token_lifespan",
+        json!("1s"),
+    );
     hydra.create_client(&shop).await;
+    hydra.create_client(&brief).await;
+    let of = |auth| {
+        IntrospectionValidator::builder(hydra.introspection_endpoint(), auth).issuer(hydra.issuer())
+    };
+    let gate = Gate::new(of(IntrospectionAuth::none()));
+    let inactive = json!({ "active": false });
 
+    let expiring = hydra.login(&brief, "ada", "").await;
     let tokens = hydra.login(&shop, "ada", "orders:read").await;
-
     let access = hydra.introspect(&tokens.access).await;
     assert_eq!(access["active"], true, "{access}");
     assert_eq!(access["iss"], hydra.issuer());
     assert_eq!(access["sub"], "ada");
     assert_eq!(access["client_id"], "shop");
     assert_eq!(access["scope"], "openid offline orders:read");
+    assert_eq!(access["token_type"], "Bearer");
     assert_eq!(access["token_use"], "access_token");
     assert!(access.get("ext").is_none_or(|ext| ext.get("sid").is_none()));
+    assert_eq!(gate.admits(&tokens.access).await, id("ada"));
+
+    // A refresh token differs from an access token by `token_use` alone.
     let refresh = hydra.introspect(&tokens.refresh).await;
     assert_eq!(refresh["active"], true, "{refresh}");
+    assert_eq!(refresh["token_type"], "Bearer");
     assert_eq!(refresh["token_use"], "refresh_token");
-    let garbage = hydra.introspect("garbage").await;
-    assert_eq!(garbage, json!({ "active": false }));
+    for token in [&*tokens.id, "garbage"] {
+        assert_eq!(hydra.introspect(token).await, inactive);
+        assert_eq!(gate.admits(token).await, UNAUTHORIZED);
+    }
+    gate.rejects_a_long_token().await;
+
+    // The subject of a client's own token is the client.
+    let machine = hydra.client_credentials(&shop, "orders:read").await;
+    let service = hydra.introspect(&machine).await;
+    assert_eq!(
+        (&service["sub"], &service["client_id"]),
+        (&json!("shop"), &json!("shop"))
+    );
+
+    // Hydra ignores credentials here. `aud` is empty unless a login requests an audience.
+    let wrong = Gate::new(of(IntrospectionAuth::basic("shop", "a wrong secret")));
+    assert_eq!(wrong.admits(&tokens.access).await, id("ada"));
+    assert_eq!(access["aud"], json!([]));
+    let elsewhere = Gate::new(of(IntrospectionAuth::none()).audience("other"));
+    assert_eq!(elsewhere.admits(&tokens.access).await, UNAUTHORIZED);
+
+    until_inactive(async || hydra.introspect(&expiring.access).await).await;
+    assert_eq!(gate.admits(&expiring.access).await, UNAUTHORIZED);
+
+    // A logout and the end of a login keep the tokens active. The end of a consent does not.
+    hydra.logout(&tokens).await;
+    hydra.end_login_sessions("ada").await;
+    assert_eq!(gate.admits(&tokens.access).await, id("ada"));
+    let revoked = hydra.login(&shop, "ada", "").await;
+    hydra.revoke(&shop, &revoked.access).await;
+    assert_eq!(gate.admits(&revoked.access).await, UNAUTHORIZED);
+    hydra.revoke_consents("ada").await;
+    assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -234,11 +392,6 @@ async fn hydra_helpers_manage_tokens_and_sessions() {
         let answer = hydra.introspect(token).await;
         answer["active"].as_bool().unwrap()
     };
-
-    let token = hydra.client_credentials(&shop, "orders:read").await;
-    let service = hydra.introspect(&token).await;
-    assert_eq!(service["active"], true);
-    assert_eq!(service["sub"], "shop");
 
     let tokens = hydra.login_with_sid(&shop, "ada", "").await;
     let access = hydra.introspect(&tokens.access).await;
@@ -279,14 +432,134 @@ async fn concurrent_hydra_servers_share_nothing() {
     assert_eq!(second.introspect(&tokens.access).await["active"], false);
 }
 
+/// Clients of node-oidc-provider: `shop` logs users in, and the others introspect tokens. The ID and
+/// the secret of the second contain characters that must be encoded in a header.
+fn oidc_clients() -> [oidc_provider::Client; 3] {
+    [
+        oidc_provider::Client::new("shop", "the secret of shop"),
+        oidc_provider::Client::new("orders api:1", "%41+&=:/the secret of api"),
+        oidc_provider::Client::new("other", "the secret of other"),
+    ]
+}
+
+fn on_oidc_provider(
+    endpoint: &str,
+    client: &oidc_provider::Client,
+) -> IntrospectionValidatorBuilder {
+    let auth = IntrospectionAuth::basic(client.id.as_str(), client.secret.as_str());
+    IntrospectionValidator::builder(endpoint, auth)
+}
+
+#[tokio::test]
+async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
+    let [shop, api, other] = oidc_clients();
+    let Some(server) = OidcProvider::start(&[&shop, &api, &other]).await else {
+        return;
+    };
+    let of = |client: &oidc_provider::Client| {
+        on_oidc_provider(&server.introspection_endpoint(), client).issuer(server.issuer())
+    };
+    let gate = Gate::new(of(&api));
+    let introspect = async |token: &str| {
+        let response = server.introspect(&api, token).await;
+        response.expect_success().json
+    };
+    let inactive = json!({ "active": false });
+
+    let expires = json!({ "expiresIn": 1 });
+    let expiring = server.access_token(&shop, "ada", expires).await;
+    let tokens = server.login(&shop, "ada", "").await;
+    let access = introspect(&tokens.access).await;
+    assert_eq!(access["active"], true, "{access}");
+    assert_eq!(access["iss"], server.issuer());
+    assert_eq!(access["sub"], "ada");
+    assert_eq!(access["client_id"], "shop");
+    assert_eq!(access["scope"], "openid");
+    assert_eq!(access["token_type"], "Bearer");
+    assert!(access.get("sid").is_none(), "{access}");
+    assert_eq!(gate.admits(&tokens.access).await, id("ada"));
+
+    // A refresh token differs from an access token by the missing `token_type` alone.
+    let refresh = introspect(&tokens.refresh).await;
+    assert_eq!(refresh["active"], true, "{refresh}");
+    let mut access = access;
+    for claim in ["exp", "iat", "token_type"] {
+        access.as_object_mut().unwrap().remove(claim);
+    }
+    let mut without_times = refresh;
+    for claim in ["exp", "iat"] {
+        without_times.as_object_mut().unwrap().remove(claim);
+    }
+    assert_eq!(without_times, access);
+    assert_eq!(gate.admits(&tokens.refresh).await, id("ada"));
+
+    // The server rejects an ID token, like any JWT, as a token that it never introspects.
+    let rejected = server.introspect(&api, &tokens.id).await;
+    assert_eq!(rejected.status, StatusCode::BAD_REQUEST);
+    assert_eq!(rejected.json["error"], "unsupported_token_type");
+    assert_eq!(introspect("garbage").await, inactive);
+    assert_eq!(gate.admits("garbage").await, UNAUTHORIZED);
+    gate.rejects_a_long_token().await;
+
+    // A client's own token has no subject.
+    let machine = server.client_credentials(&shop).await;
+    let service = introspect(&machine).await;
+    assert_eq!(service["active"], true, "{service}");
+    assert!(service.get("sub").is_none(), "{service}");
+
+    // The policy of this server: a client must be in `aud` if there is one, as with Keycloak.
+    let named = json!({ "aud": api.id });
+    let named = server.access_token(&shop, "ada", named).await;
+    assert_eq!(introspect(&named).await["aud"], json!(api.id));
+    let in_aud = Gate::new(of(&api).audience(api.id.as_str()));
+    assert_eq!(in_aud.admits(&named).await, id("ada"));
+    assert_eq!(in_aud.admits(&tokens.access).await, UNAUTHORIZED);
+    let elsewhere = server.introspect(&other, &named).await;
+    assert_eq!(elsewhere.expect_success().json, inactive);
+    assert_eq!(Gate::new(of(&other)).admits(&named).await, UNAUTHORIZED);
+    let wrong = oidc_provider::Client::new(&api.id, "a wrong secret");
+    let rejected = server.introspect(&wrong, &tokens.access).await;
+    assert_eq!(rejected.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(rejected.json["error"], "invalid_client");
+    assert_eq!(
+        Gate::new(of(&wrong)).admits(&tokens.access).await,
+        UNAVAILABLE
+    );
+
+    until_inactive(async || introspect(&expiring).await).await;
+    assert_eq!(gate.admits(&expiring).await, UNAUTHORIZED);
+
+    // The server looks up an account for a refresh, but not for an introspection.
+    server.disable_account("ada").await;
+    let rejected = server.try_refresh(&shop, &tokens.refresh).await;
+    assert_eq!(rejected.json["error"], "invalid_grant");
+    assert_eq!(gate.admits(&tokens.access).await, id("ada"));
+    server.enable_account("ada").await;
+    server.refresh(&shop, &tokens.refresh).await;
+
+    // Revocation and logout end the grant, and a logout keeps that of an offline token.
+    let offline = server.login(&shop, "ada", "offline_access").await;
+    for logged_in in [&tokens, &offline] {
+        assert_eq!(gate.admits(&logged_in.access).await, id("ada"));
+        server.logout(logged_in).await;
+    }
+    assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
+    assert_eq!(introspect(&tokens.refresh).await, inactive);
+    assert_eq!(gate.admits(&offline.access).await, id("ada"));
+    server.revoke(&shop, &offline.access).await;
+    assert_eq!(gate.admits(&offline.access).await, UNAUTHORIZED);
+    assert_eq!(introspect(&offline.refresh).await, inactive);
+}
+
 /// A separate node with its own validator.
 fn node(
     redis: &Redis,
     builder: IntrospectionValidatorBuilder,
 ) -> SessionCacheLayer<IntrospectionValidator> {
     let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
-    let cache = SessionCache::builder().redis(redis).unwrap().build();
-    SessionCacheLayer::new(cache.unwrap(), builder.build().unwrap())
+    let cache = SessionCache::builder().redis(redis).unwrap();
+    let cache = cache.validation_timeout(2 * PATIENCE).build();
+    SessionCacheLayer::new(cache.unwrap(), builder.timeout(PATIENCE).build().unwrap())
 }
 
 #[tokio::test]

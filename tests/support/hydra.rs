@@ -1,28 +1,22 @@
 //! Real Ory Hydra servers, one for each test that needs one.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    sync::Mutex,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, sync::Mutex};
 
-use http::{Method, header};
-use percent_encoding::percent_decode_str;
+use http::Method;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 use super::{
-    idp::{Response, START_TIMEOUT, Server, Tokens, distribution, encode, http, post_form, send},
+    idp::{
+        Browser, PAUSE, REDIRECT_URI, Response, START_TIMEOUT, Server, Tokens, distribution,
+        encode, http, parameter, post_form, send,
+    },
     process::command,
     redis::free_port,
 };
 
 /// Folder of the distribution, with the same name as in `tests/idp/fetch`.
 const DISTRIBUTION: &str = "hydra-2.3.0-1";
-const REDIRECT_URI: &str = "http://127.0.0.1/callback";
-/// Pause between two requests to a starting server, which needs the processor itself.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Server with an in-memory database. The process ends when this value is dropped.
 pub struct Hydra {
@@ -350,45 +344,4 @@ fn settings(public: u16, admin: u16, mark: &str) -> Value {
         "webfinger": { "oidc_discovery": { "client_registration_url": mark } },
         "secrets": { "system": ["a secret of the tests"] },
     })
-}
-
-/// Cookies of the public port.
-#[derive(Clone, Debug, Default)]
-struct Browser {
-    cookies: BTreeMap<String, String>,
-}
-
-impl Browser {
-    /// Opens a page of Hydra and returns where Hydra sends the browser.
-    async fn get(&mut self, url: &str) -> String {
-        let cookies = self.cookies.iter();
-        let cookies = cookies.map(|(name, value)| format!("{name}={value}"));
-        let cookies = cookies.collect::<Vec<_>>().join("; ");
-        let response = send(http().get(url).header(header::COOKIE, cookies)).await;
-        for cookie in response.headers.get_all(header::SET_COOKIE) {
-            let cookie = cookie.to_str().unwrap();
-            let (pair, attributes) = cookie.split_once(';').unwrap_or((cookie, ""));
-            let (name, value) = pair.split_once('=').unwrap();
-            if attributes.contains("Max-Age=0") {
-                self.cookies.remove(name);
-            } else {
-                self.cookies.insert(name.to_owned(), value.to_owned());
-            }
-        }
-        let location = response.location();
-        assert!(!location.contains("error="), "{location}");
-        location.to_owned()
-    }
-}
-
-/// Returns a query parameter of a URL, percent-decoded.
-fn parameter(url: &str, name: &str) -> String {
-    let (_, query) = url.split_once('?').unwrap();
-    let mut parameters = query.split('&').map(|pair| pair.split_once('=').unwrap());
-    let value = parameters.find(|(parameter, _)| *parameter == name);
-    let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {url}"));
-    percent_decode_str(value)
-        .decode_utf8()
-        .unwrap()
-        .into_owned()
 }

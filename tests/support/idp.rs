@@ -1,6 +1,7 @@
 //! Code shared by the tests with real identity providers: cache folder, processes, HTTP and tokens.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{BufRead, BufReader},
     path::PathBuf,
@@ -11,7 +12,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, StatusCode, header};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use reqwest::{Client, RequestBuilder, redirect};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -21,6 +22,12 @@ use super::{process::Running, soon};
 /// A start takes 5 seconds on an idle machine. Several servers may start at the same time while the
 /// machine compiles.
 pub const START_TIMEOUT: Duration = Duration::from_secs(240);
+
+/// Pause between two requests to a server that is starting or whose token is about to expire.
+pub const PAUSE: Duration = Duration::from_millis(10);
+
+/// Where the servers send a browser after a login. The tests read the address and never open it.
+pub const REDIRECT_URI: &str = "http://127.0.0.1/callback";
 
 /// Returns where `tests/idp/fetch` has put a server, or `None` after a line that says what is skipped.
 /// Panics in the hosted workflow, where no test may be skipped.
@@ -172,13 +179,63 @@ pub async fn send(request: RequestBuilder) -> Response {
     .await
 }
 
+/// Browser with the cookies of one server.
+#[derive(Clone, Debug, Default)]
+pub struct Browser {
+    cookies: BTreeMap<String, String>,
+}
+
+impl Browser {
+    /// Opens a page that sends the browser elsewhere, and returns that address.
+    pub async fn get(&mut self, url: &str) -> String {
+        let response = self.send(http().get(url)).await;
+        let location = response.location();
+        assert!(!location.contains("error="), "{location}");
+        location.to_owned()
+    }
+
+    pub async fn send(&mut self, request: RequestBuilder) -> Response {
+        let cookies = self.cookies.iter();
+        let cookies = cookies.map(|(name, value)| format!("{name}={value}"));
+        let cookies = cookies.collect::<Vec<_>>().join("; ");
+        let response = send(request.header(header::COOKIE, cookies)).await;
+        for cookie in response.headers.get_all(header::SET_COOKIE) {
+            let cookie = cookie.to_str().unwrap();
+            let (pair, attributes) = cookie.split_once(';').unwrap_or((cookie, ""));
+            let (name, value) = pair.split_once('=').unwrap();
+            if value.is_empty() || attributes.contains("Max-Age=0") {
+                self.cookies.remove(name);
+            } else {
+                self.cookies.insert(name.to_owned(), value.to_owned());
+            }
+        }
+        response
+    }
+}
+
+/// Returns a query parameter of a URL, percent-decoded.
+pub fn parameter(url: &str, name: &str) -> String {
+    let (_, query) = url.split_once('?').unwrap();
+    let mut parameters = query.split('&').map(|pair| pair.split_once('=').unwrap());
+    let value = parameters.find(|(parameter, _)| *parameter == name);
+    let (_, value) = value.unwrap_or_else(|| panic!("no {name} in {url}"));
+    percent_decode_str(value)
+        .decode_utf8()
+        .unwrap()
+        .into_owned()
+}
+
 /// Sends an HTML form.
 pub async fn post_form(url: &str, fields: &[(&str, &str)]) -> Response {
-    let request = http()
+    send(form(url, fields)).await
+}
+
+/// Returns the request of an HTML form.
+pub fn form(url: &str, fields: &[(&str, &str)]) -> RequestBuilder {
+    http()
         .post(url)
         .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-        .body(encode(fields));
-    send(request).await
+        .body(encode(fields))
 }
 
 /// Encodes the fields for a form or a query.
@@ -188,6 +245,16 @@ pub fn encode(fields: &[(&str, &str)]) -> String {
         .iter()
         .map(|(name, value)| format!("{}={}", encode(name), encode(value)));
     fields.collect::<Vec<_>>().join("&")
+}
+
+/// Introspects a token until the server calls it inactive.
+pub async fn until_inactive(introspect: impl AsyncFn() -> Value) {
+    soon("the end of a token", async {
+        while introspect().await["active"] != false {
+            tokio::time::sleep(PAUSE).await;
+        }
+    })
+    .await;
 }
 
 /// Tokens that a login returns.

@@ -245,6 +245,19 @@ impl Keycloak {
         Tokens::from_response(&response.expect_success().json)
     }
 
+    /// Like [`login`](Self::login), with an offline token as the refresh token.
+    pub async fn login_offline(
+        &self,
+        realm: &str,
+        client: &Client,
+        user: &str,
+        password: &str,
+    ) -> Tokens {
+        let scope = "openid offline_access";
+        let response = self.password_grant(realm, client, user, password, scope);
+        Tokens::from_response(&response.await.expect_success().json)
+    }
+
     /// Returns the response unchanged, for users that must be rejected.
     pub async fn try_login(
         &self,
@@ -253,9 +266,21 @@ impl Keycloak {
         user: &str,
         password: &str,
     ) -> Response {
+        self.password_grant(realm, client, user, password, "openid")
+            .await
+    }
+
+    async fn password_grant(
+        &self,
+        realm: &str,
+        client: &Client,
+        user: &str,
+        password: &str,
+        scope: &str,
+    ) -> Response {
         let fields = [
             ("grant_type", "password"),
-            ("scope", "openid"),
+            ("scope", scope),
             ("username", user),
             ("password", password),
         ];
@@ -281,13 +306,15 @@ impl Keycloak {
 
     /// Introspects a token as the client. A wrong secret is a failure of the test.
     pub async fn introspect(&self, realm: &str, client: &Client, token: &str) -> Value {
-        let fields = [
-            ("token", token),
-            ("client_id", &client.id),
-            ("client_secret", &client.secret),
-        ];
-        let response = post_form(&self.introspection_endpoint(realm), &fields).await;
+        let response = self.try_introspect(realm, client, token).await;
         response.expect_success().json
+    }
+
+    /// Returns the response unchanged, for clients that must be rejected.
+    pub async fn try_introspect(&self, realm: &str, client: &Client, token: &str) -> Response {
+        let fields = [("token", token)];
+        self.post_as(realm, client, "token/introspect", &fields)
+            .await
     }
 
     /// Revokes a token according to RFC 7009. A refresh token ends its session.
