@@ -104,7 +104,8 @@ impl Application {
 
 #[tokio::test]
 async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
-    let Some(keycloak) = Keycloak::start().await else {
+    const REALM: &str = "access";
+    let Some(keycloak) = Keycloak::shared().await else {
         return;
     };
     let shop = keycloak::Client::new("shop", "the secret of shop")
@@ -115,25 +116,25 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
         .attribute("access.token.lifespan", "1");
     let api = keycloak::Client::new("api", "the secret of api");
     let other = keycloak::Client::new("other", "the secret of other");
-    keycloak.create_realm("test").await;
+    keycloak.create_realm(REALM).await;
     for client in [&shop, &brief, &api, &other] {
-        keycloak.create_client("test", client).await;
+        keycloak.create_client(REALM, client).await;
     }
-    let ada = keycloak.create_user("test", ADA).await;
+    let ada = keycloak.create_user(REALM, ADA).await;
     let of = |client: &keycloak::Client, secret: &str| {
         let auth = IntrospectionAuth::basic(client.id.as_str(), secret);
-        IntrospectionValidator::builder(keycloak.introspection_endpoint("test"), auth)
-            .issuer(keycloak.issuer("test"))
+        IntrospectionValidator::builder(keycloak.introspection_endpoint(REALM), auth)
+            .issuer(keycloak.issuer(REALM))
     };
     let gate = Gate::new(of(&api, &api.secret));
-    let introspect = async |token: &str| keycloak.introspect("test", &api, token).await;
+    let introspect = async |token: &str| keycloak.introspect(REALM, &api, token).await;
     let inactive = json!({ "active": false });
 
-    let expiring = keycloak.login("test", &brief, ADA.name, ADA.password).await;
-    let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
+    let expiring = keycloak.login(REALM, &brief, ADA.name, ADA.password).await;
+    let tokens = keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
     let access = introspect(&tokens.access).await;
     assert_eq!(access["active"], true, "{access}");
-    assert_eq!(access["iss"], keycloak.issuer("test"));
+    assert_eq!(access["iss"], keycloak.issuer(REALM));
     assert_eq!(access["sub"], ada);
     assert_eq!(tokens.sub(), ada);
     assert_eq!(access["sid"], tokens.sid());
@@ -144,7 +145,7 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
     assert_eq!(gate.admits(&tokens.access).await, id(&ada));
 
     // Keycloak reports these as inactive, and an ID token as active to the client that it is for.
-    let offline = keycloak.login_offline("test", &shop, ADA.name, ADA.password);
+    let offline = keycloak.login_offline(REALM, &shop, ADA.name, ADA.password);
     let offline = offline.await;
     assert_eq!(claims(&offline.refresh)["typ"], "Offline");
     assert_eq!(gate.admits(&offline.access).await, id(&ada));
@@ -153,7 +154,7 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
         assert_eq!(gate.admits(token).await, UNAUTHORIZED);
     }
     gate.rejects_a_long_token().await;
-    let own = keycloak.introspect("test", &shop, &tokens.id).await;
+    let own = keycloak.introspect(REALM, &shop, &tokens.id).await;
     assert_eq!(own["active"], true, "{own}");
     assert_eq!(
         (&own["typ"], &own["token_type"]),
@@ -161,7 +162,7 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
     );
 
     // A service account is a user. Its tokens differ from others by `username` and the missing `sid`.
-    let machine = keycloak.client_credentials("test", &shop).await;
+    let machine = keycloak.client_credentials(REALM, &shop).await;
     let service = introspect(&machine).await;
     assert_eq!(service["username"], "service-account-shop");
     assert!(service.get("sid").is_none(), "{service}");
@@ -170,14 +171,12 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
     assert_eq!(gate.admits(&machine).await, id(account));
 
     // A client must be in `aud` and have the right secret.
-    let elsewhere = keycloak.introspect("test", &other, &tokens.access).await;
+    let elsewhere = keycloak.introspect(REALM, &other, &tokens.access).await;
     assert_eq!(elsewhere, inactive);
     let elsewhere = Gate::new(of(&other, &other.secret));
     assert_eq!(elsewhere.admits(&tokens.access).await, UNAUTHORIZED);
     let wrong = keycloak::Client::new("api", "a wrong secret");
-    let refused = keycloak
-        .try_introspect("test", &wrong, &tokens.access)
-        .await;
+    let refused = keycloak.try_introspect(REALM, &wrong, &tokens.access).await;
     assert_eq!(refused.status, StatusCode::UNAUTHORIZED);
     assert_eq!(refused.json["error"], "invalid_client");
     let wrong = Gate::new(of(&wrong, &wrong.secret));
@@ -189,25 +188,26 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
     assert_eq!(gate.admits(&expiring.access).await, UNAUTHORIZED);
 
     // The tokens of a disabled user are inactive, and active again once the user is enabled.
-    keycloak.disable_user("test", &ada).await;
+    keycloak.disable_user(REALM, &ada).await;
     assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
-    keycloak.enable_user("test", &ada).await;
+    keycloak.enable_user(REALM, &ada).await;
     assert_eq!(gate.admits(&tokens.access).await, id(&ada));
 
-    let revoked = keycloak.refresh("test", &shop, &tokens.refresh).await;
-    keycloak.revoke("test", &shop, &revoked.access).await;
+    let revoked = keycloak.refresh(REALM, &shop, &tokens.refresh).await;
+    keycloak.revoke(REALM, &shop, &revoked.access).await;
     assert_eq!(gate.admits(&revoked.access).await, UNAUTHORIZED);
     assert_eq!(gate.admits(&tokens.access).await, id(&ada));
-    keycloak.logout("test", &shop, &tokens.refresh).await;
+    keycloak.logout(REALM, &shop, &tokens.refresh).await;
     assert_eq!(gate.admits(&tokens.access).await, UNAUTHORIZED);
     assert_eq!(gate.admits(&offline.access).await, id(&ada));
-    keycloak.log_out_user("test", &ada).await;
+    keycloak.log_out_user(REALM, &ada).await;
     assert_eq!(gate.admits(&offline.access).await, UNAUTHORIZED);
 }
 
 #[tokio::test]
 async fn keycloak_helpers_manage_clients_users_and_sessions() {
-    let Some(keycloak) = Keycloak::start().await else {
+    const REALM: &str = "helpers";
+    let Some(keycloak) = Keycloak::shared().await else {
         return;
     };
     let mut application = Application::start().await;
@@ -219,81 +219,81 @@ async fn keycloak_helpers_manage_clients_users_and_sessions() {
     let lean = keycloak::Client::new("lean", "the secret of lean")
         .audience("api")
         .lightweight();
-    keycloak.create_realm("test").await;
+    keycloak.create_realm(REALM).await;
     for client in [&api, &shop, &lean] {
-        keycloak.create_client("test", client).await;
+        keycloak.create_client(REALM, client).await;
     }
-    let ada = keycloak.create_user("test", ADA).await;
+    let ada = keycloak.create_user(REALM, ADA).await;
     let is_active = async |token: &str| {
-        let answer = keycloak.introspect("test", &api, token).await;
+        let answer = keycloak.introspect(REALM, &api, token).await;
         answer["active"].as_bool().unwrap()
     };
-    let login = async |client| keycloak.login("test", client, ADA.name, ADA.password).await;
+    let login = async |client| keycloak.login(REALM, client, ADA.name, ADA.password).await;
 
     // A lightweight token has less in it than introspection returns.
     let tokens = login(&lean).await;
-    let answer = keycloak.introspect("test", &api, &tokens.access).await;
+    let answer = keycloak.introspect(REALM, &api, &tokens.access).await;
     assert!(claims(&tokens.access).get("sub").is_none());
     assert_eq!(answer["sub"], ada);
 
     // Each of these ends one session.
     let kept = login(&shop).await;
     let ended = login(&shop).await;
-    let refreshed = keycloak.refresh("test", &shop, &ended.refresh).await;
+    let refreshed = keycloak.refresh(REALM, &shop, &ended.refresh).await;
     assert!(is_active(&ended.access).await && is_active(&refreshed.access).await);
-    keycloak.logout("test", &shop, &refreshed.refresh).await;
+    keycloak.logout(REALM, &shop, &refreshed.refresh).await;
     assert!(!is_active(&ended.access).await && !is_active(&refreshed.access).await);
     assert_eq!(application.logout_token().await["sid"], ended.sid());
 
     let ended = login(&shop).await;
-    keycloak.revoke("test", &shop, &ended.refresh).await;
+    keycloak.revoke(REALM, &shop, &ended.refresh).await;
     assert!(!is_active(&ended.access).await);
 
     let ended = login(&shop).await;
-    keycloak.end_session("test", &ended.sid()).await;
+    keycloak.end_session(REALM, &ended.sid()).await;
     assert!(!is_active(&ended.access).await);
     // Keycloak sends no logout token for the revocation in between.
     assert_eq!(application.logout_token().await["sid"], ended.sid());
 
     // Revocation of an access token ends that token only.
-    let sibling = keycloak.refresh("test", &shop, &kept.refresh).await;
-    keycloak.revoke("test", &shop, &sibling.access).await;
+    let sibling = keycloak.refresh(REALM, &shop, &kept.refresh).await;
+    keycloak.revoke(REALM, &shop, &sibling.access).await;
     assert!(!is_active(&sibling.access).await && is_active(&kept.access).await);
 
     // A disabled user has no active tokens and cannot log in.
-    keycloak.disable_user("test", &ada).await;
+    keycloak.disable_user(REALM, &ada).await;
     assert!(!is_active(&kept.access).await);
-    let rejected = keycloak.try_login("test", &shop, ADA.name, ADA.password);
+    let rejected = keycloak.try_login(REALM, &shop, ADA.name, ADA.password);
     assert_eq!(rejected.await.json["error"], "invalid_grant");
-    keycloak.enable_user("test", &ada).await;
+    keycloak.enable_user(REALM, &ada).await;
     assert!(is_active(&kept.access).await);
 
     // These end all of the user's sessions.
     let other = login(&shop).await;
-    keycloak.log_out_user("test", &ada).await;
+    keycloak.log_out_user(REALM, &ada).await;
     assert!(!is_active(&kept.access).await && !is_active(&other.access).await);
 
     let ended = login(&shop).await;
     assert!(is_active(&ended.access).await);
-    keycloak.end_all_sessions("test").await;
+    keycloak.end_all_sessions(REALM).await;
     assert!(!is_active(&ended.access).await);
 
     let ended = login(&shop).await;
     assert!(is_active(&ended.access).await);
-    keycloak.delete_user("test", &ada).await;
+    keycloak.delete_user(REALM, &ada).await;
     assert!(!is_active(&ended.access).await);
 }
 
 #[tokio::test]
 async fn concurrent_keycloak_servers_share_nothing() {
-    let (first, second) = tokio::join!(Keycloak::start(), Keycloak::start());
+    let (first, second) = tokio::join!(Keycloak::shared(), Keycloak::start());
     let (Some(first), Some(second)) = (first, second) else {
         return;
     };
     let api = keycloak::Client::new("api", "the secret of api").audience("api");
 
     // Both servers use the same names without a conflict.
-    for keycloak in [&first, &second] {
+    for keycloak in [&*first, &second] {
         keycloak.create_realm("test").await;
         keycloak.create_client("test", &api).await;
         keycloak.create_user("test", ADA).await;
@@ -564,7 +564,8 @@ fn node(
 
 #[tokio::test]
 async fn keycloak_session_of_one_client_is_not_served_to_another() {
-    let Some(keycloak) = Keycloak::start().await else {
+    const REALM: &str = "sessions";
+    let Some(keycloak) = Keycloak::shared().await else {
         return;
     };
     let shop = keycloak::Client::new("shop", "the secret of shop").audience("a");
@@ -573,20 +574,20 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
         .audience("b");
     let a = keycloak::Client::new("a", "the secret of a");
     let b = keycloak::Client::new("b", "the secret of b");
-    keycloak.create_realm("test").await;
+    keycloak.create_realm(REALM).await;
     for client in [&shop, &both, &a, &b] {
-        keycloak.create_client("test", client).await;
+        keycloak.create_client(REALM, client).await;
     }
-    let id = keycloak.create_user("test", ADA).await;
+    let id = keycloak.create_user(REALM, ADA).await;
     let redis = Redis::start();
     let of = |client: &keycloak::Client, secret: &str| {
         let auth = IntrospectionAuth::basic(client.id.as_str(), secret);
-        IntrospectionValidator::builder(keycloak.introspection_endpoint("test"), auth)
-            .issuer(keycloak.issuer("test"))
+        IntrospectionValidator::builder(keycloak.introspection_endpoint(REALM), auth)
+            .issuer(keycloak.issuer(REALM))
     };
     let on_a = node(&redis, of(&a, &a.secret));
     let on_b = node(&redis, of(&b, &b.secret));
-    let tokens = keycloak.login("test", &shop, ADA.name, ADA.password).await;
+    let tokens = keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
 
     assert_eq!(
         ask(&on_b, &tokens.access).await.unwrap_err(),
@@ -596,7 +597,7 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
     let (user, info) = ask_for_all(&on_a, &tokens.access).await.unwrap();
     assert_eq!((user.id(), info.origin()), (&*id, Origin::Validator));
     assert_eq!(info.session_id(), Some(&*tokens.sid()));
-    assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer("test"));
+    assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer(REALM));
     let (_, info) = ask_for_all(&on_a, &tokens.access).await.unwrap();
     assert_eq!(info.origin(), Origin::Redis);
     assert_eq!(info.session_id(), Some(&*tokens.sid()));
@@ -608,12 +609,12 @@ async fn keycloak_session_of_one_client_is_not_served_to_another() {
     assert_eq!(ask(&stranger, &tokens.access).await.unwrap_err(), 503);
 
     // A token for both clients is validated and cached for each, under one authority.
-    let shared = keycloak.login("test", &both, ADA.name, ADA.password).await;
+    let shared = keycloak.login(REALM, &both, ADA.name, ADA.password).await;
     for expected in [Origin::Validator, Origin::Redis, Origin::Redis] {
         for layer in [&on_a, &on_b] {
             let (user, info) = ask_for_all(layer, &shared.access).await.unwrap();
             assert_eq!((user.id(), info.origin()), (&*id, expected));
-            assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer("test"));
+            assert_eq!(info.authority().unwrap().as_str(), keycloak.issuer(REALM));
         }
     }
 

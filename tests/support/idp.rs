@@ -66,25 +66,26 @@ impl Server {
     /// Starts a server without the settings of the environment, which might change its behavior.
     pub fn spawn(mut command: Command) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
-        let child = command
+        command
             .env_clear()
             .envs(["HOME", "PATH"].map(|name| (name, env::var_os(name).unwrap_or_default())))
             .stdin(Stdio::null())
             .stdout(writer.try_clone().unwrap())
-            .stderr(writer)
-            .spawn();
-        // The command holds the pipe open until it is dropped.
-        drop(command);
-        let process = Running(child.unwrap());
+            .stderr(writer);
+        let (started, child) = std::sync::mpsc::channel();
         let (sender, lines) = mpsc::unbounded_channel();
-        // Reads until the server ends. A full pipe would make the server wait.
+        // Reads until the server ends. A full pipe would make the server wait. This thread also starts
+        // the server, which ends with it: the thread of a test may end before other users of the server.
         std::thread::spawn(move || {
+            started.send(command.spawn()).unwrap();
+            // The command holds the pipe open until it is dropped.
+            drop(command);
             for line in BufReader::new(reader).lines().map_while(Result::ok) {
                 let _ = sender.send(line);
             }
         });
         Self {
-            process,
+            process: Running(child.recv().unwrap().unwrap()),
             lines,
             log: String::new(),
         }

@@ -1,6 +1,11 @@
-//! Real Keycloak servers, one for each test that needs one.
+//! Real Keycloak servers. Tests share one, or start more of them.
 
-use std::{fs, os::unix::fs::symlink, path::PathBuf, sync::Mutex};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::PathBuf,
+    sync::{Arc, Mutex, Weak},
+};
 
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -120,7 +125,21 @@ pub struct User<'a> {
 }
 
 impl Keycloak {
-    /// Returns `None` if Keycloak has not been fetched.
+    /// Returns the server of all tests that run now, since a start takes seconds. Each test uses a realm
+    /// of its own. Returns `None` if Keycloak has not been fetched.
+    pub async fn shared() -> Option<Arc<Self>> {
+        static SHARED: tokio::sync::Mutex<Weak<Keycloak>> =
+            tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(running) = shared.upgrade() {
+            return Some(running);
+        }
+        let started = Arc::new(Self::start().await?);
+        *shared = Arc::downgrade(&started);
+        Some(started)
+    }
+
+    /// Starts another server. Returns `None` if Keycloak has not been fetched.
     pub async fn start() -> Option<Self> {
         let distribution = distribution(DISTRIBUTION)?;
         let place = PLACES.acquire().await.unwrap();
