@@ -13,7 +13,8 @@ use tower_session_cache::{
 };
 
 use crate::support::{
-    client::{ask, ask_for_all, token},
+    client::{ask, ask_for_all, rejection, token},
+    gateway::Gateway,
     hydra::{self, Hydra},
     idp::{claims, until_inactive},
     keycloak::{self, Keycloak, User},
@@ -73,6 +74,7 @@ fn id(id: &str) -> Result<String, StatusCode> {
 }
 
 const UNAUTHORIZED: Result<String, StatusCode> = Err(StatusCode::UNAUTHORIZED);
+const FORBIDDEN: Result<String, StatusCode> = Err(StatusCode::FORBIDDEN);
 const UNAVAILABLE: Result<String, StatusCode> = Err(StatusCode::SERVICE_UNAVAILABLE);
 
 /// An application that receives logout tokens.
@@ -125,6 +127,7 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
         let auth = IntrospectionAuth::basic(client.id.as_str(), secret);
         IntrospectionValidator::builder(keycloak.introspection_endpoint(REALM), auth)
             .issuer(keycloak.issuer(REALM))
+            .require_token_type()
     };
     let gate = Gate::new(of(&api, &api.secret));
     let introspect = async |token: &str| keycloak.introspect(REALM, &api, token).await;
@@ -160,6 +163,8 @@ async fn keycloak_access_tokens_are_accepted_and_others_rejected() {
         (&own["typ"], &own["token_type"]),
         (&json!("ID"), &json!("ID"))
     );
+    let of_shop = Gate::new(of(&shop, &shop.secret));
+    assert_eq!(of_shop.admits(&tokens.id).await, UNAUTHORIZED);
 
     // A service account is a user. Its tokens differ from others by `username` and the missing `sid`.
     let machine = keycloak.client_credentials(REALM, &shop).await;
@@ -319,7 +324,9 @@ async fn hydra_access_tokens_are_accepted_and_others_rejected() {
     hydra.create_client(&shop).await;
     hydra.create_client(&brief).await;
     let of = |auth| {
-        IntrospectionValidator::builder(hydra.introspection_endpoint(), auth).issuer(hydra.issuer())
+        IntrospectionValidator::builder(hydra.introspection_endpoint(), auth)
+            .issuer(hydra.issuer())
+            .require_token_type()
     };
     let gate = Gate::new(of(IntrospectionAuth::none()));
     let inactive = json!({ "active": false });
@@ -342,6 +349,7 @@ async fn hydra_access_tokens_are_accepted_and_others_rejected() {
     assert_eq!(refresh["active"], true, "{refresh}");
     assert_eq!(refresh["token_type"], "Bearer");
     assert_eq!(refresh["token_use"], "refresh_token");
+    assert_eq!(gate.admits(&tokens.refresh).await, UNAUTHORIZED);
     for token in [&*tokens.id, "garbage"] {
         assert_eq!(hydra.introspect(token).await, inactive);
         assert_eq!(gate.admits(token).await, UNAUTHORIZED);
@@ -355,6 +363,12 @@ async fn hydra_access_tokens_are_accepted_and_others_rejected() {
         (&service["sub"], &service["client_id"]),
         (&json!("shop"), &json!("shop"))
     );
+    assert_eq!(gate.admits(&machine).await, FORBIDDEN);
+    assert_eq!(rejection(&gate.layer, &machine).await.reason(), "no_user");
+
+    let machines = Gate::new(of(IntrospectionAuth::none()).or_user_id_claim("client_id"));
+    assert_eq!(machines.admits(&machine).await, id("shop"));
+    assert_eq!(machines.admits(&tokens.access).await, id("ada"));
 
     // Hydra ignores credentials here. `aud` is empty unless a login requests an audience.
     let wrong = Gate::new(of(IntrospectionAuth::basic("shop", "a wrong secret")));
@@ -460,6 +474,7 @@ async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
         on_oidc_provider(&server.introspection_endpoint(), client).issuer(server.issuer())
     };
     let gate = Gate::new(of(&api));
+    let strict = Gate::new(of(&api).require_token_type());
     let introspect = async |token: &str| {
         let response = server.introspect(&api, token).await;
         response.expect_success().json
@@ -478,6 +493,7 @@ async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
     assert_eq!(access["token_type"], "Bearer");
     assert!(access.get("sid").is_none(), "{access}");
     assert_eq!(gate.admits(&tokens.access).await, id("ada"));
+    assert_eq!(strict.admits(&tokens.access).await, id("ada"));
 
     // A refresh token differs from an access token by the missing `token_type` alone.
     let refresh = introspect(&tokens.refresh).await;
@@ -492,11 +508,13 @@ async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
     }
     assert_eq!(without_times, access);
     assert_eq!(gate.admits(&tokens.refresh).await, id("ada"));
+    assert_eq!(strict.admits(&tokens.refresh).await, UNAUTHORIZED);
 
     // The server rejects an ID token, like any JWT, as a token that it never introspects.
     let rejected = server.introspect(&api, &tokens.id).await;
     assert_eq!(rejected.status, StatusCode::BAD_REQUEST);
     assert_eq!(rejected.json["error"], "unsupported_token_type");
+    assert_eq!(gate.admits(&tokens.id).await, UNAUTHORIZED);
     assert_eq!(introspect("garbage").await, inactive);
     assert_eq!(gate.admits("garbage").await, UNAUTHORIZED);
     gate.rejects_a_long_token().await;
@@ -506,6 +524,12 @@ async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
     let service = introspect(&machine).await;
     assert_eq!(service["active"], true, "{service}");
     assert!(service.get("sub").is_none(), "{service}");
+    assert_eq!(gate.admits(&machine).await, FORBIDDEN);
+    assert_eq!(rejection(&gate.layer, &machine).await.reason(), "no_user");
+
+    let machines = Gate::new(of(&api).or_user_id_claim("client_id"));
+    assert_eq!(machines.admits(&machine).await, id("shop"));
+    assert_eq!(machines.admits(&tokens.access).await, id("ada"));
 
     // The policy of this server: a client must be in `aud` if there is one, as with Keycloak.
     let named = json!({ "aud": api.id });
@@ -549,6 +573,36 @@ async fn oidc_provider_access_tokens_are_accepted_and_others_rejected() {
     server.revoke(&shop, &offline.access).await;
     assert_eq!(gate.admits(&offline.access).await, UNAUTHORIZED);
     assert_eq!(introspect(&offline.refresh).await, inactive);
+}
+
+#[tokio::test]
+async fn rate_limited_tokens_wait_while_a_real_provider_serves_others() {
+    let [shop, api, _] = oidc_clients();
+    let Some(server) = OidcProvider::start(&[&shop, &api]).await else {
+        return;
+    };
+    let gateway = Gateway::start(server.issuer()).await;
+    let endpoint = gateway.endpoint(&server.introspection_endpoint());
+    let gate = Gate::new(on_oidc_provider(&endpoint, &api));
+    let login = async |user: &str| server.access_token(&shop, user, json!({})).await;
+
+    assert_eq!(gate.admits(&login("ada").await).await, id("ada"));
+    // Three limited tokens may reduce the number of concurrent calls, but never to zero.
+    for _ in 0..3 {
+        let limited = login("bea").await;
+        gateway.limit(&limited);
+        assert_eq!(gate.admits(&limited).await, UNAVAILABLE);
+        for user in ["ada", "bea", "cid"] {
+            assert_eq!(gate.admits(&login(user).await).await, id(user));
+        }
+        // The token is not introspected again before the time that the response states.
+        let calls = gateway.calls();
+        let rejection = rejection(&gate.layer, &limited).await;
+        assert_eq!(rejection.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(rejection.retry_after().is_some());
+        assert_eq!(gateway.calls(), calls);
+    }
+    assert_eq!(gateway.calls(), 1 + 3 * 4);
 }
 
 /// A separate node with its own validator.

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod example;
+pub mod gateway;
 pub mod greeter;
 pub mod hostile;
 pub mod https;
