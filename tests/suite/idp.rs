@@ -605,6 +605,26 @@ async fn rate_limited_tokens_wait_while_a_real_provider_serves_others() {
     assert_eq!(gateway.calls(), 1 + 3 * 4);
 }
 
+#[tokio::test]
+async fn connection_that_closes_when_it_is_reused_fails_no_validation() {
+    let [shop, api, _] = oidc_clients();
+    let Some(server) = OidcProvider::start(&[&shop, &api]).await else {
+        return;
+    };
+    let gateway = Gateway::start(server.issuer()).await;
+    gateway.close_second_request();
+    let endpoint = gateway.endpoint(&server.introspection_endpoint());
+    let gate = Gate::new(on_oidc_provider(&endpoint, &api));
+
+    for user in 0..12 {
+        let user = user.to_string();
+        let token = server.access_token(&shop, &user, json!({})).await;
+        assert_eq!(gate.admits(&token).await, id(&user));
+    }
+    assert_eq!(gateway.forwarded(), 12);
+    assert!(gateway.calls() > 12, "no connection was reused");
+}
+
 /// A separate node with its own validator.
 fn node(
     redis: &Redis,

@@ -1,11 +1,12 @@
-//! HTTP proxy in front of a real identity provider that limits the rate of single tokens.
+//! HTTP proxy in front of a real identity provider. It limits the rate of single tokens, and closes
+//! connections.
 
 use std::{
     collections::HashSet,
-    convert::Infallible,
+    io,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -33,7 +34,9 @@ struct Shared {
     provider: String,
     /// Tokens whose calls are rejected with 429.
     limited: Mutex<HashSet<String>>,
+    closes_second_request: AtomicBool,
     calls: AtomicUsize,
+    forwarded: AtomicUsize,
 }
 
 impl Shared {
@@ -55,7 +58,9 @@ impl Gateway {
         let shared = Arc::new(Shared {
             provider: provider.to_owned(),
             limited: Mutex::default(),
+            closes_second_request: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            forwarded: AtomicUsize::new(0),
         });
         let now = Arc::clone(&shared);
         let accepting = tokio::spawn(async move {
@@ -77,15 +82,25 @@ impl Gateway {
         format!("{}{path}", self.url)
     }
 
-    /// Answers calls about this token with 429 and `Retry-After: 60`.
+    /// Rejects calls with this token by 429 and `Retry-After: 60`.
     pub fn limit(&self, token: &str) {
         let mut limited = self.shared.limited.lock().unwrap();
         limited.insert(token.to_owned());
     }
 
+    /// Closes each connection when its second request arrives, without a response.
+    pub fn close_second_request(&self) {
+        self.shared.closes_second_request.store(true, SeqCst);
+    }
+
     /// Returns the number of requests that have arrived.
     pub fn calls(&self) -> usize {
         self.shared.calls.load(SeqCst)
+    }
+
+    /// Returns the number of requests that have reached the provider.
+    pub fn forwarded(&self) -> usize {
+        self.shared.forwarded.load(SeqCst)
     }
 }
 
@@ -96,9 +111,15 @@ impl Drop for Gateway {
 }
 
 async fn serve(client: TcpStream, shared: Arc<Shared>) {
+    let requests = AtomicUsize::new(0);
     let service = service_fn(async |request| {
         shared.calls.fetch_add(1, SeqCst);
-        Ok::<_, Infallible>(answer(&shared, request).await)
+        let is_first = requests.fetch_add(1, SeqCst) == 0;
+        if !is_first && shared.closes_second_request.load(SeqCst) {
+            // An error of the service closes the connection.
+            return Err(io::Error::other("closed"));
+        }
+        Ok(answer(&shared, request).await)
     });
     // A client may close the connection at any time.
     let _ = http1::Builder::new()
@@ -131,5 +152,6 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Response<Full<By
         response = response.header(header::CONTENT_TYPE, kind);
     }
     let body = from.bytes().await.unwrap();
+    shared.forwarded.fetch_add(1, SeqCst);
     response.body(Full::new(body)).unwrap()
 }

@@ -125,8 +125,8 @@ pub struct User<'a> {
 }
 
 impl Keycloak {
-    /// Returns the server of all tests that run now, since a start takes seconds. Each test uses a realm
-    /// of its own. Returns `None` if Keycloak has not been fetched.
+    /// Returns the server of all tests that run now, since a start takes seconds. Each test uses a
+    /// separate realm. Returns `None` if Keycloak has not been fetched.
     pub async fn shared() -> Option<Arc<Self>> {
         static SHARED: tokio::sync::Mutex<Weak<Keycloak>> =
             tokio::sync::Mutex::const_new(Weak::new());
