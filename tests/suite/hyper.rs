@@ -3,7 +3,7 @@
 use std::{convert::Infallible, net::SocketAddr};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{
     body::Incoming,
@@ -13,13 +13,14 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tower::{Layer, service_fn};
 use tower_session_cache::{SessionCacheLayer, UserData};
 
 use crate::support::{
     probe::Probe,
-    wire::{Version, layer, the_cases},
+    soon,
+    wire::{Version, layer, send, the_cases},
 };
 
 async fn who(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
@@ -66,4 +67,26 @@ async fn http1_server_passes_the_shared_http_cases() {
 #[tokio::test]
 async fn http2_server_passes_the_shared_http_cases() {
     passes_the_shared_cases(Version::Http2).await;
+}
+
+/// A client that is still sending a large body when the layer rejects the request.
+#[tokio::test]
+async fn client_reads_the_rejection_of_a_large_upload() {
+    const CLIENTS: usize = 20;
+    let address = serve(Version::Http1, layer()).await;
+    // More than the buffers of the two sockets hold.
+    let upload = Bytes::from(vec![b'x'; 16 << 20]);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let upload = upload.clone();
+        clients.spawn(async move {
+            let request = Request::post(format!("http://{address}/"))
+                .header(header::AUTHORIZATION, "Bearer invalid")
+                .body(Full::from(upload))
+                .unwrap();
+            send(address, Version::Http1, request).await.status()
+        });
+    }
+    let statuses = soon("all responses", clients.join_all()).await;
+    assert_eq!(statuses, [StatusCode::UNAUTHORIZED; CLIENTS]);
 }
