@@ -37,15 +37,25 @@ pub fn token(bytes: &[u8]) {
             headers.append(&names[usize::from(*which) % names.len()], value);
         }
     }
-    let source = TokenSource::appwrite("p").with_max_len(256);
+    let source = TokenSource::appwrite("p").or(TokenSource::dpop());
+    let source = source.with_max_len(256);
     let extracted = source.extract(&headers);
     let taken = source.take(&mut headers);
+    let candidates = source.candidates(&headers);
     assert!(headers.values().all(HeaderValue::is_sensitive));
     assert_eq!(extracted.as_ref().err(), taken.as_ref().err());
+    assert_eq!(extracted.as_ref().err(), candidates.as_ref().err());
     let text = |token: Option<SessionToken>| token.map(|token| token.expose_secret().to_owned());
     let [extracted, taken] = [extracted, taken].map(|found| found.ok().and_then(text));
     assert_eq!(extracted, taken);
-    if let Some(text) = taken {
+    let texts: Vec<_> = candidates
+        .into_iter()
+        .flatten()
+        .filter_map(|token| text(Some(token)))
+        .collect();
+    assert_eq!(texts.first(), taken.as_ref());
+    assert!(texts.len() <= 3);
+    for text in texts {
         assert!((1..=256).contains(&text.len()));
         assert!(text.bytes().all(|byte| byte.is_ascii_graphic()));
     }

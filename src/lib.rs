@@ -207,7 +207,7 @@ pub use redis::RedisConfig;
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use redis::RedisTls;
 pub use telemetry::{RevocationCounts, Stats};
-pub use token::{SessionToken, TokenError, TokenSource};
+pub use token::{CookieRemoval, SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
 pub use validator::appwrite::{

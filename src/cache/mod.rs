@@ -21,7 +21,7 @@ pub use self::{
     ticket::{Fill, Lookup, Ticket},
 };
 pub(crate) use self::{
-    outcome::{Denied, Outcome, Resolved},
+    outcome::{Accepted, Denied, Outcome, Resolved},
     store::Store,
     validations::ValidationLeader,
 };

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use crate::{
     model::{Origin, UserData},
     telemetry::LookupOutcome,
-    validator::ValidationError,
+    token::SessionToken,
+    validator::{ValidationError, ValidationErrorKind},
 };
 
 pub(crate) type Outcome = Result<Resolved, Denied>;
@@ -20,12 +21,50 @@ pub(crate) struct Resolved {
     pub(crate) is_stale: bool,
 }
 
+/// A session, and the token that it belongs to.
+pub(crate) struct Accepted {
+    pub(crate) token: SessionToken,
+    pub(crate) resolved: Resolved,
+    /// Number of tokens of the request that were rejected before this one.
+    pub(crate) rejected_tokens: u8,
+}
+
+impl Accepted {
+    #[inline]
+    pub(crate) fn first(token: SessionToken, resolved: Resolved) -> Self {
+        Self {
+            token,
+            resolved,
+            rejected_tokens: 0,
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Denied {
     /// The application has revoked the token.
     Revoked,
     /// The validator rejected the token, or failed.
     Validation(ValidationError),
+}
+
+impl Denied {
+    /// Returns `true` if the token is known to be unusable, as opposed to a failure after which it
+    /// may be valid.
+    pub(crate) fn is_rejection(&self) -> bool {
+        match self {
+            Self::Revoked => true,
+            Self::Validation(error) => error.is_rejection(),
+        }
+    }
+
+    /// Returns `true` if the user of the token is known, but access is denied.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Revoked => false,
+            Self::Validation(error) => matches!(error.kind(), ValidationErrorKind::Forbidden(_)),
+        }
+    }
 }
 
 impl From<ValidationError> for Denied {

@@ -18,9 +18,8 @@ use tower_service::Service;
 
 use super::{body::ResponseBody, policy::Policy, response::RejectionResponse};
 use crate::{
-    cache::{Outcome, Resolved},
+    cache::{Accepted, Denied},
     model::SessionInfo,
-    token::SessionToken,
 };
 
 pin_project! {
@@ -45,8 +44,7 @@ pin_project! {
 
 /// A waiting request with everything that is needed to continue it.
 pub(crate) struct Pending<S, ReqBody> {
-    pub(crate) outcome: Pin<Box<dyn Future<Output = Outcome> + Send>>,
-    pub(crate) token: SessionToken,
+    pub(crate) result: Pin<Box<dyn Future<Output = Result<Accepted, Denied>> + Send>>,
     pub(crate) policy: Arc<Policy>,
     /// The service that was polled ready, kept for this request.
     pub(crate) service: S,
@@ -82,17 +80,19 @@ where
 
 /// Inserts the user and the session of an accepted request into its extensions.
 #[inline]
-pub(crate) fn insert_extensions<ReqBody>(
-    request: &mut Request<ReqBody>,
-    token: SessionToken,
-    resolved: Resolved,
-) {
+pub(crate) fn insert_extensions<ReqBody>(request: &mut Request<ReqBody>, accepted: Accepted) {
+    let Accepted {
+        token,
+        resolved,
+        rejected_tokens,
+    } = accepted;
     let extensions = request.extensions_mut();
     extensions.insert(SessionInfo {
         token,
         origin: resolved.origin,
         expires_at: resolved.expires_at,
         stale: resolved.is_stale,
+        rejected_tokens,
         user: resolved.user.clone(),
     });
     extensions.insert(resolved.user);
@@ -122,9 +122,9 @@ where
                     let Some(now) = waiting else {
                         return Poll::Pending;
                     };
-                    let outcome = ready!(now.outcome.as_mut().poll(cx));
+                    let result = ready!(now.result.as_mut().poll(cx));
                     match waiting.take() {
-                        Some(waiting) => waiting.finish(outcome),
+                        Some(waiting) => waiting.finish(result),
                         None => return Poll::Pending,
                     }
                 }
@@ -138,9 +138,9 @@ impl<S, ReqBody> Pending<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    fn finish(mut self, outcome: Outcome) -> State<S, ReqBody, S::Future> {
-        match outcome {
-            Ok(resolved) => insert_extensions(&mut self.request, self.token, resolved),
+    fn finish(mut self, result: Result<Accepted, Denied>) -> State<S, ReqBody, S::Future> {
+        match result {
+            Ok(accepted) => insert_extensions(&mut self.request, accepted),
             Err(denied) => {
                 let rejection = denied.into();
                 if let Some(refusal) = self.policy.refusal(rejection, &mut self.request) {

@@ -48,7 +48,10 @@ fn is_web(rest: &[u8]) -> bool {
 pub(crate) fn insert_status(rejection: &Rejection, headers: &mut HeaderMap) {
     let code: u16 = match rejection.kind() {
         RejectionKind::Malformed(_) => 3,
-        RejectionKind::Missing | RejectionKind::Invalid | RejectionKind::Revoked => 16,
+        RejectionKind::Missing
+        | RejectionKind::UnsupportedScheme
+        | RejectionKind::Invalid
+        | RejectionKind::Revoked => 16,
         RejectionKind::Forbidden(_) => 7,
         RejectionKind::Unavailable => 14,
     };

@@ -85,8 +85,9 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     }
 
     /// Also passes on requests without a session. If the token is absent, rejected or forbidden,
-    /// the request reaches the inner service without `UserData` and `SessionInfo`, and the inner
-    /// service decides. The [`Rejection`] in the request's extensions gives the reason.
+    /// or has an authorization scheme that the layer does not read, the request reaches the inner
+    /// service without `UserData` and `SessionInfo`, and the inner service decides. The
+    /// [`Rejection`] in the request's extensions gives the reason.
     ///
     /// A malformed token is still rejected with 400. If the token could not be validated, the
     /// response is still 503: a user must not become anonymous because the identity provider is

@@ -1,7 +1,13 @@
 //! Settings of a layer: where tokens are, whether a request may pass without one, and the form of
 //! rejections.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use http::{HeaderMap, Request};
 
@@ -12,7 +18,8 @@ use super::{
 };
 use crate::{
     model::{SessionInfo, UserData},
-    token::{SessionToken, TokenSource},
+    telemetry::LAYER,
+    token::{SessionToken, TokenError, TokenSource},
 };
 
 type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;
@@ -24,6 +31,8 @@ pub(crate) struct Policy {
     pub(crate) trusts_outer_user: bool,
     pub(crate) http_only: bool,
     pub(crate) make_body: Option<Arc<MakeBody>>,
+    /// Number of tokens that were longer than the source allows.
+    too_long: Arc<AtomicU64>,
 }
 
 impl Policy {
@@ -34,6 +43,7 @@ impl Policy {
             trusts_outer_user: false,
             http_only: false,
             make_body: None,
+            too_long: Arc::default(),
         }
     }
 
@@ -44,7 +54,31 @@ impl Policy {
         match self.source.take(headers) {
             Ok(Some(token)) => Ok(token),
             Ok(None) => Err(Rejection::new(RejectionKind::Missing)),
-            Err(error) => Err(Rejection::new(RejectionKind::Malformed(error))),
+            Err(error) => Err(self.no_token(error)),
+        }
+    }
+
+    #[cold]
+    fn no_token(&self, error: TokenError) -> Rejection {
+        if error == TokenError::TooLong {
+            self.warn_too_long();
+        }
+        Rejection::new(match error {
+            TokenError::UnsupportedScheme => RejectionKind::UnsupportedScheme,
+            error => RejectionKind::Malformed(error),
+        })
+    }
+
+    /// Logs the first such token, and then each that doubles their number, because any client can
+    /// send one.
+    fn warn_too_long(&self) {
+        if (self.too_long.fetch_add(1, Relaxed) + 1).is_power_of_two() {
+            tracing::warn!(
+                target: LAYER,
+                max = self.source.max_len(),
+                hint = "call `TokenSource::with_max_len` if the provider issues longer tokens",
+                "session token too long, request rejected"
+            );
         }
     }
 
@@ -55,6 +89,7 @@ impl Policy {
         rejection: Rejection,
         request: &mut Request<B>,
     ) -> Option<RejectionResponse> {
+        let rejection = rejection.with_source(&self.source);
         if self.optional && rejection.is_anonymous() {
             let extensions = request.extensions_mut();
             // The inner service must not treat a user that this layer rejects as authenticated.

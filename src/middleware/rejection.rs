@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     cache::Denied,
-    token::TokenError,
+    token::{AuthScheme, TokenError, TokenSource},
     validator::{ForbiddenReason, ValidationErrorKind},
 };
 
@@ -40,6 +40,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(2);
 pub struct Rejection {
     kind: RejectionKind,
     retry_after: Duration,
+    challenges: Challenges,
+}
+
+/// Which authorization schemes a response names, by the token source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Challenges {
+    has_bearer: bool,
+    has_dpop: bool,
 }
 
 /// The kinds of [`Rejection`].
@@ -50,6 +58,11 @@ pub enum RejectionKind {
     Malformed(TokenError),
     /// There is no session token: 401 without an error code.
     Missing,
+    /// The token was sent with an authorization scheme that the layer does not read: 401 without an
+    /// error code ([RFC 6750, section 3.1]). The challenge names the schemes that it reads.
+    ///
+    /// [RFC 6750, section 3.1]: https://www.rfc-editor.org/rfc/rfc6750#section-3.1
+    UnsupportedScheme,
     /// The identity provider rejected the token: 401 with `error="invalid_token"`.
     Invalid,
     /// The application has revoked the token: 401 with `error="invalid_token"`.
@@ -65,7 +78,22 @@ impl Rejection {
         Self {
             kind,
             retry_after: RETRY_AFTER,
+            challenges: Challenges {
+                has_bearer: true,
+                has_dpop: false,
+            },
         }
+    }
+
+    /// Names the schemes of the source in the challenge. A source that reads no header
+    /// `Authorization` gets `Bearer`, because a response with 401 needs a challenge.
+    pub(crate) fn with_source(mut self, source: &TokenSource) -> Self {
+        let has_dpop = source.reads(AuthScheme::Dpop);
+        self.challenges = Challenges {
+            has_bearer: !has_dpop || source.reads(AuthScheme::Bearer),
+            has_dpop,
+        };
+        self
     }
 
     /// Returns the kind of rejection.
@@ -80,9 +108,10 @@ impl Rejection {
     pub fn status(&self) -> StatusCode {
         match self.kind {
             RejectionKind::Malformed(_) => StatusCode::BAD_REQUEST,
-            RejectionKind::Missing | RejectionKind::Invalid | RejectionKind::Revoked => {
-                StatusCode::UNAUTHORIZED
-            }
+            RejectionKind::Missing
+            | RejectionKind::UnsupportedScheme
+            | RejectionKind::Invalid
+            | RejectionKind::Revoked => StatusCode::UNAUTHORIZED,
             RejectionKind::Forbidden(_) => StatusCode::FORBIDDEN,
             RejectionKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -95,6 +124,7 @@ impl Rejection {
         match self.kind {
             RejectionKind::Malformed(_) => "malformed_token",
             RejectionKind::Missing => "missing_token",
+            RejectionKind::UnsupportedScheme => "unsupported_scheme",
             RejectionKind::Invalid => "invalid_token",
             RejectionKind::Revoked => "revoked_token",
             RejectionKind::Forbidden(reason) => reason.as_str(),
@@ -113,6 +143,7 @@ impl Rejection {
     pub(crate) fn is_anonymous(&self) -> bool {
         match self.kind {
             RejectionKind::Missing
+            | RejectionKind::UnsupportedScheme
             | RejectionKind::Invalid
             | RejectionKind::Revoked
             | RejectionKind::Forbidden(_) => true,
@@ -120,24 +151,37 @@ impl Rejection {
         }
     }
 
-    pub(crate) fn challenge(&self) -> Option<&'static str> {
-        match self.kind {
-            RejectionKind::Malformed(_) => Some(r#"Bearer error="invalid_request""#),
-            RejectionKind::Missing => Some("Bearer"),
-            RejectionKind::Invalid | RejectionKind::Revoked => {
-                Some(r#"Bearer error="invalid_token""#)
-            }
-            RejectionKind::Forbidden(ForbiddenReason::InsufficientScope) => {
-                Some(r#"Bearer error="insufficient_scope""#)
-            }
-            RejectionKind::Forbidden(_) | RejectionKind::Unavailable => None,
-        }
+    /// Returns the values of `WWW-Authenticate`.
+    pub(crate) fn challenges(&self) -> impl Iterator<Item = &'static str> {
+        let [bearer, dpop] = match self.kind {
+            RejectionKind::Malformed(_) => [
+                r#"Bearer error="invalid_request""#,
+                r#"DPoP error="invalid_request""#,
+            ],
+            RejectionKind::Missing | RejectionKind::UnsupportedScheme => ["Bearer", "DPoP"],
+            RejectionKind::Invalid | RejectionKind::Revoked => [
+                r#"Bearer error="invalid_token""#,
+                r#"DPoP error="invalid_token""#,
+            ],
+            RejectionKind::Forbidden(ForbiddenReason::InsufficientScope) => [
+                r#"Bearer error="insufficient_scope""#,
+                r#"DPoP error="insufficient_scope""#,
+            ],
+            RejectionKind::Forbidden(_) | RejectionKind::Unavailable => ["", ""],
+        };
+        let Challenges {
+            has_bearer,
+            has_dpop,
+        } = self.challenges;
+        let challenges = [(has_bearer, bearer), (has_dpop, dpop)].into_iter();
+        challenges.filter_map(|(is_named, text)| (is_named && !text.is_empty()).then_some(text))
     }
 
     pub(crate) fn title(&self) -> String {
         match self.kind {
             RejectionKind::Malformed(error) => error.to_string(),
             RejectionKind::Missing => "a session token is required".to_owned(),
+            RejectionKind::UnsupportedScheme => TokenError::UnsupportedScheme.to_string(),
             RejectionKind::Invalid | RejectionKind::Revoked => {
                 "the session is invalid or has expired".to_owned()
             }
@@ -155,16 +199,15 @@ impl From<Denied> for Rejection {
             Denied::Revoked => return Self::new(RejectionKind::Revoked),
             Denied::Validation(error) => error,
         };
-        Self {
-            kind: match error.kind() {
-                ValidationErrorKind::Invalid => RejectionKind::Invalid,
-                ValidationErrorKind::Forbidden(reason) => RejectionKind::Forbidden(reason),
-                ValidationErrorKind::Unavailable | ValidationErrorKind::Misconfigured => {
-                    RejectionKind::Unavailable
-                }
-            },
-            retry_after: error.retry_after().unwrap_or(RETRY_AFTER),
-        }
+        let mut rejection = Self::new(match error.kind() {
+            ValidationErrorKind::Invalid => RejectionKind::Invalid,
+            ValidationErrorKind::Forbidden(reason) => RejectionKind::Forbidden(reason),
+            ValidationErrorKind::Unavailable | ValidationErrorKind::Misconfigured => {
+                RejectionKind::Unavailable
+            }
+        });
+        rejection.retry_after = error.retry_after().unwrap_or(RETRY_AFTER);
+        rejection
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    future::Future,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -16,6 +17,7 @@ use super::{
     policy::Policy,
 };
 use crate::{
+    cache::{Accepted, Denied},
     model::UserData,
     resolver::{LocalResult, Resolver},
     validator::SessionValidator,
@@ -66,6 +68,26 @@ impl<S, V> SessionCacheService<S, V> {
     }
 }
 
+impl<S: Clone, V> SessionCacheService<S, V> {
+    /// Takes the instance that was polled ready, to call it when the result is known.
+    fn wait<ReqBody>(
+        &mut self,
+        request: Request<ReqBody>,
+        result: impl Future<Output = Result<Accepted, Denied>> + Send + 'static,
+    ) -> ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        let spare = self.inner.clone();
+        ResponseFuture::waiting(Pending {
+            result: Box::pin(result),
+            policy: Arc::clone(&self.shared.policy),
+            service: std::mem::replace(&mut self.inner, spare),
+            request,
+        })
+    }
+}
+
 impl<S, V, ReqBody, ResBody> Service<Request<ReqBody>> for SessionCacheService<S, V>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
@@ -91,20 +113,22 @@ where
             Err(rejection) => rejection,
             Ok(token) => match resolver.try_local(&token) {
                 LocalResult::Ready(Ok(resolved)) => {
-                    insert_extensions(&mut request, token, resolved);
+                    insert_extensions(&mut request, Accepted::first(token, resolved));
                     return ResponseFuture::passed(self.inner.call(request));
                 }
-                LocalResult::Ready(Err(denied)) => denied.into(),
-                LocalResult::Pending(key) => {
-                    let outcome = resolver.clone().resolve(token.clone(), key);
-                    let spare = self.inner.clone();
-                    return ResponseFuture::waiting(Pending {
-                        outcome: Box::pin(outcome),
-                        token,
-                        policy: Arc::clone(policy),
-                        service: std::mem::replace(&mut self.inner, spare),
-                        request,
-                    });
+                local => {
+                    let others = policy.source.further_candidates(request.headers());
+                    let resolver = resolver.clone();
+                    match (local, others.is_empty()) {
+                        (LocalResult::Ready(Err(denied)), true) => denied.into(),
+                        (LocalResult::Pending(key), true) => {
+                            return self.wait(request, resolver.resolve(token, key));
+                        }
+                        (local, _) => {
+                            let result = resolver.resolve_candidates(token, local, others);
+                            return self.wait(request, result);
+                        }
+                    }
                 }
             },
         };

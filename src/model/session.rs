@@ -19,6 +19,7 @@ pub struct SessionInfo {
     pub(crate) origin: Origin,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) stale: bool,
+    pub(crate) rejected_tokens: u8,
     pub(crate) user: UserData,
 }
 
@@ -27,6 +28,14 @@ impl SessionInfo {
     #[must_use]
     pub fn token(&self) -> &SessionToken {
         &self.token
+    }
+
+    /// Returns how many cookies of the same name came before the one with this token and were
+    /// rejected: 0, 1 or 2. If it is not 0, the browser keeps stale cookies, which cost a lookup
+    /// for each request. [`CookieRemoval`](crate::CookieRemoval) deletes them.
+    #[must_use]
+    pub fn rejected_tokens(&self) -> usize {
+        self.rejected_tokens.into()
     }
 
     /// Returns where the session came from.

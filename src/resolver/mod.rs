@@ -1,6 +1,7 @@
 //! Resolution of a token to a user: the cache first, then one validation for all requests that
 //! wait.
 
+mod candidates;
 mod provider_monitor;
 mod resolve;
 mod validation;

@@ -14,7 +14,8 @@ use tracing::{Instrument, Span};
 use super::validation::ValidatorClient;
 use crate::{
     cache::{
-        Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket, ValidationLeader,
+        Accepted, Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket,
+        ValidationLeader,
     },
     memory::RejectedBy,
     model::{CachedSession, LayerId, Namespace, Origin, RecordVersion, UserData},
@@ -116,13 +117,12 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Waits for the outcome. Dropping the future does not stop a validation for which other
     /// requests wait.
-    pub(crate) async fn resolve(self, token: SessionToken, key: CacheKey) -> Outcome {
-        if Handle::try_current().is_err() {
-            tracing::error!(
-                target: LOOKUP,
-                hint = "poll the service inside of a Tokio runtime",
-                "no Tokio runtime, session not looked up"
-            );
+    pub(crate) async fn resolve(
+        self,
+        token: SessionToken,
+        key: CacheKey,
+    ) -> Result<Accepted, Denied> {
+        if !has_runtime() {
             return unavailable("no Tokio runtime");
         }
         let (timer, span) = (Timer::start(), lookup_span());
@@ -143,7 +143,7 @@ impl<V: SessionValidator> Resolver<V> {
             Ok(resolved) if !self.client.validator().accepts(&resolved.user) => {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())
             }
-            outcome => outcome,
+            outcome => outcome.map(|resolved| Accepted::first(token, resolved)),
         }
     }
 
@@ -509,7 +509,20 @@ impl Drop for PanicReport {
     }
 }
 
-fn unavailable(why: &'static str) -> Outcome {
+/// Returns whether the future is polled inside of a runtime, and logs an error if not.
+pub(super) fn has_runtime() -> bool {
+    let has_runtime = Handle::try_current().is_ok();
+    if !has_runtime {
+        tracing::error!(
+            target: LOOKUP,
+            hint = "poll the service inside of a Tokio runtime",
+            "no Tokio runtime, session not looked up"
+        );
+    }
+    has_runtime
+}
+
+pub(super) fn unavailable<T>(why: &'static str) -> Result<T, Denied> {
     Err(ValidationError::unavailable(why).into())
 }
 

@@ -107,16 +107,23 @@ impl fmt::Debug for SessionToken {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// The header or cookie is present, but its token is empty.
+    /// The text passed to [`SessionToken::parse`] is empty. No request is rejected for this reason,
+    /// because an empty header or cookie counts as absent.
     Empty,
     /// The token contains a byte outside visible ASCII.
     InvalidByte,
     /// The token is longer than the source allows.
     TooLong,
-    /// The header was sent more than once, or the cookie with different values.
+    /// The header was sent more than once, or the cookie with different values although
+    /// [`reject_repeated_cookies`](crate::TokenSource::reject_repeated_cookies) was called.
     Repeated,
     /// One header contains a list of credentials.
     List,
+    /// The token was sent with an authorization scheme that the source does not read: `DPoP` to
+    /// [`bearer`](crate::TokenSource::bearer), or `Bearer` to [`dpop`](crate::TokenSource::dpop).
+    /// The layer rejects it as
+    /// [`RejectionKind::UnsupportedScheme`](crate::RejectionKind::UnsupportedScheme).
+    UnsupportedScheme,
 }
 
 impl fmt::Display for TokenError {
@@ -127,6 +134,7 @@ impl fmt::Display for TokenError {
             Self::TooLong => "the session token is too long",
             Self::Repeated => "the session token was sent more than once",
             Self::List => "the header contains a list of credentials",
+            Self::UnsupportedScheme => "the authorization scheme is not accepted",
         })
     }
 }

@@ -69,6 +69,7 @@ fn configuration_page_lists_exactly_the_settings() {
         ("src/redis/config.rs", "RedisConfig", 8),
         ("src/memory/config.rs", "LocalCacheConfig", 3),
         ("src/middleware/layer.rs", "SessionCacheLayer", 5),
+        ("src/token/source.rs", "TokenSource", 3),
         (
             "src/validator/appwrite/builder.rs",
             "AppwriteValidatorBuilder",

@@ -202,11 +202,10 @@ async fn retry_after_is_rounded_up_to_whole_seconds() {
 
 #[tokio::test]
 async fn malformed_credentials_get_400_and_are_not_validated() {
-    let long = format!("Bearer {}", "x".repeat(4097));
-    let authorization: [(&[&[u8]], TokenError); 6] = [
-        (&[b"Bearer"], TokenError::Empty),
-        (&[b"bearer   "], TokenError::Empty),
+    let long = format!("Bearer {}", "x".repeat(16_385));
+    let authorization: [(&[&[u8]], TokenError); 5] = [
         (&[b"Bearer a", b"Bearer a"], TokenError::Repeated),
+        (&[b"", b"Bearer a"], TokenError::Repeated),
         (&[b"Bearer a, Bearer b"], TokenError::List),
         (&[b"Bearer \xff"], TokenError::InvalidByte),
         (&[long.as_bytes()], TokenError::TooLong),

@@ -18,6 +18,8 @@ mod cluster;
 mod composition;
 mod config;
 mod connections;
+mod cookies;
+mod credentials;
 mod docs;
 mod end_to_end;
 mod example;
