@@ -228,7 +228,8 @@ impl RedisConfig {
     }
 
     /// Sets how much of [`timeout`](Self::timeout) an operation may wait for a connection. This
-    /// matters only while no connection is up. Must be more than 0 and not longer than `timeout`.
+    /// matters only while no connection is up. The wait also ends when an attempt to connect fails,
+    /// so an operation does not wait for a server that refuses connections. Must be more than 0 and not longer than `timeout`.
     /// Defaults to all of it.
     pub fn checkout_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.checkout = Some(timeout);

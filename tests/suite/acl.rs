@@ -35,11 +35,9 @@ impl Guarded {
     }
 
     fn node(&self, rules: &[String]) -> SessionCacheBuilder {
-        let redis = self.config(rules).checkout_timeout(Duration::from_secs(2));
-        SessionCache::builder().redis(redis).unwrap()
+        SessionCache::builder().redis(self.config(rules)).unwrap()
     }
 
-    /// If no connection can be made, a lookup waits for `checkout_timeout`; `node` sets a short one.
     fn config(&self, rules: &[String]) -> RedisConfig {
         let mut set = cmd("ACL");
         set.arg("SETUSER").arg("sessions").arg("reset").arg(rules);

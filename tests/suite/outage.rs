@@ -1,7 +1,7 @@
 //! Redis stops, hangs, comes back, or was never there. Every request gets a response, and no
 //! revocation is lost on this node.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tower_session_cache::{
     Fill, Lookup, Origin, RedisConfig, RedisHealth, RevokeErrorKind, SessionCache,
@@ -82,6 +82,27 @@ async fn redis_missing_at_startup_is_used_once_available() {
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
     assert_eq!(cache.health_check().await.redis, RedisHealth::Down);
     let _redis = Redis::start_on(port);
+    until_served_from_redis(&layer).await;
+}
+
+/// A refused connection is an answer: neither requests nor revocations wait for the timeout.
+#[tokio::test]
+async fn refused_connection_is_not_waited_out() {
+    let mut redis = Redis::start();
+    let timeout = Duration::from_secs(20);
+    let config = RedisConfig::single(redis.url()).timeout(timeout);
+    let (cache, _, layer) = node_of(SessionCache::builder().redis(config).unwrap());
+    until_served_from_redis(&layer).await;
+    redis.kill();
+    let start = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+    }
+    let error = cache.invalidate_user("ada").await.unwrap_err();
+    assert_eq!(error.kind(), RevokeErrorKind::Queued);
+    let waited = start.elapsed();
+    assert!(waited < timeout, "{waited:?}");
+    redis.restart();
     until_served_from_redis(&layer).await;
 }
 

@@ -1,15 +1,17 @@
 //! bb8's connection manager. It registers the run ID of the server before a connection is used.
 
 use std::{
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    pin::pin,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use bb8_redis::{
-    bb8::ManageConnection,
+    bb8::{ManageConnection, Pool, PooledConnection, RunError},
     redis::{AsyncConnectionConfig, ErrorKind, RedisError, ServerErrorKind, pipe},
 };
-use tokio::time::timeout;
+use futures_util::future::{Either, select};
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     info::{field, identity},
@@ -22,16 +24,15 @@ use crate::{
         endpoint::{Endpoint, connect},
         error::with_hint,
     },
-    sync::lock,
 };
 
 /// State that all connections to one server share.
 pub(crate) struct ServerState {
     pub(crate) registry: Arc<ServerRegistry>,
-    /// Why the last attempt to connect failed.
-    pub(crate) trouble: Mutex<Option<String>>,
+    /// Why the last attempt to connect failed, if it did. Changes with every attempt.
+    trouble: watch::Sender<Option<String>>,
     /// Error text if the server does not reply in time.
-    pub(crate) timeout_message: &'static str,
+    timeout_message: &'static str,
 }
 
 #[derive(Clone)]
@@ -52,7 +53,8 @@ impl ManageConnection for Manager {
         let connection = timeout(self.timeout, self.connection())
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.timeout_message).into()));
-        *lock(&self.shared.trouble) = connection.as_ref().err().map(with_hint);
+        let trouble = connection.as_ref().err().map(with_hint);
+        self.shared.trouble.send_replace(trouble);
         connection
     }
 
@@ -103,6 +105,40 @@ impl Manager {
 }
 
 impl ServerState {
+    pub(crate) fn new(registry: Arc<ServerRegistry>, timeout_message: &'static str) -> Self {
+        Self {
+            registry,
+            trouble: watch::Sender::default(),
+            timeout_message,
+        }
+    }
+
+    /// Takes a connection from a pool. Fails as soon as an attempt to connect does: bb8 would wait
+    /// out its timeout, although nothing tries again in the meantime.
+    pub(crate) async fn checkout<'p>(
+        &self,
+        pool: &'p Pool<Manager>,
+    ) -> Result<PooledConnection<'p, Manager>, String> {
+        let mut trouble = self.trouble.subscribe();
+        let connection = pin!(pool.get());
+        let failure = pin!(async {
+            // The next attempts after a success may fail.
+            loop {
+                // This value owns the sender, so there is always a next change.
+                let _ = trouble.changed().await;
+                if let Some(trouble) = &*trouble.borrow_and_update() {
+                    return trouble.clone();
+                }
+            }
+        });
+        match select(connection, failure).await {
+            Either::Left((Ok(connection), _)) => Ok(connection),
+            Either::Left((Err(RunError::User(error)), _)) => Err(with_hint(&error)),
+            Either::Left((Err(RunError::TimedOut), _)) => Err(self.trouble()),
+            Either::Right((trouble, _)) => Err(trouble),
+        }
+    }
+
     /// Registers the run ID of a server before a connection to it is used.
     fn register(&self, info: &str, now: Timestamp) -> Arc<str> {
         let field = |name| field(info, name);
@@ -118,8 +154,7 @@ impl ServerState {
     }
 
     pub(crate) fn trouble(&self) -> String {
-        lock(&self.trouble)
-            .clone()
-            .unwrap_or_else(|| self.timeout_message.to_owned())
+        let trouble = self.trouble.borrow().clone();
+        trouble.unwrap_or_else(|| self.timeout_message.to_owned())
     }
 }

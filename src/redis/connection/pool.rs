@@ -22,8 +22,8 @@ use std::{
 };
 
 use bb8_redis::{
-    bb8::{Pool, RunError},
-    redis::{Cmd, RedisError, ServerErrorKind, cmd, from_redis_value},
+    bb8::{Pool, PooledConnection},
+    redis::{Cmd, ServerErrorKind, cmd, from_redis_value},
 };
 use tokio::{
     runtime::Handle,
@@ -82,11 +82,7 @@ impl ServerPool {
         probe: String,
         registry: Arc<ServerRegistry>,
     ) -> Self {
-        let shared = Arc::new(ServerState {
-            registry,
-            trouble: Mutex::default(),
-            timeout_message: server.timeout_message(),
-        });
+        let shared = Arc::new(ServerState::new(registry, server.timeout_message()));
         let manager = Manager {
             server,
             config: connection_config(timeouts.connect),
@@ -112,6 +108,14 @@ impl ServerPool {
     /// Returns a pool of one connection, in addition to the shared ones.
     pub(crate) fn pool_of_one(&self, timeout: Duration) -> Pool<Manager> {
         self.0.pool_of(1, timeout)
+    }
+
+    /// Takes a connection from such a pool.
+    pub(crate) async fn checkout<'p>(
+        &self,
+        pool: &'p Pool<Manager>,
+    ) -> Result<PooledConnection<'p, Manager>, String> {
+        self.0.shared.checkout(pool).await
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -242,7 +246,7 @@ impl PoolInner {
             .build_unchecked(self.manager.clone())
     }
 
-    async fn connection(&self) -> Result<SharedConnection, RunError<RedisError>> {
+    async fn connection(&self) -> Result<SharedConnection, String> {
         let turn = self.turn.fetch_add(1, Relaxed) % self.connections.len();
         let place = &self.connections[turn];
         if let Some(connection) = lock(place)
@@ -252,7 +256,7 @@ impl PoolInner {
             return Ok(connection.clone());
         }
         // Boxed, as are all rare paths, so that the future of a command stays small.
-        let connection = Box::pin(self.pool().get()).await?.clone();
+        let connection = Box::pin(self.shared.checkout(self.pool())).await?.clone();
         *lock(place) = Some(connection.clone());
         Ok(connection)
     }
@@ -270,12 +274,7 @@ impl PoolInner {
             for _ in 0..=CONNECTIONS {
                 let mut connection = match self.connection().await {
                     Ok(connection) => connection,
-                    Err(RunError::User(error)) => {
-                        return Err(CommandError::Unavailable(with_hint(&error).into()));
-                    }
-                    Err(RunError::TimedOut) => {
-                        return Err(CommandError::Unavailable(self.shared.trouble().into()));
-                    }
+                    Err(error) => return Err(CommandError::Unavailable(error.into())),
                 };
                 used = Some(Arc::clone(&connection.state));
                 match connection.query(options.is_asking, &command).await {

@@ -84,7 +84,10 @@ impl ReplicaWaiter {
         let dedicated = self
             .pool
             .get_or_init(|| pool.pool_of_one(self.wanted.timeout));
-        let turn = timeout_at(until, dedicated.get()).await.ok()?.ok()?;
+        let turn = timeout_at(until, pool.checkout(dedicated))
+            .await
+            .ok()?
+            .ok()?;
         let later = lock(&self.ended)
             .as_ref()
             .filter(|round| round.number > before)
