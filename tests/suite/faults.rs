@@ -15,6 +15,7 @@ use crate::support::{
     appwrite::{Appwrite, Endpoint, Fault as ProviderFault},
     client::{ask, token},
     log::{Recording, record},
+    pass_time,
     probe::{Probe, session},
     proxy::{Fault, Proxy},
     redis::Redis,
@@ -222,6 +223,39 @@ async fn cache_recovers_after_redis_is_silently_unreachable() {
     assert!(scene.cache.stats().redis_circuit_open);
     scene.proxy.fault(Fault::None);
     scene.over("silent", 1).await;
+}
+
+/// A load balancer or NAT drops the state of idle connections and reports it to neither side. The
+/// first operation of each kind afterwards succeeds: it waits for no reply on a lost connection for
+/// longer than a part of its timeout.
+#[tokio::test]
+async fn first_operation_after_idle_connections_were_lost_succeeds() {
+    for first in ["revocation", "known token", "unknown token"] {
+        let scene = Scene::with_timeout(&[], LATE).await;
+        scene.until_in_use("again").await;
+        scene.proxy.forget_connections();
+        pass_time(Duration::from_secs(3600)).await;
+        let start = Instant::now();
+        match first {
+            "revocation" => {
+                let revoked = scene.cache.invalidate_user("ada").await;
+                assert!(revoked.is_ok(), "{revoked:?}");
+            }
+            "known token" => {
+                let (_, origin) = ask(&scene.layer, "ada-before").await.unwrap();
+                assert_eq!(origin, Origin::Redis);
+            }
+            _ => {
+                ask(&scene.layer, "bea-new").await.unwrap();
+                let (_, origin) = ask(&scene.layer, "bea-new").await.unwrap();
+                assert_eq!(origin, Origin::Redis);
+            }
+        }
+        assert!(start.elapsed() < LATE, "{first}");
+        assert!(scene.proxy.lost() > 0, "{first}: no connection was lost");
+        assert_eq!(scene.cache.stats().redis_errors, 0, "{first}");
+        scene.over("idle", 0).await;
+    }
 }
 
 /// As with a server that freezes while a client connects, or a firewall that loses its state then.

@@ -8,7 +8,9 @@ use tower_session_cache::{Origin, RedisConfig, Revocation, SessionCache, Session
 use crate::support::{
     client::{ask, token},
     log::record,
+    pass_time,
     probe::Probe,
+    proxy::Proxy,
     redis::Redis,
     until,
 };
@@ -30,9 +32,13 @@ fn pair() -> (Redis, Redis) {
 }
 
 fn node(redis: &Redis, wanted: u32, at_most: Duration) -> SessionCache {
+    node_at(redis.url(), wanted, at_most)
+}
+
+fn node_at(url: String, wanted: u32, at_most: Duration) -> SessionCache {
     SessionCache::builder()
         .redis(
-            RedisConfig::single(redis.url())
+            RedisConfig::single(url)
                 .timeout(Duration::from_secs(20))
                 .wait_for_replicas(wanted, at_most),
         )
@@ -74,6 +80,20 @@ async fn revocation_returns_the_number_of_replicas_that_have_it() {
         calls.parse().unwrap()
     };
     assert!(calls("cmdstat_wait:") < 200, "{}", calls("cmdstat_wait:"));
+}
+
+#[tokio::test]
+async fn replicas_are_counted_after_idle_connections_were_lost() {
+    let (primary, _replica) = pair();
+    let proxy = Proxy::start(primary.port()).await;
+    let cache = node_at(proxy.url(), 1, LONG);
+    for _ in 0..2 {
+        let revocation = cache.invalidate_user("ada").await.unwrap();
+        assert_eq!(revocation.replicas(), Some(1));
+        proxy.forget_connections();
+        pass_time(Duration::from_secs(3600)).await;
+    }
+    assert!(proxy.lost() > 0);
 }
 
 #[tokio::test]

@@ -47,6 +47,13 @@ pub async fn pass() {
     std::thread::sleep(Duration::from_micros(100));
 }
 
+/// Moves the clock of a test with one thread, so that connections have been idle for this long.
+pub async fn pass_time(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// Lets other tasks run until the condition holds.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     soon(what, async {

@@ -44,6 +44,11 @@ struct Faults {
     fault: Mutex<Fault>,
     withholds_pushes: AtomicBool,
     refuses: AtomicBool,
+    /// Number of connections so far, and of those that carry nothing any more.
+    accepted: AtomicUsize,
+    forgotten: AtomicUsize,
+    /// Number of requests that such a connection has lost.
+    lost: AtomicUsize,
     holds_lookups: watch::Sender<bool>,
     holds_tracking: watch::Sender<bool>,
     /// Whether commands are held, and how many times held commands were released.
@@ -58,6 +63,10 @@ struct Faults {
 }
 
 impl Faults {
+    fn has_forgotten(&self, connection: usize) -> bool {
+        connection <= self.forgotten.load(SeqCst)
+    }
+
     async fn wait_while(&self, holds: &watch::Sender<bool>) {
         let mut holds = holds.subscribe();
         self.held.fetch_add(1, SeqCst);
@@ -77,6 +86,9 @@ impl Proxy {
             fault: Mutex::new(Fault::None),
             withholds_pushes: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
+            forgotten: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
             holds_lookups: watch::Sender::new(false),
             holds_tracking: watch::Sender::new(false),
             holds_commands: watch::Sender::new((false, 0)),
@@ -99,8 +111,9 @@ impl Proxy {
                 let (from_client, to_client) = client.into_split();
                 let (from_server, to_server) = server.into_split();
                 let (log, faults) = (Arc::clone(&log), Arc::clone(&now));
-                connections.spawn(requests(from_client, to_server, log, faults));
-                connections.spawn(replies(from_server, to_client, Arc::clone(&now)));
+                let number = now.accepted.fetch_add(1, SeqCst) + 1;
+                connections.spawn(requests(number, from_client, to_server, log, faults));
+                connections.spawn(replies(number, from_server, to_client, Arc::clone(&now)));
             }
         });
         Self {
@@ -176,6 +189,18 @@ impl Proxy {
         self.faults.server.store(server, SeqCst);
     }
 
+    /// Forwards nothing on the existing connections any more, and leaves them open, as a load
+    /// balancer or NAT that has dropped their state does.
+    pub fn forget_connections(&self) {
+        let accepted = self.faults.accepted.load(SeqCst);
+        self.faults.forgotten.store(accepted, SeqCst);
+    }
+
+    /// Returns the number of requests that were lost on such connections.
+    pub fn lost(&self) -> usize {
+        self.faults.lost.load(SeqCst)
+    }
+
     /// Ends every new connection immediately. Existing connections are unchanged.
     pub fn refuse(&self, refuse: bool) {
         self.faults.refuses.store(refuse, SeqCst);
@@ -194,6 +219,7 @@ impl Drop for Proxy {
 }
 
 async fn requests(
+    number: usize,
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     log: Arc<Mutex<Vec<String>>>,
@@ -206,6 +232,10 @@ async fn requests(
         tokio::select! {
             read = from.read(&mut buffer) => {
                 let Ok(length @ 1..) = read else { break };
+                if faults.has_forgotten(number) {
+                    faults.lost.fetch_add(1, SeqCst);
+                    continue;
+                }
                 held.extend_from_slice(&buffer[..length]);
                 pending.extend_from_slice(&buffer[..length]);
                 while let Some((name, rest)) = command(&pending) {
@@ -229,10 +259,18 @@ async fn requests(
     let _ = to.shutdown().await;
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Faults>) {
+async fn replies(
+    number: usize,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    faults: Arc<Faults>,
+) {
     let mut pending = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if faults.has_forgotten(number) {
+            continue;
+        }
         let fault = *faults.fault.lock().unwrap();
         match fault {
             Fault::None => {}

@@ -1,10 +1,6 @@
 //! bb8's connection manager. It registers the run ID of the server before a connection is used.
 
-use std::{
-    pin::pin,
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bb8_redis::{
     bb8::{ManageConnection, Pool, PooledConnection, RunError},
@@ -40,6 +36,8 @@ pub(crate) struct Manager {
     pub(crate) server: Endpoint,
     pub(crate) config: AsyncConnectionConfig,
     pub(crate) timeout: Duration,
+    /// Timeout of the test of an idle connection.
+    pub(crate) test_timeout: Duration,
     pub(crate) shared: Arc<ServerState>,
 }
 
@@ -59,10 +57,10 @@ impl ManageConnection for Manager {
     }
 
     async fn is_valid(&self, connection: &mut SharedConnection) -> Result<(), RedisError> {
-        if connection.is_broken() {
-            return Err((ErrorKind::Io, "the connection is broken").into());
+        if connection.is_usable(self.test_timeout).await {
+            return Ok(());
         }
-        Ok(())
+        Err((ErrorKind::Io, "the connection is broken").into())
     }
 
     fn has_broken(&self, connection: &mut SharedConnection) -> bool {
@@ -93,13 +91,12 @@ impl Manager {
             .register(&info, Timestamp::from_redis_time(time));
         Ok(SharedConnection {
             connection,
-            state: Arc::new(ConnectionState {
-                is_broken: AtomicBool::new(false),
+            state: Arc::new(ConnectionState::new(
                 hashes,
                 run_id,
                 term,
-                _open: self.shared.registry.metrics.connections.guard(),
-            }),
+                self.shared.registry.metrics.connections.guard(),
+            )),
         })
     }
 }

@@ -3,6 +3,8 @@
 //! bb8 keeps the connections. Its stock manager either sends a PING on each connection before use,
 //! or never finds out that one has died. Our manager reads a flag on the connection that is set on
 //! the first I/O error or timeout, so checking costs nothing and the pool recovers after a restart.
+//! Only a connection that has been idle is tested by a PING, because nothing else shows that it was
+//! dropped on the way to the server.
 //!
 //! A connection is cloned out of the pool and returned immediately. Each multiplexes all its
 //! callers, so a slow caller does not block the others. The clones are kept outside of the pool,
@@ -13,10 +15,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, Weak,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -55,6 +54,11 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Number of connections. Two carry as many commands as one Redis can answer.
 const CONNECTIONS: u32 = 2;
 
+/// Share of a timeout that the test of an idle connection may take, and its maximum. Two of them may
+/// have to be tested, and the rest must suffice for a new one.
+const TEST_SHARE: u32 = 3;
+const MAX_TEST: Duration = Duration::from_secs(1);
+
 /// Pool of connections to one server.
 #[derive(Clone)]
 pub(crate) struct ServerPool(Arc<PoolInner>);
@@ -87,6 +91,7 @@ impl ServerPool {
             server,
             config: connection_config(timeouts.connect),
             timeout: timeouts.connect,
+            test_timeout: (timeouts.call / TEST_SHARE).min(MAX_TEST),
             shared: Arc::clone(&shared),
         };
         Self(Arc::new(PoolInner {
@@ -249,11 +254,11 @@ impl PoolInner {
     async fn connection(&self) -> Result<SharedConnection, String> {
         let turn = self.turn.fetch_add(1, Relaxed) % self.connections.len();
         let place = &self.connections[turn];
-        if let Some(connection) = lock(place)
-            .as_ref()
-            .filter(|connection| !connection.is_broken())
+        let kept = lock(place).clone();
+        if let Some(connection) = kept
+            && connection.is_usable(self.manager.test_timeout).await
         {
-            return Ok(connection.clone());
+            return Ok(connection);
         }
         // Boxed, as are all rare paths, so that the future of a command stays small.
         let connection = Box::pin(self.shared.checkout(self.pool())).await?.clone();
@@ -281,12 +286,12 @@ impl PoolInner {
                     Ok(value) => {
                         return Ok(Reply {
                             value,
-                            run_id: Arc::clone(&connection.state.run_id),
+                            run_id: Arc::clone(connection.run()),
                         });
                     }
                     Err(error) if error.is_io_error() => connection.mark_broken(),
                     Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
-                        let run_id = Arc::clone(&connection.state.run_id);
+                        let run_id = Arc::clone(connection.run());
                         return Err(CommandError::Redirected { error, run_id });
                     }
                     Err(error) => {
@@ -307,7 +312,7 @@ impl PoolInner {
             // The reply may still arrive, but the caller has given up. An unresponsive server looks
             // the same, so the connection is marked as broken.
             if let Some(state) = &used {
-                state.is_broken.store(true, SeqCst);
+                state.mark_broken();
             }
             Err(CommandError::Unavailable(self.shared.trouble().into()))
         })

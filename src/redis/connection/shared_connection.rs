@@ -4,13 +4,18 @@ use std::{
     borrow::Cow,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    time::Duration,
 };
 
 use bb8_redis::redis::{
     Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::ConnectionLike, cmd, pipe,
 };
+use tokio::time::{Instant, timeout};
 
 use crate::{
     redis::{
@@ -20,6 +25,10 @@ use crate::{
     telemetry::GaugeGuard,
 };
 
+/// Time without a reply after which a connection is tested before its next use. A load balancer or
+/// NAT may have dropped it, and reports that to neither side.
+const IDLE: Duration = Duration::from_secs(10);
+
 #[derive(Clone)]
 pub(crate) struct SharedConnection {
     pub(crate) connection: Connection,
@@ -28,12 +37,48 @@ pub(crate) struct SharedConnection {
 
 /// State that all clones of a connection share.
 pub(crate) struct ConnectionState {
-    pub(crate) is_broken: AtomicBool,
-    pub(crate) hashes: Vec<String>,
-    pub(crate) run_id: Arc<str>,
+    is_broken: AtomicBool,
+    made: Instant,
+    /// Time of the latest reply, in milliseconds since `made`.
+    replied: AtomicU64,
+    hashes: Vec<String>,
+    run_id: Arc<str>,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
-    pub(crate) term: Option<PrimaryTerm>,
-    pub(crate) _open: GaugeGuard,
+    term: Option<PrimaryTerm>,
+    _open: GaugeGuard,
+}
+
+impl ConnectionState {
+    pub(crate) fn new(
+        hashes: Vec<String>,
+        run_id: Arc<str>,
+        term: Option<PrimaryTerm>,
+        open: GaugeGuard,
+    ) -> Self {
+        Self {
+            is_broken: AtomicBool::new(false),
+            made: Instant::now(),
+            replied: AtomicU64::new(0),
+            hashes,
+            run_id,
+            term,
+            _open: open,
+        }
+    }
+
+    /// Excludes the connection from further use.
+    pub(crate) fn mark_broken(&self) {
+        self.is_broken.store(true, SeqCst);
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_idle(&self) -> bool {
+        let silence = self.age().saturating_sub(self.replied.load(Relaxed));
+        u128::from(silence) >= IDLE.as_millis()
+    }
 }
 
 impl SharedConnection {
@@ -57,9 +102,31 @@ impl SharedConnection {
         is_broken.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
     }
 
-    /// Excludes the connection from further use.
     pub(crate) fn mark_broken(&self) {
-        self.state.is_broken.store(true, SeqCst);
+        self.state.mark_broken();
+    }
+
+    /// Returns whether the connection can be used. One that has been idle is tested first, which
+    /// takes up to `at_most`. If it fails, it is not used again.
+    pub(crate) async fn is_usable(&self, at_most: Duration) -> bool {
+        if self.is_broken() {
+            return false;
+        }
+        if !self.state.is_idle() {
+            return true;
+        }
+        // Boxed, so that the future of a command on a busy connection stays small.
+        let answers = Box::pin(async {
+            let ping = cmd("PING");
+            let answer = self.clone().query(false, |_| Cow::Borrowed(&ping)).await;
+            // An error reply also proves that the connection works.
+            !matches!(answer, Err(error) if error.is_io_error())
+        });
+        let answers = timeout(at_most, answers).await.unwrap_or(false);
+        if !answers {
+            self.mark_broken();
+        }
+        answers
     }
 
     pub(crate) async fn query<'c>(
@@ -67,7 +134,7 @@ impl SharedConnection {
         is_asking: bool,
         command: impl Fn(&Self) -> Cow<'c, Cmd>,
     ) -> Result<Value, RedisError> {
-        match self.send(is_asking, &command(self)).await {
+        let answer = match self.send(is_asking, &command(self)).await {
             Err(error) if is_server_error(&error, ServerErrorKind::NoScript) => {
                 // The scripts were flushed. The same text has the same hash after it is loaded
                 // again.
@@ -75,7 +142,11 @@ impl SharedConnection {
                 self.send(is_asking, &command(self)).await
             }
             answer => answer,
+        };
+        if !matches!(&answer, Err(error) if error.is_io_error()) {
+            self.state.replied.store(self.state.age(), Relaxed);
         }
+        answer
     }
 
     async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {

@@ -2,7 +2,10 @@
 
 use std::{fmt, io, sync::Arc};
 
-use bb8_redis::redis::{ConnectionAddr, ConnectionInfo, RedisError};
+use bb8_redis::redis::{
+    ConnectionAddr, ConnectionInfo, RedisError,
+    io::tcp::{TcpSettings, socket2::SockRef},
+};
 use futures_util::future::select_ok;
 use rustls::{ClientConfig, crypto::CryptoProvider, pki_types::ServerName};
 use tokio::net::{TcpStream, lookup_host};
@@ -107,7 +110,7 @@ impl TlsConfig {
                 let (connector, name) = (connector.clone(), name.clone());
                 Box::pin(async move {
                     let stream = TcpStream::connect(address).await?;
-                    stream.set_nodelay(true)?;
+                    apply(server.tcp_settings(), &stream)?;
                     connector.connect(name, stream).await
                 })
             })
@@ -118,6 +121,18 @@ impl TlsConfig {
         }
         Ok(select_ok(attempts).await?.0)
     }
+}
+
+/// Sets the options of a socket, which redis-rs does only for the sockets that it opens.
+fn apply(settings: &TcpSettings, stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(settings.nodelay())?;
+    if let Some(keepalive) = settings.keepalive() {
+        socket.set_tcp_keepalive(keepalive)?;
+    }
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    socket.set_tcp_user_timeout(settings.user_timeout())?;
+    Ok(())
 }
 
 /// Returns whether connections to this server are encrypted.

@@ -1,13 +1,24 @@
 //! URL of a Redis server, parsed and checked once.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use bb8_redis::redis::{ConnectionAddr, IntoConnectionInfo, parse_redis_url};
+use bb8_redis::redis::{
+    ConnectionAddr, IntoConnectionInfo,
+    io::tcp::{TcpSettings, socket2::TcpKeepalive},
+    parse_redis_url,
+};
 
 use super::connect::Server;
 
 /// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
+
+/// Time without traffic after which the kernel probes a connection, the interval of the probes, and
+/// the number of unanswered ones that end it. Load balancers drop connections that have been idle
+/// for minutes.
+const PROBED_AFTER: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 /// Why the URL of a Redis server is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +65,7 @@ impl ServerUrl {
         let info = info.map_err(|_| UrlFault::NotUnderstood)?;
         // redis-rs would set its name for `CLIENT LIST`, which requires one more permission.
         let redis = info.redis_settings().clone().set_skip_set_lib_name();
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let tcp = tcp(info.tcp_settings().clone());
         let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
         let info = match info.addr().clone() {
             ConnectionAddr::Tcp(host, port) if has_tls => info.set_addr(ConnectionAddr::TcpTls {
@@ -123,6 +134,25 @@ impl fmt::Debug for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.server.fmt(f)
     }
+}
+
+/// Returns the options of a socket: no delay, and an end for a connection whose peer is gone.
+fn tcp(settings: TcpSettings) -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(PROBED_AFTER);
+    #[cfg(any(
+        target_os = "android",
+        target_os = "freebsd",
+        target_os = "ios",
+        target_os = "linux",
+        target_os = "macos",
+        target_os = "netbsd",
+    ))]
+    let keepalive = keepalive.with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    let settings = settings.set_nodelay(true).set_keepalive(keepalive);
+    // The same for data that is not acknowledged, for which the kernel sends no probes.
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(PROBED_AFTER + PROBE_INTERVAL * PROBES);
+    settings
 }
 
 /// Why a URL is rejected as that of a cluster node.
