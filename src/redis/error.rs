@@ -17,6 +17,22 @@ pub(crate) fn is_unauthenticated(error: &RedisError) -> bool {
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH"))
 }
 
+/// Error codes of a server that takes no writes: it is a replica, has too few replicas, cannot save,
+/// or is full.
+const NO_WRITES: [&str; 5] = ["READONLY", "MASTERDOWN", "NOREPLICAS", "MISCONF", "OOM"];
+
+/// Returns whether the server reports that it takes no writes. Before Redis 7 the error of a command
+/// in a script is only quoted in the error of the script.
+pub(crate) fn rejects_writes(error: &RedisError) -> bool {
+    match (error.code(), error.detail()) {
+        (Some("ERR"), Some(detail)) => NO_WRITES
+            .iter()
+            .any(|code| detail.contains(&format!(": -{code} "))),
+        (Some(code), _) => NO_WRITES.contains(&code),
+        (None, _) => false,
+    }
+}
+
 fn advice(error: &RedisError) -> Option<&'static str> {
     if is_unauthenticated(error) {
         return Some("check user and password in the URL against the server's ACL");
@@ -92,4 +108,48 @@ fn about(fault: &rustls::Error) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bb8_redis::redis::parse_redis_value;
+
+    use super::*;
+
+    #[test]
+    fn every_report_of_a_server_that_takes_no_writes_is_recognized() {
+        let in_script =
+            "ERR Error running script (call to f_9ff8): @user_script:1: @user_script: 1: -";
+        for (text, expected) in [
+            (
+                "READONLY You can't write against a read only replica.",
+                true,
+            ),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                true,
+            ),
+            ("NOREPLICAS Not enough good replicas to write.", true),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but",
+                true,
+            ),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                true,
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys",
+                false,
+            ),
+            ("BUSY Redis is busy running a script.", false),
+            ("WRONGTYPE Operation against a key", false),
+        ] {
+            for text in [text.to_owned(), format!("{in_script}{text} ")] {
+                let reply = parse_redis_value(format!("-{text}\r\n").as_bytes()).unwrap();
+                let error = reply.extract_error().unwrap_err();
+                assert_eq!(rejects_writes(&error), expected, "{text}");
+            }
+        }
+    }
 }

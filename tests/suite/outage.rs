@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use bb8_redis::redis::cmd;
 use tower_session_cache::{
     Fill, Lookup, Origin, RedisConfig, RedisHealth, RevokeErrorKind, SessionCache,
     SessionCacheBuilder, SessionCacheLayer, UserData, ValidatedSession,
@@ -12,11 +13,11 @@ use crate::support::{
     client::{ask, tier, token},
     hostile::Hostile,
     log::record,
-    peer::tomb_key,
+    peer::{mark_key, tomb_key},
     probe::Probe,
     proxy::Proxy,
     redis::{Redis, free_port},
-    soon,
+    soon, until,
 };
 
 fn of_tier(
@@ -293,4 +294,79 @@ async fn late_fill_is_reported_as_unavailable() {
     let session = ValidatedSession::new(UserData::new("ada"));
     let fill = cache.set(ticket, &session).await;
     assert!(matches!(fill, Fill::Unavailable), "{fill:?}");
+}
+
+/// The name of the server leads to another one, but the connections to the old one stay. As soon as
+/// the old one says that it takes no writes, in whatever words, they are given up.
+#[tokio::test]
+async fn connections_to_a_server_that_takes_no_writes_are_given_up() {
+    let replicate: &[&str] = &["REPLICAOF", "127.0.0.1", "1"];
+    let stale: &[&str] = &["CONFIG", "SET", "replica-serve-stale-data", "no"];
+    let lonely: &[&str] = &["CONFIG", "SET", "min-replicas-to-write", "1"];
+    let full: &[&str] = &["CONFIG", "SET", "maxmemory", "1"];
+    for (error, commands) in [
+        ("READONLY", vec![replicate]),
+        ("MASTERDOWN", vec![stale, replicate]),
+        ("NOREPLICAS", vec![lonely]),
+        ("OOM", vec![full]),
+    ] {
+        for is_old in [false, true] {
+            let (old, new) = (Redis::start(), Redis::start());
+            let proxy = Proxy::start(old.port()).await;
+            if is_old {
+                proxy.use_words_of_redis_6();
+            }
+            let (cache, _, layer) = node(&proxy.url());
+            until_served_from_redis(&layer).await;
+            for command in &commands {
+                old.run::<()>(cmd(command[0]).arg(&command[1..]));
+            }
+            proxy.lead_to(new.port());
+            soon(error, async {
+                while cache.invalidate_user("ada").await.is_err() {
+                    crate::support::pass().await;
+                }
+            })
+            .await;
+            assert!(new.get(&mark_key("ada")).is_some(), "{error}");
+            until_served_from_redis(&layer).await;
+            soon("the earlier revocations", async {
+                while cache.stats().queued_revocations > 0 {
+                    crate::support::pass().await;
+                }
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis_that_is_too_old_is_used_and_logged_once() {
+    let info = |version| format!("redis_version:{version}\r\nrun_id:r\r\nmaster_replid:\r\n");
+    for (version, is_too_old) in [
+        ("5.0.14", true),
+        ("6.0.16", true),
+        ("6.2.5", false),
+        ("7.0.15", false),
+        ("255.255.255", false),
+        ("unstable", false),
+    ] {
+        let hostile = Hostile::start_with_info(info(version).leak()).await;
+        let (cache, _, _) = patient_node(&hostile.url());
+        let log = record();
+        hostile.says("*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n");
+        for _ in 0..5 {
+            let found = cache.get(&token("t")).await;
+            assert!(matches!(found, Lookup::Miss(_)), "{version}");
+        }
+        until("two connections", || cache.stats().redis_connections == 2).await;
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains("older than"));
+        assert_eq!(lines.clone().count(), usize::from(is_too_old), "{text}");
+        assert!(
+            lines
+                .clone()
+                .all(|line| line.contains(version) && line.contains("6.2"))
+        );
+    }
 }

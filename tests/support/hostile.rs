@@ -16,13 +16,18 @@ pub struct Hostile {
 
 impl Hostile {
     pub async fn start() -> Self {
+        Self::start_with_info("run_id:r\r\nmaster_replid:\r\n").await
+    }
+
+    /// Starts a server with this reply to `INFO`.
+    pub async fn start_with_info(info: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let reply = Arc::<Mutex<Vec<u8>>>::default();
         let says = Arc::clone(&reply);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, Arc::clone(&says)));
+                tokio::spawn(serve(client, info, Arc::clone(&says)));
             }
         });
         Self {
@@ -48,7 +53,7 @@ impl Drop for Hostile {
     }
 }
 
-async fn serve(mut client: TcpStream, says: Arc<Mutex<Vec<u8>>>) {
+async fn serve(mut client: TcpStream, info: &'static str, says: Arc<Mutex<Vec<u8>>>) {
     let mut pending = Vec::new();
     let mut buffer = [0; 64 * 1024];
     while let Ok(length @ 1..) = client.read(&mut buffer).await {
@@ -58,7 +63,7 @@ async fn serve(mut client: TcpStream, says: Arc<Mutex<Vec<u8>>>) {
             let reply = match name.as_str() {
                 "CLIENT" | "SELECT" => b"+OK\r\n".to_vec(),
                 "SCRIPT" => b"$1\r\nx\r\n".to_vec(),
-                "INFO" => b"$24\r\nrun_id:r\r\nmaster_replid:\r\n".to_vec(),
+                "INFO" => format!("${}\r\n{info}\r\n", info.len()).into_bytes(),
                 "TIME" => b"*2\r\n$10\r\n1732444800\r\n$1\r\n0\r\n".to_vec(),
                 _ => says.lock().unwrap().clone(),
             };

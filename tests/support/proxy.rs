@@ -43,6 +43,7 @@ struct Faults {
     server: AtomicU16,
     fault: Mutex<Fault>,
     withholds_pushes: AtomicBool,
+    words_of_redis_6: AtomicBool,
     refuses: AtomicBool,
     /// Number of connections so far, and of those that carry nothing any more.
     accepted: AtomicUsize,
@@ -85,6 +86,7 @@ impl Proxy {
             server: AtomicU16::new(server),
             fault: Mutex::new(Fault::None),
             withholds_pushes: AtomicBool::new(false),
+            words_of_redis_6: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             forgotten: AtomicUsize::new(0),
@@ -145,6 +147,11 @@ impl Proxy {
     /// Forwards replies, but no pushes.
     pub fn withhold_pushes(&self, withhold: bool) {
         self.faults.withholds_pushes.store(withhold, SeqCst);
+    }
+
+    /// Reports the error of a command in a script as Redis 6.2.5 does.
+    pub fn use_words_of_redis_6(&self) {
+        self.faults.words_of_redis_6.store(true, SeqCst);
     }
 
     /// Forwards everything except the replies to lookups.
@@ -289,7 +296,10 @@ async fn replies(
         }
         pending.extend_from_slice(&buffer[..length]);
         while let Some(length) = frame(&pending) {
-            let frame: Vec<u8> = pending.drain(..length).collect();
+            let mut frame: Vec<u8> = pending.drain(..length).collect();
+            if faults.words_of_redis_6.load(SeqCst) {
+                frame = words_of_redis_6(frame);
+            }
             if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
                 continue;
             }
@@ -309,6 +319,19 @@ async fn replies(
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// Rewrites `-READONLY You can't write. script: 9ff8…, on @user_script:1.`
+fn words_of_redis_6(frame: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&frame);
+    let Some((error, script)) = text.split_once(" script: ") else {
+        return frame;
+    };
+    let hash = script.split(',').next().unwrap();
+    format!(
+        "-ERR Error running script (call to f_{hash}): @user_script:1: @user_script: 1: {error}\r\n"
+    )
+    .into_bytes()
 }
 
 /// Returns the length of the first reply or push, or `None` while it is incomplete.

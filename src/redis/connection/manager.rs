@@ -10,7 +10,7 @@ use futures_util::future::{Either, select};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    info::{field, identity},
+    info::{field, identity, is_too_old},
     server_registry::ServerRegistry,
     shared_connection::{ConnectionState, SharedConnection, load_scripts},
 };
@@ -144,6 +144,9 @@ impl ServerState {
         let policy = field("maxmemory_policy");
         if !matches!(policy, "" | "noeviction") && !matches!(field("maxmemory"), "" | "0") {
             self.registry.warn_of_eviction(policy);
+        }
+        if is_too_old(info) {
+            self.registry.warn_of_version(field("redis_version"));
         }
         let run_id = identity(info);
         self.registry.register(&run_id, now);

@@ -22,7 +22,7 @@ use std::{
 
 use bb8_redis::{
     bb8::{Pool, PooledConnection},
-    redis::{Cmd, ServerErrorKind, cmd, from_redis_value},
+    redis::{Cmd, cmd, from_redis_value},
 };
 use tokio::{
     runtime::Handle,
@@ -35,12 +35,12 @@ use super::{
     manager::{Manager, ServerState},
     options::{CallOptions, CommandError, Reply, Timeouts},
     server_registry::ServerRegistry,
-    shared_connection::{ConnectionState, SharedConnection, is_elsewhere, is_server_error},
+    shared_connection::{ConnectionState, SharedConnection, is_elsewhere},
 };
 use crate::{
     redis::{
         endpoint::{Endpoint, connection_config},
-        error::with_hint,
+        error::{rejects_writes, with_hint},
         scripts::Script,
     },
     sync::{Backoff, lock},
@@ -295,9 +295,9 @@ impl PoolInner {
                         return Err(CommandError::Redirected { error, run_id });
                     }
                     Err(error) => {
-                        if error.is_unrecoverable_error()
-                            || is_server_error(&error, ServerErrorKind::ReadOnly)
-                        {
+                        // Another server may have taken over behind the same name, and only a new
+                        // connection finds it.
+                        if error.is_unrecoverable_error() || rejects_writes(&error) {
                             connection.mark_broken();
                         }
                         return Err(CommandError::Unavailable(with_hint(&error).into()));

@@ -29,6 +29,7 @@ pub(crate) struct ServerRegistry {
     /// Counts the events after which a key may be on another server.
     topology_version: AtomicU64,
     has_warned_of_eviction: AtomicBool,
+    has_warned_of_version: AtomicBool,
     pub(crate) metrics: RedisMetrics,
 }
 
@@ -52,6 +53,7 @@ impl ServerRegistry {
             trust_floor: AtomicI64::new(0),
             topology_version: AtomicU64::new(0),
             has_warned_of_eviction: AtomicBool::new(false),
+            has_warned_of_version: AtomicBool::new(false),
             metrics: RedisMetrics::default(),
         }
     }
@@ -136,6 +138,17 @@ impl ServerRegistry {
                 hint = "set maxmemory-policy of Redis to noeviction, or make sure that Redis \
                         never reaches maxmemory",
                 "Redis may evict tombstones and revocation marks"
+            );
+        }
+    }
+
+    pub(crate) fn warn_of_version(&self, version: &str) {
+        if !self.has_warned_of_version.swap(true, SeqCst) {
+            tracing::warn!(
+                target: REDIS,
+                version,
+                hint = "use Redis 6.2 or later; this version is not tested",
+                "Redis is older than the oldest supported version"
             );
         }
     }
