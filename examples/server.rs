@@ -551,6 +551,9 @@ curl -si http://{address}/health
     }
 }
 
+/// How long queued revocations may take to be delivered before the process ends.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match serve().await {
@@ -610,10 +613,27 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     // A reader that needs only the first line closes the pipe. The server continues in that case.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 
+    let cache = app.cache.clone();
     axum::serve(listener, router(app, demo.is_some()))
-        .with_graceful_shutdown(async {
-            let _ = tokio::signal::ctrl_c().await;
-        })
+        .with_graceful_shutdown(shutdown())
         .await?;
-    Ok(())
+    // A logout that Redis does not have yet would be lost with the process.
+    Ok(cache.close(SHUTDOWN_TIMEOUT).await?)
+}
+
+/// Waits for Ctrl+C, or for the signal with which container runtimes stop a process.
+async fn shutdown() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
 }

@@ -189,8 +189,8 @@ mod validator;
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use axum::ExtractError;
 pub use cache::{
-    Fill, Health, Lookup, ProviderHealth, RedisHealth, Revocation, RevokeError, RevokeErrorKind,
-    SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
+    CloseError, Fill, Health, Lookup, ProviderHealth, RedisHealth, Revocation, RevokeError,
+    RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};

@@ -285,6 +285,11 @@ impl SessionCache {
         }
     }
 
+    /// Starts the delivery of queued revocations unless it is running.
+    pub(crate) fn start_delivery(&self) {
+        self.store.start_delivery();
+    }
+
     pub(crate) fn key(&self, token: &SessionToken) -> CacheKey {
         self.store.key_deriver.entry(token, &self.space)
     }

@@ -1,6 +1,7 @@
 //! Public cache handle, with the two cache tiers and the revocation queue behind it.
 
 mod builder;
+mod close;
 mod config;
 mod handle;
 mod limits;
@@ -14,6 +15,7 @@ mod validations;
 
 pub use self::{
     builder::SessionCacheBuilder,
+    close::CloseError,
     config::SessionCacheConfig,
     handle::{Health, ProviderHealth, RedisHealth, SessionCache},
     revocation_queue::RevokeErrorKind,

@@ -4,10 +4,12 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
 };
+
+use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
     protocol::{CacheKey, TokenDigest, TombstoneKind},
@@ -57,7 +59,19 @@ pub(crate) struct RevocationQueue {
     /// Lookups that began before this time serve nothing from Redis. In microseconds, by the clock
     /// of this process.
     reads_disabled_until: AtomicU64,
+    /// Number of revocations that have started and are neither applied nor queued.
+    started: Arc<Started>,
 }
+
+#[derive(Default)]
+struct Started {
+    count: AtomicU64,
+    /// Notifies of each revocation that ends, and of each that leaves the queue.
+    ended: Notify,
+}
+
+/// A revocation that has started. Dropping it ends it.
+pub(crate) struct StartedRevocation(Arc<Started>);
 
 /// First revocation of the queue.
 pub(crate) struct QueuedRevocation {
@@ -71,7 +85,7 @@ struct Queue {
     waiting: VecDeque<(RevocationRequest, u64)>,
     tokens: HashMap<TokenDigest, usize>,
     users: HashMap<String, usize>,
-    is_delivering: bool,
+    delivery: Option<AbortHandle>,
 }
 
 impl Default for RevocationQueue {
@@ -81,6 +95,7 @@ impl Default for RevocationQueue {
             waiting: AtomicU64::default(),
             gauge: Gauge::new(REVOCATIONS_QUEUED),
             reads_disabled_until: AtomicU64::default(),
+            started: Arc::default(),
         }
     }
 }
@@ -88,6 +103,29 @@ impl Default for RevocationQueue {
 impl RevocationQueue {
     pub(crate) fn len(&self) -> u64 {
         self.waiting.load(SeqCst)
+    }
+
+    pub(crate) fn start_revocation(&self) -> StartedRevocation {
+        self.started.count.fetch_add(1, SeqCst);
+        StartedRevocation(Arc::clone(&self.started))
+    }
+
+    /// Returns the number of revocations that Redis does not have yet.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.started.count.load(SeqCst).saturating_add(self.len())
+    }
+
+    /// Waits until Redis has all revocations. The delivery must be running.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.started.ended.notified());
+            // A revocation that ends after this is noticed.
+            ended.as_mut().enable();
+            if self.undelivered() == 0 {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Whether the token is denied for a lookup that began at this time of the process. The time
@@ -122,16 +160,21 @@ impl RevocationQueue {
         RevokeErrorKind::Queued
     }
 
-    /// Returns whether the caller must deliver the queue. One task at a time does.
-    pub(crate) fn try_start_delivery(&self) -> bool {
-        !std::mem::replace(&mut self.queue().is_delivering, true)
+    /// Spawns the task that delivers the queue, unless it is running or there is nothing to
+    /// deliver. The last task may have ended with its runtime.
+    pub(crate) fn start_delivery(&self, spawn: impl FnOnce() -> AbortHandle) {
+        let mut queue = self.queue();
+        let is_running = queue.delivery.as_ref().is_some_and(|it| !it.is_finished());
+        if !is_running && !queue.waiting.is_empty() {
+            queue.delivery = Some(spawn());
+        }
     }
 
     /// Returns the first revocation. If there is none, the delivery task has ended.
     pub(crate) fn next(&self, now: u64) -> Option<QueuedRevocation> {
         let mut queue = self.queue();
         let Some((what, until)) = queue.waiting.front() else {
-            queue.is_delivering = false;
+            queue.delivery = None;
             return None;
         };
         Some(QueuedRevocation {
@@ -145,10 +188,18 @@ impl RevocationQueue {
         queue.pop();
         self.waiting.fetch_sub(1, SeqCst);
         self.gauge.decrement();
+        self.started.ended.notify_waiters();
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)
+    }
+}
+
+impl Drop for StartedRevocation {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, SeqCst);
+        self.0.ended.notify_waiters();
     }
 }
 
@@ -213,10 +264,6 @@ mod tests {
             };
             Some((id, is_expired))
         };
-        assert!(
-            queue.try_start_delivery() && !queue.try_start_delivery(),
-            "one task delivers"
-        );
         assert_eq!(next(0), Some(("user-1".to_owned(), false)));
         queue.pop();
         assert!(waits(1) && waits(2));
@@ -228,6 +275,33 @@ mod tests {
         queue.pop();
         assert!(!waits(1));
         assert_eq!(next(20), None);
-        assert!(queue.try_start_delivery(), "the task has ended");
+    }
+
+    #[tokio::test]
+    async fn one_task_at_a_time_delivers_what_is_queued() {
+        let queue = RevocationQueue::default();
+        let spawned = std::cell::Cell::new(0);
+        let spawn = || {
+            spawned.set(spawned.get() + 1);
+            tokio::spawn(std::future::pending::<()>()).abort_handle()
+        };
+        queue.start_delivery(spawn);
+        assert_eq!(spawned.get(), 0, "nothing is queued");
+        queue.push(user(1), 10, 0);
+        queue.start_delivery(spawn);
+        queue.start_delivery(spawn);
+        assert_eq!(spawned.get(), 1);
+        let task = queue.queue().delivery.clone().unwrap();
+        task.abort();
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        queue.start_delivery(spawn);
+        assert_eq!(spawned.get(), 2, "the first has ended with its runtime");
+        queue.pop();
+        assert!(queue.next(0).is_none());
+        queue.push(user(2), 10, 0);
+        queue.start_delivery(spawn);
+        assert_eq!(spawned.get(), 3, "the second has delivered everything");
     }
 }

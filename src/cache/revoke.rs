@@ -99,14 +99,7 @@ async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation
         return Ok(Revocation { replicas });
     }
     let outcome = store.queue(what);
-    if outcome
-        == Err(RevokeError {
-            kind: RevokeErrorKind::Queued,
-        })
-        && store.queue.try_start_delivery()
-    {
-        tokio::spawn(deliver_queued(Arc::downgrade(&store)));
-    }
+    store.start_delivery();
     outcome
 }
 
@@ -125,10 +118,28 @@ impl Store {
         let Ok(runtime) = Handle::try_current() else {
             return self.queue(what);
         };
-        match runtime.spawn(revoke(Arc::clone(self), what.clone())).await {
+        let started = self.queue.start_revocation();
+        let task = revoke(Arc::clone(self), what.clone());
+        let task = async move {
+            let _started = started;
+            task.await
+        };
+        match runtime.spawn(task).await {
             Ok(outcome) => outcome,
             // The runtime is shutting down.
             Err(_) => self.queue(what),
+        }
+    }
+
+    /// Starts the delivery of queued revocations unless it is running. It may have ended with the
+    /// runtime that it ran on.
+    pub(crate) fn start_delivery(self: &Arc<Self>) {
+        if self.queue.len() > 0
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let store = Arc::downgrade(self);
+            self.queue
+                .start_delivery(|| runtime.spawn(deliver_queued(store)).abort_handle());
         }
     }
 

@@ -1,7 +1,10 @@
 //! State that the layers of one cache share while they validate, so that they validate a token
 //! once.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -28,6 +31,7 @@ pub(crate) struct Validations {
     pub(crate) in_flight: Group<ValidationKey, Outcome>,
     pub(crate) refreshes: RefreshTracker,
     permits: Semaphore,
+    is_closed: AtomicBool,
     /// Timeout of one call of the validator, including the wait for a permit.
     pub(crate) timeout: Duration,
     /// Timeout of everything that follows a first lookup that was a miss.
@@ -40,6 +44,7 @@ impl Validations {
             in_flight: Group::new(MAX_IN_FLIGHT, Gauge::new(VALIDATIONS_IN_FLIGHT)),
             refreshes: RefreshTracker::new(),
             permits: Semaphore::new(max_concurrent),
+            is_closed: AtomicBool::new(false),
             timeout,
             miss_timeout,
         }
@@ -49,6 +54,15 @@ impl Validations {
     pub(crate) async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed, so this is never `None`.
         self.permits.acquire().await.ok()
+    }
+
+    /// Starts no validation from now on.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Relaxed)
     }
 
     pub(crate) fn has_permit(&self) -> bool {

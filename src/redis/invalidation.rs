@@ -106,6 +106,11 @@ impl Listener {
         self.subscription.tracks_records
     }
 
+    /// Ends the listener for good, and with it the lease.
+    pub(crate) fn stop(&self) {
+        self.task.stop();
+    }
+
     /// Starts the listener unless it is running: at the first lookup, and again if the runtime of
     /// that lookup has ended.
     pub(crate) fn start(&self, servers: &Topology) {

@@ -212,6 +212,9 @@ impl<V: SessionValidator> Resolver<V> {
         ticket: Ticket,
         completions: u64,
     ) -> Result<WaitResult<Outcome>, Denied> {
+        if self.cache.validations().is_closed() {
+            return Err(ValidationError::unavailable("the cache is closed").into());
+        }
         let in_flight = &self.cache.validations().in_flight;
         let waiter = if self.store().is_enabled() {
             match in_flight.join((key.clone(), self.id), completions) {
@@ -271,7 +274,10 @@ impl<V: SessionValidator> Resolver<V> {
         }
         let validations = self.cache.validations();
         let key = self.cache.key(token);
-        if !validations.has_permit() || validations.refreshes.is_started(&key, record) {
+        if validations.is_closed()
+            || !validations.has_permit()
+            || validations.refreshes.is_started(&key, record)
+        {
             return;
         }
         let leader = {
@@ -451,6 +457,7 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Returns the outcome from the cache, or the ticket for the validation that is required.
     async fn lookup(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
+        self.cache.start_delivery();
         let lookup = match self.store().lookup(key).await {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
                 self.store().take_ticket(key, ReplacePolicy::AnyOlder).await

@@ -8,7 +8,15 @@ use super::mutex::lock;
 
 /// A task that runs at most once at a time, and is aborted when this value is dropped.
 #[derive(Default)]
-pub(crate) struct BackgroundTask(Mutex<Option<AbortHandle>>);
+pub(crate) struct BackgroundTask(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    NotStarted,
+    Started(AbortHandle),
+    Stopped,
+}
 
 impl BackgroundTask {
     /// Spawns the task unless it is running. Without a runtime nothing happens; if the runtime of
@@ -17,19 +25,28 @@ impl BackgroundTask {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut handle = lock(&self.0);
-        if handle.as_ref().is_none_or(AbortHandle::is_finished)
-            && let Ok(runtime) = Handle::try_current()
-        {
-            *handle = Some(runtime.spawn(task()).abort_handle());
+        let mut state = lock(&self.0);
+        let is_due = match &*state {
+            State::NotStarted => true,
+            State::Started(task) => task.is_finished(),
+            State::Stopped => false,
+        };
+        if is_due && let Ok(runtime) = Handle::try_current() {
+            *state = State::Started(runtime.spawn(task()).abort_handle());
+        }
+    }
+
+    /// Ends the task. It is not started again.
+    pub(crate) fn stop(&self) {
+        let state = std::mem::replace(&mut *lock(&self.0), State::Stopped);
+        if let State::Started(task) = state {
+            task.abort();
         }
     }
 }
 
 impl Drop for BackgroundTask {
     fn drop(&mut self) {
-        if let Some(task) = lock(&self.0).take() {
-            task.abort();
-        }
+        self.stop();
     }
 }

@@ -11,6 +11,7 @@ use std::{
 use axum::{Json, Router, http::HeaderMap, routing::post};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use reqwest::{Response, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -20,6 +21,7 @@ use crate::support::{
     cluster::Cluster,
     example::{said_by, start, url},
     introspection::{CLIENT_ID, CLIENT_SECRET, Demands, Introspection, jdoe, jdoe_with},
+    peer::tomb_key,
     process::Running,
     redis::Redis,
     sentinel::{NAME, Sentinel},
@@ -208,6 +210,48 @@ async fn logout_ends_the_session_when_the_provider_throttles() {
     // The session is still valid at Appwrite, but no further validation is made.
     assert_eq!(me(&url, &token).await.status(), 401);
     assert_eq!(idp.calls(Endpoint::Account), 1);
+}
+
+/// A rolling restart while Redis is frozen: a logout that was queued is in Redis when the old process
+/// has ended, and the new process rejects the session.
+#[tokio::test]
+async fn queued_logout_survives_a_rolling_restart() {
+    let rounds = match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 100,
+        None => 5,
+    };
+    let (redis, idp) = (Redis::start(), Introspection::start(Demands::Basic).await);
+    let (redis_url, endpoint) = (redis.url(), idp.endpoint());
+    let settings = [
+        ("INTROSPECTION_ENDPOINT", endpoint.as_str()),
+        ("INTROSPECTION_CLIENT_ID", CLIENT_ID),
+        ("INTROSPECTION_CLIENT_SECRET", CLIENT_SECRET),
+        ("REDIS_URL", redis_url.as_str()),
+    ];
+    let mut server = start(&settings);
+    let mut at = url(&mut server);
+    for round in 0..rounds {
+        let token = format!("token-{round}");
+        idp.issue(&token, jdoe());
+        assert_eq!(me(&at, &token).await.status(), 200);
+        redis.pause();
+        assert_eq!(posted(&at, "/api/v1/auth/logout", &token).await, 503);
+        let pid = Pid::from_child(&server.0);
+        kill_process(pid, Signal::TERM).unwrap();
+        let mut next = start(&settings);
+        let next_at = url(&mut next);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(server.0.try_wait().unwrap().is_none(), "it still delivers");
+        redis.resume();
+        let status = tokio::task::spawn_blocking(move || server.0.wait()).await;
+        assert!(status.unwrap().unwrap().success(), "round {round}");
+        assert!(redis.get(&tomb_key(&token)).is_some(), "round {round}");
+        assert_eq!(me(&next_at, &token).await.status(), 401, "round {round}");
+        (server, at) = (next, next_at);
+    }
+    kill_process(Pid::from_child(&server.0), Signal::TERM).unwrap();
+    let status = tokio::task::spawn_blocking(move || server.0.wait()).await;
+    assert!(status.unwrap().unwrap().success(), "nothing is queued");
 }
 
 #[tokio::test]

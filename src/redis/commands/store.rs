@@ -92,6 +92,13 @@ impl RedisStore {
         self.topology.is_circuit_open()
     }
 
+    /// Ends the invalidation listener.
+    pub(crate) fn close(&self) {
+        if let Some(listener) = &self.listener {
+            listener.stop();
+        }
+    }
+
     pub(crate) fn metrics(&self) -> &RedisMetrics {
         self.topology.metrics()
     }

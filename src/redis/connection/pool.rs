@@ -14,7 +14,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{
-        Arc, Mutex, OnceLock, Weak,
+        Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -26,6 +26,7 @@ use bb8_redis::{
 };
 use tokio::{
     runtime::Handle,
+    task::AbortHandle,
     time::{Instant, timeout_at},
 };
 
@@ -43,7 +44,7 @@ use crate::{
         error::{rejects_writes, with_hint},
         scripts::Script,
     },
-    sync::{Backoff, lock},
+    sync::{BackgroundTask, Backoff, lock},
     telemetry::REDIS,
 };
 
@@ -65,7 +66,7 @@ pub(crate) struct ServerPool(Arc<PoolInner>);
 
 struct PoolInner {
     /// Created on first use, because bb8 connects immediately, which requires a runtime.
-    pool: OnceLock<Pool<Manager>>,
+    pool: Mutex<Option<RuntimePool>>,
     manager: Manager,
     /// The connections in use. Commands take them in turn, and ask the pool only for one that is
     /// missing or broken.
@@ -76,6 +77,21 @@ struct PoolInner {
     timeouts: Timeouts,
     /// Dedicated key that is written to find out whether the server takes writes again.
     probe: Mutex<String>,
+    probe_task: BackgroundTask,
+}
+
+/// A pool, and the runtime on which it opens connections. If the runtime ends, bb8 still counts
+/// those that were being opened, and waits for them forever.
+struct RuntimePool {
+    pool: Pool<Manager>,
+    /// A task that ends only with the runtime.
+    runtime: AbortHandle,
+}
+
+impl Drop for RuntimePool {
+    fn drop(&mut self) {
+        self.runtime.abort();
+    }
 }
 
 impl ServerPool {
@@ -95,7 +111,7 @@ impl ServerPool {
             shared: Arc::clone(&shared),
         };
         Self(Arc::new(PoolInner {
-            pool: OnceLock::new(),
+            pool: Mutex::default(),
             manager,
             connections: Default::default(),
             turn: AtomicUsize::new(0),
@@ -103,11 +119,22 @@ impl ServerPool {
             breaker: Breaker::default(),
             timeouts,
             probe: Mutex::new(probe),
+            probe_task: BackgroundTask::default(),
         }))
     }
 
     pub(crate) fn is_circuit_open(&self) -> bool {
         self.0.breaker.is_open()
+    }
+
+    /// Returns whether the circuit breaker is open for a command. If it is, a task probes the
+    /// server.
+    pub(crate) fn skips_commands(&self) -> bool {
+        let is_open = self.is_circuit_open();
+        if is_open {
+            self.0.start_probe();
+        }
+        is_open
     }
 
     /// Returns a pool of one connection, in addition to the shared ones.
@@ -141,7 +168,7 @@ impl ServerPool {
     ) -> Result<Reply, CommandError> {
         let inner = &self.0;
         let breaker = &inner.breaker;
-        if breaker.is_open() {
+        if self.skips_commands() {
             return Err(CommandError::Unavailable(
                 "the circuit breaker is open".into(),
             ));
@@ -169,7 +196,7 @@ impl ServerPool {
                                 `SessionCacheBuilder::redis` (usually REDIS_URL)",
                         "Redis unavailable, circuit breaker opened"
                     );
-                    tokio::spawn(close_when_it_answers(Arc::downgrade(inner)));
+                    inner.start_probe();
                 }
                 Err(CommandError::Unavailable(error))
             }
@@ -233,9 +260,27 @@ async fn close_when_it_answers(connections: Weak<PoolInner>) {
 }
 
 impl PoolInner {
-    fn pool(&self) -> &Pool<Manager> {
-        self.pool
-            .get_or_init(|| self.pool_of(CONNECTIONS, self.timeouts.checkout))
+    /// Starts the task that closes the breaker unless it is running. It may have ended with the
+    /// runtime that it ran on.
+    fn start_probe(self: &Arc<Self>) {
+        self.probe_task
+            .start(|| close_when_it_answers(Arc::downgrade(self)));
+    }
+
+    /// Returns the pool of the current runtime.
+    fn pool(&self) -> Pool<Manager> {
+        let mut current = lock(&self.pool);
+        match &*current {
+            Some(current) if !current.runtime.is_finished() => current.pool.clone(),
+            Some(_) | None => {
+                let pool = self.pool_of(CONNECTIONS, self.timeouts.checkout);
+                *current = Some(RuntimePool {
+                    pool: pool.clone(),
+                    runtime: tokio::spawn(std::future::pending::<()>()).abort_handle(),
+                });
+                pool
+            }
+        }
     }
 
     fn pool_of(&self, connections: u32, timeout: Duration) -> Pool<Manager> {
@@ -261,7 +306,7 @@ impl PoolInner {
             return Ok(connection);
         }
         // Boxed, as are all rare paths, so that the future of a command stays small.
-        let connection = Box::pin(self.shared.checkout(self.pool())).await?.clone();
+        let connection = Box::pin(self.shared.checkout(&self.pool())).await?.clone();
         *lock(place) = Some(connection.clone());
         Ok(connection)
     }

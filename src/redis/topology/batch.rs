@@ -59,7 +59,7 @@ impl LookupBatcher {
         known: &Arc<CachedLookup>,
         until: Instant,
     ) -> Result<LookupReply, Unavailable> {
-        if self.pool.is_circuit_open() {
+        if self.pool.skips_commands() {
             return Err(Unavailable);
         }
         // Timers and tasks need a runtime.
