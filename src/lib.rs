@@ -202,10 +202,10 @@ pub use middleware::{
 pub use model::{
     Authority, CachedSession, Namespace, Origin, SessionInfo, UserData, UserDataBuilder,
 };
-pub use redis::RedisConfig;
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use redis::RedisTls;
+pub use redis::{RedisConfig, RedisCredentials};
 pub use telemetry::{RevocationCounts, Stats};
 pub use token::{CookieRemoval, SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]

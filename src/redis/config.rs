@@ -3,11 +3,20 @@
 //! The setters of [`RedisConfig`] never fail. [`RedisConfig::check`] is the one place that does. It
 //! returns what was parsed from the URLs, and no URL.
 
-use std::{fmt, mem, str::FromStr, time::Duration};
+use std::{
+    error::Error as StdError, fmt, fs, future::Future, mem, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 use crate::{
     config_error::ConfigError,
-    redis::endpoint::{NodeFault, Server, ServerUrl, UrlFault},
+    redis::endpoint::{
+        AddressMap, CredentialsProvider, NodeFault, ProviderError, RedisCredentials, Server,
+        ServerUrl, UrlFault,
+    },
 };
 #[cfg(feature = "tls")]
 use crate::{
@@ -54,6 +63,8 @@ const MAX_REPLICA_WAIT: Duration = Duration::from_secs(60);
 pub struct RedisConfig {
     deployment: Result<Deployment, ConfigError>,
     credentials: Option<Result<ServerUrl, ConfigError>>,
+    provider: Option<CredentialsProvider>,
+    address_map: AddressMap,
     database: Option<u16>,
     #[cfg(feature = "tls")]
     tls: Option<RedisTls>,
@@ -100,6 +111,8 @@ pub(crate) struct CheckedRedisConfig {
     pub(crate) timeouts: RedisTimeouts,
     pub(crate) replicas: Option<ReplicaWait>,
     pub(crate) key_prefix: String,
+    pub(crate) credentials: Option<CredentialsProvider>,
+    pub(crate) address_map: AddressMap,
 }
 
 impl RedisConfig {
@@ -167,6 +180,8 @@ impl RedisConfig {
         Self {
             deployment,
             credentials: None,
+            provider: None,
+            address_map: AddressMap::default(),
             database: None,
             #[cfg(feature = "tls")]
             tls: None,
@@ -184,6 +199,88 @@ impl RedisConfig {
     /// themselves.
     pub fn credentials_from(mut self, url: impl AsRef<str>) -> Self {
         self.credentials = Some(parse(url.as_ref()));
+        self
+    }
+
+    /// Sets a provider of user and password, for credentials that change while the process runs,
+    /// such as the tokens of a cloud's identity service. They replace those of the URLs on all
+    /// connections to servers that hold keys: of lookups and revocations, of the listener, to the
+    /// primary that sentinels name and to the nodes of a cluster. The sentinels themselves use their
+    /// URLs. Defaults to none.
+    ///
+    /// The provider is called before a connection is made, unless credentials with a
+    /// [lifetime](RedisCredentials::valid_for) are at hand, and before they expire. Connections that
+    /// stand then send `AUTH` again. A call may take 10 seconds, and no longer than
+    /// [`connect_timeout`](Self::connect_timeout) if a connection waits for it. If it fails, one
+    /// line is logged, the previous credentials are used until they expire, and the call is
+    /// repeated. The error is logged as it is, so it must not contain a password.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_session_cache::{RedisConfig, RedisCredentials};
+    ///
+    /// # async fn fetch_token() -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    /// #     Ok(String::new())
+    /// # }
+    /// let redis = RedisConfig::single("rediss://cache.example:6379").credentials_provider(|| async {
+    ///     let token = fetch_token().await?;
+    ///     Ok(RedisCredentials::new("sessions", token).valid_for(Duration::from_secs(15 * 60)))
+    /// });
+    /// # let _ = redis;
+    /// ```
+    pub fn credentials_provider<F, R>(mut self, provider: F) -> Self
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<RedisCredentials, Box<dyn StdError + Send + Sync>>>
+            + Send
+            + 'static,
+    {
+        self.provider = Some(CredentialsProvider::new(provider));
+        self
+    }
+
+    /// Sets a file with the password, such as a mounted secret. The user is that of the URL. The
+    /// file is read before each connection and every 30 seconds, and connections that stand send
+    /// `AUTH` again if it has changed. Line ends after the password are ignored. Defaults to none.
+    ///
+    /// This is a [`credentials_provider`](Self::credentials_provider); the later call of the two
+    /// counts.
+    pub fn password_file(self, path: impl Into<PathBuf>) -> Self {
+        let path = Arc::new(path.into());
+        self.credentials_provider(move || {
+            let path = Arc::clone(&path);
+            async move {
+                let read = spawn_blocking(move || {
+                    let text = fs::read_to_string(&*path);
+                    text.map_err(|error| format!("{}: {error}", path.display()))
+                });
+                let text = Zeroizing::new(read.await?.map_err(ProviderError::from)?);
+                Ok(RedisCredentials::password(
+                    text.trim_end_matches(['\r', '\n']),
+                ))
+            }
+        })
+    }
+
+    /// Sets how addresses that sentinels or cluster nodes announce map to those that this process
+    /// can reach, for example through Docker, NAT or SSH tunnels. `map` receives the announced host
+    /// and port, and returns the address to connect to, or `None` to use the announced one. With TLS
+    /// the certificate must be for the returned host. Defaults to the announced addresses. Not for
+    /// [`single`](Self::single), whose URL is the address.
+    ///
+    /// ```
+    /// use tower_session_cache::RedisConfig;
+    ///
+    /// let redis = RedisConfig::cluster(["redis://127.0.0.1:7001"])
+    ///     // The containers publish their ports on this host.
+    ///     .address_map(|_, port| Some(("127.0.0.1".to_owned(), port)));
+    /// # let _ = redis;
+    /// ```
+    pub fn address_map(
+        mut self,
+        map: impl Fn(&str, u16) -> Option<(String, u16)> + Send + Sync + 'static,
+    ) -> Self {
+        self.address_map = AddressMap::new(map);
         self
     }
 
@@ -275,6 +372,9 @@ impl RedisConfig {
                 return Err(CLUSTER_DATABASE);
             }
         }
+        if matches!(deployment, Deployment::Single(_)) && self.address_map.is_set() {
+            return Err(ADDRESS_MAP);
+        }
         #[cfg(feature = "tls")]
         deployment.encrypt(self.tls)?;
         self.timeouts.check()?;
@@ -289,6 +389,8 @@ impl RedisConfig {
             timeouts: self.timeouts,
             replicas: self.replicas,
             key_prefix: self.key_prefix,
+            credentials: self.provider,
+            address_map: self.address_map,
         })
     }
 }
@@ -473,6 +575,11 @@ const NO_SENTINEL: ConfigError = ConfigError::new(
 const CREDENTIALS: ConfigError = ConfigError::new(
     "`credentials_from` requires `RedisConfig::sentinel`; for other deployments, write user, \
      password and database into the URL of the server",
+);
+
+const ADDRESS_MAP: ConfigError = ConfigError::new(
+    "`address_map` requires `RedisConfig::cluster` or `RedisConfig::sentinel`, which announce \
+     addresses; for one server, write the address into its URL",
 );
 
 const CLUSTER_URLS: ConfigError = ConfigError::new(

@@ -36,7 +36,9 @@ use crate::{
     coherence::Lease,
     redis::{
         connection::{field, identity},
-        endpoint::{Connection, Endpoint, PrimaryTerm, TrackedNode, connect, connection_config},
+        endpoint::{
+            Connected, Connection, Endpoint, Login, PrimaryTerm, TrackedNode, connection_config,
+        },
         topology::Topology,
     },
     sync::{BackgroundTask, Backoff},
@@ -175,6 +177,8 @@ struct TrackingConnection {
     run_id: Arc<str>,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
+    /// `None` if the credentials do not change.
+    login: Option<Login>,
     probe: Option<Arc<Probe>>,
 }
 
@@ -210,7 +214,7 @@ impl Subscription {
             let (sent, timer) = (self.lease.now(), Timer::start());
             let ping = cmd("PING");
             let pongs = nodes.iter_mut();
-            let pongs = pongs.map(|node| self.ask::<Value>(&mut node.connection, &ping));
+            let pongs = pongs.map(|node| self.beat(node, &ping));
             try_join_all(pongs).await?;
             self.lease.record_heartbeat(timer);
             if let Some(previous) = previous.replace(sent) {
@@ -252,7 +256,11 @@ impl Subscription {
                 pushed: Notify::new(),
             })
         });
-        let (mut connection, term) = self.connect(&server, probe.clone()).await?;
+        let Connected {
+            mut connection,
+            term,
+            login,
+        } = self.connect(&server, probe.clone()).await?;
         let run_id = self.identify(&mut connection).await?;
         let mut track = cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("BCAST");
@@ -264,6 +272,7 @@ impl Subscription {
             connection,
             run_id,
             term,
+            login,
             probe,
         })
     }
@@ -285,21 +294,28 @@ impl Subscription {
         &self,
         server: &Endpoint,
         probe: Option<Arc<Probe>>,
-    ) -> Result<(Connection, Option<PrimaryTerm>), ListenError> {
+    ) -> Result<Connected, ListenError> {
         let (lease, key_space) = (Arc::clone(&self.lease), self.key_space.clone());
         let config = connection_config(self.timeout).set_push_sender(move |push: PushInfo| {
             on_push(&lease, &key_space, probe.as_deref(), &push);
             Ok::<_, fmt::Error>(())
         });
         // The timeout includes the greeting, which an unresponsive server leaves unanswered.
-        self.within(async {
-            let (server, term) = server.resolve().await?;
+        self.within(server.connect(&config, |server| {
             let settings = server.redis_settings().clone();
             let settings = settings.set_protocol(ProtocolVersion::RESP3);
-            let server = server.map(|info| info.set_redis_settings(settings));
-            Ok((connect(server, &config).await?, term))
-        })
+            server.set_redis_settings(settings)
+        }))
         .await
+    }
+
+    /// Sends a heartbeat, and before it the credentials if they have changed.
+    async fn beat(&self, node: &mut TrackingConnection, ping: &Cmd) -> Result<(), ListenError> {
+        if let Some(login) = &node.login {
+            self.within(login.renew(&mut node.connection)).await?;
+        }
+        self.ask::<Value>(&mut node.connection, ping).await?;
+        Ok(())
     }
 
     /// Returns the run ID of the server. Fails unless the server is a primary.

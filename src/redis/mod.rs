@@ -17,6 +17,7 @@ mod scripts;
 mod topology;
 
 pub use self::config::RedisConfig;
+pub use self::endpoint::RedisCredentials;
 #[cfg(feature = "tls")]
 pub use self::endpoint::RedisTls;
 pub(crate) use self::{

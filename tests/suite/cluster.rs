@@ -19,10 +19,11 @@ use tower_session_cache::{
 use crate::support::{
     client::{ask, token},
     cluster::{Cluster, Plan},
+    log,
     peer::{mark_key, record, session_key, tomb_key},
     probe::{Probe, session},
     proxy::Proxy,
-    redis::Redis,
+    redis::{Redis, free_port},
     rules::{rules, rules_of_a_cluster},
     soon,
     tls::{Authority, is_spoken, options},
@@ -1010,4 +1011,59 @@ async fn no_revoked_session_is_served_across_failover_and_slot_moves() {
 async fn local_hits_of_revoked_sessions_end_within_a_lease() {
     let lease = Duration::from_millis(500);
     run(race("cluster, local", Some(lease)), requests()).await;
+}
+
+/// The nodes announce addresses that no client can reach, as those of containers.
+#[tokio::test]
+async fn unreachable_announced_addresses_are_logged_and_can_be_mapped() {
+    let announced: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let cluster = Cluster::planned(Plan {
+        has_replicas: false,
+        announced: Some(&announced),
+        ..Plan::default()
+    });
+    let urls: Vec<_> = cluster.nodes.iter().map(Redis::url).collect();
+
+    let log = log::record();
+    let cache = builder(urls.clone()).build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
+    let warnings = || {
+        let text = log.text();
+        let line = "unreachable at its announced address";
+        let lines = text.lines().filter(|it| it.contains(line));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    until("a warning for each node", || warnings().len() >= 3).await;
+    // The slot map is read every 500 ms; a second warning would have come with the next reading.
+    let before = cluster.nodes[0].run::<String>(cmd("INFO").arg("commandstats"));
+    until("another reading of the slot map", || {
+        cluster.nodes[0].run::<String>(cmd("INFO").arg("commandstats")) != before
+    })
+    .await;
+    let warnings = warnings();
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    for port in &announced {
+        let address = format!("127.0.0.1:{port}");
+        let named = warnings.iter().any(|line| line.contains(&address));
+        assert!(named, "{address}: {warnings:#?}");
+    }
+
+    let real = cluster.nodes.iter().map(Redis::port);
+    let map: HashMap<u16, u16> = announced.iter().copied().zip(real).collect();
+    let config = config(urls).address_map(move |host, port| {
+        assert_eq!(host, "127.0.0.1");
+        Some((host.to_owned(), *map.get(&port)?))
+    });
+    let local = LocalCacheConfig::new(TOKENS).lease(LONG);
+    let cache = builder_of(config).local_cache(local).build().unwrap();
+    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    for n in 0..TOKENS {
+        let text = format!("mapped-{n}");
+        assert_eq!(ask(&layer, &text).await.unwrap().1, Origin::Validator);
+        assert_ne!(ask(&layer, &text).await.unwrap().1, Origin::Validator);
+        let _ = cache.revoke_token(&token(&text)).await.unwrap();
+    }
+    until("a lease", || cache.stats().lease_age.is_some()).await;
+    assert_eq!(cache.health_check().await.redis, RedisHealth::Up);
 }

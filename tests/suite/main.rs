@@ -42,6 +42,7 @@ mod page;
 mod provider;
 mod public_api;
 mod readiness;
+mod redis_credentials;
 mod refresh;
 mod replicas;
 mod revocation;

@@ -15,10 +15,11 @@ use crate::{
     redis::{
         config::CheckedRedisConfig,
         connection::{Access, Timeouts},
+        endpoint::CredentialsSource,
         invalidation::{Listener, TrackingConfig},
         keys::{KeySpace, SessionKeys},
         record_cache::RecordCache,
-        topology::Topology,
+        topology::{NodeAccess, Topology},
     },
     telemetry::RedisMetrics,
     time::Clock,
@@ -62,8 +63,14 @@ impl RedisStore {
             database,
             replicas,
             key_prefix,
+            credentials,
+            address_map,
             ..
         } = config;
+        let access = NodeAccess {
+            credentials: credentials.map(|it| Arc::new(CredentialsSource::new(it))),
+            address_map,
+        };
         let database = database.unwrap_or(default_database);
         let key_space = KeySpace::new(key_prefix);
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
@@ -71,6 +78,7 @@ impl RedisStore {
             listener: tier.map(|tier| Listener::new(tier, key_space.clone())),
             topology: Topology::new(
                 deployment,
+                access,
                 database,
                 replicas,
                 limits.timeouts,

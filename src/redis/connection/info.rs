@@ -9,7 +9,7 @@ pub(crate) fn field<'a>(info: &'a str, name: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// The oldest supported version. The scripts use no later command, and the tests run against it.
+/// The oldest supported version. The scripts use no later command.
 const OLDEST: (u32, u32) = (6, 2);
 
 /// Returns whether the server reports a version older than [`OLDEST`]. Forks report the version of

@@ -1,6 +1,13 @@
 //! bb8's connection manager. It registers the run ID of the server before a connection is used.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bb8_redis::{
     bb8::{ManageConnection, Pool, PooledConnection, RunError},
@@ -17,7 +24,7 @@ use super::{
 use crate::{
     protocol::Timestamp,
     redis::{
-        endpoint::{Endpoint, connect},
+        endpoint::{Connected, Endpoint},
         error::with_hint,
     },
 };
@@ -27,6 +34,8 @@ pub(crate) struct ServerState {
     pub(crate) registry: Arc<ServerRegistry>,
     /// Why the last attempt to connect failed, if it did. Changes with every attempt.
     trouble: watch::Sender<Option<String>>,
+    /// Whether a connection was made, or the first failure was returned.
+    has_connected: AtomicBool,
     /// Error text if the server does not reply in time.
     timeout_message: &'static str,
 }
@@ -51,6 +60,9 @@ impl ManageConnection for Manager {
         let connection = timeout(self.timeout, self.connection())
             .await
             .unwrap_or_else(|_| Err((ErrorKind::Io, self.shared.timeout_message).into()));
+        if connection.is_ok() {
+            self.shared.has_connected.store(true, SeqCst);
+        }
         let trouble = connection.as_ref().err().map(with_hint);
         self.shared.trouble.send_replace(trouble);
         connection
@@ -70,8 +82,11 @@ impl ManageConnection for Manager {
 
 impl Manager {
     async fn connection(&self) -> Result<SharedConnection, RedisError> {
-        let (server, term) = self.server.resolve().await?;
-        let mut connection = connect(server, &self.config).await?;
+        let Connected {
+            mut connection,
+            term,
+            login,
+        } = self.server.connect(&self.config, |server| server).await?;
         let hashes = load_scripts(&mut connection).await?;
         let (info, time): (String, (i64, i64)) = pipe()
             .cmd("INFO")
@@ -95,6 +110,7 @@ impl Manager {
                 hashes,
                 run_id,
                 term,
+                login,
                 self.shared.registry.metrics.connections.guard(),
             )),
         })
@@ -106,6 +122,7 @@ impl ServerState {
         Self {
             registry,
             trouble: watch::Sender::default(),
+            has_connected: AtomicBool::new(false),
             timeout_message,
         }
     }
@@ -151,6 +168,12 @@ impl ServerState {
         let run_id = identity(info);
         self.registry.register(&run_id, now);
         run_id
+    }
+
+    /// Returns the error of an attempt to connect, if none has succeeded yet. Returns it once.
+    pub(crate) fn first_failure(&self) -> Option<String> {
+        let trouble = self.trouble.borrow().clone()?;
+        (!self.has_connected.swap(true, SeqCst)).then_some(trouble)
     }
 
     pub(crate) fn trouble(&self) -> String {

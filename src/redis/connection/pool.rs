@@ -150,6 +150,11 @@ impl ServerPool {
         self.0.shared.checkout(pool).await
     }
 
+    /// Returns the error of an attempt to connect, if none has succeeded yet. Returns it once.
+    pub(crate) fn first_failure(&self) -> Option<String> {
+        self.0.shared.first_failure()
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
         self.0.timeouts.call
     }

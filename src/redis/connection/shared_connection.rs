@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::{
     redis::{
-        endpoint::{Connection, PrimaryTerm},
+        endpoint::{Connection, Login, PrimaryTerm},
         scripts::{SCRIPTS, Script},
     },
     telemetry::GaugeGuard,
@@ -45,6 +45,8 @@ pub(crate) struct ConnectionState {
     run_id: Arc<str>,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
+    /// `None` if the credentials do not change.
+    login: Option<Login>,
     _open: GaugeGuard,
 }
 
@@ -53,6 +55,7 @@ impl ConnectionState {
         hashes: Vec<String>,
         run_id: Arc<str>,
         term: Option<PrimaryTerm>,
+        login: Option<Login>,
         open: GaugeGuard,
     ) -> Self {
         Self {
@@ -62,6 +65,7 @@ impl ConnectionState {
             hashes,
             run_id,
             term,
+            login,
             _open: open,
         }
     }
@@ -150,6 +154,11 @@ impl SharedConnection {
     }
 
     async fn send(&mut self, is_asking: bool, command: &Cmd) -> Result<Value, RedisError> {
+        if let Some(login) = &self.state.login
+            && login.is_outdated()
+        {
+            Box::pin(login.renew(&mut self.connection)).await?;
+        }
         if !is_asking {
             // `send_packed_command` would return error replies as values.
             return command.query_async(&mut self.connection).await;

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     connect::{Connection, Server, connect, connection_config},
-    url::at,
+    url::{AddressMap, at},
 };
 use crate::{
     redis::error::with_hint,
@@ -48,6 +48,7 @@ struct SentinelSet {
     name: String,
     /// How to connect to the primary, at whatever address.
     connection_info: Server,
+    address_map: AddressMap,
     /// Timeout for the reply of each sentinel.
     timeout: Duration,
     view: watch::Sender<PrimaryView>,
@@ -90,6 +91,7 @@ impl SentinelClient {
         sentinels: Vec<Server>,
         name: String,
         connection_info: Server,
+        address_map: AddressMap,
         connect_timeout: Duration,
     ) -> Self {
         // The rest of the time is for the connection to the primary.
@@ -103,6 +105,7 @@ impl SentinelClient {
                 sentinels,
                 name,
                 connection_info,
+                address_map,
                 timeout,
                 view: watch::Sender::default(),
                 term_counter: Arc::default(),
@@ -136,10 +139,8 @@ impl SentinelClient {
                     term_counter: Arc::clone(&group.term_counter),
                     number: group.term_counter.load(SeqCst),
                 };
-                Ok((
-                    at(&group.connection_info, &primary.host, primary.port),
-                    term,
-                ))
+                let (how, map) = (&group.connection_info, &group.address_map);
+                Ok((at(how, map, &primary.host, primary.port), term))
             }
             (_, trouble) => Err((
                 ErrorKind::MasterNameNotFoundBySentinel,

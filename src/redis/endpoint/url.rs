@@ -1,6 +1,6 @@
 //! URL of a Redis server, parsed and checked once.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bb8_redis::redis::{
     ConnectionAddr, IntoConnectionInfo,
@@ -104,7 +104,7 @@ impl ServerUrl {
             ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }
                 if !self.names_port =>
             {
-                at(&self.server, host, SENTINEL_PORT)
+                at(&self.server, &AddressMap::default(), host, SENTINEL_PORT)
             }
             _ => self.server.clone(),
         }
@@ -161,9 +161,35 @@ pub(crate) enum NodeFault {
     NamesDatabase,
 }
 
-/// Returns the same user, password, database and TLS configuration with another address.
-pub(crate) fn at(how: &Server, host: &str, port: u16) -> Server {
-    let host = host.to_owned();
+type MapAddress = dyn Fn(&str, u16) -> Option<(String, u16)> + Send + Sync;
+
+/// Maps an address that sentinels or cluster nodes announce to the one to connect to.
+#[derive(Clone, Default)]
+pub(crate) struct AddressMap(Option<Arc<MapAddress>>);
+
+impl AddressMap {
+    pub(crate) fn new(
+        map: impl Fn(&str, u16) -> Option<(String, u16)> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Some(Arc::new(map)))
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+impl fmt::Debug for AddressMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AddressMap").field(&self.is_set()).finish()
+    }
+}
+
+/// Returns the same user, password, database and TLS configuration with the address that was
+/// announced, or with the one that it is mapped to.
+pub(crate) fn at(how: &Server, map: &AddressMap, host: &str, port: u16) -> Server {
+    let mapped = map.0.as_ref().and_then(|map| map(host, port));
+    let (host, port) = mapped.unwrap_or_else(|| (host.to_owned(), port));
     let addr = match how.addr() {
         ConnectionAddr::TcpTls { .. } => ConnectionAddr::TcpTls {
             host,

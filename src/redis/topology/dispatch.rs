@@ -19,7 +19,7 @@ use crate::{
         endpoint::{Endpoint, SentinelClient, TrackedNode},
         keys::KeySpace,
         scripts::Script,
-        topology::cluster::Cluster,
+        topology::cluster::{Cluster, NodeAccess},
     },
     telemetry::RedisMetrics,
 };
@@ -54,6 +54,7 @@ impl Topology {
     /// Creates a topology that connects on first use.
     pub(crate) fn new(
         deployment: Deployment,
+        access: NodeAccess,
         database: u16,
         replicas: Option<ReplicaWait>,
         timeouts: Timeouts,
@@ -61,20 +62,31 @@ impl Topology {
         lease: Option<Arc<Lease>>,
     ) -> Self {
         let endpoint = match deployment {
-            Deployment::Single(url) => Endpoint::Fixed(Box::new(url.server(database))),
+            Deployment::Single(url) => Endpoint::fixed(url.server(database), access.credentials),
             Deployment::Sentinel {
                 sentinels,
                 name,
                 primary,
             } => {
                 let primary = primary.server(database);
-                let sentinels = SentinelClient::new(sentinels, name, primary, timeouts.connect);
-                Endpoint::Sentinel(Arc::new(sentinels))
+                let sentinels = SentinelClient::new(
+                    sentinels,
+                    name,
+                    primary,
+                    access.address_map,
+                    timeouts.connect,
+                );
+                Endpoint::sentinel(sentinels, access.credentials)
             }
             Deployment::Cluster(nodes) => {
                 let registry = Arc::new(ServerRegistry::new(lease, true));
-                let cluster =
-                    Cluster::new(nodes, timeouts, key_space.clone(), Arc::clone(&registry));
+                let cluster = Cluster::new(
+                    nodes,
+                    access,
+                    timeouts,
+                    key_space.clone(),
+                    Arc::clone(&registry),
+                );
                 return Self {
                     registry,
                     timeouts,

@@ -9,6 +9,7 @@ mod reply;
 mod run_ids;
 
 pub(crate) use self::{
+    cluster::NodeAccess,
     dispatch::{Operation, Topology},
     reply::LookupReply,
     run_ids::RunIds,

@@ -27,7 +27,7 @@ use crate::{
     protocol::Timestamp,
     redis::{
         connection::{CallOptions, ServerPool, SharedConnection},
-        endpoint::{Connection, Server, connect, connection_config, timeout_message},
+        endpoint::{Connected, Server, connection_config},
         error::with_hint,
     },
     sync::{Backoff, lock},
@@ -62,7 +62,7 @@ pub(crate) async fn watch(cluster: Weak<Cluster>, refresh_requested: Arc<Notify>
 /// Connection to the node that reports the state of the cluster. It is kept until the node fails
 /// to.
 pub(crate) struct DiscoveryConnection {
-    connection: Connection,
+    server: Connected,
     address: Address,
 }
 
@@ -88,9 +88,10 @@ impl Cluster {
             None => self.timeouts.connect,
         };
         let until = Instant::now() + timeout;
-        let has_same_run_id = |primary: &Primary| {
-            let pool = primary.pool.clone();
-            async move { pool.has_same_run_id(until).await }
+        let has_same_run_id = async |primary: &Primary| {
+            if !primary.pool.has_same_run_id(until).await {
+                warn_if_unreachable(primary);
+            }
         };
         join_all(map.owners().map(has_same_run_id)).await;
         if before.is_none() {
@@ -178,13 +179,14 @@ impl Cluster {
         else {
             return Err("a cluster node must be given by host and port".to_owned());
         };
-        let timeout_message = timeout_message(&node);
+        let endpoint = self.endpoint(node);
+        let timeout_message = endpoint.timeout_message();
         let config = connection_config(self.timeouts.connect);
-        let connect = connect(node, &config);
+        let connect = endpoint.connect(&config, |server| server);
         // The timeout includes the greeting, which an unresponsive server leaves unanswered.
         match timeout(self.timeouts.connect, connect).await {
-            Ok(Ok(connection)) => Ok(DiscoveryConnection {
-                connection,
+            Ok(Ok(server)) => Ok(DiscoveryConnection {
+                server,
                 address: Address { host, port },
             }),
             Ok(Err(error)) => Err(with_hint(&error)),
@@ -197,7 +199,15 @@ impl Cluster {
         for what in ["SLOTS", "NODES", "INFO"] {
             ask.cmd("CLUSTER").arg(what);
         }
-        let asked = ask.query_async::<(Value, String, String)>(&mut source.connection);
+        let Connected {
+            connection, login, ..
+        } = &mut source.server;
+        let asked = async {
+            if let Some(login) = login {
+                login.renew(connection).await?;
+            }
+            ask.query_async::<(Value, String, String)>(connection).await
+        };
         let (slots, nodes, info) = match timeout(self.timeouts.call, asked).await {
             Ok(answer) => answer.map_err(|error| with_hint(&error))?,
             Err(_) => return Err("no reply within the timeout".to_owned()),
@@ -249,6 +259,23 @@ impl Cluster {
         }
         Arc::new(map)
     }
+}
+
+/// Logs once that no connection could be made so far to the address that a primary announces.
+fn warn_if_unreachable(primary: &Primary) {
+    let Some(error) = primary.pool.first_failure() else {
+        return;
+    };
+    let Address { host, port } = &primary.address;
+    tracing::warn!(
+        target: REDIS,
+        announced = format!("{host}:{port}"),
+        error,
+        hint = "check that the node runs; if this address is valid only inside the cluster's \
+                network, set `cluster-announce-ip` and `cluster-announce-port` of the node, or \
+                `RedisConfig::address_map`",
+        "Redis cluster node unreachable at its announced address"
+    );
 }
 
 /// Returns the time of the first primary that replies.

@@ -15,4 +15,4 @@ mod router;
 mod slot_map;
 mod state;
 
-pub(crate) use self::state::Cluster;
+pub(crate) use self::state::{Cluster, NodeAccess};

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::redis::{
     connection::{CallOptions, CommandError, Reply, SharedConnection},
-    endpoint::{Endpoint, TrackedNode},
+    endpoint::TrackedNode,
 };
 
 /// Maximum number of times that a command is sent. More redirects mean that the nodes disagree.
@@ -93,7 +93,7 @@ impl Cluster {
             return (topology_version, Vec::new());
         };
         let heard = map.primaries.iter().map(|primary| TrackedNode {
-            server: Endpoint::Fixed(Box::new(self.connection_info(&primary.address))),
+            server: self.endpoint(self.connection_info(&primary.address)),
             probe: map.key_on(&primary.address, |n| {
                 self.key_space.probe(nonce.wrapping_add(n))
             }),

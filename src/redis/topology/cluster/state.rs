@@ -12,7 +12,7 @@ use super::{cluster_info::Address, slot_map::SlotMap};
 use crate::{
     redis::{
         connection::{ServerPool, ServerRegistry, Timeouts},
-        endpoint::{Endpoint, Server, at},
+        endpoint::{AddressMap, CredentialsSource, Endpoint, Server, at},
         keys::KeySpace,
     },
     sync::{BackgroundTask, lock},
@@ -24,6 +24,7 @@ const MAX_STRAYS: usize = 64;
 pub(crate) struct Cluster {
     /// The configured nodes, through which the others are found.
     pub(crate) seeds: Vec<Server>,
+    pub(crate) access: NodeAccess,
     pub(crate) timeouts: Timeouts,
     pub(crate) key_space: KeySpace,
     pub(crate) registry: Arc<ServerRegistry>,
@@ -34,6 +35,13 @@ pub(crate) struct Cluster {
     /// Requests a refresh ahead of the next one.
     pub(crate) refresh_requested: Arc<Notify>,
     pub(crate) discovery: BackgroundTask,
+}
+
+/// How nodes are reached, in addition to the settings of the first configured one.
+#[derive(Default)]
+pub(crate) struct NodeAccess {
+    pub(crate) credentials: Option<Arc<CredentialsSource>>,
+    pub(crate) address_map: AddressMap,
 }
 
 pub(crate) enum ClusterStatus {
@@ -48,12 +56,14 @@ impl Cluster {
     /// Creates a cluster that connects on first use.
     pub(crate) fn new(
         seeds: Vec<Server>,
+        access: NodeAccess,
         timeouts: Timeouts,
         key_space: KeySpace,
         registry: Arc<ServerRegistry>,
     ) -> Self {
         Self {
             seeds,
+            access,
             timeouts,
             key_space,
             registry,
@@ -93,14 +103,19 @@ impl Cluster {
     }
 
     pub(crate) fn pool(&self, address: &Address) -> ServerPool {
-        let server = Endpoint::Fixed(Box::new(self.connection_info(address)));
+        let server = self.endpoint(self.connection_info(address));
         let (probe, registry) = (self.key_space.write_probe(), Arc::clone(&self.registry));
         ServerPool::new(server, self.timeouts, probe, registry)
     }
 
     /// Returns the settings of the first configured node with another address.
     pub(crate) fn connection_info(&self, address: &Address) -> Server {
-        at(&self.seeds[0], &address.host, address.port)
+        let map = &self.access.address_map;
+        at(&self.seeds[0], map, &address.host, address.port)
+    }
+
+    pub(crate) fn endpoint(&self, server: Server) -> Endpoint {
+        Endpoint::fixed(server, self.access.credentials.clone())
     }
 }
 
