@@ -33,11 +33,35 @@ pub(crate) fn rejects_writes(error: &RedisError) -> bool {
     }
 }
 
+/// Returns whether the server does not have the database, or does not permit to select it.
+pub(crate) fn is_database_rejected(error: &RedisError) -> bool {
+    let text = error.to_string();
+    text.starts_with("Redis server refused to switch database")
+}
+
+/// Returns whether the server, or a proxy in front of it, does not have a command.
+pub(crate) fn is_command_rejected(error: &RedisError) -> bool {
+    let kind = error.kind();
+    (kind == ErrorKind::Server(ServerErrorKind::ResponseError) || kind == ErrorKind::Extension)
+        && error.to_string().contains("command")
+        && !rejects_writes(error)
+}
+
 fn advice(error: &RedisError) -> Option<&'static str> {
+    if is_database_rejected(error) {
+        return Some(
+            "set `database` of `RedisConfig` to 0 and leave it out of the URL, because clusters \
+             and many managed servers have no other, or grant the user `+select`",
+        );
+    }
     if is_unauthenticated(error) {
         return Some("check user and password in the URL against the server's ACL");
     }
-    if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) {
+    // Before Redis 7, a missing right of a script is no NOPERM.
+    let in_script = "The user executing the script can't";
+    if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm)
+        || error.to_string().contains(in_script)
+    {
         return Some("grant the user the ACL rules listed in docs::deployment");
     }
     #[cfg(feature = "tls")]

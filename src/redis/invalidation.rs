@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    error::is_unauthenticated,
+    error::{is_database_rejected, is_unauthenticated},
     keys::{ChangedKey, KeySpace},
 };
 use crate::{
@@ -389,7 +389,8 @@ fn trouble(error: RedisError) -> ListenError {
         || [BusyLoading, Ask, Moved, TryAgain, ClusterDown]
             .into_iter()
             .any(|kind| error.kind() == ErrorKind::Server(kind))
-        || is_unauthenticated(&error);
+        || is_unauthenticated(&error)
+        || is_database_rejected(&error);
     if passes {
         ListenError::Unavailable
     } else {

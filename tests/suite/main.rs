@@ -50,6 +50,7 @@ mod scripts;
 mod secrets;
 mod sentinel;
 mod sentinel_stress;
+mod servers;
 mod shared_cache;
 mod sharing;
 mod sockets;

@@ -44,6 +44,7 @@ struct Faults {
     fault: Mutex<Fault>,
     withholds_pushes: AtomicBool,
     words_of_redis_6: AtomicBool,
+    declared_keys_only: AtomicBool,
     refuses: AtomicBool,
     /// Number of connections so far, and of those that carry nothing any more.
     accepted: AtomicUsize,
@@ -87,6 +88,7 @@ impl Proxy {
             fault: Mutex::new(Fault::None),
             withholds_pushes: AtomicBool::new(false),
             words_of_redis_6: AtomicBool::new(false),
+            declared_keys_only: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             forgotten: AtomicUsize::new(0),
@@ -152,6 +154,12 @@ impl Proxy {
     /// Reports the error of a command in a script as Redis 6.2.5 does.
     pub fn use_words_of_redis_6(&self) {
         self.faults.words_of_redis_6.store(true, SeqCst);
+    }
+
+    /// Lets scripts that are loaded from now on access only the keys that they declare, as Dragonfly
+    /// does.
+    pub fn require_declared_keys(&self) {
+        self.faults.declared_keys_only.store(true, SeqCst);
     }
 
     /// Forwards everything except the replies to lookups.
@@ -251,6 +259,12 @@ async fn requests(
                 }
                 if holds.borrow().0 {
                     continue;
+                }
+                if faults.declared_keys_only.load(SeqCst) {
+                    if !pending.is_empty() {
+                        continue;
+                    }
+                    held = with_declared_keys_only(&held);
                 }
             }
             _ = holds.changed() => {}
@@ -355,18 +369,65 @@ fn frame(bytes: &[u8]) -> Option<usize> {
     (0..parts).try_fold(line, |at, _| Some(at + frame(&bytes[at..])?))
 }
 
+/// Replaces `redis` in a script by functions that reject keys that are not declared.
+const DECLARED_KEYS_ONLY: &str = "\
+local real, declared = redis, {}
+for _, key in ipairs(KEYS) do declared[key] = true end
+local function checked(run, command, ...)
+  local key = ...
+  if command ~= 'TIME' and not declared[key] then
+    return {err = 'ERR script tried accessing undeclared key, key: ' .. key}
+  end
+  return run(command, ...)
+end
+local redis = {
+  pcall = function(...) return checked(real.pcall, ...) end,
+  call = function(...)
+    local reply = checked(real.call, ...)
+    if type(reply) == 'table' and reply.err then error(reply.err) end
+    return reply
+  end,
+}
+";
+
+fn with_declared_keys_only(mut commands: &[u8]) -> Vec<u8> {
+    let mut forwarded = Vec::new();
+    while let Some((mut arguments, rest)) = arguments(commands) {
+        let script;
+        if let [name, b"LOAD", code] = &arguments[..]
+            && *name == b"SCRIPT"
+        {
+            script = [DECLARED_KEYS_ONLY.as_bytes(), code].concat();
+            arguments[2] = &script;
+        }
+        forwarded.extend(format!("*{}\r\n", arguments.len()).bytes());
+        for argument in arguments {
+            forwarded.extend(format!("${}\r\n", argument.len()).bytes());
+            forwarded.extend([argument, b"\r\n"].concat());
+        }
+        commands = &commands[commands.len() - rest..];
+    }
+    forwarded
+}
+
 /// Returns the name of the first command and the number of bytes after it, or `None` while the
 /// command is incomplete.
 pub fn command(bytes: &[u8]) -> Option<(String, usize)> {
+    let (arguments, rest) = arguments(bytes)?;
+    let name = String::from_utf8_lossy(arguments.first()?);
+    Some((name.to_uppercase(), rest))
+}
+
+/// Returns the name and the arguments of the first command, and the number of bytes after it.
+fn arguments(bytes: &[u8]) -> Option<(Vec<&[u8]>, usize)> {
     let (count, mut rest) = number(bytes, b'*')?;
-    let mut name = None;
+    let mut arguments = Vec::new();
     for _ in 0..count {
         let (length, after) = number(rest, b'$')?;
-        let argument = after.get(..length)?;
-        name.get_or_insert_with(|| String::from_utf8_lossy(argument).to_uppercase());
+        arguments.push(after.get(..length)?);
         rest = after.get(length + 2..)?;
     }
-    Some((name?, rest.len()))
+    Some((arguments, rest.len()))
 }
 
 fn number(bytes: &[u8], kind: u8) -> Option<(usize, &[u8])> {

@@ -330,9 +330,10 @@ impl RedisStore {
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
         let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
-        let answer = call
-            .run(Script::Lookup, &[&keys.record, &keys.tombstone], &arguments)
-            .await?;
+        let mark = mark_name.map(|name| self.mark_key(name));
+        let all = [&keys.record, &keys.tombstone].into_iter().chain(&mark);
+        let all: Vec<_> = all.map(String::as_str).collect();
+        let answer = call.run(Script::Lookup, &all, &arguments).await?;
         type Reply = (
             Option<Vec<u8>>,
             Option<Vec<u8>>,

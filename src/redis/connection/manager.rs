@@ -25,7 +25,7 @@ use crate::{
     protocol::Timestamp,
     redis::{
         endpoint::{Connected, Endpoint},
-        error::with_hint,
+        error::{is_command_rejected, with_hint},
     },
 };
 
@@ -87,7 +87,14 @@ impl Manager {
             term,
             login,
         } = self.server.connect(&self.config, |server| server).await?;
-        let hashes = load_scripts(&mut connection).await?;
+        let hashes = match load_scripts(&mut connection).await {
+            Ok(hashes) => Some(hashes),
+            Err(error) if is_command_rejected(&error) => {
+                self.shared.registry.warn_of_scripts(&error);
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let (info, time): (String, (i64, i64)) = pipe()
             .cmd("INFO")
             .cmd("TIME")

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst},
 };
 
+use bb8_redis::redis::RedisError;
+
 use crate::{
     coherence::Lease,
     protocol::{CLOCK_SKEW_TOLERANCE, Timestamp},
@@ -30,6 +32,7 @@ pub(crate) struct ServerRegistry {
     topology_version: AtomicU64,
     has_warned_of_eviction: AtomicBool,
     has_warned_of_version: AtomicBool,
+    has_warned_of_scripts: AtomicBool,
     pub(crate) metrics: RedisMetrics,
 }
 
@@ -54,6 +57,7 @@ impl ServerRegistry {
             topology_version: AtomicU64::new(0),
             has_warned_of_eviction: AtomicBool::new(false),
             has_warned_of_version: AtomicBool::new(false),
+            has_warned_of_scripts: AtomicBool::new(false),
             metrics: RedisMetrics::default(),
         }
     }
@@ -149,6 +153,18 @@ impl ServerRegistry {
                 version,
                 hint = "use Redis 6.2 or later; this version is not tested",
                 "Redis is older than the oldest supported version"
+            );
+        }
+    }
+
+    pub(crate) fn warn_of_scripts(&self, error: &RedisError) {
+        if !self.has_warned_of_scripts.swap(true, SeqCst) {
+            tracing::warn!(
+                target: REDIS,
+                %error,
+                hint = "permit SCRIPT LOAD on the server and on proxies in front of it to save the \
+                        transfer, or permit EVAL",
+                "Redis loads no scripts, sending them with each call"
             );
         }
     }

@@ -41,7 +41,8 @@ pub(crate) struct ConnectionState {
     made: Instant,
     /// Time of the latest reply, in milliseconds since `made`.
     replied: AtomicU64,
-    hashes: Vec<String>,
+    /// The hashes of the scripts. `None` if the server loads no scripts.
+    hashes: Option<Vec<String>>,
     run_id: Arc<str>,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
@@ -52,7 +53,7 @@ pub(crate) struct ConnectionState {
 
 impl ConnectionState {
     pub(crate) fn new(
-        hashes: Vec<String>,
+        hashes: Option<Vec<String>>,
         run_id: Arc<str>,
         term: Option<PrimaryTerm>,
         login: Option<Login>,
@@ -92,10 +93,22 @@ impl SharedConnection {
 
     /// Builds the call of a script. Its last argument is the run ID of the server.
     pub(crate) fn script(&self, script: Script, keys: &[&str], arguments: &[&[u8]]) -> Cmd {
-        let mut call = cmd("EVALSHA");
-        call.arg(&self.state.hashes[script as usize])
-            .arg(keys.len());
-        call.arg(keys).arg(arguments).arg(&*self.state.run_id);
+        let mut call = match &self.state.hashes {
+            Some(hashes) => {
+                let mut call = cmd("EVALSHA");
+                call.arg(&hashes[script as usize]);
+                call
+            }
+            None => {
+                let mut call = cmd("EVAL");
+                call.arg(SCRIPTS[script as usize]);
+                call
+            }
+        };
+        call.arg(keys.len())
+            .arg(keys)
+            .arg(arguments)
+            .arg(&*self.state.run_id);
         call
     }
 

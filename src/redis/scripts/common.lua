@@ -16,11 +16,14 @@ local function micros(text)
   return seconds * 1000000 + six + up
 end
 
--- Returns the string under a key, false if there is none, '?' if it is too long or no string.
-local function text(key, longest)
-  local value = redis.pcall('GET', key)
+-- Returns a reply of GET: the string, false if there is none, '?' if it is too long or no string.
+local function limited(value, longest)
   if type(value) == 'table' or (value and #value > longest) then return '?' end
   return value
+end
+
+local function text(key, longest)
+  return limited(redis.pcall('GET', key), longest)
 end
 
 local function refuses(tomb)

@@ -1,9 +1,20 @@
--- KEYS: record, tombstone. ARGV: prefix of marks, maximum length of a record, the name of the
--- user's mark if Rust knows it better than the text of the record, else ''.
+-- KEYS: record, tombstone, and the user's mark if Rust knows its name. ARGV: prefix of marks, maximum
+-- length of a record, the name of the mark if Rust knows it better than the text of the record, else
+-- ''.
 local record = text(KEYS[1], tonumber(ARGV[2]))
-local user = ARGV[3] ~= '' and ARGV[3]
-  or (record and string.match(record, '^sealed1:%x+:(%x+):'))
-  or (record and string.match(record, '"user_id"%s*:%s*"([^"\\]*)"'))
-  or false
-local mark = user and text(ARGV[1] .. user, 128)
+local user, mark = ARGV[3], nil
+if KEYS[3] then
+  mark = text(KEYS[3], 128)
+else
+  user = record and string.match(record, '^sealed1:%x+:(%x+):')
+    or (record and string.match(record, '"user_id"%s*:%s*"([^"\\]*)"'))
+    or false
+  mark = user and redis.pcall('GET', ARGV[1] .. user)
+  -- Some servers let a script read only the keys that it declares. Without a name in the reply, Rust
+  -- parses the record and reads again with the key of the mark.
+  if type(mark) == 'table' and not string.find(mark.err or '', 'WRONGTYPE', 1, true) then
+    user, mark = false, false
+  end
+  mark = limited(mark, 128)
+end
 return {record, text(KEYS[2], 128), user, mark, stamp(now)}
