@@ -5,7 +5,7 @@ use std::{
     fs,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -62,11 +62,13 @@ async fn renews(servers: &[&Redis], config: RedisConfig) {
         allow(server, "short-1", "first");
     }
     let user = Arc::new(Mutex::new(("short-1", "first")));
-    let now = Arc::clone(&user);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (now, called) = (Arc::clone(&user), Arc::clone(&calls));
     let config = config
         .timeout(PATIENT)
         .connect_timeout(PATIENT)
         .credentials_provider(move || {
+            called.fetch_add(1, SeqCst);
             let (user, password) = *now.lock().unwrap();
             async move {
                 let credentials = RedisCredentials::new(user, password);
@@ -131,6 +133,7 @@ async fn renews(servers: &[&Redis], config: RedisConfig) {
     use_all().await;
     until("a lease", || cache.stats().lease_age.is_some()).await;
     assert_eq!(cache.stats().redis_errors, 0);
+    assert_eq!(calls.load(SeqCst), 2, "one call for each token");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use std::{
 use bb8_redis::redis::{ErrorKind, RedisError, cmd};
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use zeroize::Zeroizing;
 
@@ -285,7 +285,11 @@ async fn renew(shared: Arc<SharedSource>) {
                 backoff.pause(INTERVAL)
             }
         };
-        let _ = timeout(pause, shared.asked.notified()).await;
+        let next = Instant::now() + pause;
+        // A connection may have asked before the latest result.
+        while timeout_at(next, shared.asked.notified()).await.is_ok()
+            && shared.view.borrow().is_fresh()
+        {}
     }
 }
 
