@@ -16,7 +16,7 @@ use crate::support::{
     peer::{mark_key, tomb_key},
     probe::Probe,
     proxy::Proxy,
-    redis::{Redis, free_port},
+    redis::{Redis, free_port, is_before_7},
     soon, until,
 };
 
@@ -310,6 +310,10 @@ async fn connections_to_a_server_that_takes_no_writes_are_given_up() {
         ("NOREPLICAS", vec![lonely]),
         ("OOM", vec![full]),
     ] {
+        // Before Redis 7 this setting does not apply to scripts.
+        if error == "NOREPLICAS" && is_before_7() {
+            continue;
+        }
         for is_old in [false, true] {
             let (old, new) = (Redis::start(), Redis::start());
             let proxy = Proxy::start(old.port()).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bb8_redis::redis::{Cmd, FromRedisValue, RedisResult, Value, cmd};
 
-use super::redis::{Redis, free_port};
+use super::redis::{Redis, free_port, is_before_7};
 
 const SLOTS: u16 = 16_384;
 const PRIMARIES: usize = 3;
@@ -325,14 +325,14 @@ fn node(plan: &Plan<'_>, n: usize) -> Redis {
 }
 
 fn try_node(plan: &Plan<'_>, n: usize) -> Option<Redis> {
+    // Before Redis 7 the port of the bus follows from the other one.
+    let is_old = is_before_7();
     let bus = free_port().to_string();
     let timeout = plan.node_timeout.as_millis().to_string();
     let announced = plan.announced.map(|ports| ports[n].to_string());
     let mut arguments = vec![
         "--cluster-enabled",
         "yes",
-        "--cluster-port",
-        &bus,
         "--cluster-node-timeout",
         &timeout,
         "--cluster-config-file",
@@ -344,15 +344,35 @@ fn try_node(plan: &Plan<'_>, n: usize) -> Option<Redis> {
         "--repl-diskless-sync-delay",
         "0",
     ];
+    if !is_old {
+        arguments.extend(["--cluster-port", &bus]);
+    }
     if let Some(port) = &announced {
         arguments.extend(["--cluster-announce-port", port]);
-        arguments.extend(["--cluster-announce-bus-port", &bus]);
         arguments.extend(["--cluster-announce-ip", "127.0.0.1"]);
+        if !is_old {
+            arguments.extend(["--cluster-announce-bus-port", &bus]);
+        }
     }
     let tls_port = free_port().to_string();
     if let Some(options) = plan.tls {
         arguments.extend(["--tls-port", &tls_port, "--tls-cluster", "yes"]);
         arguments.extend(options.iter().map(String::as_str));
     }
-    Some(Redis::try_start(&arguments)?.in_cluster(bus.parse().unwrap()))
+    let node = Redis::try_start(&arguments)?;
+    if !is_old {
+        return Some(node.in_cluster(bus.parse().unwrap()));
+    }
+    let bus = node.port() + 10_000;
+    if announced.is_some() {
+        let mut announce = cmd("CONFIG");
+        announce
+            .arg("SET")
+            .arg("cluster-announce-bus-port")
+            .arg(bus);
+        let plain = node.in_cluster(bus);
+        plain.run::<()>(&announce);
+        return Some(plain);
+    }
+    Some(node.in_cluster(bus))
 }

@@ -1,13 +1,17 @@
 //! Real `redis-server` processes, one for each test that needs one.
 
 use std::{
+    ffi::OsString,
     io::ErrorKind,
     net::TcpListener,
     ops::Range,
-    process::Stdio,
-    sync::atomic::{
-        AtomicBool, AtomicU32,
-        Ordering::{Relaxed, SeqCst},
+    process::{Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{
+            AtomicBool, AtomicU32,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::{Duration, Instant},
 };
@@ -246,8 +250,23 @@ pub fn free_port() -> u16 {
     panic!("all ports are taken");
 }
 
+fn program() -> OsString {
+    std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
+/// Returns whether the servers of the tests are older than Redis 7.
+pub fn is_before_7() -> bool {
+    static IS_BEFORE_7: OnceLock<bool> = OnceLock::new();
+    *IS_BEFORE_7.get_or_init(|| {
+        let output = Command::new(program()).arg("--version").output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let version = text.split("v=").nth(1).unwrap();
+        version.split('.').next().unwrap().parse::<u32>().unwrap() < 7
+    })
+}
+
 fn spawn(port: u16, folder: &TempDir, arguments: &[String]) -> Option<Running> {
-    let server = std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into());
+    let server = program();
     let for_all = std::env::var("REDIS_SERVER_ARGUMENTS").unwrap_or_default();
     let child = command(server)
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
