@@ -32,7 +32,8 @@ impl Server {
     pub(crate) fn map(self, change: impl FnOnce(ConnectionInfo) -> ConnectionInfo) -> Self {
         Self {
             info: change(self.info),
-            ..self
+            #[cfg(feature = "tls")]
+            tls: self.tls,
         }
     }
 

@@ -42,6 +42,7 @@ impl Failure {
         self
     }
 
+    #[cfg(feature = "appwrite")]
     pub(crate) fn status(&self) -> Option<StatusCode> {
         self.status
     }
