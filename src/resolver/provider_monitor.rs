@@ -1,19 +1,17 @@
-//! State of an identity provider, derived from the results of validations. It distinguishes a
-//! provider that fails from a single token that it cannot handle, so that a client with a broken
-//! token neither triggers an alarm nor hides an outage.
+//! What a layer reports about its identity providers: whether one of them is down, and whether all
+//! tokens were rejected.
 //!
-//! The provider is down if a failure concerns all tokens, or after failures for three different
-//! tokens without a decision in between. A provider that has rejected every token since the start
-//! does not fail, but the service is probably misconfigured, so this is reported as well.
+//! A provider that has rejected every token since the start does not fail, but the service is
+//! probably misconfigured.
 
 use std::{
-    error::Error as StdError,
-    fmt,
     hash::{BuildHasher, RandomState},
-    mem,
     sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Mutex,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
@@ -23,11 +21,10 @@ use crate::{
     telemetry::{Gauge, GaugeGuard, VALIDATION},
     time::Clock,
     token::SessionToken,
-    validator::{ValidatedSession, ValidationError, ValidationErrorKind},
+    validator::{
+        ErrorChain, FailureScope, ProviderState, ValidatedSession, ValidationError, insert_hash,
+    },
 };
-
-/// Number of different tokens whose validation must fail before the provider counts as down.
-const FAILED_TOKENS: usize = 3;
 
 /// Number of different tokens that must be rejected, and the time in microseconds over which they
 /// must be, before the provider is reported to reject all tokens.
@@ -41,41 +38,19 @@ pub(crate) struct ProviderMonitor {
     rejecting_all: Gauge,
     /// Whether the provider has accepted a token since the start.
     has_accepted: AtomicBool,
+    /// The provider of all failures that belong to no branch.
+    provider: ProviderState,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    status: Status,
-    /// Hashes of the last two tokens about which the provider has decided since it was last down.
-    decided: [Option<u64>; 2],
-    /// Hashes of the tokens that have failed since the last decision.
-    failed: Vec<u64>,
-    is_down: Option<GaugeGuard>,
+    /// The providers that are down: one for each branch at most.
+    down: Vec<(Arc<AtomicBool>, GaugeGuard)>,
     /// Hashes of the tokens that were rejected while none was accepted.
     rejected: Vec<u64>,
     rejected_since: Option<u64>,
     is_rejecting_all: Option<GaugeGuard>,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Status {
-    #[default]
-    Up,
-    Unavailable,
-    Misconfigured,
-}
-
-/// What the failure of a validation concerns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FailureScope {
-    /// The token, because the provider decides about others. `is_invalid` is set if its response
-    /// names the token as the reason.
-    Token { is_invalid: bool },
-    /// The token or the provider.
-    Unknown,
-    /// The provider.
-    Provider,
 }
 
 impl ProviderMonitor {
@@ -87,6 +62,7 @@ impl ProviderMonitor {
             down: metrics.providers_down.clone(),
             rejecting_all: metrics.providers_rejecting_all.clone(),
             has_accepted: AtomicBool::new(false),
+            provider: ProviderState::default(),
             state: Mutex::default(),
         }
     }
@@ -97,19 +73,11 @@ impl ProviderMonitor {
         token: &SessionToken,
         result: &Result<ValidatedSession, ValidationError>,
     ) {
-        let hash = self.hash(token);
+        self.provider.record_decision(token);
         let mut state = lock(&self.state);
-        state.decided = [
-            Some(hash),
-            state.decided[0]
-                .filter(|last| *last != hash)
-                .or(state.decided[1]),
-        ];
-        state.failed.clear();
-        state.is_down = None;
-        let was_down = mem::take(&mut state.status) != Status::Up;
+        state.down.retain(|(is_down, _)| is_down.load(SeqCst));
         let rejection = match result {
-            Err(error) if error.is_lasting() => self.record_rejection(&mut state, hash, error),
+            Err(error) if error.is_lasting() => self.record_rejection(&mut state, token, error),
             // A reason to deny access applies to a user whom the provider knows.
             _ => {
                 if !self.has_accepted.swap(true, Relaxed) {
@@ -120,9 +88,6 @@ impl ProviderMonitor {
             }
         };
         drop(state);
-        if was_down {
-            tracing::info!(target: VALIDATION, "identity provider available again");
-        }
         if let Some(error) = rejection {
             tracing::warn!(
                 target: VALIDATION,
@@ -139,7 +104,7 @@ impl ProviderMonitor {
     fn record_rejection<'a>(
         &self,
         state: &mut State,
-        token: u64,
+        token: &SessionToken,
         error: &'a ValidationError,
     ) -> Option<&'a ValidationError> {
         if self.has_accepted.load(Relaxed) || state.is_rejecting_all.is_some() {
@@ -147,7 +112,8 @@ impl ProviderMonitor {
         }
         let now = self.clock.elapsed();
         let since = *state.rejected_since.get_or_insert(now);
-        insert(&mut state.rejected, token, REJECTED_TOKENS);
+        let token = self.hasher.hash_one(token.expose_secret());
+        insert_hash(&mut state.rejected, token, REJECTED_TOKENS);
         let is_reached = state.rejected.len() == REJECTED_TOKENS;
         if !is_reached || now.saturating_sub(since) < REJECTION_TIME {
             return None;
@@ -156,83 +122,28 @@ impl ProviderMonitor {
         Some(error)
     }
 
-    /// Records a failure, and returns what it concerns.
+    /// Records a failure, unless its branch has done so, and returns what it concerns.
     pub(crate) fn record_failure(
         &self,
         token: &SessionToken,
         error: &ValidationError,
     ) -> FailureScope {
-        let hash = self.hash(token);
-        let mut state = lock(&self.state);
-        insert(&mut state.failed, hash, FAILED_TOKENS);
-        let is_of_token = !error.is_for_all_tokens() && state.failed.len() < FAILED_TOKENS;
-        if is_of_token && state.status == Status::Up {
-            let decides_others = state.decided.iter().flatten().any(|other| *other != hash);
-            drop(state);
-            tracing::debug!(
-                target: VALIDATION,
-                error = %ErrorChain(error),
-                "identity provider failed for one token"
-            );
-            return match decides_others {
-                true => FailureScope::Token {
-                    is_invalid: error.blames_token(),
-                },
-                false => FailureScope::Unknown,
-            };
-        }
-        let status = match error.kind() {
-            ValidationErrorKind::Misconfigured => Status::Misconfigured,
-            _ => Status::Unavailable,
+        let (scope, is_down) = match error.branch_failure() {
+            Some(branch) => (branch.scope, &branch.is_down),
+            None => {
+                let scope = self.provider.record_failure(token, error);
+                (scope, self.provider.is_down())
+            }
         };
-        state.decided = [None; 2];
-        state.is_down.get_or_insert_with(|| self.down.guard());
-        let last = mem::replace(&mut state.status, status);
-        drop(state);
-        if last != status {
-            report(status, error);
+        let mut state = lock(&self.state);
+        let is_known = state
+            .down
+            .iter()
+            .any(|(known, _)| Arc::ptr_eq(known, is_down));
+        // A decision clears the flag before it takes the lock, so no guard outlasts it.
+        if is_down.load(SeqCst) && !is_known {
+            state.down.push((Arc::clone(is_down), self.down.guard()));
         }
-        FailureScope::Provider
-    }
-
-    fn hash(&self, token: &SessionToken) -> u64 {
-        self.hasher.hash_one(token.expose_secret())
-    }
-}
-
-fn insert(tokens: &mut Vec<u64>, token: u64, max: usize) {
-    if tokens.len() < max && !tokens.contains(&token) {
-        tokens.push(token);
-    }
-}
-
-fn report(status: Status, error: &ValidationError) {
-    match status {
-        Status::Misconfigured => tracing::error!(
-            target: VALIDATION,
-            error = %ErrorChain(error),
-            "validator misconfigured, no session can be validated"
-        ),
-        Status::Unavailable => tracing::warn!(
-            target: VALIDATION,
-            error = %ErrorChain(error),
-            "identity provider unavailable, serving cached sessions"
-        ),
-        Status::Up => {}
-    }
-}
-
-/// An error and its causes on one line.
-struct ErrorChain<'a>(&'a ValidationError);
-
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        scope
     }
 }

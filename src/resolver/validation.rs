@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::provider_monitor::{FailureScope, ProviderMonitor};
+use super::provider_monitor::ProviderMonitor;
 use crate::{
     cache::{SessionCache, Store},
     telemetry::{Timer, VALIDATION, ValidationOutcome},
     token::SessionToken,
     validator::{
-        AdaptiveLimit, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
+        AdaptiveLimit, FailureScope, SessionValidator, ValidatedSession, ValidationError,
+        ValidationErrorKind,
     },
 };
 
@@ -68,10 +69,10 @@ impl<V: SessionValidator> ValidatorClient<V> {
             // that validations with other providers need.
             let mut place = self.limit.acquire(token).await?;
             let _permit = validations.acquire_permit().await;
+            place.start()?;
             timer = Some(Timer::start());
             called_at = Some(Instant::now());
             metrics.validations_started.increment();
-            place.start();
             let result = self.validator.validate(token.clone()).await;
             place.finish(&result);
             result

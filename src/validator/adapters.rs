@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::adaptive_limit::AdaptiveLimit;
+use super::{adaptive_limit::AdaptiveLimit, provider_state::ProviderState};
 use crate::{model::Namespace, token::SessionToken};
 
 /// A validator that combines two validators. Created by [`SessionValidator::or`] and
@@ -28,6 +28,7 @@ pub(super) struct Branch<V> {
     pub(super) name: String,
     pub(super) validator: V,
     pub(super) limit: Arc<AdaptiveLimit>,
+    pub(super) state: Arc<ProviderState>,
 }
 
 pub(super) type Route = dyn Fn(&SessionToken) -> bool + Send + Sync;

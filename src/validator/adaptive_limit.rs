@@ -56,11 +56,14 @@ pub(crate) struct AdaptiveLimit {
 
 #[derive(Default)]
 struct State {
+    /// Number of places.
     calls: usize,
+    /// Number of places whose calls have started.
+    running: usize,
     waiting: usize,
     /// The last tokens that were limited, and when.
     limited: [Option<(u64, u64)>; TOKENS],
-    /// Mean duration of successful calls, in microseconds. 0 if there was none.
+    /// Mean duration of successful calls without a limit, in microseconds. 0 if there was none.
     typical: u64,
     limit: Option<Limit>,
 }
@@ -74,11 +77,13 @@ struct Limit {
     held: Vec<u64>,
 }
 
-/// Place of one call. Dropping it without [`finish`](Self::finish) counts as a call that timed out.
+/// Place of one call. Dropping it after [`start`](Self::start) and without
+/// [`finish`](Self::finish) counts as a call that timed out.
 pub(crate) struct Place<'a> {
     limit: &'a AdaptiveLimit,
     token: u64,
     started: u64,
+    is_running: bool,
     is_finished: bool,
 }
 
@@ -147,6 +152,7 @@ impl AdaptiveLimit {
             limit: self,
             token: self.hasher.hash_one(token.expose_secret()),
             started: now,
+            is_running: false,
             is_finished: false,
         })
     }
@@ -160,10 +166,14 @@ impl AdaptiveLimit {
         Some(Waiting(self))
     }
 
-    fn end(&self, token: u64, started: u64, end: &End) {
+    fn end(&self, place: &Place<'_>, end: &End) {
         let now = self.clock.elapsed();
+        let Place { token, started, .. } = *place;
         let mut state = lock(&self.state);
         state.calls = state.calls.saturating_sub(1);
+        if place.is_running {
+            state.running = state.running.saturating_sub(1);
+        }
         match end {
             End::Limited(retry_after) => {
                 state.record_limited(token, started, now, *retry_after);
@@ -184,10 +194,12 @@ impl AdaptiveLimit {
     }
 
     /// Whether a call took more than three times as long as before the limit, and a tenth of a
-    /// second more.
+    /// second more. Without a call before the limit, the first one during it is the measure.
     fn is_slow(&self, duration: u64) -> bool {
         let state = lock(&self.state);
-        state.limit.is_some() && duration > state.typical.saturating_mul(3) + SECOND / 10
+        state.limit.is_some()
+            && state.typical > 0
+            && duration > state.typical.saturating_mul(3) + SECOND / 10
     }
 }
 
@@ -212,7 +224,7 @@ impl State {
         if self.limited.iter().all(Option::is_some) {
             self.limited = Default::default();
             self.limit = Some(Limit {
-                max: (self.calls / 2).max(1),
+                max: (self.running / 2).max(1),
                 successes: 0,
                 decreased_at: now,
                 until: now.saturating_add(END),
@@ -222,11 +234,11 @@ impl State {
     }
 
     fn record_success(&mut self, duration: u64) {
+        if self.typical == 0 {
+            self.typical = duration;
+        }
         let Some(limit) = &mut self.limit else {
-            self.typical = match self.typical {
-                0 => duration,
-                typical => typical - typical / 8 + duration / 8,
-            };
+            self.typical = self.typical - self.typical / 8 + duration / 8;
             return;
         };
         limit.successes += 1;
@@ -249,9 +261,19 @@ impl Limit {
 }
 
 impl Place<'_> {
-    /// Restarts the measurement of the duration, if the call did not start immediately.
-    pub(crate) fn start(&mut self) {
+    /// Starts the call, which may have waited for something else since it got its place. It fails
+    /// if the provider has begun to limit the rate in between and the limit is reached.
+    pub(crate) fn start(&mut self) -> Result<(), ValidationError> {
         self.started = self.limit.clock.elapsed();
+        let mut state = lock(&self.limit.state);
+        if state.limit.as_ref().is_some_and(|limit| {
+            limit.until > self.started && state.running + limit.held.len() >= limit.max
+        }) {
+            return Err(ValidationError::limited(Duration::from_micros(MAX_HOLD)));
+        }
+        state.running += 1;
+        self.is_running = true;
+        Ok(())
     }
 
     pub(crate) fn finish(mut self, result: &Result<ValidatedSession, ValidationError>) {
@@ -265,14 +287,18 @@ impl Place<'_> {
             _ => End::Success,
         };
         self.is_finished = true;
-        self.limit.end(self.token, self.started, &end);
+        self.limit.end(&self, &end);
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.is_finished {
-            self.limit.end(self.token, self.started, &End::Slow);
+            let end = match self.is_running {
+                true => End::Slow,
+                false => End::Failure,
+            };
+            self.limit.end(self, &end);
         }
     }
 }
@@ -303,20 +329,30 @@ mod tests {
             Self { clock, limit }
         }
 
-        /// Creates a limit of half of these calls, which all end.
+        /// Creates a limit of half of these calls, which all end. A call before them has taken a
+        /// millisecond.
         fn limited_during(calls: usize) -> Self {
             let scene = Self::new();
-            let places: Vec<_> = (0..calls).map(|n| scene.place(&n.to_string())).collect();
-            for place in places {
-                place.unwrap().finish(&limited());
-            }
-            scene.clock.advance(Duration::from_secs(2));
+            let place = scene.place("before").unwrap();
+            scene.clock.advance(Duration::from_millis(1));
+            place.finish(&accepted());
+            scene.limit_during(calls);
             scene
         }
 
+        fn limit_during(&self, calls: usize) {
+            let places: Vec<_> = (0..calls).map(|n| self.place(&n.to_string())).collect();
+            for place in places {
+                place.unwrap().finish(&limited());
+            }
+            self.clock.advance(Duration::from_secs(2));
+        }
+
         fn place(&self, token: &str) -> Option<Place<'_>> {
-            self.limit
-                .try_acquire(&SessionToken::parse(token.to_owned()).unwrap())
+            let token = SessionToken::parse(token.to_owned()).unwrap();
+            let mut place = self.limit.try_acquire(&token)?;
+            place.start().unwrap();
+            Some(place)
         }
 
         fn max(&self) -> Option<usize> {
@@ -399,6 +435,43 @@ mod tests {
         let failed = scene.place("failed").unwrap();
         failed.finish(&Err(ValidationError::unavailable("500")));
         assert_eq!(scene.max(), Some(max / 4));
+    }
+
+    #[test]
+    fn calls_that_have_not_started_do_not_raise_the_limit() {
+        let scene = Scene::new();
+        let token = SessionToken::parse("queued").unwrap();
+        let mut queued: Vec<_> = (0..1_000)
+            .map(|_| scene.limit.try_acquire(&token).unwrap())
+            .collect();
+        for n in 0..3 {
+            let place = scene.place(&n.to_string()).unwrap();
+            scene.clock.advance(Duration::from_millis(1));
+            place.finish(&limited());
+        }
+        assert_eq!(scene.max(), Some(1), "three calls, one after the other");
+        scene.clock.advance(Duration::from_secs(2));
+        let mut started = 0;
+        for place in &mut queued {
+            started += usize::from(place.start().is_ok());
+        }
+        assert_eq!(started, 1);
+        drop(queued);
+        let state = lock(&scene.limit.state);
+        assert_eq!((state.calls, state.running), (0, 0));
+    }
+
+    #[test]
+    fn limit_grows_even_if_no_call_succeeded_before_it() {
+        let scene = Scene::new();
+        scene.limit_during(3);
+        assert_eq!(scene.max(), Some(1));
+        for expected in [2, 2, 3] {
+            let place = scene.place("t").unwrap();
+            scene.clock.advance(Duration::from_millis(150));
+            place.finish(&accepted());
+            assert_eq!(scene.max(), Some(expected));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,11 @@
 //! Errors of a validation.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{
+    error::Error as StdError,
+    fmt,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -16,7 +21,27 @@ pub struct ValidationError {
     retry_after: Option<Duration>,
     cause: Cause,
     scope: Scope,
+    branch: Option<BranchFailure>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
+}
+
+/// What the failure of a validation concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FailureScope {
+    /// The token, because the provider decides about others. `is_invalid` is set if its response
+    /// names the token as the reason.
+    Token { is_invalid: bool },
+    /// The token or the provider.
+    Unknown,
+    /// The provider.
+    Provider,
+}
+
+/// What the branch of a failure has recorded about its provider.
+#[derive(Clone)]
+pub(crate) struct BranchFailure {
+    pub(crate) scope: FailureScope,
+    pub(crate) is_down: Arc<AtomicBool>,
 }
 
 /// The origin of an error.
@@ -233,6 +258,16 @@ impl ValidationError {
         self
     }
 
+    pub(crate) fn with_branch_failure(mut self, failure: BranchFailure) -> Self {
+        self.branch = Some(failure);
+        self
+    }
+
+    /// Returns what the innermost branch has recorded about this failure.
+    pub(crate) fn branch_failure(&self) -> Option<&BranchFailure> {
+        self.branch.as_ref()
+    }
+
     /// Returns the kind of error.
     #[must_use]
     pub fn kind(&self) -> ValidationErrorKind {
@@ -273,6 +308,7 @@ impl ValidationError {
             retry_after: None,
             cause: Cause::Provider,
             scope: Scope::Token,
+            branch: None,
             source: None,
         }
     }

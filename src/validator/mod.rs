@@ -20,6 +20,7 @@ pub(crate) mod introspection;
 mod layered;
 mod map;
 mod or;
+mod provider_state;
 mod session;
 mod traits;
 
@@ -32,4 +33,8 @@ pub use self::{
     traits::SessionValidator,
 };
 
-pub(crate) use self::adaptive_limit::AdaptiveLimit;
+pub(crate) use self::{
+    adaptive_limit::AdaptiveLimit,
+    error::FailureScope,
+    provider_state::{ErrorChain, ProviderState, insert_hash},
+};

@@ -9,7 +9,7 @@ use std::{fmt, sync::Arc};
 use super::{
     adapters::{Branch, Or, Route},
     adaptive_limit::AdaptiveLimit,
-    error::{ValidationError, ValidationErrorKind},
+    error::{BranchFailure, ValidationError, ValidationErrorKind},
     session::ValidatedSession,
     traits::SessionValidator,
 };
@@ -56,6 +56,7 @@ impl<V: SessionValidator> Branch<V> {
             name,
             validator,
             limit: Arc::new(AdaptiveLimit::new(Clock::system())),
+            state: Arc::default(),
         }
     }
 
@@ -64,7 +65,18 @@ impl<V: SessionValidator> Branch<V> {
         namespace: &Namespace,
         token: SessionToken,
     ) -> Result<ValidatedSession, ValidationError> {
-        let place = self.limit.acquire(&token).await?;
+        let result = self.call(namespace, token.clone()).await;
+        self.record(&token, result)
+    }
+
+    /// Calls the validator without a record of the result.
+    async fn call(
+        &self,
+        namespace: &Namespace,
+        token: SessionToken,
+    ) -> Result<ValidatedSession, ValidationError> {
+        let mut place = self.limit.acquire(&token).await?;
+        place.start()?;
         let result = self.validator.validate(token).await;
         place.finish(&result);
         let mut session = result.map_err(ValidationError::in_branch)?;
@@ -72,6 +84,33 @@ impl<V: SessionValidator> Branch<V> {
         session.authority = Some(authority.unwrap_or_else(|| self.validator.authority()));
         session.branches = session.branches.inside(namespace, &self.name);
         Ok(session)
+    }
+
+    /// Records what a result shows about the provider of this branch.
+    fn record(
+        &self,
+        token: &SessionToken,
+        result: Result<ValidatedSession, ValidationError>,
+    ) -> Result<ValidatedSession, ValidationError> {
+        match result {
+            Err(error) if !error.is_rejection() => Err(self.record_failure(token, error)),
+            decision => {
+                self.state.record_decision(token);
+                decision
+            }
+        }
+    }
+
+    fn record_failure(&self, token: &SessionToken, error: ValidationError) -> ValidationError {
+        // A branch inside of this one has another provider.
+        if error.is_not_called() || error.branch_failure().is_some() {
+            return error;
+        }
+        let scope = self.state.record_failure(token, &error);
+        error.with_branch_failure(BranchFailure {
+            scope,
+            is_down: Arc::clone(self.state.is_down()),
+        })
     }
 }
 
@@ -95,23 +134,25 @@ impl<A: SessionValidator, B: SessionValidator> SessionValidator for Or<A, B> {
                 self.first.validate(namespace, token).await
             };
         }
-        let rejected = match self.first.validate(namespace, token.clone()).await {
-            // A provider may send an error for a token of another provider, whose form it does not
-            // know.
-            Err(error) if error.kind() == ValidationErrorKind::Invalid || error.blames_token() => {
+        let rejected = match self.first.call(namespace, token.clone()).await {
+            Err(error) if error.kind() == ValidationErrorKind::Invalid => {
+                self.first.state.record_decision(&token);
                 error
             }
-            result => return result,
+            // A provider may send an error for a token of another provider, whose form it does not
+            // know.
+            Err(error) if error.blames_token() => error,
+            result => return self.first.record(&token, result),
         };
         self.second
-            .validate(namespace, token)
+            .validate(namespace, token.clone())
             .await
             .map_err(|error| {
                 if !error.is_rejection() {
                     error
                 } else if !rejected.is_rejection() {
                     // The second branch does not know the token, so the failure of the first stands.
-                    rejected
+                    self.first.record_failure(&token, rejected)
                 } else if rejected.is_own_rule() {
                     // Without its own rule, the first branch might have accepted the token.
                     error.by_own_rule()

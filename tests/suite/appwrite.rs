@@ -328,28 +328,22 @@ async fn throttling_response_sets_retry_after() {
         retry_after,
     };
     let table = [
-        (throttled(None, None), None),
-        (throttled(None, Some(0)), Some(1..=1)),
-        (throttled(None, Some(20)), Some(20..=20)),
-        (throttled(None, Some(3_600)), Some(60..=60)),
-        (throttled(Some(epoch() - 100), None), Some(1..=1)),
-        (throttled(Some(epoch() + 3_600), None), Some(60..=60)),
-        (throttled(Some(epoch() + 50), None), Some(30..=50)),
-        (throttled(Some(0), Some(9)), Some(9..=9)),
+        (throttled(None, None), 1..=1),
+        (throttled(None, Some(0)), 1..=1),
+        (throttled(None, Some(20)), 20..=20),
+        (throttled(None, Some(3_600)), 60..=60),
+        (throttled(Some(epoch() - 100), None), 1..=1),
+        (throttled(Some(epoch() + 3_600), None), 60..=60),
+        (throttled(Some(epoch() + 50), None), 30..=50),
+        (throttled(Some(0), Some(9)), 9..=9),
     ];
     for (fault, wait) in table {
         for place in BOTH {
             world.appwrite.fault(place, fault.clone());
             let error = world.failure().await;
             assert_eq!(error.kind(), UNAVAILABLE);
-            let after = error.retry_after().map(|after| after.as_secs());
-            match &wait {
-                None => assert_eq!(after, None),
-                Some(wait) => assert!(
-                    wait.contains(&after.expect("a wait")),
-                    "{fault:?} {after:?}"
-                ),
-            }
+            let after = error.retry_after().expect("a wait").as_secs();
+            assert!(wait.contains(&after), "{fault:?} {after:?}");
             world.appwrite.clear_faults();
         }
     }

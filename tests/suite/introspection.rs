@@ -658,6 +658,43 @@ async fn each_response_maps_to_its_error_kind() {
     );
 }
 
+/// A server that writes milliseconds would otherwise issue tokens that never end by `exp`, or that
+/// are never valid by `nbf`. A text would be an outage for every token.
+#[tokio::test]
+async fn times_in_milliseconds_or_as_text_are_recognized() {
+    let world = World::new().await;
+    let now = Utc::now().timestamp();
+    let mut answer = jdoe_with("exp", (now + 600) * 1_000);
+    answer["nbf"] = ((now - 60) * 1_000).into();
+    world.server.issue(TOKEN, answer);
+    let session = world.validate().await.unwrap();
+    assert_eq!(session.expires_at.unwrap().timestamp(), now + 600);
+    world
+        .server
+        .issue(TOKEN, jdoe_with("exp", (now + 600).to_string()));
+    let session = world.validate().await.unwrap();
+    assert_eq!(session.expires_at.unwrap().timestamp(), now + 600);
+    let passed = jdoe_with("exp", (now - 600) * 1_000);
+    assert_eq!(world.kind_of(passed).await, Some(INVALID));
+}
+
+#[tokio::test]
+async fn byte_order_mark_of_a_response_is_ignored() {
+    let world = World::new().await;
+    world.server.fault(Fault::Raw {
+        status: 200,
+        headers: vec![("content-type", "application/json; charset=utf-8".to_owned())],
+        body: format!("\u{feff}{}", jdoe()),
+    });
+    assert_eq!(world.validate().await.unwrap().user.id(), SUB);
+    world.server.fault(Fault::Raw {
+        status: 401,
+        headers: Vec::new(),
+        body: "\u{feff}{\"error\":\"invalid_client\"}".to_owned(),
+    });
+    assert_eq!(world.kind().await, Some(MISCONFIGURED));
+}
+
 #[tokio::test]
 async fn throttling_response_sets_retry_after() {
     let world = World::new().await;
@@ -676,8 +713,15 @@ async fn throttling_response_sets_retry_after() {
         let after = after.unwrap().as_secs();
         assert!(wait.contains(&after), "{name}: {value} gives {after}");
     }
-    world.server.fault(Fault::status(429));
-    assert_eq!(world.validate().await.unwrap_err().retry_after(), None);
+    for (name, value) in [
+        ("retry-after", "soon"),
+        ("retry-after", ""),
+        ("x-other", "9"),
+    ] {
+        world.server.fault(Fault::status(429).with(name, value));
+        let after = world.validate().await.unwrap_err().retry_after();
+        assert_eq!(after, Some(Duration::from_secs(1)), "{name}: {value}");
+    }
 }
 
 #[tokio::test]

@@ -446,6 +446,7 @@ async fn response_that_blames_the_token_rejects_it_if_others_are_introspected() 
         (401, "invalid_token"),
         (400, "unsupported_token_type"),
         (401, "request_unauthorized"),
+        (403, "access_denied"),
     ] {
         // Nothing shows yet whether the token or this service is the reason.
         scene.server.fault(oauth_error(status, code));
@@ -549,16 +550,19 @@ async fn appwrite_response_to_one_token_is_no_outage() {
     let layer = SessionCacheLayer::new(SessionCache::default(), validator);
     let good = server.issue("ada");
     assert_eq!(status(&layer, &good).await, 200);
-    for (fault, expected) in [
-        (AppwriteFault::Status(500), 503),
-        (AppwriteFault::Html(404), 503),
+    for (fault, expected, calls_per_token) in [
+        (AppwriteFault::Status(500), 503, 1),
+        (AppwriteFault::Html(404), 503, 1),
         (
             AppwriteFault::Typed {
                 status: 400,
                 kind: "general_argument_invalid",
             },
             401,
+            1,
         ),
+        // A proxy that closes the connection without a response. The call is repeated once.
+        (AppwriteFault::Cut, 503, 2),
     ] {
         for place in [Endpoint::Account, Endpoint::Session] {
             server.fault(place, fault.clone());
@@ -568,7 +572,8 @@ async fn appwrite_response_to_one_token_is_no_outage() {
         for _ in 0..5 {
             assert_eq!(status(&layer, &bad).await, expected, "{fault:?}");
         }
-        assert_eq!(server.calls(Endpoint::Account) - calls, 1, "{fault:?}");
+        let calls = server.calls(Endpoint::Account) - calls;
+        assert_eq!(calls, calls_per_token, "{fault:?}");
         server.clear_faults();
         let good = server.issue("ada");
         assert_eq!(status(&layer, &good).await, 200);
@@ -582,4 +587,104 @@ async fn rejection_by_both_branches_keeps_the_failure_of_the_first() {
     let second = Probe::answering(|_| Err(ValidationError::invalid()));
     let layer = SessionCacheLayer::new(SessionCache::default(), first.or("second", second));
     assert_eq!(status(&layer, "odd").await, 503);
+}
+
+/// RFC 6585 leaves `Retry-After` to the server, and nginx sends none.
+#[tokio::test]
+async fn rate_limit_without_retry_after_is_respected() {
+    let scene = Introspecting::start().await;
+    scene.succeed("good").await;
+    scene.server.fault(Fault::json(429, &json!({})));
+    let calls = scene.server.calls();
+    for n in 0..3 {
+        for _ in 0..10 {
+            let rejection = rejection(&scene.layer, &format!("t{n}")).await;
+            assert_eq!(rejection.retry_after(), Some(Duration::from_secs(1)));
+        }
+    }
+    assert_eq!(scene.server.calls() - calls, 3);
+}
+
+/// Servers send these codes about the credentials of this service, and some about the token.
+#[tokio::test]
+async fn code_that_may_concern_the_token_is_no_outage_until_three_tokens_fail() {
+    let scene = Introspecting::start().await;
+    for (n, code) in ["unauthorized_client", "insufficient_scope"]
+        .iter()
+        .enumerate()
+    {
+        scene.succeed(&format!("good-{n}")).await;
+        let log = record();
+        scene.server.fault(oauth_error(403, code));
+        for _ in 0..10 {
+            assert_eq!(scene.status(&format!("bad-{n}")).await, 503, "{code}");
+            scene.succeed(&format!("good-{n}")).await;
+            scene.server.fault(oauth_error(403, code));
+        }
+        assert_eq!(lines(&log), 0, "{}", log.text());
+        for other in 0..3 {
+            assert_eq!(
+                scene.status(&format!("other-{n}-{other}")).await,
+                503,
+                "{code}"
+            );
+        }
+        assert_eq!(lines(&log), 1, "{}", log.text());
+    }
+}
+
+/// Answers `first` for the tokens of the first provider, and accepts those of the second.
+fn two_providers(
+    first: impl Fn() -> ValidationError + Send + Sync + 'static,
+) -> (Probe, SessionCacheLayer<impl SessionValidator>) {
+    let people = Probe::answering(move |text| match text {
+        text if text.starts_with("fine") => Ok(session("ada")),
+        _ => Err(first()),
+    });
+    let machines = Probe::answering(|_| Ok(session("robot")));
+    let both = people.clone().or_if("machines", machines, |token| {
+        token.expose_secret().starts_with("key")
+    });
+    (
+        people,
+        SessionCacheLayer::new(SessionCache::default(), both),
+    )
+}
+
+#[tokio::test]
+async fn outage_of_one_branch_is_logged_once_while_the_other_works() {
+    let failures: [fn() -> ValidationError; 2] = [
+        || ValidationError::unavailable("refused").for_all_tokens(),
+        || ValidationError::unavailable("500"),
+    ];
+    for failure in failures {
+        let log = record();
+        let (_, layer) = two_providers(failure);
+        for n in 0..10 {
+            assert_eq!(status(&layer, &format!("t{n}")).await, 503);
+            assert_eq!(status(&layer, &format!("key-{n}")).await, 200);
+        }
+        assert_eq!(lines(&log), 1, "{}", log.text());
+        assert_eq!(status(&layer, "fine").await, 200);
+        assert_eq!(lines(&log), 2, "{}", log.text());
+        assert!(log.text().contains("available again"));
+    }
+}
+
+#[tokio::test]
+async fn second_branch_that_is_down_is_reported_while_the_first_accepts() {
+    let log = record();
+    let people = Probe::answering(|text| match text {
+        text if text.starts_with("fine") => Ok(session("ada")),
+        _ => Err(ValidationError::invalid()),
+    });
+    let machines = Probe::answering(|_| Err(ValidationError::unavailable("500")));
+    let both = people.or("machines", machines);
+    let cache = SessionCache::default();
+    let layer = SessionCacheLayer::new(cache.clone(), both);
+    for n in 0..5 {
+        assert_eq!(status(&layer, &format!("t{n}")).await, 503);
+        assert_eq!(status(&layer, &format!("fine-{n}")).await, 200);
+    }
+    assert_eq!(lines(&log), 1, "{}", log.text());
 }

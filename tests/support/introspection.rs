@@ -322,6 +322,7 @@ fn inspect(headers: &HeaderMap, form: &[(String, String)]) -> Vec<String> {
     }
     for (name, wanted) in [
         (header::ACCEPT, "application/json"),
+        (header::ACCEPT_ENCODING, "identity"),
         (header::CONTENT_TYPE, "application/x-www-form-urlencoded"),
     ] {
         let values: Vec<_> = headers.get_all(&name).iter().collect();

@@ -89,7 +89,7 @@ impl AppwriteError {
                  reachable from this host and not overloaded, or increase `timeout` of the \
                  validator",
             ),
-            HttpError::Transport(_) => (
+            HttpError::Connect(_) | HttpError::Transport(_) => (
                 AppwriteErrorKind::Transport,
                 "could not connect, or the connection was closed early; check that Appwrite is \
                  running, that APPWRITE_ENDPOINT has its scheme, host and port, and the proxy \
@@ -159,7 +159,7 @@ impl From<AppwriteError> for ValidationError {
             AppwriteErrorKind::InvalidArgument | AppwriteErrorKind::Misconfigured => {
                 Self::misconfigured(error).for_all_tokens()
             }
-            AppwriteErrorKind::Transport if status.is_none() => {
+            AppwriteErrorKind::Transport if error.failure.is_unconnected() => {
                 Self::unavailable(error).for_all_tokens()
             }
             AppwriteErrorKind::RateLimited

@@ -19,7 +19,7 @@ use crate::{
     token::SessionToken,
     validator::{
         error::ForbiddenReason,
-        http::{rate_limit_reset, retry_after},
+        http::{json_object, rate_limit_wait, retry_after},
     },
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn classify(
     if status == StatusCode::TOO_MANY_REQUESTS {
         let advice = "rate limit exceeded; reduce the number of calls, or raise Appwrite's rate \
                       limit for this host";
-        let wait = retry_after(headers, now).max(rate_limit_reset(headers, now));
+        let wait = rate_limit_wait(headers, now).into();
         return Err(error(AppwriteErrorKind::RateLimited, advice).with_retry_after(wait));
     }
     if status.is_server_error() {
@@ -83,7 +83,7 @@ pub(crate) fn classify(
 ///
 /// The message is not read, because it may change and may contain an e-mail address.
 fn error_type_of(body: &[u8]) -> Option<String> {
-    let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
+    let mut problem = json_object(body)?;
     problem.get("code")?.as_u64()?;
     match problem.remove("type")? {
         Value::String(error_type) => Some(error_type),
@@ -340,8 +340,7 @@ pub(super) fn same_user(operation: Operation, one: &str, other: &str) -> Result<
 }
 
 fn object(operation: Operation, body: &[u8]) -> Result<Map<String, Value>, AppwriteError> {
-    // The parser's error would quote the body and any e-mail address in it.
-    serde_json::from_slice(body).map_err(|_| not_appwrites(operation))
+    json_object(body).ok_or_else(|| not_appwrites(operation))
 }
 
 fn not_appwrites(operation: Operation) -> AppwriteError {

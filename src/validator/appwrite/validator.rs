@@ -27,8 +27,7 @@ const ANONYMOUS: &str = "anonymous";
 
 /// Validates the sessions of one Appwrite project, and logs users in and out.
 ///
-/// Clones share the connections, so create one validator at startup and clone it. Creating it
-/// installs rustls' *ring* provider as the process's default if there is none yet.
+/// Clones share the connections, so create one validator at startup and clone it.
 ///
 /// 1. Calls go to the endpoint directly or through the proxy that the environment names
 ///    (`HTTPS_PROXY`, `NO_PROXY`). An endpoint on loopback is never reached through a proxy.

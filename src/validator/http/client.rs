@@ -49,8 +49,10 @@ pub(crate) struct HttpResponse {
 pub(crate) enum HttpError {
     /// The response was not complete before the timeout.
     Timeout(BoxError),
-    /// There is no connection, or it ended early. A call that may be repeated has failed on two
-    /// connections, unless there is a response without its body.
+    /// No connection could be opened. A call that may be repeated has tried twice.
+    Connect(BoxError),
+    /// The connection ended early. A call that may be repeated has failed on two connections, unless
+    /// there is a response without its body.
     Transport(BoxError),
     /// The body is longer than 256 KiB.
     TooLong,
@@ -92,7 +94,7 @@ impl HttpClient {
         let deadline = Instant::now() + self.pool.timeout();
         let (client, generation) = self.pool.current();
         let result = exchange(request(&client)).await;
-        if let Err(HttpError::Transport(_)) = result {
+        if let Err(HttpError::Connect(_) | HttpError::Transport(_)) = result {
             let left = deadline.saturating_duration_since(Instant::now());
             return exchange(request(&self.unpooled).timeout(left)).await;
         }
@@ -141,11 +143,13 @@ async fn read(response: &mut Response) -> Result<Vec<u8>, HttpError> {
 
 impl From<reqwest::Error> for HttpError {
     fn from(error: reqwest::Error) -> Self {
-        let is_timeout = error.is_timeout();
+        let (is_timeout, is_connect) = (error.is_timeout(), error.is_connect());
         // The operator chose the URL, but may have put secrets into it.
         let source = error.without_url().into();
         if is_timeout {
             Self::Timeout(source)
+        } else if is_connect {
+            Self::Connect(source)
         } else {
             Self::Transport(source)
         }

@@ -17,6 +17,7 @@ pub(crate) struct Failure {
     advice: &'static str,
     status: Option<StatusCode>,
     code: Option<String>,
+    is_unconnected: bool,
     source: Option<BoxError>,
 }
 
@@ -27,6 +28,7 @@ impl Failure {
             advice,
             status: None,
             code: None,
+            is_unconnected: false,
             source: None,
         }
     }
@@ -47,11 +49,20 @@ impl Failure {
         self.status
     }
 
+    /// Whether no connection could be opened. A connection that ends without a response may have
+    /// been closed because of the token: by a proxy that rejects its characters, for example.
+    pub(crate) fn is_unconnected(&self) -> bool {
+        self.is_unconnected
+    }
+
     /// Adds the reason why there is no response, or no body of the response that has the status.
     pub(crate) fn with_error(mut self, error: HttpError, status: Option<StatusCode>) -> Self {
         self.status = status;
+        self.is_unconnected = matches!(error, HttpError::Connect(_));
         self.source = match error {
-            HttpError::Timeout(source) | HttpError::Transport(source) => Some(source),
+            HttpError::Timeout(source)
+            | HttpError::Connect(source)
+            | HttpError::Transport(source) => Some(source),
             HttpError::TooLong => None,
         };
         self

@@ -3,6 +3,7 @@
 mod client;
 mod endpoint;
 mod failure;
+mod json;
 mod pool;
 mod retry_after;
 mod settings;
@@ -15,6 +16,7 @@ pub(crate) use self::{
     client::{HttpClient, HttpError, Repeat},
     endpoint::{EndpointError, parse_endpoint},
     failure::Failure,
-    retry_after::{rate_limit_reset, retry_after},
+    json::json_object,
+    retry_after::{rate_limit_wait, retry_after},
     settings::{ClientFault, HttpSettings},
 };

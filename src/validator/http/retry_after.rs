@@ -17,9 +17,18 @@ pub(crate) fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Dur
     seconds.map(clamped)
 }
 
+/// Returns how long a client whose rate is limited should wait: 1 second without a header that says
+/// so, because `Retry-After` is optional ([RFC 6585, section 4]).
+///
+/// [RFC 6585, section 4]: https://www.rfc-editor.org/rfc/rfc6585#section-4
+pub(crate) fn rate_limit_wait(headers: &HeaderMap, now: DateTime<Utc>) -> Duration {
+    let wait = retry_after(headers, now).max(rate_limit_reset(headers, now));
+    wait.unwrap_or(Duration::from_secs(1))
+}
+
 /// Reads `X-RateLimit-Reset`, which no standard defines: seconds since 1970, as Appwrite and many
 /// others write it, or seconds from now if the number is too small for that.
-pub(crate) fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+fn rate_limit_reset(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     const MAX_RELATIVE_RESET: i64 = 31 * 24 * 60 * 60;
 
     let value = headers.get("x-ratelimit-reset")?.to_str().ok()?;

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Client, ClientBuilder, Url, redirect::Policy, retry};
 use rustls::{ClientConfig, crypto::CryptoProvider};
 
@@ -46,7 +46,7 @@ impl HttpSettings {
     pub(super) fn factory(
         &self,
         endpoint: &Url,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
     ) -> Result<ClientFactory, ClientFault> {
         let config = |roots| client_config(self.crypto_provider.as_ref(), roots, None);
         let roots = self.root_certificates.as_deref();
@@ -56,6 +56,11 @@ impl HttpSettings {
             Err(TlsFault::SystemRoots(_)) if endpoint.scheme() == "http" => config(Roots::None),
             built => built,
         }?;
+        // Without this header a server may compress the response (RFC 9110, section 12.5.3).
+        headers.insert(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(ClientFactory {
             headers,

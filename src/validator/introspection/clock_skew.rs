@@ -126,7 +126,7 @@ mod tests {
             (r#"{"active":true,"iat":1005}"#, Some(-1)),
             (r#"{"active":true,"iat":1005,"nbf":1009}"#, Some(-5)),
             (r#"{"active":true,"nbf":99999999}"#, None),
-            (r#"{"active":true,"iat":"1005","exp":true}"#, None),
+            (r#"{"active":true,"iat":"soon","exp":true}"#, None),
         ] {
             let response = IntrospectionResponse::parse(body.as_bytes())
                 .unwrap()

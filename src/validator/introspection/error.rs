@@ -21,7 +21,7 @@ pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> Valida
             "no complete response within the timeout; check that `endpoint` is reachable from this \
              host and not overloaded, or increase `timeout` of the validator"
         }
-        HttpError::Transport(_) => {
+        HttpError::Connect(_) | HttpError::Transport(_) => {
             "could not connect, or the connection was closed early; check that the server is \
              running, that `endpoint` has its scheme, host and port, and the proxy settings"
         }
@@ -30,9 +30,10 @@ pub(super) fn unanswered(error: HttpError, status: Option<StatusCode>) -> Valida
              server includes in its responses"
         }
     };
-    let has_no_connection = status.is_none() && matches!(error, HttpError::Transport(_));
-    let failed = ValidationError::unavailable(failure(advice).with_error(error, status));
-    if has_no_connection {
+    let failure = failure(advice).with_error(error, status);
+    let is_unconnected = failure.is_unconnected();
+    let failed = ValidationError::unavailable(failure);
+    if is_unconnected {
         failed.for_all_tokens()
     } else {
         failed

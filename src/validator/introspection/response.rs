@@ -9,13 +9,15 @@ use serde_json::{Map, Value};
 use super::error::{failure, unanswered};
 use crate::validator::{
     error::ValidationError,
-    http::{HttpResponse, rate_limit_reset, retry_after},
+    http::{HttpResponse, json_object, rate_limit_wait, retry_after},
 };
 
 /// The latest and the earliest second that a record can contain: the end of the year 9999 and the
 /// start of the year 1.
 pub(super) const LAST: i64 = 253_402_300_799;
 const FIRST: i64 = -62_135_596_800;
+/// A larger number is a time in milliseconds: in the year 2001, or in the year 33658 as seconds.
+const MIN_MILLISECONDS: i64 = 1_000_000_000_000;
 
 /// Classifies a response by its status and the error code of its body.
 /// [`IntrospectionResponse::parse`] reads the body of a successful response.
@@ -51,12 +53,11 @@ pub(crate) fn classify(
     let misconfigured = |advice| ValidationError::misconfigured(failure(advice));
     let unavailable = |advice| ValidationError::unavailable(failure(advice));
     if status == StatusCode::TOO_MANY_REQUESTS {
-        let wait = retry_after(&headers, now).max(rate_limit_reset(&headers, now));
         return Err(unavailable(
             "rate limit exceeded; reduce the number of calls, or raise the server's rate limit for \
              this client",
         )
-        .with_retry_after(wait));
+        .with_retry_after(rate_limit_wait(&headers, now)));
     }
     if status.is_server_error() {
         return Err(unavailable(
@@ -66,21 +67,21 @@ pub(crate) fn classify(
     }
     Err(match code.as_deref() {
         Some(code) if is_rejection(status) && is_code(code) => match code {
-            // In response to a bearer token of this service, that token is meant (RFC 7662,
-            // section 2.3).
-            "invalid_token" if sends_bearer => misconfigured(CREDENTIALS).for_all_tokens(),
-            "invalid_client" | "unauthorized_client" | "access_denied" | "insufficient_scope" => {
-                misconfigured(CREDENTIALS).for_all_tokens()
-            }
-            "invalid_grant"
+            "invalid_client" => misconfigured(CREDENTIALS).for_all_tokens(),
+            // The credentials of this service are meant (RFC 7662, section 2.3), or its right to
+            // introspect this token.
+            "invalid_token" if sends_bearer => misconfigured(CREDENTIALS),
+            "unauthorized_client" | "insufficient_scope" => misconfigured(CREDENTIALS),
+            // Gluu and Janssen send `access_denied` for an unknown token.
+            "access_denied" | "invalid_grant"
             | "invalid_request"
             | "invalid_token"
             | "request_unauthorized"
             | "token_inactive"
             | "unsupported_token_type" => misconfigured(
                 "the server rejected the request; if this concerns all tokens, check `endpoint`, \
-                 and whether the server requires the client ID and secret by \
-                 `IntrospectionAuth::basic` or `IntrospectionAuth::post`",
+                 that the client is permitted to introspect tokens, and whether the server requires \
+                 the client ID and secret by `IntrospectionAuth::basic` or `IntrospectionAuth::post`",
             )
             .blaming_token(),
             _ => misconfigured(
@@ -134,8 +135,7 @@ fn is_signed(headers: &HeaderMap) -> bool {
 ///
 /// [RFC 6749, section 5.2]: https://www.rfc-editor.org/rfc/rfc6749#section-5.2
 fn code(body: &[u8]) -> Option<String> {
-    let mut problem: Map<String, Value> = serde_json::from_slice(body).ok()?;
-    match problem.remove("error")? {
+    match json_object(body)?.remove("error")? {
         Value::String(code) => Some(code),
         _ => None,
     }
@@ -150,8 +150,7 @@ pub struct IntrospectionResponse(pub(super) Map<String, Value>);
 impl IntrospectionResponse {
     /// Parses a response. Returns `None` for a token that is not active.
     pub(crate) fn parse(body: &[u8]) -> Result<Option<Self>, ValidationError> {
-        // The parser's error would quote the body and any e-mail address in it.
-        let claims: Option<Map<String, Value>> = serde_json::from_slice(body).ok();
+        let claims = json_object(body);
         let active = claims
             .as_ref()
             .and_then(|claims| claims.get("active")?.as_bool());
@@ -213,7 +212,9 @@ impl IntrospectionResponse {
     }
 
     /// Returns a time in seconds since 1970 ([RFC 7519, section 2], fractions allowed), clamped to
-    /// the years that a record can contain. Null counts as absent.
+    /// the years that a record can contain. Null counts as absent. Some servers send the
+    /// number as a text, or milliseconds, which are recognized by a number that is beyond these years
+    /// as seconds.
     ///
     /// [RFC 7519, section 2]: https://www.rfc-editor.org/rfc/rfc7519#section-2
     pub(super) fn time(&self, name: &str) -> Result<Option<DateTime<Utc>>, ValidationError> {
@@ -222,8 +223,13 @@ impl IntrospectionResponse {
             Some(time) => time
                 .as_i64()
                 // A cast from a float saturates at both ends.
-                .or_else(|| time.as_f64().map(|seconds| seconds.floor() as i64)),
+                .or_else(|| time.as_f64().map(|seconds| seconds.floor() as i64))
+                .or_else(|| time.as_str()?.parse().ok()),
         };
+        let seconds = seconds.map(|seconds| match seconds {
+            MIN_MILLISECONDS.. => seconds / 1_000,
+            _ => seconds,
+        });
         let time =
             seconds.and_then(|seconds| DateTime::from_timestamp(seconds.clamp(FIRST, LAST), 0));
         time.map(Some).ok_or_else(|| {

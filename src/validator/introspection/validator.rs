@@ -19,13 +19,12 @@ use crate::{
 /// Validates opaque OAuth 2.0 access tokens at the introspection endpoint of the server that issued
 /// them (Keycloak, Ory Hydra, Zitadel and others).
 ///
-/// Clones share the connections, so create one validator at startup and clone it. Creating it
-/// installs rustls' *ring* provider as the process's default if there is none yet.
+/// Clones share the connections, so create one validator at startup and clone it.
 ///
 /// 1. The claim `sub` becomes the user's ID, and `name` (or else `username`) the name. `email` and
 ///    `email_verified` are taken as they are (the text `true` counts as well), `updated_at` becomes a
 ///    date, and `exp` the expiry of the session. Without `exp`, only the cache's TTL limits the
-///    session. A token that identifies no user, such as a client's own, is
+///    session. Times may be texts, and may be in milliseconds. A token that identifies no user, such as a client's own, is
 ///    [forbidden](crate::ForbiddenReason::NoUser).
 /// 2. All other claims, including `scope`, `aud`, `iss` and `sub`, become
 ///    [`attributes`](UserData::attributes), as long as they take no more than 16 KiB of JSON.

@@ -172,11 +172,11 @@ fn retry_after_is_between_a_second_and_a_minute() {
     let at = |offset: i64| (epoch + offset).to_string();
     type Headers<'a> = &'a [(&'static str, &'a str)];
     let table: [(u16, Headers<'_>, Option<u64>); 13] = [
-        (429, &[], None),
+        (429, &[], Some(1)),
         (429, &[("x-ratelimit-reset", &at(30))], Some(30)),
         (429, &[("x-ratelimit-reset", &at(-30))], Some(1)),
         (429, &[("x-ratelimit-reset", &at(3_600))], Some(60)),
-        (429, &[("x-ratelimit-reset", "soon")], None),
+        (429, &[("x-ratelimit-reset", "soon")], Some(1)),
         (429, &[("retry-after", "7")], Some(7)),
         (429, &[("retry-after", "0")], Some(1)),
         (429, &[("retry-after", "86400")], Some(60)),
