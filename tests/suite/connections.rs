@@ -179,7 +179,7 @@ async fn call_that_times_out_is_not_repeated() {
     let token = token(&appwrite.issue("ada"));
     appwrite.fault(Endpoint::Session, Fault::Hang);
     let validator = AppwriteValidator::builder(appwrite.endpoint(), appwrite.project_id())
-        .timeout(Duration::from_millis(200))
+        .timeout(Duration::from_secs(2))
         .build()
         .unwrap();
     soon("a timeout", validator.validate(token))
@@ -198,15 +198,19 @@ async fn failures_until_success(validator: &IntrospectionValidator) -> usize {
     failures
 }
 
+/// Timeout of the calls in tests that wait for it. A slow machine must be able to open a TLS connection
+/// in this time.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// An introspection endpoint over HTTP/2 behind a relay, and a validator with a connection to it.
-async fn http2(timeout: Duration) -> (Https, Relay, IntrospectionValidator) {
+async fn http2() -> (Https, Relay, IntrospectionValidator) {
     let authority = Authority::new();
     let server = Https::start(&authority.issue("127.0.0.1")).await;
     let relay = Relay::start(server.port()).await;
     let endpoint = relay.in_front_of(&server.endpoint());
     let validator = IntrospectionValidator::builder(endpoint, IntrospectionAuth::none())
         .root_certificates(authority.pem())
-        .timeout(timeout)
+        .timeout(TIMEOUT)
         .build()
         .unwrap();
     for _ in 0..3 {
@@ -220,7 +224,7 @@ async fn http2(timeout: Duration) -> (Https, Relay, IntrospectionValidator) {
 /// Nothing else retires a connection whose peer only acknowledges.
 #[tokio::test]
 async fn http2_connection_that_stalls_costs_one_timeout() {
-    let (_server, relay, validator) = http2(Duration::from_secs(2)).await;
+    let (_server, relay, validator) = http2().await;
     relay.stall();
     let failures = soon("a success", failures_until_success(&validator)).await;
     println!("time-outs: {failures}");
@@ -231,10 +235,10 @@ async fn http2_connection_that_stalls_costs_one_timeout() {
 /// The caller gives up before the timeout of the call, so that no call times out.
 #[tokio::test]
 async fn http2_connection_that_stalls_is_detected_without_a_timeout() {
-    let (_server, relay, validator) = http2(Duration::from_secs(1)).await;
+    let (_server, relay, validator) = http2().await;
     relay.stall();
     soon("a success", async {
-        let patience = Duration::from_millis(200);
+        let patience = TIMEOUT / 2;
         let call = || tokio::time::timeout(patience, validator.validate(token("token-0")));
         while !matches!(call().await, Ok(Ok(_))) {}
     })
@@ -248,7 +252,7 @@ async fn http1_connections_that_stall_cost_one_timeout() {
     let relay = Relay::start(port(&server.endpoint())).await;
     let endpoint = relay.in_front_of(&server.endpoint());
     let validator = IntrospectionValidator::builder(endpoint, IntrospectionAuth::none())
-        .timeout(Duration::from_secs(2))
+        .timeout(TIMEOUT)
         .build()
         .unwrap();
     let concurrent = (0..6).map(|_| validator.validate(token("token-0")));
@@ -263,7 +267,7 @@ async fn http1_connections_that_stall_cost_one_timeout() {
 /// A slow provider must not cause new connections for each of its slow responses.
 #[tokio::test]
 async fn calls_that_time_out_together_replace_the_connections_once() {
-    let (_server, relay, validator) = http2(Duration::from_secs(2)).await;
+    let (_server, relay, validator) = http2().await;
     relay.stall();
     let concurrent = (0..20).map(|_| validator.validate(token("token-0")));
     let failed = join_all(concurrent).await;
