@@ -44,6 +44,7 @@ mod public_api;
 mod readiness;
 mod redis_credentials;
 mod refresh;
+mod replaced;
 mod replicas;
 mod revocation;
 mod scripts;

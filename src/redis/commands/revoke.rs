@@ -11,10 +11,7 @@ use bb8_redis::redis::cmd;
 use super::store::RedisStore;
 use crate::{
     protocol::{CLOCK_SKEW_TOLERANCE, CacheKey, TombstoneKind},
-    redis::{
-        connection::{Access, Unavailable},
-        scripts::Script,
-    },
+    redis::{connection::Unavailable, scripts::Script},
 };
 
 impl RedisStore {
@@ -36,7 +33,7 @@ impl RedisStore {
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
         let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
         self.record_cache.forget(key);
-        let call = self.topology.call(Access::Write);
+        let call = self.topology.revocation();
         let mut run_ids = Vec::new();
         for key in [Some(key.clone()), key.previous()].into_iter().flatten() {
             let keys = self.keys(&key);
@@ -68,7 +65,7 @@ impl RedisStore {
         let records = self.limits.ttl + Duration::from_micros(CLOCK_SKEW_TOLERANCE.unsigned_abs());
         let ttl = decimal(self.limits.max_session_lifetime.max(records));
         let slack = CLOCK_SKEW_TOLERANCE.to_string();
-        let call = self.topology.call(Access::Write);
+        let call = self.topology.revocation();
         let mut run_ids = Vec::new();
         for name in self.mark_names(id) {
             let mark = self.mark_key(&name);

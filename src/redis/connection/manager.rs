@@ -18,7 +18,7 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     info::{field, identity, is_too_old},
-    server_registry::ServerRegistry,
+    server_registry::{Registration, ServerRegistry},
     shared_connection::{ConnectionState, SharedConnection, load_scripts},
 };
 use crate::{
@@ -108,7 +108,7 @@ impl Manager {
             )
                 .into());
         }
-        let run_id = self
+        let (run_id, registration) = self
             .shared
             .register(&info, Timestamp::from_redis_time(time));
         Ok(SharedConnection {
@@ -116,6 +116,7 @@ impl Manager {
             state: Arc::new(ConnectionState::new(
                 hashes,
                 run_id,
+                registration,
                 term,
                 login,
                 self.shared.registry.metrics.connections.guard(),
@@ -161,7 +162,7 @@ impl ServerState {
     }
 
     /// Registers the run ID of a server before a connection to it is used.
-    fn register(&self, info: &str, now: Timestamp) -> Arc<str> {
+    fn register(&self, info: &str, now: Timestamp) -> (Arc<str>, Registration) {
         let field = |name| field(info, name);
         // Marks and tombstones outlive the records that they revoke, but eviction ignores that
         // order.
@@ -173,8 +174,9 @@ impl ServerState {
             self.registry.warn_of_version(field("redis_version"));
         }
         let run_id = identity(info);
-        self.registry.register(&run_id, now);
-        run_id
+        let version = self.registry.register(&run_id, now);
+        let registration = Registration::new(Arc::clone(&self.registry), version);
+        (run_id, registration)
     }
 
     /// Returns the error of an attempt to connect, if none has succeeded yet. Returns it once.

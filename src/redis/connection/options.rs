@@ -47,6 +47,9 @@ pub(crate) struct CallOptions {
     pub(crate) until: Instant,
     /// Whether the command goes to a server that the slot of its keys is moving to.
     pub(crate) is_asking: bool,
+    /// Whether the command is part of a revocation, which is sent even while the circuit breaker is
+    /// open.
+    pub(crate) is_revocation: bool,
 }
 
 impl CallOptions {
@@ -58,11 +61,19 @@ impl CallOptions {
         Self::new(Access::Write, until)
     }
 
+    pub(crate) fn revocation(until: Instant) -> Self {
+        Self {
+            is_revocation: true,
+            ..Self::write(until)
+        }
+    }
+
     pub(crate) fn new(effect: Access, until: Instant) -> Self {
         Self {
             effect,
             until,
             is_asking: false,
+            is_revocation: false,
         }
     }
 }

@@ -13,6 +13,7 @@
 use std::{
     borrow::Cow,
     fmt,
+    pin::pin,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -21,13 +22,15 @@ use std::{
 };
 
 use bb8_redis::{
-    bb8::{Pool, PooledConnection},
+    bb8::{ManageConnection, Pool, PooledConnection},
     redis::{Cmd, cmd, from_redis_value},
 };
+use futures_util::future::{Either, select};
 use tokio::{
     runtime::Handle,
+    sync::Notify,
     task::AbortHandle,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -56,7 +59,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const CONNECTIONS: u32 = 2;
 
 /// Share of a timeout that the test of an idle connection may take, and its maximum. Two of them may
-/// have to be tested, and the rest must suffice for a new one.
+/// have to be tested, and the rest must suffice for a new one. A revocation waits for the same share
+/// before it tries a new connection.
 const TEST_SHARE: u32 = 3;
 const MAX_TEST: Duration = Duration::from_secs(1);
 
@@ -74,6 +78,10 @@ struct PoolInner {
     turn: AtomicUsize,
     shared: Arc<ServerState>,
     breaker: Breaker,
+    /// A revocation has reached the server while the breaker was open.
+    probe_now: Arc<Notify>,
+    /// Held by a revocation that makes a connection of its own, so that there is one at a time.
+    spare: tokio::sync::Mutex<()>,
     timeouts: Timeouts,
     /// Dedicated key that is written to find out whether the server takes writes again.
     probe: Mutex<String>,
@@ -117,6 +125,8 @@ impl ServerPool {
             turn: AtomicUsize::new(0),
             shared,
             breaker: Breaker::default(),
+            probe_now: Arc::default(),
+            spare: tokio::sync::Mutex::default(),
             timeouts,
             probe: Mutex::new(probe),
             probe_task: BackgroundTask::default(),
@@ -173,7 +183,8 @@ impl ServerPool {
     ) -> Result<Reply, CommandError> {
         let inner = &self.0;
         let breaker = &inner.breaker;
-        if self.skips_commands() {
+        let is_open = self.skips_commands();
+        if is_open && !options.is_revocation {
             return Err(CommandError::Unavailable(
                 "the circuit breaker is open".into(),
             ));
@@ -187,6 +198,9 @@ impl ServerPool {
         match inner.attempt(options, command).await {
             Ok(answer) => {
                 breaker.succeeded(options.effect);
+                if is_open {
+                    inner.probe_now.notify_one();
+                }
                 Ok(answer)
             }
             Err(CommandError::Unavailable(error)) => {
@@ -226,11 +240,7 @@ impl ServerPool {
         let has_same_run_id = from_redis_value::<String>(value)
             .is_ok_and(|info| field(&info, "role") == "master" && identity(&info) == run_id);
         if !has_same_run_id {
-            for place in &self.0.connections {
-                if let Some(connection) = lock(place).take() {
-                    connection.mark_broken();
-                }
-            }
+            self.0.retire(|_| true);
         }
         has_same_run_id
     }
@@ -238,10 +248,10 @@ impl ServerPool {
 
 /// Probes the server until it replies, then closes the breaker. Ends without a reply if the pool is
 /// dropped.
-async fn close_when_it_answers(connections: Weak<PoolInner>) {
+async fn close_when_it_answers(connections: Weak<PoolInner>, probe_now: Arc<Notify>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
     loop {
-        tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
+        let _ = timeout(backoff.pause(MAX_PAUSE), probe_now.notified()).await;
         let Some(connections) = connections.upgrade() else {
             return;
         };
@@ -269,7 +279,7 @@ impl PoolInner {
     /// runtime that it ran on.
     fn start_probe(self: &Arc<Self>) {
         self.probe_task
-            .start(|| close_when_it_answers(Arc::downgrade(self)));
+            .start(|| close_when_it_answers(Arc::downgrade(self), Arc::clone(&self.probe_now)));
     }
 
     /// Returns the pool of the current runtime.
@@ -322,51 +332,161 @@ impl PoolInner {
         options: CallOptions,
         command: impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
     ) -> Result<Reply, CommandError> {
-        let mut used: Option<Arc<ConnectionState>> = None;
+        let used = Mutex::default();
         timeout_at(options.until, async {
-            // All connections may have died together with the server, so try once more than there
-            // are connections.
-            for _ in 0..=CONNECTIONS {
-                let mut connection = match self.connection().await {
-                    Ok(connection) => connection,
-                    Err(error) => return Err(CommandError::Unavailable(error.into())),
-                };
-                used = Some(Arc::clone(&connection.state));
-                match connection.query(options.is_asking, &command).await {
-                    Ok(value) => {
-                        return Ok(Reply {
-                            value,
-                            run_id: Arc::clone(connection.run()),
-                        });
-                    }
-                    Err(error) if error.is_io_error() => connection.mark_broken(),
-                    Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
-                        let run_id = Arc::clone(connection.run());
-                        return Err(CommandError::Redirected { error, run_id });
-                    }
-                    Err(error) => {
-                        // Another server may have taken over behind the same name, and only a new
-                        // connection finds it.
-                        if error.is_unrecoverable_error() || rejects_writes(&error) {
-                            connection.mark_broken();
-                        }
-                        return Err(CommandError::Unavailable(with_hint(&error).into()));
-                    }
-                }
+            if options.is_revocation {
+                Box::pin(self.try_twice(options, &command, &used)).await
+            } else {
+                self.try_once(options, &command, &used).await
             }
-            let error = "the server closes connections as soon as they are used";
-            Err(CommandError::Unavailable(error.into()))
         })
         .await
         .unwrap_or_else(|_| {
             // The reply may still arrive, but the caller has given up. An unresponsive server looks
             // the same, so the connection is marked as broken.
-            if let Some(state) = &used {
+            if let Some(state) = &*lock(&used) {
                 state.mark_broken();
             }
             Err(CommandError::Unavailable(self.shared.trouble().into()))
         })
     }
+
+    async fn try_once<'c>(
+        &self,
+        options: CallOptions,
+        command: &impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+        used: &Mutex<Option<Arc<ConnectionState>>>,
+    ) -> Result<Reply, CommandError> {
+        let since = Instant::now();
+        let mut failure = Cow::Borrowed("the server closes connections as soon as they are used");
+        // All connections may have died together with the server, so try once more than there are
+        // connections.
+        for _ in 0..=CONNECTIONS {
+            let connection = match self.connection().await {
+                Ok(connection) => connection,
+                Err(error) => return Err(CommandError::Unavailable(error.into())),
+            };
+            *lock(used) = Some(Arc::clone(&connection.state));
+            match self.send(connection, options, command, since).await {
+                Ok(reply) => return Ok(reply),
+                Err(Failure::Command(error)) => return Err(error),
+                Err(Failure::Connection(None)) => {}
+                Err(Failure::Connection(Some(error))) => failure = error,
+            }
+        }
+        Err(CommandError::Unavailable(failure))
+    }
+
+    /// Like `try_once`, and tries a new connection in addition if there is no reply after a part of
+    /// the timeout. The connections may have been dropped on the way to the server.
+    async fn try_twice<'c>(
+        &self,
+        options: CallOptions,
+        command: &impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+        used: &Mutex<Option<Arc<ConnectionState>>>,
+    ) -> Result<Reply, CommandError> {
+        let since = Instant::now();
+        let wait = options.until.saturating_duration_since(since) / TEST_SHARE;
+        let first = pin!(self.try_once(options, command, used));
+        let silence = pin!(tokio::time::sleep(wait));
+        let first = match select(first, silence).await {
+            Either::Left((result, _)) => return result,
+            Either::Right((_, first)) => first,
+        };
+        let second = pin!(self.try_on_new_connection(options, command, since));
+        match select(first, second).await {
+            Either::Left((Err(CommandError::Unavailable(_)), second)) => second.await,
+            Either::Right((Err(CommandError::Unavailable(_)), first)) => first.await,
+            Either::Left((result, _)) | Either::Right((result, _)) => result,
+        }
+    }
+
+    async fn try_on_new_connection<'c>(
+        &self,
+        options: CallOptions,
+        command: &impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+        since: Instant,
+    ) -> Result<Reply, CommandError> {
+        let turn = self.spare.lock().await;
+        let is_silent = |connection: &SharedConnection| !connection.has_replied_since(since);
+        let live = self.connections.iter().find_map(|place| {
+            let kept = lock(place);
+            kept.clone().filter(|it| !it.is_broken() && !is_silent(it))
+        });
+        let connection = match live {
+            Some(connection) => connection,
+            None => {
+                let connection = self.manager.connect().await;
+                let connection = connection
+                    .map_err(|error| CommandError::Unavailable(with_hint(&error).into()))?;
+                // The server replies on a new connection, so the silent ones are dead. A slow
+                // server replies on none.
+                self.retire(is_silent);
+                connection
+            }
+        };
+        drop(turn);
+        let result = self.send(connection, options, command, since).await;
+        result.map_err(|failure| match failure {
+            Failure::Command(error) => error,
+            Failure::Connection(error) => CommandError::Unavailable(error.unwrap_or(
+                Cow::Borrowed("the server closes connections as soon as they are used"),
+            )),
+        })
+    }
+
+    async fn send<'c>(
+        &self,
+        mut connection: SharedConnection,
+        options: CallOptions,
+        command: &impl Fn(&SharedConnection) -> Cow<'c, Cmd>,
+        since: Instant,
+    ) -> Result<Reply, Failure> {
+        match connection.query(options.is_asking, command).await {
+            Ok(value) => Ok(Reply {
+                value,
+                run_id: Arc::clone(connection.run()),
+            }),
+            Err(error) if error.is_io_error() => {
+                connection.mark_broken();
+                Err(Failure::Connection(None))
+            }
+            Err(error) if self.shared.registry.is_cluster() && is_elsewhere(&error) => {
+                let run_id = Arc::clone(connection.run());
+                Err(Failure::Command(CommandError::Redirected { error, run_id }))
+            }
+            Err(error) => {
+                let text = Cow::Owned(with_hint(&error));
+                // Another server may have taken over behind the same name, and only a new
+                // connection finds it.
+                if rejects_writes(&error) && !connection.is_made_since(since) {
+                    self.retire(|_| true);
+                    connection.mark_broken();
+                    return Err(Failure::Connection(Some(text)));
+                }
+                if error.is_unrecoverable_error() || rejects_writes(&error) {
+                    connection.mark_broken();
+                }
+                Err(Failure::Command(CommandError::Unavailable(text)))
+            }
+        }
+    }
+
+    /// Excludes connections from further use.
+    fn retire(&self, which: impl Fn(&SharedConnection) -> bool) {
+        for place in &self.connections {
+            if let Some(connection) = lock(place).take_if(|connection| which(connection)) {
+                connection.mark_broken();
+            }
+        }
+    }
+}
+
+/// Why one try got no usable reply.
+enum Failure {
+    /// The connection is of no use any more, and another one may be. The text is the server's.
+    Connection(Option<Cow<'static, str>>),
+    Command(CommandError),
 }
 
 impl fmt::Debug for ServerPool {

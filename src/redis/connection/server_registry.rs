@@ -36,6 +36,23 @@ pub(crate) struct ServerRegistry {
     pub(crate) metrics: RedisMetrics,
 }
 
+/// The registration of one connection's server. If the servers are not a cluster, a connection to
+/// another server ends it: the earlier server may still reply, but does not receive revocations.
+pub(crate) struct Registration {
+    registry: Arc<ServerRegistry>,
+    version: u64,
+}
+
+impl Registration {
+    pub(crate) fn new(registry: Arc<ServerRegistry>, version: u64) -> Self {
+        Self { registry, version }
+    }
+
+    pub(crate) fn is_superseded(&self) -> bool {
+        !self.registry.is_cluster && self.registry.topology_version() != self.version
+    }
+}
+
 struct KnownServers {
     /// Oldest first.
     run_ids: Vec<Arc<str>>,
@@ -63,11 +80,11 @@ impl ServerRegistry {
     }
 
     /// Registers the run ID of a new connection before that connection serves any caller. `now` is
-    /// the time of the server.
-    pub(crate) fn register(&self, run_id: &Arc<str>, now: Timestamp) {
+    /// the time of the server. Returns the topology version from then on.
+    pub(crate) fn register(&self, run_id: &Arc<str>, now: Timestamp) -> u64 {
         let mut known = self.known();
         if known.run_ids.contains(run_id) {
-            return;
+            return self.topology_version();
         }
         let is_another = known.is_discovered;
         if !self.is_cluster {
@@ -88,6 +105,7 @@ impl ServerRegistry {
                 "Redis restarted or replaced, revalidating cached sessions"
             );
         }
+        self.topology_version()
     }
 
     /// Raises the trust floor to `now` plus slack and ends the lease. The revocation of a record

@@ -17,6 +17,7 @@ use bb8_redis::redis::{
 };
 use tokio::time::{Instant, timeout};
 
+use super::server_registry::Registration;
 use crate::{
     redis::{
         endpoint::{Connection, Login, PrimaryTerm},
@@ -44,6 +45,7 @@ pub(crate) struct ConnectionState {
     /// The hashes of the scripts. `None` if the server loads no scripts.
     hashes: Option<Vec<String>>,
     run_id: Arc<str>,
+    registration: Registration,
     /// Over as soon as the sentinels name another primary. `None` without sentinels.
     term: Option<PrimaryTerm>,
     /// `None` if the credentials do not change.
@@ -55,6 +57,7 @@ impl ConnectionState {
     pub(crate) fn new(
         hashes: Option<Vec<String>>,
         run_id: Arc<str>,
+        registration: Registration,
         term: Option<PrimaryTerm>,
         login: Option<Login>,
         open: GaugeGuard,
@@ -65,6 +68,7 @@ impl ConnectionState {
             replied: AtomicU64::new(0),
             hashes,
             run_id,
+            registration,
             term,
             login,
             _open: open,
@@ -114,13 +118,27 @@ impl SharedConnection {
 
     pub(crate) fn is_broken(&self) -> bool {
         let ConnectionState {
-            is_broken, term, ..
+            is_broken,
+            term,
+            registration,
+            ..
         } = &*self.state;
-        is_broken.load(SeqCst) || term.as_ref().is_some_and(PrimaryTerm::is_over)
+        is_broken.load(SeqCst)
+            || term.as_ref().is_some_and(PrimaryTerm::is_over)
+            || registration.is_superseded()
     }
 
     pub(crate) fn mark_broken(&self) {
         self.state.mark_broken();
+    }
+
+    pub(crate) fn is_made_since(&self, since: Instant) -> bool {
+        self.state.made >= since
+    }
+
+    pub(crate) fn has_replied_since(&self, since: Instant) -> bool {
+        let replied = Duration::from_millis(self.state.replied.load(Relaxed));
+        self.state.made + replied >= since
     }
 
     /// Returns whether the connection can be used. One that has been idle is tested first, which

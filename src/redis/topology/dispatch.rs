@@ -132,9 +132,20 @@ impl Topology {
 
     /// Starts an operation, and with it its timeout.
     pub(crate) fn call(&self, effect: Access) -> Operation<'_> {
+        let options = CallOptions::new(effect, Instant::now() + self.timeouts.call);
         Operation {
             servers: self,
-            options: CallOptions::new(effect, Instant::now() + self.timeouts.call),
+            options,
+        }
+    }
+
+    /// Starts a revocation. It is sent even while the circuit breaker is open, because it must not
+    /// fail once a server takes writes again.
+    pub(crate) fn revocation(&self) -> Operation<'_> {
+        let options = CallOptions::revocation(Instant::now() + self.timeouts.call);
+        Operation {
+            servers: self,
+            options,
         }
     }
 
