@@ -43,6 +43,7 @@ mod provider;
 mod public_api;
 mod readiness;
 mod redis_credentials;
+mod redis_soak;
 mod refresh;
 mod replaced;
 mod replicas;
