@@ -217,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn connection_to_a_new_run_id_ends_those_to_the_earlier_one() {
+        for is_cluster in [false, true] {
+            let registry = Arc::new(ServerRegistry::new(None, is_cluster));
+            let connect = |run_id: &str| {
+                let version = registry.register(&run_id.into(), NOW);
+                Registration::new(Arc::clone(&registry), version)
+            };
+            let (first, second) = (connect("a"), connect("a"));
+            assert!(!first.is_superseded() && !second.is_superseded());
+            let third = connect("b");
+            assert_eq!(first.is_superseded(), !is_cluster);
+            assert_eq!(second.is_superseded(), !is_cluster);
+            assert!(!third.is_superseded());
+        }
+    }
+
+    #[test]
     fn cluster_treats_run_ids_after_discovery_as_new() {
         let registry = ServerRegistry::new(None, true);
         assert!(!floors(&registry, "a") && !floors(&registry, "b"));
