@@ -41,7 +41,7 @@ const TOKENS: usize = 5;
 const CLIENTS: u64 = 12;
 /// Number of earlier logouts that are requested again.
 const LOGOUTS: usize = 500;
-const TIMEOUT: Duration = Duration::from_millis(600);
+const TIMEOUT: Duration = Duration::from_millis(1_500);
 const LEASE: Duration = Duration::from_millis(500);
 /// A revocation is not judged if a timer of this process, or a reply of the server on a direct
 /// connection, was late by this much while it ran: the machine is too busy.
