@@ -71,7 +71,7 @@ impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} revocations are not delivered to Redis; make Redis available and call `close` again \
+            "revocations that Redis does not have: {}; make Redis available and call `close` again \
              before the process ends",
             self.undelivered
         )

@@ -45,7 +45,7 @@ async fn close_delivers_what_is_queued() {
     assert!(
         error
             .to_string()
-            .starts_with("2 revocations are not delivered")
+            .starts_with("revocations that Redis does not have: 2;")
     );
     let closing = tokio::spawn({
         let cache = cache.clone();

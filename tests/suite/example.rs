@@ -240,6 +240,7 @@ async fn queued_logout_survives_a_rolling_restart() {
         kill_process(pid, Signal::TERM).unwrap();
         let mut next = start(&settings);
         let next_at = url(&mut next);
+        // There is no event to wait for: the old process must still be running after this time.
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert!(server.0.try_wait().unwrap().is_none(), "it still delivers");
         redis.resume();
