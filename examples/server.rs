@@ -227,7 +227,7 @@ fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<Heade
 /// Ends the session at the provider first, then in the cache. A validation after the revocation is
 /// accepted again, so in the reverse order the session could be cached again.
 ///
-/// The token is revoked in the cache even if the provider's call failed. Appwrite accepts 100
+/// The user is logged out of the cache even if the provider's call failed. Appwrite accepts 100
 /// logouts an hour from one host. One attacker could otherwise use them up and thereby keep the
 /// sessions of all other users cached.
 async fn logout(
@@ -235,7 +235,11 @@ async fn logout(
     Extension(session): Extension<SessionInfo>,
 ) -> Result<Response, Problem> {
     let at_provider = app.provider.log_out(session.token()).await;
-    let in_cache = app.cache.revoke_token(session.token()).await;
+    // Once Appwrite has ended a session, nothing prolongs it, so Redis need not remember it for long.
+    let in_cache = match (&at_provider, &app.provider) {
+        (Ok(_), Provider::Appwrite(_)) => app.cache.log_out_confirmed(&session).await,
+        _ => app.cache.log_out(&session).await,
+    };
     at_provider?;
     let _ = in_cache?;
     let mut response = StatusCode::NO_CONTENT.into_response();

@@ -40,7 +40,7 @@
 //! # app().unwrap();
 //! ```
 //!
-//! Keep a handle of the cache for logout ([`SessionCache::revoke_token`]) and for changes of a
+//! Keep a handle of the cache for logout ([`SessionCache::log_out`]) and for changes of a
 //! password or a role ([`SessionCache::invalidate_user`]). Revoke at the identity provider *first*,
 //! then in the cache: a validation that begins after [`SessionCache::invalidate_user`] is cached
 //! again, and it must see the change. Revoke in the cache even if the provider's call failed, and

@@ -15,8 +15,8 @@ use crate::{
     coherence::Lease,
     config_error::ConfigError,
     crypto::SecretKey,
-    memory::{LocalCacheConfig, LocalStore, Ttls},
-    protocol::{KeyDeriver, LifetimePolicy, Sealing},
+    memory::{LocalCacheConfig, LocalStore, Rejections, Ttls},
+    protocol::{IdentityNames, KeyDeriver, LifetimePolicy, Sealing},
     redis::{CheckedRedisConfig, RedisConfig, RedisStore, StoreLimits, Timeouts, TrackingConfig},
     telemetry::CacheMetrics,
     time::Clock,
@@ -182,6 +182,15 @@ impl SessionCacheBuilder {
         self
     }
 
+    /// Sets the longest [`lease`](LocalCacheConfig::lease) of all nodes that share the Redis. It
+    /// determines when a revocation has [settled](crate::Revocation::settled), and nothing else.
+    /// Must be between the lease of this node and 1 minute. Defaults to the lease of this node, or
+    /// to 1 second if it has no local cache.
+    pub fn fleet_lease(mut self, lease: Duration) -> Self {
+        self.settings.fleet_lease = Some(lease);
+        self
+    }
+
     /// Sets how long after its TTL a session may be served if the identity provider is unavailable.
     /// Defaults to 0, which turns this off. Must be less than 1 hour. The defaults of
     /// [`ttl`](Self::ttl) and [`validation_timeout`](Self::validation_timeout) are shortened to
@@ -333,6 +342,7 @@ impl SessionCacheBuilder {
                 call: settings.redis_timeout,
             },
             ttl: settings.ttl,
+            stale_if_error: self.settings.stale_if_error,
             lifetimes: self.lifetimes(settings),
             validation_timeout: settings.validation_timeout,
             max_session_lifetime: self.settings.max_session_lifetime,
@@ -350,7 +360,13 @@ impl SessionCacheBuilder {
                 .sealing_key
                 .as_ref()
                 .map(|key| Sealing::new(key, self.previous_sealing_key.as_ref()));
-            RedisStore::new(redis, database, sealing, clock, limits, tier)
+            // What hides a user's ID in records hides it in names as well.
+            let (key, previous) = match &self.sealing_key {
+                Some(key) => (Some(key), &self.previous_sealing_key),
+                None => (self.pepper.as_ref(), &self.previous_pepper),
+            };
+            let names = IdentityNames::new(key, previous.as_ref());
+            RedisStore::new(redis, database, sealing, names, clock, limits, tier)
         });
         let local = self.local(settings, entries, capacity, lease);
         Ok(self.finish(settings, local, redis))
@@ -390,10 +406,12 @@ impl SessionCacheBuilder {
             redis,
             key_deriver,
             queue: RevocationQueue::default(),
+            rejections: Rejections::new(micros(settings.max_record_age())),
             clock: self.clock,
             is_enabled: self.enabled,
             max_record_age: micros(settings.max_record_age()),
             revoked_token_ttl: micros(self.settings.max_session_lifetime),
+            fleet_lease: settings.fleet_lease,
             metrics: CacheMetrics::default(),
         };
         let miss_timeout = settings

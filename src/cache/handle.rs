@@ -57,7 +57,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct SessionCache {
-    store: Arc<Store>,
+    pub(super) store: Arc<Store>,
     validations: Arc<Validations>,
     space: Arc<NamespaceContext>,
     /// Whether the namespace was set for this handle.
@@ -112,6 +112,10 @@ impl SessionCache {
         self.space.namespace()
     }
 
+    pub(super) fn max_session_lifetime(&self) -> Duration {
+        Duration::from_micros(self.store.revoked_token_ttl)
+    }
+
     pub(crate) fn store(&self) -> &Store {
         &self.store
     }
@@ -125,9 +129,11 @@ impl SessionCache {
         let authority = session.authority.as_ref().or(self.authority.as_ref());
         let authority = authority.map_or(self.namespace().as_str(), Authority::as_str);
         let source = self.space.native(authority, &session.branches);
-        session.user = session
-            .user
-            .in_session(source, session.session_id.as_deref());
+        session.user = session.user.in_session(
+            source,
+            session.session_id.as_deref(),
+            session.ends_with_token,
+        );
     }
 
     /// Looks up a token in the namespace of this handle.
@@ -184,12 +190,9 @@ impl SessionCache {
     /// The revocation runs in its own task. Dropping the future after the first poll does not
     /// cancel it.
     pub async fn invalidate_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        self.store
-            .revoke(RevocationRequest::Token(
-                self.key(token),
-                TombstoneKind::Invalidate,
-            ))
-            .await
+        let kind = TombstoneKind::Invalidate;
+        let what = RevocationRequest::Token(self.key(token), kind);
+        self.store.revoke(vec![what]).await
     }
 
     /// Revokes a token, as at a logout. The token is rejected from now on, even if the identity
@@ -210,12 +213,11 @@ impl SessionCache {
     /// The revocation runs in its own task. Dropping the future after the first poll does not
     /// cancel it.
     pub async fn revoke_token(&self, token: &SessionToken) -> Result<Revocation, RevokeError> {
-        self.store
-            .revoke(RevocationRequest::Token(
-                self.key(token),
-                TombstoneKind::Revoke,
-            ))
-            .await
+        let kind = TombstoneKind::Revoke {
+            ttl: self.max_session_lifetime(),
+        };
+        let what = RevocationRequest::Token(self.key(token), kind);
+        self.store.revoke(vec![what]).await
     }
 
     /// Invalidates all cached sessions of a user, as after a password change, a password reset or a
@@ -231,9 +233,8 @@ impl SessionCache {
     /// The revocation runs in its own task. Dropping the future after the first poll does not
     /// cancel it.
     pub async fn invalidate_user(&self, user_id: &str) -> Result<Revocation, RevokeError> {
-        self.store
-            .revoke(RevocationRequest::User(user_id.to_owned()))
-            .await
+        let what = RevocationRequest::User(user_id.to_owned());
+        self.store.revoke(vec![what]).await
     }
 
     /// Checks whether Redis replies, and returns the known state of the identity providers.

@@ -11,8 +11,10 @@ use std::{num::NonZeroUsize, time::Duration};
 use tokio::sync::Semaphore;
 
 use crate::{
-    config_error::ConfigError, memory::LocalCacheConfig,
-    protocol::CLOCK_SKEW_TOLERANCE as SLACK_MICROS, redis::RedisTimeouts,
+    config_error::ConfigError,
+    memory::{DEFAULT_LEASE, LocalCacheConfig},
+    protocol::CLOCK_SKEW_TOLERANCE as SLACK_MICROS,
+    redis::RedisTimeouts,
 };
 
 /// How long a revocation must be remembered, so that it outlives the records that it invalidates:
@@ -63,6 +65,7 @@ pub(crate) struct CacheSettings {
     pub(crate) refresh_ahead: u8,
     pub(crate) capacity: usize,
     pub(crate) local_cache: Option<LocalCacheConfig>,
+    pub(crate) fleet_lease: Option<Duration>,
 }
 
 /// Values in effect, whether they were set or not.
@@ -75,6 +78,7 @@ pub(crate) struct EffectiveSettings {
     pub(crate) redis_timeout: Duration,
     pub(crate) checkout_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) fleet_lease: Duration,
 }
 
 impl Default for CacheSettings {
@@ -90,6 +94,7 @@ impl Default for CacheSettings {
             refresh_ahead: 80,
             capacity: DEFAULT_CAPACITY.get(),
             local_cache: None,
+            fleet_lease: None,
         }
     }
 }
@@ -134,6 +139,9 @@ impl CacheSettings {
             redis_timeout,
             checkout_timeout: redis.checkout.unwrap_or(redis_timeout),
             connect_timeout: redis.connect.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
+            fleet_lease: self
+                .fleet_lease
+                .unwrap_or_else(|| self.local_cache.map_or(DEFAULT_LEASE, |local| local.lease)),
         }
     }
 
@@ -184,6 +192,16 @@ impl CacheSettings {
             return Err(ConfigError::new(
                 "`capacity` must be between 1 and 4294967295; to cache nothing, set `enabled` to \
                  false",
+            ));
+        }
+        let own_lease = self.local_cache.map_or(Duration::ZERO, |local| local.lease);
+        if self
+            .fleet_lease
+            .is_some_and(|lease| lease > MAX_LEASE || lease < own_lease)
+        {
+            return Err(ConfigError::new(
+                "`fleet_lease` must be between the `lease` of `local_cache` and 1 minute; set it \
+                 to the longest lease of all nodes",
             ));
         }
         let Some(local) = self.local_cache.filter(|_| has_redis) else {

@@ -5,6 +5,7 @@ mod close;
 mod config;
 mod handle;
 mod limits;
+mod log_out;
 mod outcome;
 mod refresh_tracker;
 mod revocation_queue;

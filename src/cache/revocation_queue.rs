@@ -7,14 +7,16 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use tokio::{sync::Notify, task::AbortHandle};
 
 use crate::{
-    protocol::{CacheKey, TokenDigest, TombstoneKind},
+    model::{Authority, UserData},
+    protocol::{CacheKey, IdentityDigest, TokenDigest, TombstoneKind},
     sync::lock,
-    telemetry::{Gauge, REVOCATIONS_QUEUED, RevocationKind},
+    telemetry::{Gauge, OLDEST_QUEUED_REVOCATION, REVOCATIONS_QUEUED, RevocationKind},
 };
 
 /// Maximum number of undelivered revocations.
@@ -37,14 +39,47 @@ pub enum RevokeErrorKind {
 pub(crate) enum RevocationRequest {
     Token(CacheKey, TombstoneKind),
     User(String),
+    /// Ends a session for `ttl`. `user` is its user, if known.
+    Session {
+        session: IdentityDigest,
+        user: Option<String>,
+        ttl: Duration,
+    },
+    /// Bans a user for `ttl`, or lifts the ban.
+    Ban {
+        authority: Authority,
+        id: String,
+        ttl: Option<Duration>,
+    },
 }
 
 impl RevocationRequest {
     pub(crate) fn kind(&self) -> RevocationKind {
         match self {
             Self::Token(_, TombstoneKind::Invalidate) => RevocationKind::InvalidateToken,
-            Self::Token(_, TombstoneKind::Revoke) => RevocationKind::RevokeToken,
+            Self::Token(_, TombstoneKind::Revoke { .. }) => RevocationKind::RevokeToken,
+            Self::Token(_, TombstoneKind::Lift) => RevocationKind::LiftToken,
             Self::User(_) => RevocationKind::InvalidateUser,
+            Self::Session { .. } => RevocationKind::EndSession,
+            Self::Ban { ttl: Some(_), .. } => RevocationKind::BanUser,
+            Self::Ban { ttl: None, .. } => RevocationKind::LiftBan,
+        }
+    }
+
+    /// Whether it takes an earlier one back.
+    pub(crate) fn is_lift(&self) -> bool {
+        matches!(
+            self,
+            Self::Token(_, TombstoneKind::Lift) | Self::Ban { ttl: None, .. }
+        )
+    }
+
+    /// Returns the user whose records it makes unusable.
+    fn user(&self) -> Option<&str> {
+        match self {
+            Self::Token(..) => None,
+            Self::User(id) | Self::Ban { id, .. } => Some(id),
+            Self::Session { user, .. } => user.as_deref(),
         }
     }
 }
@@ -56,6 +91,8 @@ pub(crate) struct RevocationQueue {
     /// empty.
     waiting: AtomicU64,
     gauge: Gauge,
+    /// Age of the oldest, in seconds, as of the last attempt to deliver it.
+    oldest: Gauge,
     /// Lookups that began before this time serve nothing from Redis. In microseconds, by the clock
     /// of this process.
     reads_disabled_until: AtomicU64,
@@ -76,15 +113,24 @@ pub(crate) struct StartedRevocation(Arc<Started>);
 /// First revocation of the queue.
 pub(crate) struct QueuedRevocation {
     pub(crate) what: RevocationRequest,
+    /// How long it has been waiting, in seconds.
+    pub(crate) age: u64,
     /// Everything that it revoked is too old to be used, so it need not be delivered any more.
     pub(crate) is_expired: bool,
 }
 
+struct Waiting {
+    what: RevocationRequest,
+    queued_at: u64,
+    until: u64,
+}
+
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<(RevocationRequest, u64)>,
+    waiting: VecDeque<Waiting>,
     tokens: HashMap<TokenDigest, usize>,
     users: HashMap<String, usize>,
+    sessions: HashMap<IdentityDigest, usize>,
     delivery: Option<AbortHandle>,
 }
 
@@ -94,6 +140,7 @@ impl Default for RevocationQueue {
             queue: Mutex::default(),
             waiting: AtomicU64::default(),
             gauge: Gauge::new(REVOCATIONS_QUEUED),
+            oldest: Gauge::new(OLDEST_QUEUED_REVOCATION),
             reads_disabled_until: AtomicU64::default(),
             started: Arc::default(),
         }
@@ -139,9 +186,27 @@ impl RevocationQueue {
         self.len() > 0 && self.queue().users.contains_key(id)
     }
 
+    /// Whether the session or its user is denied.
+    pub(crate) fn denies_session(&self, user: &UserData) -> bool {
+        if self.len() == 0 {
+            return false;
+        }
+        let queue = self.queue();
+        queue.users.contains_key(user.id())
+            || (!queue.sessions.is_empty()
+                && IdentityDigest::session_of(user)
+                    .is_some_and(|session| queue.sessions.contains_key(&session)))
+    }
+
+    /// Whether a lookup may have been made unusable by what is queued.
+    pub(crate) fn blocks_lookups(&self, now: u64) -> bool {
+        self.len() > 0 || self.reads_disabled_until.load(SeqCst) > now
+    }
+
     pub(crate) fn push(
         &self,
         what: RevocationRequest,
+        now: u64,
         until: u64,
         records_end: u64,
     ) -> RevokeErrorKind {
@@ -152,9 +217,19 @@ impl RevocationQueue {
         }
         match &what {
             RevocationRequest::Token(key, _) => *queue.tokens.entry(key.token).or_default() += 1,
-            RevocationRequest::User(id) => *queue.users.entry(id.clone()).or_default() += 1,
+            RevocationRequest::Session { session, .. } => {
+                *queue.sessions.entry(*session).or_default() += 1;
+            }
+            RevocationRequest::User(_) | RevocationRequest::Ban { .. } => {}
         }
-        queue.waiting.push_back((what, until));
+        if let Some(id) = what.user() {
+            *queue.users.entry(id.to_owned()).or_default() += 1;
+        }
+        queue.waiting.push_back(Waiting {
+            what,
+            queued_at: now,
+            until,
+        });
         self.waiting.fetch_add(1, SeqCst);
         self.gauge.increment();
         RevokeErrorKind::Queued
@@ -173,13 +248,17 @@ impl RevocationQueue {
     /// Returns the first revocation. If there is none, the delivery task has ended.
     pub(crate) fn next(&self, now: u64) -> Option<QueuedRevocation> {
         let mut queue = self.queue();
-        let Some((what, until)) = queue.waiting.front() else {
+        let Some(first) = queue.waiting.front() else {
             queue.delivery = None;
+            self.oldest.set_to(0);
             return None;
         };
+        let age = now.saturating_sub(first.queued_at) / 1_000_000;
+        self.oldest.set_to(u32::try_from(age).unwrap_or(u32::MAX));
         Some(QueuedRevocation {
-            what: what.clone(),
-            is_expired: *until <= now,
+            what: first.what.clone(),
+            age,
+            is_expired: first.until <= now,
         })
     }
 
@@ -205,10 +284,16 @@ impl Drop for StartedRevocation {
 
 impl Queue {
     fn pop(&mut self) {
-        match self.waiting.pop_front() {
-            Some((RevocationRequest::Token(key, _), _)) => release(&mut self.tokens, &key.token),
-            Some((RevocationRequest::User(id), _)) => release(&mut self.users, id.as_str()),
-            None => {}
+        let Some(Waiting { what, .. }) = self.waiting.pop_front() else {
+            return;
+        };
+        match &what {
+            RevocationRequest::Token(key, _) => release(&mut self.tokens, &key.token),
+            RevocationRequest::Session { session, .. } => release(&mut self.sessions, session),
+            RevocationRequest::User(_) | RevocationRequest::Ban { .. } => {}
+        }
+        if let Some(id) = what.user() {
+            release(&mut self.users, id);
         }
     }
 }
@@ -241,10 +326,10 @@ mod tests {
         let key = cache.key(&SessionToken::parse("t").unwrap());
         let queue = RevocationQueue::default();
         for n in 0..MAX_QUEUED {
-            assert_eq!(queue.push(user(n), 100, 50), RevokeErrorKind::Queued);
+            assert_eq!(queue.push(user(n), 0, 100, 50), RevokeErrorKind::Queued);
         }
         assert!(!queue.denies_token(&key, 0));
-        assert_eq!(queue.push(user(0), 100, 50), RevokeErrorKind::QueueFull);
+        assert_eq!(queue.push(user(0), 0, 100, 50), RevokeErrorKind::QueueFull);
         assert_eq!(queue.len(), MAX_QUEUED as u64);
         assert!(queue.denies_token(&key, 49));
         assert!(!queue.denies_token(&key, 50));
@@ -254,11 +339,13 @@ mod tests {
     fn user_is_blocked_until_its_last_queued_revocation_is_removed() {
         let queue = RevocationQueue::default();
         for (n, until) in [(1, 10), (2, 20), (1, 30)] {
-            queue.push(user(n), until, 0);
+            queue.push(user(n), 0, until, 0);
         }
         let waits = |n: usize| queue.denies_user(&format!("user-{n}"));
         let next = |now| {
-            let QueuedRevocation { what, is_expired } = queue.next(now)?;
+            let QueuedRevocation {
+                what, is_expired, ..
+            } = queue.next(now)?;
             let RevocationRequest::User(id) = what else {
                 panic!("no user")
             };
@@ -287,7 +374,7 @@ mod tests {
         };
         queue.start_delivery(spawn);
         assert_eq!(spawned.get(), 0, "nothing is queued");
-        queue.push(user(1), 10, 0);
+        queue.push(user(1), 0, 10, 0);
         queue.start_delivery(spawn);
         queue.start_delivery(spawn);
         assert_eq!(spawned.get(), 1);
@@ -300,7 +387,7 @@ mod tests {
         assert_eq!(spawned.get(), 2, "the first has ended with its runtime");
         queue.pop();
         assert!(queue.next(0).is_none());
-        queue.push(user(2), 10, 0);
+        queue.push(user(2), 0, 10, 0);
         queue.start_delivery(spawn);
         assert_eq!(spawned.get(), 3, "the second has delivered everything");
     }

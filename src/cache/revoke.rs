@@ -12,7 +12,7 @@ use std::{
     error::Error as StdError,
     fmt,
     sync::{Arc, Weak},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::runtime::Handle;
@@ -22,7 +22,8 @@ use super::{
     store::Store,
 };
 use crate::{
-    protocol::{CacheKey, TombstoneKind},
+    protocol::{CacheKey, IdentityDigest, TombstoneKind},
+    redis::EndedSession,
     sync::Backoff,
     telemetry::{REVOCATION, RevocationKind, RevocationOutcome},
 };
@@ -30,14 +31,18 @@ use crate::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// A queued revocation is reported when it has been waiting for so many seconds.
+const ALARMS: [u64; 3] = [15, 45, 60];
+
 /// A revocation that applies on all nodes. No request that begins from now on is served from a
 /// cache with what it revoked. On another node with a [local
-/// cache](crate::memory::LocalCacheConfig), this holds only for requests that begin at least one
-/// lease later.
+/// cache](crate::memory::LocalCacheConfig), this holds only for requests that begin after the
+/// revocation has [settled](Self::settled), at least one lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Revocation {
     replicas: Option<u32>,
+    settles_at: Instant,
 }
 
 impl Revocation {
@@ -50,6 +55,34 @@ impl Revocation {
     #[must_use]
     pub fn replicas(&self) -> Option<u32> {
         self.replicas
+    }
+
+    /// Returns the time until which another node may at most still serve what was revoked: one
+    /// [`fleet_lease`](crate::SessionCacheBuilder::fleet_lease) after Redis had the revocation. It
+    /// lies in the past if the cache has no Redis.
+    ///
+    /// A node that receives the message of Redis does not need that long, which is nearly always
+    /// the case.
+    #[must_use]
+    pub fn settles_at(&self) -> Instant {
+        self.settles_at
+    }
+
+    /// Waits until no node can serve what was revoked, which is at
+    /// [`settles_at`](Self::settles_at). No request that begins afterwards is served with it.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future only waits, and can be dropped at any time.
+    pub async fn settled(&self) {
+        tokio::time::sleep_until(self.settles_at.into()).await;
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            replicas: self.replicas.min(other.replicas),
+            settles_at: self.settles_at.max(other.settles_at),
+        }
     }
 }
 
@@ -84,50 +117,107 @@ impl fmt::Display for RevokeError {
 
 impl StdError for RevokeError {}
 
-async fn revoke(store: Arc<Store>, what: RevocationRequest) -> Result<Revocation, RevokeError> {
-    if let RevocationRequest::Token(key, TombstoneKind::Revoke) = &what {
-        store.insert_revoked_token(key);
+/// Revokes concurrently. What was queued or not even that decides about the whole.
+async fn revoke_all(
+    store: &Arc<Store>,
+    all: Vec<RevocationRequest>,
+) -> Result<Revocation, RevokeError> {
+    // The first is applied first, so that a request that sees one of them sees the first.
+    for what in &all {
+        store.deny(what);
     }
-    if let Some(runs) = store.deliver(&what).await {
-        store.apply(&what);
+    let outcomes = all.into_iter().map(|what| revoke(store, what));
+    let outcomes = futures_util::future::join_all(outcomes).await;
+    let outcome = outcomes
+        .into_iter()
+        .reduce(|one, other| match (one, other) {
+            (Ok(one), Ok(other)) => Ok(one.and(other)),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+            (Err(one), Err(other)) => Err(match one.kind {
+                RevokeErrorKind::QueueFull => one,
+                RevokeErrorKind::Queued => other,
+            }),
+        });
+    store.start_delivery();
+    outcome.unwrap_or_else(|| Ok(store.applied(None)))
+}
+
+async fn revoke(store: &Arc<Store>, what: RevocationRequest) -> Result<Revocation, RevokeError> {
+    // What a lift takes back must not reach Redis after it.
+    let must_wait = what.is_lift() && store.queue.len() > 0;
+    if !must_wait && let Some(delivered) = store.deliver(&what).await {
+        store.apply(&what, delivered.mark_names);
+        let revocation = store.applied(None);
         store.report(what.kind(), RevocationOutcome::Applied);
         // The revocation applies already, so no revoked session is served while this waits.
         let replicas = match &store.redis {
-            Some(redis) => redis.replicas(&runs).await,
+            Some(redis) => redis.replicas(&delivered.run_ids).await,
             None => None,
         };
-        return Ok(Revocation { replicas });
+        return Ok(Revocation {
+            replicas,
+            ..revocation
+        });
     }
-    let outcome = store.queue(what);
-    store.start_delivery();
-    outcome
+    store.queue(what)
+}
+
+/// What delivering a revocation to Redis has shown.
+#[derive(Default)]
+struct Delivered {
+    run_ids: Vec<Arc<str>>,
+    /// Names of the marks that were moved, beyond those of a user that is known here.
+    mark_names: Vec<String>,
 }
 
 impl Store {
     pub(crate) async fn revoke(
         self: &Arc<Self>,
-        what: RevocationRequest,
+        all: Vec<RevocationRequest>,
     ) -> Result<Revocation, RevokeError> {
-        self.metrics.revocations_started.increment();
-        if self.redis.is_none() {
-            self.apply(&what);
-            self.report(what.kind(), RevocationOutcome::Applied);
-            return Ok(Revocation { replicas: None });
+        for _ in &all {
+            self.metrics.revocations_started.increment();
         }
         // Run the revocation in its own task, so that it completes if the caller drops the future.
-        let Ok(runtime) = Handle::try_current() else {
-            return self.queue(what);
+        let runtime = match Handle::try_current() {
+            Ok(runtime) if self.redis.is_some() => runtime,
+            _ => return self.revoke_without_redis(all),
         };
         let started = self.queue.start_revocation();
-        let task = revoke(Arc::clone(self), what.clone());
-        let task = async move {
-            let _started = started;
-            task.await
+        let task = {
+            let (store, all) = (Arc::clone(self), all.clone());
+            async move {
+                let _started = started;
+                revoke_all(&store, all).await
+            }
         };
         match runtime.spawn(task).await {
             Ok(outcome) => outcome,
             // The runtime is shutting down.
-            Err(_) => self.queue(what),
+            Err(_) => self.revoke_without_redis(all),
+        }
+    }
+
+    /// Applies revocations in this process, and queues them if there is a Redis.
+    fn revoke_without_redis(&self, all: Vec<RevocationRequest>) -> Result<Revocation, RevokeError> {
+        let mut outcome = Ok(self.applied(Some(Duration::ZERO)));
+        for what in all {
+            self.deny(&what);
+            if self.redis.is_some() {
+                outcome = self.queue(what);
+            } else {
+                self.apply(&what, Vec::new());
+                self.report(what.kind(), RevocationOutcome::Applied);
+            }
+        }
+        outcome
+    }
+
+    /// Returns a revocation that Redis has had since now.
+    fn applied(&self, lease: Option<Duration>) -> Revocation {
+        Revocation {
+            replicas: None,
+            settles_at: Instant::now() + lease.unwrap_or(self.fleet_lease),
         }
     }
 
@@ -143,38 +233,99 @@ impl Store {
         }
     }
 
-    async fn deliver(&self, what: &RevocationRequest) -> Option<Vec<Arc<str>>> {
+    async fn deliver(&self, what: &RevocationRequest) -> Option<Delivered> {
         let Some(redis) = &self.redis else {
-            return Some(Vec::new());
+            return Some(Delivered::default());
         };
-        match what {
-            RevocationRequest::Token(key, kind) => redis.revoke_token(key, *kind).await.ok(),
-            RevocationRequest::User(id) => redis.revoke_user(id).await.ok(),
-        }
+        let delivered = match what {
+            RevocationRequest::Token(key, kind) => redis.revoke_token(key, *kind).await,
+            RevocationRequest::User(id) => redis.revoke_user(id).await,
+            RevocationRequest::Ban { authority, id, ttl } => {
+                redis.set_ban(authority, id, *ttl).await
+            }
+            RevocationRequest::Session { session, user, ttl } => {
+                let ended = redis.end_session(session, user.as_deref(), *ttl).await;
+                let EndedSession {
+                    run_ids,
+                    mark_names,
+                } = ended.ok()?;
+                return Some(Delivered {
+                    run_ids,
+                    mark_names,
+                });
+            }
+        };
+        Some(Delivered {
+            run_ids: delivered.ok()?,
+            mark_names: Vec::new(),
+        })
     }
 
-    /// Applies the revocation in this process.
-    fn apply(&self, what: &RevocationRequest) {
-        match what {
-            RevocationRequest::Token(key, kind) => {
-                if *kind == TombstoneKind::Revoke {
-                    self.insert_revoked_token(key);
+    /// Remembers in this process what is rejected from now on. A lookup that sees the revocation
+    /// [counted](Self::apply) finds it here.
+    fn deny(&self, what: &RevocationRequest) {
+        let forgot = match what {
+            RevocationRequest::Token(key, TombstoneKind::Revoke { .. }) => {
+                return self.insert_revoked_token(key);
+            }
+            RevocationRequest::Session { session, .. } => self.local.insert_ended_session(*session),
+            RevocationRequest::Ban { authority, id, ttl } => {
+                let user = IdentityDigest::user(authority, id);
+                match ttl {
+                    Some(ttl) => {
+                        let ttl = u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX);
+                        self.local.insert_ban(user, ttl)
+                    }
+                    None => {
+                        self.local.lift_ban(&user);
+                        false
+                    }
                 }
-                self.local.invalidate_token(key);
             }
-            RevocationRequest::User(id) => {
-                let names = self.redis.iter().flat_map(|redis| redis.mark_names(id));
-                self.local.invalidate_user(id, names);
+            RevocationRequest::Token(key, TombstoneKind::Lift) => {
+                self.local.lift_token(key);
+                false
             }
-        }
+            RevocationRequest::Token(_, TombstoneKind::Invalidate) | RevocationRequest::User(_) => {
+                false
+            }
+        };
+        self.report_forgotten(forgot);
     }
 
-    fn insert_revoked_token(&self, key: &CacheKey) {
-        if self.local.insert_revoked_token(key) && self.redis.is_none() {
+    /// Applies the revocation in this process. `mark_names` are the marks that Redis has moved, as
+    /// far as this process could not know them.
+    fn apply(&self, what: &RevocationRequest, mark_names: Vec<String>) {
+        match what {
+            RevocationRequest::Token(key, _) => self.local.invalidate_token(key),
+            RevocationRequest::User(id) | RevocationRequest::Ban { id, .. } => {
+                self.invalidate_local_user(id);
+            }
+            RevocationRequest::Session { session, user, .. } => {
+                if let Some(id) = user {
+                    self.invalidate_local_user(id);
+                }
+                self.local.invalidate_session(session);
+            }
+        }
+        self.local.invalidate_marks(mark_names.into_iter());
+    }
+
+    fn invalidate_local_user(&self, id: &str) {
+        let names = self.redis.iter().flat_map(|redis| redis.mark_names(id));
+        self.local.invalidate_user(id, names);
+    }
+
+    pub(super) fn insert_revoked_token(&self, key: &CacheKey) {
+        self.report_forgotten(self.local.insert_revoked_token(key));
+    }
+
+    fn report_forgotten(&self, forgot: bool) {
+        if forgot && self.redis.is_none() {
             tracing::warn!(
                 target: REVOCATION,
                 hint = "increase `capacity`",
-                "revoked token evicted before its expiry"
+                "revocation evicted from memory before its expiry"
             );
         }
     }
@@ -193,19 +344,22 @@ impl Store {
     fn queue(&self, what: RevocationRequest) -> Result<Revocation, RevokeError> {
         let now = self.clock.elapsed();
         let retention = match &what {
-            RevocationRequest::Token(_, TombstoneKind::Revoke) => self.revoked_token_ttl,
             RevocationRequest::Token(_, TombstoneKind::Invalidate) | RevocationRequest::User(_) => {
                 self.max_record_age
             }
+            RevocationRequest::Token(_, TombstoneKind::Revoke { .. } | TombstoneKind::Lift)
+            | RevocationRequest::Session { .. }
+            | RevocationRequest::Ban { .. } => self.revoked_token_ttl,
         };
         let kind = self.queue.push(
             what.clone(),
+            now,
             now.saturating_add(retention),
             now.saturating_add(self.max_record_age),
         );
         // Advance the generation only after the denial is set. A lookup that sees no change of the
         // generation then finds the denial.
-        self.apply(&what);
+        self.apply(&what, Vec::new());
         let end = match kind {
             RevokeErrorKind::Queued => RevocationOutcome::Queued,
             RevokeErrorKind::QueueFull => RevocationOutcome::QueueFull,
@@ -224,7 +378,7 @@ impl Store {
 
 async fn deliver_queued(store: Weak<Store>) {
     let mut backoff = Backoff::new(FIRST_PAUSE);
-    let mut expired = 0;
+    let (mut expired, mut alarms) = (0, 0);
     loop {
         let Some(now) = store.upgrade() else { return };
         let next = now.queue.next(now.clock.elapsed());
@@ -232,14 +386,23 @@ async fn deliver_queued(store: Weak<Store>) {
         if !is_expired {
             report_expired(std::mem::take(&mut expired));
         }
-        let Some(QueuedRevocation { what, .. }) = next else {
+        let Some(QueuedRevocation { what, age, .. }) = next else {
             return;
         };
-        if is_expired || now.deliver(&what).await.is_some() {
+        let due = ALARMS.iter().filter(|alarm| **alarm <= age).count();
+        if due > alarms {
+            report_waiting(age, now.queue.len());
+        }
+        alarms = due;
+        let delivered = match is_expired {
+            true => Some(Delivered::default()),
+            false => now.deliver(&what).await,
+        };
+        if let Some(delivered) = delivered {
             // Advance the generation before the denial ends, also for a revocation that is given
             // up. A lookup that began before and has been delayed since must not find the denial
             // gone and the generation unchanged.
-            now.apply(&what);
+            now.apply(&what, delivered.mark_names);
             now.queue.pop();
             expired += u32::from(is_expired);
             backoff.reset();
@@ -248,6 +411,16 @@ async fn deliver_queued(store: Weak<Store>) {
         drop(now);
         tokio::time::sleep(backoff.pause(MAX_PAUSE)).await;
     }
+}
+
+fn report_waiting(seconds: u64, count: u64) {
+    tracing::warn!(
+        target: REVOCATION,
+        seconds,
+        count,
+        hint = "make Redis available; until then other nodes serve what was revoked here",
+        "revocations still queued"
+    );
 }
 
 fn report_expired(count: u32) {
@@ -278,11 +451,12 @@ mod tests {
             .build()
             .unwrap();
         let key = cache.key(&SessionToken::parse("t").unwrap());
+        let user = crate::model::UserData::new("ada");
         let queued = cache.invalidate_user("ada").await.unwrap_err();
         assert_eq!(queued.kind(), RevokeErrorKind::Queued);
         let local = &cache.store().local;
         let generation = local.generation();
-        assert!(local.is_unchanged(&key, generation, "ada"));
+        assert!(local.is_unchanged(&key, generation, &user));
         clock.advance(Duration::from_micros(cache.store().max_record_age));
         let expired = async {
             while cache.store().queue.denies_user("ada") {
@@ -292,6 +466,6 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), expired)
             .await
             .expect("the denial ends");
-        assert!(!local.is_unchanged(&key, generation, "ada"));
+        assert!(!local.is_unchanged(&key, generation, &user));
     }
 }

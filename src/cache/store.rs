@@ -1,5 +1,7 @@
 //! Lookups and fills across the memory of this process and Redis.
 
+use std::time::Duration;
+
 use super::{
     revocation_queue::RevocationQueue,
     ticket::{Fill, Lookup, RedisSnapshot, Ticket},
@@ -7,14 +9,14 @@ use super::{
 };
 use crate::{
     coherence::Generation,
-    memory::{FillCheck, LocalStore, RejectedBy},
-    model::{CachedSession, LayerId, Origin},
-    protocol::{CacheKey, KeyDeriver, LocalKey},
-    redis::{FillReply, LookupResult, RedisStore, ReplacePolicy},
+    memory::{FillCheck, LocalStore, RejectedBy, Rejections},
+    model::{CachedSession, LayerId, Origin, UserData},
+    protocol::{CacheKey, KeyDeriver, LocalKey, TombstoneKind},
+    redis::{Denial, FillReply, LookupResult, RedisStore, ReplacePolicy},
     sync::singleflight::Closed,
     telemetry::{CacheMetrics, FillOutcome, LookupOutcome},
     time::Clock,
-    validator::{ValidatedSession, ValidationError},
+    validator::{ForbiddenReason, ValidatedSession, ValidationError},
 };
 
 /// Both cache tiers, the queue of revocations, and the metrics.
@@ -23,12 +25,15 @@ pub(crate) struct Store {
     pub(crate) redis: Option<RedisStore>,
     pub(crate) key_deriver: KeyDeriver,
     pub(crate) queue: RevocationQueue,
+    pub(crate) rejections: Rejections,
     pub(crate) clock: Clock,
     pub(crate) is_enabled: bool,
     /// Time after which no record from before a revocation can be usable any more, in microseconds.
     pub(crate) max_record_age: u64,
     /// How long a revoked token is rejected, in microseconds.
     pub(crate) revoked_token_ttl: u64,
+    /// The longest lease of the nodes that share the Redis.
+    pub(crate) fleet_lease: Duration,
     pub(crate) metrics: CacheMetrics,
 }
 
@@ -49,6 +54,27 @@ impl Store {
 
     /// Whether this process knows that the token was revoked. A hit in memory never hides this.
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
+        self.local.is_revoked(key) && !(self.redis.is_some() && self.local.is_token_check_due(key))
+    }
+
+    /// Does the same as [`Self::is_revoked`], and finds out at most once per second whether another
+    /// node has lifted the revocation.
+    async fn is_still_revoked(&self, key: &CacheKey) -> bool {
+        if !self.local.is_revoked(key) {
+            return false;
+        }
+        if let Some(redis) = &self.redis
+            // What is on its way to Redis cannot have been lifted there. This must be known before
+            // the tombstone is read.
+            && self.queue.undelivered() == 0
+            && let Some(checked) = self.local.start_token_check(key)
+            && let Some(tombstone) = redis.tombstone(key).await
+            // Only a lift replaces a tombstone that refuses. One that is gone proves nothing.
+            && tombstone.is_readable()
+            && !tombstone.refuses()
+        {
+            self.local.lift_checked_token(key, checked);
+        }
         self.local.is_revoked(key)
     }
 
@@ -60,7 +86,8 @@ impl Store {
         {
             return Lookup::Hit(session);
         }
-        if self.is_revoked(key) {
+        // Boxed, so that the future of a hit does not reserve space for it.
+        if self.local.is_revoked(key) && Box::pin(self.is_still_revoked(key)).await {
             return Lookup::Revoked;
         }
         // Read the version before the read is sent, so that any change during the read is detected.
@@ -75,14 +102,20 @@ impl Store {
                 let user = &served.record.user;
                 // Check the queue before the generation. Delivery advances the generation before it
                 // removes the queue entry, so one of the two checks always sees the revocation.
-                if self.has_queued_revocation(key, Some(user.id()), began) {
+                if self.has_queued_revocation(key, Some(user), began) {
                     return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Unavailable));
                 }
-                if !self.local.is_unchanged(key, generation, user.id()) {
+                if !self.local.is_unchanged(key, generation, user) {
                     return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
                 if let Some(version) = version {
                     self.local.insert_from_redis(key, version, &served);
+                }
+                // A rejection is noted before the local entry is evicted. So this notices one whose
+                // eviction came too early.
+                if self.rejections.hides(key, served.record.since().0) {
+                    self.local.evict(key);
+                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
                 Lookup::Hit(CachedSession {
                     due: served.due(),
@@ -132,21 +165,21 @@ impl Store {
             return None;
         }
         let stale = self.local.get_stale(key)?;
-        let (id, generation) = match &self.redis {
-            None => (stale.user.id(), stale.generation),
+        let user = &stale.user;
+        let generation = match &self.redis {
+            None => stale.generation,
             Some(redis) => {
                 let provenance = stale.window.provenance.as_ref()?;
-                let id = stale.user.id();
                 let began = self.clock.elapsed();
-                if !redis.is_still_valid(key, id, provenance).await
-                    || self.has_queued_revocation(key, Some(id), began)
+                if !redis.is_still_valid(key, user.id(), provenance).await
+                    || self.has_queued_revocation(key, Some(user), began)
                 {
                     return None;
                 }
-                (id, generation)
+                generation
             }
         };
-        let holds = self.local.is_unchanged(key, generation, id);
+        let holds = self.local.is_unchanged(key, generation, user);
         holds.then_some(CachedSession {
             user: stale.user,
             expires_at: stale.expires_at,
@@ -210,11 +243,21 @@ impl Store {
         }
     }
 
-    /// Evicts what is cached for a token that the identity provider has rejected.
+    /// Evicts what is cached for a token that the identity provider has rejected, and remembers the
+    /// rejection, so that no older record is served if it cannot be deleted or is stored again.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
-        self.local.evict(&ticket.key);
-        if let (Some(redis), RedisSnapshot::Taken(snapshot)) = (&self.redis, &ticket.snapshot) {
-            redis.evict(&ticket.key, snapshot).await;
+        let (key, now) = (&ticket.key, self.clock.wall());
+        let Some(redis) = self.redis.as_ref().filter(|_| self.is_enabled) else {
+            return self.local.evict(key);
+        };
+        let RedisSnapshot::Taken(snapshot) = &ticket.snapshot else {
+            self.rejections.insert_undeleted(key, now);
+            return self.local.evict(key);
+        };
+        self.rejections.insert(key, now);
+        self.local.evict(key);
+        if !redis.evict(key, snapshot).await {
+            self.rejections.insert_undeleted(key, now);
         }
     }
 
@@ -241,7 +284,7 @@ impl Store {
         match fill {
             Fill::Stored => fills.with(FillOutcome::Stored).increment(),
             Fill::Conflict(_) => fills.with(FillOutcome::Conflict).increment(),
-            Fill::Skipped | Fill::Expired | Fill::Revoked | Fill::Unavailable => {}
+            Fill::Skipped | Fill::Expired | Fill::Revoked | Fill::Banned | Fill::Unavailable => {}
         }
         fill
     }
@@ -263,38 +306,110 @@ impl Store {
         match self.local.check(&key, generation, session) {
             FillCheck::Ok => self.local.forget_negative(&key, layer),
             FillCheck::Revoked => return Fill::Revoked,
+            FillCheck::Ended => return self.denied(&key, now, Denial::Ended).await,
             FillCheck::Expired => return Fill::Expired,
             FillCheck::Conflict => {
                 return match self.take_ticket(&key, ReplacePolicy::AnyOlder).await {
-                    Lookup::Miss(ticket) => Fill::Conflict(ticket),
+                    Lookup::Miss(ticket) => {
+                        // The next fill may conflict as well, and its session is served.
+                        let denial = match &self.redis {
+                            Some(redis) => self.denial(redis, &key, now, &session.user).await,
+                            None => None,
+                        };
+                        denial.unwrap_or(Fill::Conflict(ticket))
+                    }
                     Lookup::Hit(_) | Lookup::Revoked => Fill::Revoked,
                 };
             }
         }
-        if !self.is_enabled {
-            return Fill::Skipped;
+        let user = &session.user;
+        // Redis does not have a queued ban yet.
+        let is_queued = self.queue.denies_user(user.id());
+        if (self.redis.is_none() || is_queued) && self.local.is_banned(user) {
+            return self.banned(&key, now);
         }
         let Some(redis) = &self.redis else {
+            if !self.is_enabled {
+                return Fill::Skipped;
+            }
             self.local.insert(&key, generation, session);
             return Fill::Stored;
         };
-        match snapshot {
-            RedisSnapshot::Taken(snapshot) => match redis.fill(&key, &snapshot, session).await {
-                FillReply::Stored => {
-                    // This node knows that the record has changed, so it evicts the old entry
-                    // without waiting for a push.
-                    self.local.evict(&key);
-                    Fill::Stored
-                }
-                FillReply::Skipped => Fill::Skipped,
-                FillReply::Revoked => Fill::Revoked,
-                FillReply::Unavailable => Fill::Unavailable,
-                FillReply::Conflict(snapshot) => {
-                    Fill::Conflict(self.ticket(&key, now, RedisSnapshot::Taken(snapshot)))
-                }
-            },
-            RedisSnapshot::Unavailable | RedisSnapshot::Disabled => Fill::Skipped,
+        let snapshot = match snapshot {
+            RedisSnapshot::Taken(snapshot) if self.is_enabled => snapshot,
+            // Redis has just not replied, unless the queue is the reason.
+            RedisSnapshot::Unavailable if !self.queue.blocks_lookups(self.clock.elapsed()) => {
+                return self.unanswered(&key, now, user, Fill::Skipped);
+            }
+            _ => {
+                let denial = self.denial(redis, &key, now, user).await;
+                return denial.unwrap_or(Fill::Skipped);
+            }
+        };
+        match redis.fill(&key, &snapshot, session).await {
+            FillReply::Stored => {
+                // This node knows that the record has changed, so it evicts the old entry without
+                // waiting for a push.
+                self.local.evict(&key);
+                self.rejections.remove(&key);
+                Fill::Stored
+            }
+            FillReply::Skipped => Fill::Skipped,
+            FillReply::Unavailable => self.unanswered(&key, now, user, Fill::Unavailable),
+            FillReply::Conflict(snapshot) => {
+                Fill::Conflict(self.ticket(&key, now, RedisSnapshot::Taken(snapshot)))
+            }
+            FillReply::Denied(denial) => self.denied(&key, now, denial).await,
         }
+    }
+
+    /// Returns the denial of a session that is not compared by a fill, if Redis has one.
+    async fn denial(
+        &self,
+        redis: &RedisStore,
+        key: &CacheKey,
+        now: Generation,
+        user: &UserData,
+    ) -> Option<Fill> {
+        let denial = redis.denial(user).await?;
+        Some(self.denied(key, now, denial).await)
+    }
+
+    async fn denied(&self, key: &CacheKey, now: Generation, denial: Denial) -> Fill {
+        match denial {
+            Denial::Revoked => Fill::Revoked,
+            Denial::Banned => self.banned(key, now),
+            // With a tombstone of its own, the token is rejected without another validation.
+            Denial::Ended => {
+                let ttl = Duration::from_micros(self.revoked_token_ttl);
+                self.insert_revoked_token(key);
+                if let Some(redis) = &self.redis {
+                    let _ = redis.revoke_token(key, TombstoneKind::Revoke { ttl }).await;
+                }
+                self.local.invalidate_token(key);
+                Fill::Revoked
+            }
+        }
+    }
+
+    /// Returns the outcome of a fill that Redis did not confirm. Then only the bans of this process
+    /// are known.
+    fn unanswered(&self, key: &CacheKey, now: Generation, user: &UserData, fill: Fill) -> Fill {
+        if self.local.is_banned(user) {
+            self.banned(key, now)
+        } else {
+            fill
+        }
+    }
+
+    /// Rejects a banned user, for a while without another validation.
+    fn banned(&self, key: &CacheKey, now: Generation) -> Fill {
+        if self.is_enabled {
+            let error = ValidationError::forbidden(ForbiddenReason::Blocked);
+            self.local
+                .cache_negative(key, RejectedBy::Provider, now, error);
+        }
+        Fill::Banned
     }
 
     fn ticket(&self, key: &CacheKey, generation: Generation, snapshot: RedisSnapshot) -> Ticket {
@@ -307,9 +422,9 @@ impl Store {
 
     /// Whether a revocation that Redis does not have yet makes the records of Redis unusable on
     /// this node.
-    fn has_queued_revocation(&self, key: &CacheKey, user_id: Option<&str>, began: u64) -> bool {
+    fn has_queued_revocation(&self, key: &CacheKey, user: Option<&UserData>, began: u64) -> bool {
         let queue = &self.queue;
-        queue.denies_token(key, began) || user_id.is_some_and(|id| queue.denies_user(id))
+        queue.denies_token(key, began) || user.is_some_and(|user| queue.denies_session(user))
     }
 
     /// Returns the outcome of a lookup that finds nothing.

@@ -60,8 +60,10 @@ pub enum Fill {
     Expired,
     /// A revocation happened after the lookup. Validate once more, with this new ticket.
     Conflict(Ticket),
-    /// The token was revoked. Its session must not be served.
+    /// The token was revoked or its session was ended. The session must not be served.
     Revoked,
+    /// The user is banned. The session must not be served.
+    Banned,
     /// Redis did not reply, or the validation took too long, so it is unknown whether a revocation
     /// happened after the lookup. Serve the session only to requests that arrived before the
     /// validation began.

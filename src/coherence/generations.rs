@@ -13,7 +13,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use crate::protocol::{TokenDigest, stripe_of_hex};
+use crate::protocol::{IdentityDigest, TokenDigest, stripe_of_hex};
 
 /// 16,384 stripes of 8 bytes for each kind. A logout also affects one in 16,384 unrelated sessions.
 const STRIPES: usize = 1 << 14;
@@ -31,11 +31,26 @@ impl TokenStripe {
     pub(crate) fn of(token: &TokenDigest) -> Self {
         Self(token.stripe(STRIPES) as u32)
     }
+
+    /// Returns the stripe of a session. Sessions share the stripes of tokens, since both are rarely
+    /// revoked.
+    pub(crate) fn of_session(session: &IdentityDigest) -> Self {
+        Self(session.stripe(STRIPES) as u32)
+    }
 }
 
 /// Stripe in which the revocations of a user are counted. An entry stores it as well.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UserStripe(u32);
+
+/// Stripes in which everything is counted that ends a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stripes {
+    pub(crate) token: TokenStripe,
+    /// Equal to `token` for a session without an ID.
+    pub(crate) session: TokenStripe,
+    pub(crate) user: UserStripe,
+}
 
 pub(crate) struct Generations {
     sequence: AtomicU64,
@@ -79,6 +94,11 @@ impl Generations {
         }
     }
 
+    pub(crate) fn revoke_session(&self, session: &IdentityDigest) {
+        self.advance(self.token(TokenStripe::of_session(session)));
+        self.advance(&self.any_user);
+    }
+
     pub(crate) fn revoke_user(&self, id: &str) {
         self.advance(&self.users[self.user(id).0 as usize]);
         self.advance(&self.any_user);
@@ -91,17 +111,23 @@ impl Generations {
             && self.any_user.load(SeqCst) <= seen.0
     }
 
-    /// Whether neither token nor user was revoked since `seen`.
-    pub(crate) fn is_current(
-        &self,
-        seen: Generation,
-        token: TokenStripe,
-        user: UserStripe,
-    ) -> bool {
-        // No stripe is ever above the sequence. So if the sequence is still `seen`, no stripe is
-        // above `seen` either, and two reads of memory that is rarely in the CPU cache are saved.
+    /// Whether nothing at all was revoked since `seen`.
+    pub(crate) fn is_latest(&self, seen: Generation) -> bool {
         self.current() == seen
+    }
+
+    /// Whether neither token, session nor user was revoked since `seen`.
+    pub(crate) fn is_current(&self, seen: Generation, stripes: Stripes) -> bool {
+        let Stripes {
+            token,
+            session,
+            user,
+        } = stripes;
+        // No stripe is ever above the sequence. So if the sequence is still `seen`, no stripe is
+        // above `seen` either, and reads of memory that is rarely in the CPU cache are saved.
+        self.is_latest(seen)
             || (self.token(token).load(SeqCst) <= seen.0
+                && self.token(session).load(SeqCst) <= seen.0
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)
     }
 

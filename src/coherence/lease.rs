@@ -16,9 +16,9 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use super::generations::{Generation, Generations, TokenStripe, UserStripe};
+use super::generations::{Generation, Generations, Stripes, UserStripe};
 use crate::{
-    protocol::TokenDigest,
+    protocol::{IdentityDigest, TokenDigest},
     sync::lock,
     telemetry::{ListenerMetrics, Timer},
     time::Clock,
@@ -115,21 +115,19 @@ impl Lease {
         self.epoch.load(SeqCst) == version.epoch
     }
 
-    /// Whether the epoch is the same, and no change of token or user was counted either, since
+    /// Whether the epoch is the same, and no change of token, session or user was counted either, since
     /// `version` was read.
-    pub(crate) fn is_unchanged(
-        &self,
-        version: ReadVersion,
-        token: TokenStripe,
-        user: UserStripe,
-    ) -> bool {
-        self.is_current_epoch(version)
-            && self.generations.is_current(version.generation, token, user)
+    pub(crate) fn is_unchanged(&self, version: ReadVersion, stripes: Stripes) -> bool {
+        self.is_current_epoch(version) && self.generations.is_current(version.generation, stripes)
     }
 
     /// Counts a revocation of a token by this process.
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
         self.generations.revoke_token(token);
+    }
+
+    pub(crate) fn revoke_session(&self, session: &IdentityDigest) {
+        self.generations.revoke_session(session);
     }
 
     pub(crate) fn revoke_user(&self, mark_name: &str) {

@@ -6,6 +6,6 @@ mod lease;
 
 pub(crate) use self::{
     admission::{Admission, CacheableRecord},
-    generations::{Generation, Generations, TokenStripe, UserStripe},
+    generations::{Generation, Generations, Stripes, TokenStripe, UserStripe},
     lease::{Lease, ReadVersion},
 };

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Lease of a local cache unless another one is set.
+pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(1);
+
 /// Configuration of a local cache, which serves sessions from the memory of this process without a
 /// round trip to Redis. See
 /// [`SessionCacheBuilder::local_cache`](crate::cache::SessionCacheBuilder::local_cache).
@@ -37,7 +40,7 @@ impl LocalCacheConfig {
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            lease: Duration::from_secs(1),
+            lease: DEFAULT_LEASE,
             max_age: Duration::MAX,
             tracks_records: true,
         }

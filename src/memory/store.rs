@@ -7,9 +7,9 @@
 //! and allocates nothing.
 
 use std::{
-    hash::BuildHasherDefault,
+    hash::{BuildHasherDefault, Hash},
     num::NonZeroUsize,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
 };
 
 use chrono::{DateTime, Utc};
@@ -19,15 +19,18 @@ use quick_cache::{
 };
 
 use super::{
+    denials::Denials,
     negative_cache::{NegativeCache, RejectedBy},
-    revoked_tokens::RevokedTokens,
 };
 use crate::{
     coherence::{
-        CacheableRecord, Generation, Generations, Lease, ReadVersion, TokenStripe, UserStripe,
+        CacheableRecord, Generation, Generations, Lease, ReadVersion, Stripes, TokenStripe,
+        UserStripe,
     },
     model::{CachedSession, LayerId, Origin, RecordVersion, UserData},
-    protocol::{CacheKey, IdentityHasher, LifetimePolicy, LocalKey, Provenance},
+    protocol::{
+        CacheKey, IdentityDigest, IdentityHasher, LifetimePolicy, LocalKey, Provenance, TokenDigest,
+    },
     sync::lock,
     time::{Clock, wall_micros},
     validator::{ValidatedSession, ValidationError},
@@ -39,7 +42,9 @@ const MAX_NEGATIVE_ENTRIES: usize = 10_000;
 pub(crate) struct LocalStore {
     entries: Cache<LocalKey, Entry, UnitWeighter, BuildHasherDefault<IdentityHasher>>,
     generations: Generations,
-    revoked: Mutex<RevokedTokens>,
+    revoked: Mutex<Denials<TokenDigest>>,
+    ended: Mutex<Denials<IdentityDigest>>,
+    banned: Mutex<Denials<IdentityDigest>>,
     negative: NegativeCache,
     /// The lease that is required to serve sessions that are also stored in Redis.
     lease: Option<Arc<Lease>>,
@@ -68,8 +73,7 @@ struct Entry {
     /// Identifies the record of the session.
     record: RecordVersion,
     version: ReadVersion,
-    token_stripe: TokenStripe,
-    user_stripe: UserStripe,
+    stripes: Stripes,
     /// `None` unless `stale_if_error` is set.
     stale: Option<Arc<StaleWindow>>,
 }
@@ -95,6 +99,8 @@ pub(crate) enum FillCheck {
     /// A revocation happened after the lookup.
     Conflict,
     Revoked,
+    /// The session was ended, and the token was not revoked itself.
+    Ended,
     Expired,
 }
 
@@ -116,7 +122,9 @@ impl LocalStore {
                 DefaultLifecycle::default(),
             ),
             generations: Generations::new(),
-            revoked: Mutex::new(RevokedTokens::new(revoked.get())),
+            revoked: Mutex::new(Denials::new(revoked.get())),
+            ended: Mutex::new(Denials::new(revoked.get())),
+            banned: Mutex::new(Denials::new(revoked.get())),
             negative: NegativeCache::new(MAX_NEGATIVE_ENTRIES, clock.clone(), times.negative_ttl),
             lease,
             clock,
@@ -140,14 +148,13 @@ impl LocalStore {
             return None;
         }
         let entry = self.entries.get(&key)?;
-        let (token, user) = (entry.token_stripe, entry.user_stripe);
         let is_unchanged = match &self.lease {
             None => self
                 .generations
-                .is_current(entry.version.generation, token, user),
+                .is_current(entry.version.generation, entry.stripes),
             // The revocation queue is not checked here, because a revocation was counted when it
             // was queued.
-            Some(lease) => lease.is_unchanged(entry.version, token, user),
+            Some(lease) => lease.is_unchanged(entry.version, entry.stripes),
         };
         let has_ended = ended(entry.expires_at, &self.clock);
         if is_unchanged && now < entry.usable_until && !has_ended {
@@ -212,13 +219,14 @@ impl LocalStore {
         &self,
         key: &CacheKey,
         generation: Generation,
-        user_id: &str,
+        user: &UserData,
     ) -> bool {
-        self.generations.is_current(
-            generation,
-            TokenStripe::of(&key.token),
-            self.generations.user(user_id),
-        )
+        // Most often nothing was revoked, and no hash is needed.
+        self.generations.is_latest(generation)
+            || self.generations.is_current(
+                generation,
+                stripes(key, user, self.generations.user(user.id())),
+            )
     }
 
     pub(crate) fn check(
@@ -229,7 +237,9 @@ impl LocalStore {
     ) -> FillCheck {
         if self.is_revoked(key) {
             FillCheck::Revoked
-        } else if !self.is_unchanged(key, generation, session.user.id()) {
+        } else if self.is_ended(&session.user) {
+            FillCheck::Ended
+        } else if !self.is_unchanged(key, generation, &session.user) {
             FillCheck::Conflict
         } else if session.user.id().is_empty() || ended(session.expires_at, &self.clock) {
             FillCheck::Expired
@@ -262,8 +272,7 @@ impl LocalStore {
                 refresh_at: now.saturating_add(refresh_after),
                 record: RecordVersion(usable_until.cast_signed()),
                 version: ReadVersion::local(generation),
-                token_stripe: TokenStripe::of(&key.token),
-                user_stripe: self.generations.user(session.user.id()),
+                stripes: stripes(key, &session.user, self.generations.user(session.user.id())),
                 stale: self.stale_window(usable_until, || None),
             },
         );
@@ -295,8 +304,7 @@ impl LocalStore {
                 refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
                 record: served.version,
                 version,
-                token_stripe: TokenStripe::of(&key.token),
-                user_stripe: admission.user,
+                stripes: stripes(key, &record.user, admission.user),
                 stale: self.stale_window(ends, provenance),
             },
         );
@@ -320,17 +328,88 @@ impl LocalStore {
     /// was full. The stripe is advanced afterwards, by [`Self::invalidate_token`]. So a caller that
     /// sees it advanced finds the token in the list.
     pub(crate) fn insert_revoked_token(&self, key: &CacheKey) -> bool {
+        self.deny(&self.revoked, key.token, self.times.revoked_token_ttl)
+    }
+
+    /// Forgets that a token was revoked.
+    pub(crate) fn lift_token(&self, key: &CacheKey) {
+        lock(&self.revoked).remove(&key.token);
+    }
+
+    /// Forgets that a token was revoked, unless it was revoked again since its denial was
+    /// [checked](Self::start_token_check).
+    pub(crate) fn lift_checked_token(&self, key: &CacheKey, until: u64) {
+        lock(&self.revoked).remove_if(&key.token, until);
+    }
+
+    /// Whether another node may have lifted the revocation of a token.
+    pub(crate) fn is_token_check_due(&self, key: &CacheKey) -> bool {
+        lock(&self.revoked).is_due(&key.token, self.clock.elapsed())
+    }
+
+    /// Makes the caller check whether another node has lifted the revocation. Returns what
+    /// identifies the revocation, or `None` if it was checked within the last second.
+    pub(crate) fn start_token_check(&self, key: &CacheKey) -> Option<u64> {
+        lock(&self.revoked).start_check(&key.token, self.clock.elapsed())
+    }
+
+    /// Remembers an ended session. Returns whether an older one had to be forgotten. Like a token,
+    /// it is remembered before it is [counted](Self::invalidate_session).
+    pub(crate) fn insert_ended_session(&self, session: IdentityDigest) -> bool {
+        self.deny(&self.ended, session, self.times.revoked_token_ttl)
+    }
+
+    pub(crate) fn is_ended(&self, user: &UserData) -> bool {
+        self.is_denied(&self.ended, || IdentityDigest::session_of(user))
+    }
+
+    /// Remembers a banned user. Returns whether an older one had to be forgotten.
+    pub(crate) fn insert_ban(&self, user: IdentityDigest, ttl: u64) -> bool {
+        self.deny(&self.banned, user, ttl)
+    }
+
+    pub(crate) fn lift_ban(&self, user: &IdentityDigest) {
+        lock(&self.banned).remove(user);
+    }
+
+    /// Whether this process has banned the user. Another node may have lifted the ban.
+    pub(crate) fn is_banned(&self, user: &UserData) -> bool {
+        self.is_denied(&self.banned, || IdentityDigest::user_of(user))
+    }
+
+    fn deny<K: Copy + Eq + Hash>(&self, denials: &Mutex<Denials<K>>, key: K, ttl: u64) -> bool {
         let now = self.clock.elapsed();
-        self.revoked().insert(
-            key.token,
-            now.saturating_add(self.times.revoked_token_ttl),
-            now,
-        )
+        lock(denials).insert(key, now.saturating_add(ttl), now)
+    }
+
+    fn is_denied(
+        &self,
+        denials: &Mutex<Denials<IdentityDigest>>,
+        digest: impl FnOnce() -> Option<IdentityDigest>,
+    ) -> bool {
+        // Most often nobody is denied, and no digest is needed.
+        if lock(denials).is_empty() {
+            return false;
+        }
+        digest().is_some_and(|digest| lock(denials).contains(&digest, self.clock.elapsed()))
+    }
+
+    /// Revokes all entries of a session.
+    pub(crate) fn invalidate_session(&self, session: &IdentityDigest) {
+        self.generations.revoke_session(session);
+        if let Some(lease) = &self.lease {
+            lease.revoke_session(session);
+        }
     }
 
     /// Revokes all entries of a user. `mark_names` are the names of the user's marks in Redis.
     pub(crate) fn invalidate_user(&self, id: &str, mark_names: impl Iterator<Item = String>) {
         self.generations.revoke_user(id);
+        self.invalidate_marks(mark_names);
+    }
+
+    /// Revokes all entries from Redis whose users have marks of these names.
+    pub(crate) fn invalidate_marks(&self, mark_names: impl Iterator<Item = String>) {
         if let Some(lease) = &self.lease {
             for name in mark_names {
                 lease.revoke_user(&name);
@@ -342,7 +421,7 @@ impl LocalStore {
     pub(crate) fn len(&self) -> (usize, usize, usize) {
         (
             self.entries.len(),
-            self.revoked().len(),
+            lock(&self.revoked).len(),
             self.negative.len(),
         )
     }
@@ -381,11 +460,17 @@ impl LocalStore {
     }
 
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
-        self.revoked().contains(&key.token, self.clock.elapsed())
+        lock(&self.revoked).contains(&key.token, self.clock.elapsed())
     }
+}
 
-    fn revoked(&self) -> MutexGuard<'_, RevokedTokens> {
-        lock(&self.revoked)
+fn stripes(key: &CacheKey, user: &UserData, user_stripe: UserStripe) -> Stripes {
+    let token = TokenStripe::of(&key.token);
+    let session = IdentityDigest::session_of(user);
+    Stripes {
+        token,
+        session: session.map_or(token, |session| TokenStripe::of_session(&session)),
+        user: user_stripe,
     }
 }
 

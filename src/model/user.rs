@@ -46,6 +46,7 @@ struct Fields {
     /// The end of each text except the last.
     ends: [usize; 4],
     email_verified: bool,
+    ends_with_token: bool,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
@@ -72,6 +73,7 @@ pub(crate) struct UserFields<T> {
     pub(crate) updated_at: Option<DateTime<Utc>>,
     pub(crate) attributes: Map<String, Value>,
     pub(crate) session_id: Option<T>,
+    pub(crate) ends_with_token: bool,
     pub(crate) source: Option<Arc<Source>>,
 }
 
@@ -90,6 +92,7 @@ impl<T: AsRef<str>> UserFields<T> {
             texts: texts.concat().into(),
             ends: [id, tier, name, email],
             email_verified: self.email_verified,
+            ends_with_token: self.ends_with_token,
             created_at: self.created_at,
             updated_at: self.updated_at,
             attributes: self.attributes,
@@ -118,6 +121,7 @@ impl UserData {
             updated_at: None,
             attributes: Map::new(),
             session_id: None,
+            ends_with_token: false,
             source: None,
         })
     }
@@ -187,12 +191,23 @@ impl UserData {
         (!id.is_empty()).then_some(id)
     }
 
+    /// Whether the expiry of the session is that of its token, which nothing can prolong.
+    pub(crate) fn ends_with_token(&self) -> bool {
+        self.0.ends_with_token
+    }
+
     /// Returns this user as the user of a session.
-    pub(crate) fn in_session(&self, source: Arc<Source>, session_id: Option<&str>) -> Self {
+    pub(crate) fn in_session(
+        &self,
+        source: Arc<Source>,
+        session_id: Option<&str>,
+        ends_with_token: bool,
+    ) -> Self {
         let fields = &*self.0;
         let texts = fields.text(0..fields.ends[3]);
         Self(Arc::new(Fields {
             texts: [texts, session_id.unwrap_or_default()].concat().into(),
+            ends_with_token,
             source: Some(source),
             ..fields.clone()
         }))
@@ -217,6 +232,7 @@ impl UserData {
             updated_at: self.updated_at(),
             attributes: self.attributes().clone(),
             session_id: None,
+            ends_with_token: false,
             source: None,
         })
     }

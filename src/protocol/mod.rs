@@ -2,6 +2,7 @@
 //! I/O.
 
 mod acceptance;
+mod identity;
 mod key;
 mod lifetime;
 mod local_key;
@@ -13,6 +14,7 @@ mod timestamp;
 
 pub(crate) use self::{
     acceptance::{CLOCK_SKEW_TOLERANCE, ReadContext, has_ended, is_acceptable, is_unrevoked},
+    identity::{IdentityDigest, IdentityNames},
     key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},
     lifetime::LifetimePolicy,
     local_key::{IdentityHasher, LocalKey},

@@ -28,7 +28,7 @@ use crate::{
 pub(crate) const MAX_RECORD: usize = 64 * 1024;
 
 /// Must be raised whenever a node that knows only older versions would misread a record.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Members that versions before the first numbered one wrote on the top level.
 const UNVERSIONED: [&str; 4] = ["fence", "seen_tomb", "seen_mark", "run"];
@@ -99,6 +99,9 @@ struct Native<'a> {
     branches: Branches,
     #[serde(borrow, default)]
     session_id: Option<BorrowedStr<'a>>,
+    /// Absent unless the expiry is that of the token.
+    #[serde(default)]
+    ends_with_token: bool,
     #[serde(borrow, default)]
     fence: Option<BorrowedStr<'a>>,
     #[serde(default, deserialize_with = "present")]
@@ -172,7 +175,8 @@ impl RawRecord<'_> {
                 .iter()
                 .any(|name| self.others.contains_key(*name))
         };
-        let (source, session_id, attributes, provenance) = match self.session_cache {
+        let (source, session_id, ends_with_token, attributes, provenance) = match self.session_cache
+        {
             Some(native) => {
                 let is_ours = native.version == VERSION
                     && native.namespace.as_ref().map(AsRef::as_ref)
@@ -191,12 +195,13 @@ impl RawRecord<'_> {
                 (
                     source,
                     native.session_id,
+                    native.ends_with_token,
                     native.attributes,
                     Some(provenance),
                 )
             }
             None => match space.foreign() {
-                Some(source) if !is_unversioned() => (source, None, self.others, None),
+                Some(source) if !is_unversioned() => (source, None, false, self.others, None),
                 _ => return Some(Parsed::NotOurs),
             },
         };
@@ -210,6 +215,7 @@ impl RawRecord<'_> {
             updated_at: date(self.updated_at)?,
             attributes,
             session_id,
+            ends_with_token,
             source: Some(source),
         };
         Some(Parsed::Record(Record {
@@ -270,6 +276,9 @@ pub(crate) fn encode_prefix(
         member(",", "branches", &written(&source.branches));
     }
     member(",", "session_id", &text(user.session_id()));
+    if user.ends_with_token() {
+        member(",", "ends_with_token", "true");
+    }
     // The fill script finds the fence by the first member of this name, so it must come before
     // everything that a provider chooses.
     member(",", "fence", &quoted(&fence.to_string()));
@@ -358,7 +367,7 @@ mod tests {
     fn of_namespace(user: UserData, namespace: &Namespace, session_id: Option<&str>) -> String {
         let branches = Branches::default().inside(&Namespace::named("or"), "oauth");
         let source = space(namespace.clone()).native("issuer", &branches);
-        let user = user.in_session(source, session_id);
+        let user = user.in_session(source, session_id, false);
         encode_prefix(
             &user,
             None,
@@ -381,7 +390,7 @@ mod tests {
             concat!(
                 r#"{"user_id":"u1","email":"","name":"A \"q\" \u0007","email_verified":false,"tier":"free","#,
                 r#""created_at":null,"updated_at":null,"session_expire":null,"cached_at":0.000000,"#,
-                r#""session_cache":{"version":2,"namespace":"named orders","authority":"issuer","branches":[["or","oauth"]],"#,
+                r#""session_cache":{"version":3,"namespace":"named orders","authority":"issuer","branches":[["or","oauth"]],"#,
                 r#""session_id":"s1","fence":"5.000000","seen_tomb":"5.000000:forget:1","#,
                 r#""attributes":{"a":1,"tier":"x"},"seen_mark":"4.0","run":"r1"}}"#,
             )
@@ -406,8 +415,8 @@ mod tests {
             for (m, by) in namespaces.iter().enumerate() {
                 assert_eq!(read(&json, by.clone()).is_some(), n == m, "{of} by {by}");
             }
-            for version in ["1", "3"] {
-                let json = json.replace(r#""version":2"#, &format!(r#""version":{version}"#));
+            for version in ["2", "4"] {
+                let json = json.replace(r#""version":3"#, &format!(r#""version":{version}"#));
                 let parsed = Record::parse(json.as_bytes(), &space(of.clone()));
                 assert_eq!(parsed, Parsed::NotOurs, "{version}");
             }
@@ -415,7 +424,7 @@ mod tests {
             let is_appwrite = matches!(of.record_key(), RecordKey::Python(_));
             assert_eq!(read(PEERS, of.clone()).is_some(), is_appwrite, "{of}");
         }
-        let later = r#"{"user_id":{"id":"u1"},"session_cache":{"version":3,"namespace":[]}}"#;
+        let later = r#"{"user_id":{"id":"u1"},"session_cache":{"version":4,"namespace":[]}}"#;
         let parsed = Record::parse(later.as_bytes(), &space(appwrite()));
         assert_eq!(parsed, Parsed::NotOurs);
     }
@@ -509,7 +518,7 @@ mod tests {
             mark in proptest::option::of("[0-9]{1,10}\\.[0-9]{6}"),
             attribute in "extra|user_id|fence|run|session_cache|version|\\PC{0,6}",
             authority in text(), branches in proptest::collection::vec(text(), 0..3),
-            session_id in proptest::option::of("\\PC{1,8}"), namespace in text(),
+            session_id in proptest::option::of("\\PC{1,8}"), namespace in text(), with_token: bool,
         ) {
             let time = |micros: Option<i64>| micros.and_then(DateTime::<Utc>::from_timestamp_micros);
             let user = UserData::builder(id).email(email).name(name).tier(tier).email_verified(verified)
@@ -519,7 +528,7 @@ mod tests {
                 inside.inside(&Namespace::named("or"), name)
             });
             let source = space.native(&authority, &branches);
-            let user = user.in_session(Arc::clone(&source), session_id.as_deref());
+            let user = user.in_session(Arc::clone(&source), session_id.as_deref(), with_token);
             let fence = Timestamp(fence);
             let mut json = encode_prefix(&user, time(expires), fence, fence.minus(5_000_000), None);
             json += &encode_suffix(mark.as_deref().unwrap_or_default(), "r1");
@@ -528,6 +537,7 @@ mod tests {
             };
             prop_assert_eq!(record.user.source(), Some(&source));
             prop_assert_eq!(record.user.session_id(), session_id.as_deref());
+            prop_assert_eq!(record.user.ends_with_token(), with_token);
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));

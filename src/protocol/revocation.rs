@@ -1,5 +1,7 @@
 //! Revocations as stored in Redis: the tombstone of a token and the revocation mark of a user.
 
+use std::time::Duration;
+
 use super::timestamp::Timestamp;
 
 /// Tombstone and mark that apply to a record, as they are in Redis.
@@ -81,6 +83,8 @@ impl RevocationMark {
 pub(crate) enum TombstoneKind {
     /// A later validation counts.
     Invalidate,
-    /// A later validation does not count: the token is rejected.
-    Revoke,
+    /// A later validation does not count: the token is rejected, for as long as it could be valid.
+    Revoke { ttl: Duration },
+    /// A later validation counts, also after a `Revoke`.
+    Lift,
 }

@@ -6,6 +6,11 @@ const RECORD: &str = "session_cache:";
 const SPACE: &str = "session_space:";
 const TOMB: &str = "session_tomb:";
 const MARK: &str = "user_invalidated:";
+/// Written when a session was ended. A fill that finds it stores nothing.
+const ENDED: &str = "session_ended:";
+/// Names of the marks of an open session's users, of which it usually has one.
+const USERS: &str = "session_users:";
+const BAN: &str = "session_ban:";
 /// Key without content. It is written only because its change is pushed.
 const PROBE: &str = "session_listener:";
 
@@ -21,6 +26,14 @@ pub(crate) struct SessionKeys {
     /// it is equal to `record`.
     pub(crate) python: String,
     pub(crate) tombstone: String,
+    /// What the keys of bans start with for users of foreign records. Empty if there are none.
+    pub(crate) foreign_bans: String,
+}
+
+/// The keys of a session, whatever its tokens are.
+pub(crate) struct IdentityKeys {
+    pub(crate) ended: String,
+    pub(crate) users: String,
 }
 
 /// What a changed key is about.
@@ -49,11 +62,27 @@ impl KeySpace {
                 RecordKey::Own(suffix) => format!("{prefix}{SPACE}{{{session}}}:{suffix}"),
             },
             python: session,
+            foreign_bans: String::new(),
         }
     }
 
     pub(crate) fn mark(&self, name: &str) -> String {
         format!("{}{MARK}{name}", self.prefix)
+    }
+
+    /// Returns the keys of the session that has this name. The braces keep both in one slot of a
+    /// cluster.
+    pub(crate) fn session(&self, name: &str) -> IdentityKeys {
+        let prefix = &self.prefix;
+        IdentityKeys {
+            ended: format!("{prefix}{ENDED}{{{name}}}"),
+            users: format!("{prefix}{USERS}{{{name}}}"),
+        }
+    }
+
+    /// Returns the key that exists while the user with this name is banned.
+    pub(crate) fn ban(&self, name: &str) -> String {
+        format!("{}{BAN}{name}", self.prefix)
     }
 
     pub(crate) fn probe(&self, nonce: u64) -> String {

@@ -21,7 +21,10 @@ pub use self::endpoint::RedisCredentials;
 #[cfg(feature = "tls")]
 pub use self::endpoint::RedisTls;
 pub(crate) use self::{
-    commands::{FillReply, LookupResult, LookupSnapshot, RedisStore, ReplacePolicy, StoreLimits},
+    commands::{
+        Denial, EndedSession, FillReply, LookupResult, LookupSnapshot, RedisStore, ReplacePolicy,
+        StoreLimits,
+    },
     config::{CheckedRedisConfig, RedisTimeouts},
     connection::Timeouts,
     invalidation::TrackingConfig,

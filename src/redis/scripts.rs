@@ -16,17 +16,21 @@ pub(crate) enum Script {
     Fill,
     RevokeToken,
     RevokeUser,
+    JoinSession,
+    EndSession,
     Drop,
     Probe,
 }
 
 /// The scripts. Each is loaded into every server on connecting, so that no request waits for a
 /// reload after a restart.
-pub(crate) const SCRIPTS: [&str; 6] = [
+pub(crate) const SCRIPTS: [&str; 8] = [
     script!("lookup.lua"),
     script!("fill.lua"),
     script!("revoke_token.lua"),
     script!("revoke_user.lua"),
+    script!("join_session.lua"),
+    script!("end_session.lua"),
     script!("drop.lua"),
     script!("probe.lua"),
 ];

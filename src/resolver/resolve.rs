@@ -545,5 +545,6 @@ fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
         }),
         Fill::Expired => Err(ValidationError::invalid().into()),
         Fill::Revoked => Err(Denied::Revoked),
+        Fill::Banned => Err(ValidationError::forbidden(ForbiddenReason::Blocked).into()),
     }
 }

@@ -98,9 +98,14 @@ impl Gauge {
 
     /// Sets the gauge to 1 or 0.
     pub(crate) fn set(&self, is_on: bool) {
-        let was_on = self.0.value.swap(u64::from(is_on), Relaxed) > 0;
-        if was_on != is_on {
-            self.0.recorder.add(if is_on { 1.0 } else { -1.0 });
+        self.set_to(u32::from(is_on));
+    }
+
+    pub(crate) fn set_to(&self, value: u32) {
+        let before = self.0.value.swap(value.into(), Relaxed);
+        let before = u32::try_from(before).unwrap_or(u32::MAX);
+        if before != value {
+            self.0.recorder.add(f64::from(value) - f64::from(before));
         }
     }
 

@@ -44,6 +44,10 @@ label! {
         InvalidateToken = "invalidate_token",
         RevokeToken = "revoke_token",
         InvalidateUser = "invalidate_user",
+        EndSession = "end_session",
+        BanUser = "ban_user",
+        LiftToken = "lift_token",
+        LiftBan = "lift_ban",
     }
 }
 
@@ -81,7 +85,7 @@ metric_set! {
         fills: Family<FillOutcome, Counter> = "session_cache_fills_total",
             "Number of validated sessions, stored or discarded because a revocation came first";
         revocations_started: Counter = "session_cache_revocations_started_total",
-            "Number of calls of invalidate_token, revoke_token and invalidate_user";
+            "Number of revocations that were started";
         revocations: Family<RevocationKind, Family<RevocationOutcome, Counter>> =
             "session_cache_revocations_total",
             "Number of revocations by kind and outcome";
@@ -124,6 +128,11 @@ pub(crate) const REVOCATIONS_QUEUED: Metric = Metric {
     help: "Number of revocations that apply on one node only and wait for Redis",
 };
 
+pub(crate) const OLDEST_QUEUED_REVOCATION: Metric = Metric {
+    name: "session_cache_oldest_queued_revocation_seconds",
+    help: "How long the oldest queued revocation has been waiting for Redis",
+};
+
 pub(crate) const REDIS_CIRCUIT_OPEN: Metric = Metric {
     name: "session_cache_redis_circuit_open",
     help: "Whether the Redis circuit breaker is open",
@@ -163,6 +172,10 @@ impl CacheMetrics {
             token_invalidations: revocations(RevocationKind::InvalidateToken),
             token_revocations: revocations(RevocationKind::RevokeToken),
             user_invalidations: revocations(RevocationKind::InvalidateUser),
+            session_ends: revocations(RevocationKind::EndSession),
+            user_bans: revocations(RevocationKind::BanUser),
+            lifted_tokens: revocations(RevocationKind::LiftToken),
+            lifted_bans: revocations(RevocationKind::LiftBan),
             ..Stats::default()
         }
     }

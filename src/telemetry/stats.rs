@@ -46,6 +46,14 @@ pub struct Stats {
     pub token_revocations: RevocationCounts,
     /// Outcomes of `invalidate_user`.
     pub user_invalidations: RevocationCounts,
+    /// Outcomes of ending a session: of `end_session`, and of `log_out` if the session has an ID.
+    pub session_ends: RevocationCounts,
+    /// Outcomes of `ban_user`.
+    pub user_bans: RevocationCounts,
+    /// Outcomes of `lift_token`.
+    pub lifted_tokens: RevocationCounts,
+    /// Outcomes of `lift_ban`.
+    pub lifted_bans: RevocationCounts,
     /// Current number of sessions in the local cache. Some of them may have expired.
     pub local_entries: u64,
     /// Current number of revoked tokens in the memory of this process.

@@ -23,6 +23,8 @@ pub struct ValidatedSession {
     pub authority: Option<Authority>,
     /// Set only by `or`.
     pub(crate) branches: Branches,
+    /// Whether `expires_at` is the expiry of the token, which nothing can prolong.
+    pub(crate) ends_with_token: bool,
 }
 
 impl ValidatedSession {
@@ -35,6 +37,7 @@ impl ValidatedSession {
             session_id: None,
             authority: None,
             branches: Branches::default(),
+            ends_with_token: false,
         }
     }
 
@@ -69,13 +72,30 @@ impl ValidatedSession {
             cache: u64::MAX,
         };
         let session_id = self.session_id.as_deref();
-        self.user.in_session(Arc::new(source), session_id)
+        self.user
+            .in_session(Arc::new(source), session_id, self.ends_with_token)
     }
 
     /// Sets when the session expires. Defaults to `None`.
+    ///
+    /// The provider may prolong the session. For a token whose expiry never changes, use
+    /// [`with_token_expires_at`](Self::with_token_expires_at).
     #[must_use]
     pub fn with_expires_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.expires_at = at.into();
+        self.ends_with_token = false;
+        self
+    }
+
+    /// Sets when the token expires, for a token whose expiry never changes, such as an access token
+    /// of OAuth 2.0. The session may go on with other tokens. Defaults to `None`.
+    ///
+    /// Cached sessions are treated as after [`with_expires_at`](Self::with_expires_at). In
+    /// addition, [`log_out`](crate::SessionCache::log_out) remembers the token only until then.
+    #[must_use]
+    pub fn with_token_expires_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
+        self.expires_at = at.into();
+        self.ends_with_token = true;
         self
     }
 }

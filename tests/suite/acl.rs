@@ -11,7 +11,7 @@ use tower_session_cache::{
 use crate::support::{
     client::{ask, token},
     log::record,
-    probe::Probe,
+    probe::{Probe, authority, session},
     redis::Redis,
     rules::rules,
     soon,
@@ -68,7 +68,8 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
         builder
     };
     let cache = builder.build().unwrap();
-    let layer = SessionCacheLayer::new(cache.clone(), Probe::new());
+    let provider = Probe::answering(|_| Ok(session("ada").with_session_id("s1")));
+    let layer = SessionCacheLayer::new(cache.clone(), provider);
     let of_machines = layer.clone().with_namespace("machines");
     let cached = if with_local {
         Origin::Local
@@ -99,10 +100,16 @@ async fn works(builder: SessionCacheBuilder, with_local: bool) -> Result<(), &'s
             }
         }
     }
+    let authority = authority();
     let revocations = [
         cache.invalidate_token(&token("t")).await,
         cache.revoke_token(&token("t")).await,
         cache.invalidate_user("ada").await,
+        cache.end_session(&authority, "s1").await,
+        cache
+            .ban_user(&authority, "ada", Duration::from_secs(60))
+            .await,
+        cache.lift_ban(&authority, "ada").await,
     ];
     for revocation in revocations {
         match revocation

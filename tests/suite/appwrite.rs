@@ -594,6 +594,14 @@ async fn login_creates_a_session_that_logout_ends() {
         world.validate().await.is_ok(),
         "the other session is still valid"
     );
+    let login = world.validator.login(EMAIL, PASSWORD).await;
+    let token = login.expect("logged in").token;
+    for _ in 0..2 {
+        let ended = world.validator.logout_everywhere(&token).await;
+        ended.expect("logged out, and a second time");
+    }
+    let error = world.validate().await.expect_err("all sessions are over");
+    assert_eq!(error.kind(), INVALID);
 }
 
 #[tokio::test]

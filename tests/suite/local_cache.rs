@@ -608,7 +608,7 @@ async fn without_pushes_the_local_cache_is_off_and_logged_once() {
     let (log, layer) = (record_log(), node(&redis.url(), short()).2);
     until_warned(&layer, &log).await;
 
-    let keys = "resetkeys ~session_cache:* ~session_tomb:* ~user_invalidated:* ~session_probe";
+    let keys = "resetkeys ~session_cache:* ~session_tomb:* ~user_invalidated:* ~session_probe ~session_ended:* ~session_users:* ~session_ban:*";
     for (forbid, allow) in [("-client", "+client"), (keys, "allkeys")] {
         let redis = Redis::start();
         let acl = |rules: &str| {

@@ -53,6 +53,7 @@ mod secrets;
 mod sentinel;
 mod sentinel_stress;
 mod servers;
+mod sessions;
 mod shared_cache;
 mod sharing;
 mod sockets;

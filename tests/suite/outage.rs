@@ -286,7 +286,7 @@ async fn late_fill_is_reported_as_unavailable() {
     // A tombstone may have been written and have expired since the lookup.
     let hostile = Hostile::start().await;
     let (cache, _, _) = patient_node(&hostile.url());
-    hostile.says("*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n");
+    hostile.says("*6\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n$-1\r\n");
     let Lookup::Miss(ticket) = cache.get(&token("t")).await else {
         panic!("nothing is stored")
     };
@@ -358,7 +358,7 @@ async fn redis_that_is_too_old_is_used_and_logged_once() {
         let hostile = Hostile::start_with_info(info(version).leak()).await;
         let (cache, _, _) = patient_node(&hostile.url());
         let log = record();
-        hostile.says("*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n");
+        hostile.says("*6\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n$-1\r\n");
         for _ in 0..5 {
             let found = cache.get(&token("t")).await;
             assert!(matches!(found, Lookup::Miss(_)), "{version}");

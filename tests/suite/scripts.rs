@@ -20,7 +20,15 @@ fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
     let mut eval = cmd("EVAL");
     eval.arg(FILL).arg(3).arg(&["record", "tomb", "mark"]);
     eval.arg(&["", "", &fence, "10000000", "5000000", "300000"]);
-    eval.arg(&["{\"session_cache\":{\"seen_mark\":", "r1", "", over, run]);
+    eval.arg(&[
+        "{\"session_cache\":{\"seen_mark\":",
+        "r1",
+        "",
+        over,
+        "ada",
+        "400",
+        run,
+    ]);
     let reply: Vec<String> = redis.run(&eval);
     reply.into_iter().next().unwrap()
 }

@@ -94,7 +94,7 @@ async fn redis_holds_only_expected_keys_with_expected_lifetimes() {
         "session_expire": record["session_expire"],
         "cached_at": record["cached_at"],
         "session_cache": {
-            "version": 2,
+            "version": 3,
             "namespace": "appwrite https://appwrite.example.com/v1#demo",
             "authority": "https://appwrite.example.com/v1#demo",
             "session_id": null,

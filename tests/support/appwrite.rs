@@ -29,7 +29,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
     response::Response,
-    routing::{get, post, put},
+    routing::{delete, get, post, put},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -89,6 +89,8 @@ pub enum Endpoint {
     Login,
     /// `DELETE /account/sessions/current`
     Logout,
+    /// `DELETE /account/sessions`
+    LogoutEverywhere,
     /// `PUT /account/recovery`
     Recovery,
 }
@@ -339,8 +341,8 @@ impl Drop for Server {
 #[derive(Debug)]
 struct Shared {
     world: Mutex<World>,
-    arrivals: watch::Sender<[usize; 5]>,
-    calls: watch::Sender<[usize; 5]>,
+    arrivals: watch::Sender<[usize; 6]>,
+    calls: watch::Sender<[usize; 6]>,
 }
 
 impl Shared {
@@ -425,6 +427,10 @@ fn router(shared: Arc<Shared>) -> Router {
             "/v1/account/sessions/current",
             get(|State(s): Shares, r: Request| answer(s, Endpoint::Session, r))
                 .delete(|State(s): Shares, r: Request| answer(s, Endpoint::Logout, r)),
+        )
+        .route(
+            "/v1/account/sessions",
+            delete(|State(s): Shares, r: Request| answer(s, Endpoint::LogoutEverywhere, r)),
         )
         .route(
             "/v1/account/sessions/email",
@@ -535,7 +541,10 @@ impl World {
             Some(other) => wrong.push(format!("wrong project {other}")),
         }
         let wanted = match on {
-            Endpoint::Account | Endpoint::Session | Endpoint::Logout => 1,
+            Endpoint::Account
+            | Endpoint::Session
+            | Endpoint::Logout
+            | Endpoint::LogoutEverywhere => 1,
             Endpoint::Login | Endpoint::Recovery => 0,
         };
         let found = credentials(headers, &self.cookie()).len();
@@ -629,7 +638,10 @@ impl World {
                 return match on {
                     Endpoint::Login => Answer::error("user_invalid_credentials", None),
                     Endpoint::Recovery => Answer::error("user_not_found", None),
-                    Endpoint::Account | Endpoint::Session | Endpoint::Logout => Answer::guest(None),
+                    Endpoint::Account
+                    | Endpoint::Session
+                    | Endpoint::Logout
+                    | Endpoint::LogoutEverywhere => Answer::guest(None),
                 };
             }
             Some(project) if project == self.project => {}
@@ -642,12 +654,13 @@ impl World {
         match on {
             Endpoint::Login => self.login(headers, body),
             Endpoint::Recovery => self.recover(body),
-            Endpoint::Account | Endpoint::Session | Endpoint::Logout => {
-                match self.admit(credentials.pop()) {
-                    Err(refusal) => refusal,
-                    Ok(token) => self.serve(on, &token),
-                }
-            }
+            Endpoint::Account
+            | Endpoint::Session
+            | Endpoint::Logout
+            | Endpoint::LogoutEverywhere => match self.admit(credentials.pop()) {
+                Err(refusal) => refusal,
+                Ok(token) => self.serve(on, &token),
+            },
         }
     }
 
@@ -701,6 +714,11 @@ impl World {
             Endpoint::Session => Answer::json(200, self.session_body(token)),
             Endpoint::Logout => {
                 self.sessions.remove(token);
+                Answer::text(204, String::new())
+            }
+            Endpoint::LogoutEverywhere => {
+                let id = self.sessions[token].user_id.clone();
+                self.sessions.retain(|_, session| session.user_id != id);
                 Answer::text(204, String::new())
             }
             Endpoint::Login | Endpoint::Recovery => unreachable!("{on:?} needs no session"),

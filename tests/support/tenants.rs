@@ -130,7 +130,7 @@ async fn introspect(
     });
     if scope == "planted" {
         answer["validator"] = "second".into();
-        answer["session_cache"] = json!({ "version": 2, "namespace": "unnamed" });
+        answer["session_cache"] = json!({ "version": 3, "namespace": "unnamed" });
         answer["scope"] = "planted admin".into();
     }
     match scope {

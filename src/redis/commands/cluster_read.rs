@@ -75,6 +75,7 @@ async fn read_keys<T>(
     let token = token(&record, &tombstone);
     let (mark, marks) = mark.unzip();
     let reply = LookupReply {
+        is_banned: None,
         value: record.0,
         mark_name: None,
         revocations: RevocationState::parse(tombstone.0.as_deref(), mark.flatten().as_deref()),

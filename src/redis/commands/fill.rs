@@ -1,7 +1,8 @@
 //! Fill: stores a session after its validation, unless something was revoked since the lookup.
 
 use super::{
-    outcome::{FillReply, LookupSnapshot, MarkSnapshot},
+    identity::{Join, SessionState},
+    outcome::{Denial, FillReply, LookupSnapshot, MarkSnapshot},
     store::{RedisStore, micros, read},
 };
 use crate::{
@@ -42,6 +43,7 @@ impl RedisStore {
         let ttl = self.effective_ttl(key, seen, session).ok_or(Unavailable)?;
         let call = self.topology.call(Access::Write);
         let keys = self.keys(key);
+        let session_keys = SessionState::of(self, &session.user);
         let mark_name = self.mark_name(session.user.id());
         let tombstone = seen
             .tombstone
@@ -65,8 +67,25 @@ impl RedisStore {
         // Boxed, so that the future for a single server stays small.
         let compare = || Box::pin(self.compare(&call, &keys, seen, &mark_name));
         // Mark, run ID and seal take a few hundred bytes more.
-        if record.len() > MAX_RECORD - 1_024 {
-            self.warnings.too_long();
+        let is_too_long = record.len() > MAX_RECORD - 1_024;
+        let name_ttl = self.name_ttl(ttl).to_string();
+        let mut is_crowded = false;
+        // The session is joined before the mark is compared. If it is ended later, this mark is
+        // moved; if it was ended earlier, it is denied here.
+        if self.topology.is_cluster() || is_too_long {
+            let join = self.join(&call, &session_keys, &mark_name, name_ttl.as_bytes());
+            match Box::pin(join).await? {
+                Join::Joined => {}
+                Join::Crowded => is_crowded = true,
+                Join::Denied(denial) => return Ok(FillReply::Denied(denial)),
+            }
+        }
+        if is_too_long || is_crowded {
+            if is_too_long {
+                self.warnings.too_long();
+            } else {
+                self.warnings.crowded();
+            }
             return Ok(match compare().await? {
                 Ok(_) => FillReply::Skipped,
                 Err(filled) => filled,
@@ -93,14 +112,17 @@ impl RedisStore {
             }
         }
         let mark_key = self.mark_key(&mark_name);
-        let together: &[&str] = &[&keys.record, &keys.tombstone, &mark_key];
-        let together = &together[..if self.topology.is_cluster() { 2 } else { 3 }];
+        let mut together = vec![&*keys.record, &*keys.tombstone];
+        if !self.topology.is_cluster() {
+            together.push(&mark_key);
+            together.extend(session_keys.all());
+        }
         let observed = seen.observed.as_deref().filter(|_| seen.replaces_observed);
         let observed = observed.unwrap_or_default();
         let answer = call
             .run_together(
                 Script::Fill,
-                together,
+                &together,
                 &[
                     tombstone.unwrap_or_default().as_bytes(),
                     mark.as_bytes(),
@@ -112,6 +134,8 @@ impl RedisStore {
                     seen.run_ids.of_token_server().as_bytes(),
                     if is_complete { b"complete" } else { b"" },
                     observed,
+                    mark_name.as_bytes(),
+                    name_ttl.as_bytes(),
                 ],
             )
             .await?;
@@ -128,7 +152,13 @@ impl RedisStore {
                 Ok(FillReply::Stored)
             }
             Some(b"newer" | b"other_record" | b"unreadable") => Ok(FillReply::Skipped),
-            Some(b"revoked") => Ok(FillReply::Revoked),
+            Some(b"revoked") => Ok(FillReply::Denied(Denial::Revoked)),
+            Some(b"banned") => Ok(FillReply::Denied(Denial::Banned)),
+            Some(b"ended") => Ok(FillReply::Denied(Denial::Ended)),
+            Some(b"crowded") => {
+                self.warnings.crowded();
+                Ok(FillReply::Skipped)
+            }
             Some(b"conflict") => {
                 let fence = field(3).and_then(Timestamp::parse).ok_or(Unavailable)?;
                 let revocations = RevocationState::parse(field(1), field(2));
@@ -156,7 +186,7 @@ impl RedisStore {
         }
         let RevocationState { tombstone, mark } = &reply.revocations;
         if tombstone.as_ref().is_some_and(Tombstone::refuses) {
-            return Ok(Err(FillReply::Revoked));
+            return Ok(Err(FillReply::Denied(Denial::Revoked)));
         }
         let is_seen = match &seen.mark {
             MarkSnapshot::Read { name, mark: seen } if name == mark_name => mark == seen,
@@ -200,7 +230,7 @@ impl RedisStore {
 
     /// Returns the longest time between lookup and fill, in microseconds. A process that slept for
     /// longer knows too little to fill.
-    fn longest_fill(&self) -> i64 {
+    pub(super) fn longest_fill(&self) -> i64 {
         micros(self.limits.validation_timeout).saturating_add(CLOCK_SKEW_TOLERANCE)
     }
 }

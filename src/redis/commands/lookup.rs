@@ -15,7 +15,7 @@ use crate::{
     model::RecordVersion,
     protocol::{
         CacheKey, MAX_RECORD, Opened, Parsed, Provenance, ReadContext, Record, RevocationState,
-        Timestamp, has_ended, is_acceptable, is_sealed, is_unrevoked,
+        Timestamp, Tombstone, has_ended, is_acceptable, is_sealed, is_unrevoked,
     },
     redis::{
         connection::{Access, Unavailable},
@@ -155,7 +155,10 @@ impl RedisStore {
             Some(_) => Timestamp(self.clock.wall()),
         };
         let context = self.context(now, &seen.run_ids);
-        if replace.is_none() && is_acceptable(&record, &seen.revocations, &context, self.max_age())
+        if replace.is_none()
+            && is_acceptable(&record, &seen.revocations, &context, self.max_age())
+            // The Python service knows no bans.
+            && (record.provenance.is_some() || !self.is_banned(call, &record.user, seen.is_banned).await?)
         {
             if record.provenance.is_some() {
                 self.record_cache.learn_user(key, &mark_name);
@@ -179,14 +182,15 @@ impl RedisStore {
     }
 
     /// Deletes the record that the lookup found, after the identity provider has rejected its
-    /// token.
-    pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) {
-        if let Some(observed) = &seen.observed {
-            let keys = self.keys(key);
-            let call = self.topology.call(Access::Write);
-            // A record that this call does not reach ends with its TTL.
-            let _ = call.run(Script::Drop, &[&keys.record], &[observed]).await;
-        }
+    /// token. Returns whether it has gone.
+    pub(crate) async fn evict(&self, key: &CacheKey, seen: &LookupSnapshot) -> bool {
+        let Some(observed) = &seen.observed else {
+            return true;
+        };
+        let keys = self.keys(key);
+        let call = self.topology.call(Access::Write);
+        let deleted = call.run(Script::Drop, &[&keys.record], &[observed]).await;
+        deleted.is_ok()
     }
 
     fn served(
@@ -277,6 +281,13 @@ impl RedisStore {
         })
     }
 
+    /// Returns the token's tombstone.
+    pub(crate) async fn tombstone(&self, key: &CacheKey) -> Option<Tombstone> {
+        let call = self.topology.call(Access::Read);
+        let (reply, _) = self.read(&call, &self.keys(key), None).await.ok()?;
+        reply.revocations.tombstone
+    }
+
     /// Returns whether mark and tombstone are still those that were seen before a session was
     /// validated.
     pub(crate) async fn is_still_valid(
@@ -329,7 +340,12 @@ impl RedisStore {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
-        let arguments = [marks.as_bytes(), longest.as_bytes(), name.as_bytes()];
+        let arguments = [
+            marks.as_bytes(),
+            longest.as_bytes(),
+            name.as_bytes(),
+            keys.foreign_bans.as_bytes(),
+        ];
         let mark = mark_name.map(|name| self.mark_key(name));
         let all = [&keys.record, &keys.tombstone].into_iter().chain(&mark);
         let all: Vec<_> = all.map(String::as_str).collect();
@@ -340,14 +356,16 @@ impl RedisStore {
             Option<Vec<u8>>,
             Option<Vec<u8>>,
             Vec<u8>,
+            Option<bool>,
         );
-        let (value, tombstone, mark_name, mark, time) =
+        let (value, tombstone, mark_name, mark, time, is_banned) =
             read::<Reply>(answer.value).ok_or(Unavailable)?;
         let reply = LookupReply {
             value,
             mark_name,
             revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),
             run_ids: RunIds::of_one(answer.run_id),
+            is_banned,
         };
         Ok((reply, Timestamp::parse(&time).ok_or(Unavailable)?))
     }

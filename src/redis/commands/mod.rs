@@ -2,6 +2,7 @@
 
 mod cluster_read;
 mod fill;
+mod identity;
 mod lookup;
 mod outcome;
 mod revoke;
@@ -9,6 +10,7 @@ mod store;
 mod warnings;
 
 pub(crate) use self::{
-    outcome::{FillReply, LookupResult, LookupSnapshot, ReplacePolicy},
+    identity::EndedSession,
+    outcome::{Denial, FillReply, LookupResult, LookupSnapshot, ReplacePolicy},
     store::{RedisStore, StoreLimits},
 };

@@ -53,8 +53,18 @@ pub(crate) enum FillReply {
     /// A newer record is stored, or Redis holds unreadable values.
     Skipped,
     Conflict(Box<LookupSnapshot>),
-    Revoked,
+    Denied(Denial),
     Unavailable,
+}
+
+/// Why a validated session must be rejected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Denial {
+    /// The token was revoked.
+    Revoked,
+    /// The session was ended, and with it all of its tokens.
+    Ended,
+    Banned,
 }
 
 impl LookupResult {

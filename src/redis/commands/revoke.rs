@@ -11,7 +11,7 @@ use bb8_redis::redis::cmd;
 use super::store::RedisStore;
 use crate::{
     protocol::{CLOCK_SKEW_TOLERANCE, CacheKey, TombstoneKind},
-    redis::{connection::Unavailable, scripts::Script},
+    redis::{connection::Unavailable, scripts::Script, topology::Operation},
 };
 
 impl RedisStore {
@@ -22,16 +22,13 @@ impl RedisStore {
     ) -> Result<Vec<Arc<str>>, Unavailable> {
         let (word, ttl) = match kind {
             TombstoneKind::Invalidate => ("forget", self.limits.tombstone_ttl),
-            TombstoneKind::Revoke => (
-                "refuse",
-                self.limits
-                    .max_session_lifetime
-                    .max(self.limits.tombstone_ttl),
-            ),
+            TombstoneKind::Lift => ("lift", self.limits.tombstone_ttl),
+            // No record from before may outlive the tombstone.
+            TombstoneKind::Revoke { ttl } => ("refuse", ttl.max(self.limits.tombstone_ttl)),
         };
         let (state, count) = &self.nonces;
         let nonce = format!("{:016x}", state.hash_one(count.fetch_add(1, Relaxed)));
-        let arguments = [word.as_bytes(), nonce.as_bytes(), &decimal(ttl)[..]];
+        let arguments = [word.as_bytes(), nonce.as_bytes(), &seconds(ttl)[..]];
         self.record_cache.forget(key);
         let call = self.topology.revocation();
         let mut run_ids = Vec::new();
@@ -61,19 +58,28 @@ impl RedisStore {
     }
 
     pub(crate) async fn revoke_user(&self, id: &str) -> Result<Vec<Arc<str>>, Unavailable> {
-        // The mark must outlive the records that it revokes.
-        let records = self.limits.ttl + Duration::from_micros(CLOCK_SKEW_TOLERANCE.unsigned_abs());
-        let ttl = decimal(self.limits.max_session_lifetime.max(records));
-        let slack = CLOCK_SKEW_TOLERANCE.to_string();
         let call = self.topology.revocation();
         let mut run_ids = Vec::new();
         for name in self.mark_names(id) {
-            let mark = self.mark_key(&name);
-            let arguments = [&ttl[..], slack.as_bytes()];
-            let answer = call.run(Script::RevokeUser, &[&mark], &arguments).await?;
-            run_ids.push(answer.run_id);
+            run_ids.push(self.move_mark(&call, &name).await?);
         }
         Ok(run_ids)
+    }
+
+    /// Moves a user's mark, so that no record from before is used. Returns the run ID of the server.
+    pub(super) async fn move_mark(
+        &self,
+        call: &Operation<'_>,
+        name: &str,
+    ) -> Result<Arc<str>, Unavailable> {
+        // The mark must outlive the records that it revokes.
+        let records = self.limits.ttl + Duration::from_micros(CLOCK_SKEW_TOLERANCE.unsigned_abs());
+        let ttl = seconds(self.limits.max_session_lifetime.max(records));
+        let slack = CLOCK_SKEW_TOLERANCE.to_string();
+        let arguments = [&ttl[..], slack.as_bytes()];
+        let key = self.mark_key(name);
+        let answer = call.run(Script::RevokeUser, &[&key], &arguments).await?;
+        Ok(answer.run_id)
     }
 
     /// Returns how many replicas have what the server wrote under these run IDs, if
@@ -83,6 +89,8 @@ impl RedisStore {
     }
 }
 
-fn decimal(ttl: Duration) -> Vec<u8> {
-    ttl.as_secs().to_string().into_bytes()
+/// Returns a TTL as Redis takes it: in whole seconds, rounded up, and at least one.
+pub(super) fn seconds(ttl: Duration) -> Vec<u8> {
+    let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+    seconds.max(1).to_string().into_bytes()
 }

@@ -11,7 +11,7 @@ use bb8_redis::redis::{FromRedisValue, Value, from_redis_value};
 
 use super::warnings::RateLimitedWarnings;
 use crate::{
-    protocol::{CacheKey, LifetimePolicy, Sealing},
+    protocol::{CacheKey, IdentityNames, LifetimePolicy, Sealing},
     redis::{
         config::CheckedRedisConfig,
         connection::{Access, Timeouts},
@@ -30,6 +30,7 @@ pub(crate) struct RedisStore {
     pub(crate) listener: Option<Listener>,
     pub(crate) key_space: KeySpace,
     pub(crate) sealing: Option<Sealing>,
+    pub(crate) identity_names: IdentityNames,
     pub(crate) clock: Clock,
     pub(crate) limits: StoreLimits,
     pub(crate) record_cache: RecordCache,
@@ -42,6 +43,7 @@ pub(crate) struct RedisStore {
 pub(crate) struct StoreLimits {
     pub(crate) timeouts: Timeouts,
     pub(crate) ttl: Duration,
+    pub(crate) stale_if_error: Duration,
     pub(crate) lifetimes: LifetimePolicy,
     pub(crate) validation_timeout: Duration,
     pub(crate) max_session_lifetime: Duration,
@@ -54,6 +56,7 @@ impl RedisStore {
         config: CheckedRedisConfig,
         default_database: u16,
         sealing: Option<Sealing>,
+        identity_names: IdentityNames,
         clock: Clock,
         limits: StoreLimits,
         tier: Option<TrackingConfig>,
@@ -87,6 +90,7 @@ impl RedisStore {
             ),
             key_space,
             sealing,
+            identity_names,
             clock,
             limits,
             record_cache: RecordCache::new(limits.capacity),
@@ -116,7 +120,10 @@ impl RedisStore {
     }
 
     pub(crate) fn keys(&self, key: &CacheKey) -> SessionKeys {
-        self.key_space.keys(key)
+        SessionKeys {
+            foreign_bans: self.ban_prefix(key),
+            ..self.key_space.keys(key)
+        }
     }
 
     pub(crate) fn mark_key(&self, name: &str) -> String {

@@ -58,4 +58,14 @@ impl RateLimitedWarnings {
             );
         }
     }
+
+    pub(crate) fn crowded(&self) {
+        if self.is_news() {
+            tracing::warn!(
+                target: REDIS,
+                hint = "check which session ID the validator returns; it must be unique per login",
+                "session ID shared by too many users, session not cached"
+            );
+        }
+    }
 }

@@ -1,20 +1,27 @@
 -- Modelled in tests/model/src/redis.rs.
--- KEYS: record, tombstone, and the mark unless it is on another server of a cluster. In that case
--- it was compared before, and every reader that serves the record compares it again.
+-- KEYS: record, tombstone, and unless they may be on other servers of a cluster: mark, ban, and for a
+-- session with an ID ended session and users of the session. On a cluster they were read before, and
+-- every reader that serves the record compares the mark again.
 -- ARGV: tombstone seen ('' for none), mark seen ('' for none, '?' if it was not read), fence,
 -- maximum age and slack in microseconds, TTL in milliseconds, the record, the run ID of the server
 -- at the lookup, whether the record is complete ('' for one that still lacks mark and run), the
--- very record to replace ('' to replace any that is not newer, or none), the run ID of this server.
+-- very record to replace ('' to replace any that is not newer, or none), the name of the mark, TTL of
+-- that name in seconds, the run ID of this server.
+
+-- What denies the session is told whatever else prevents storing it: a fill that is merely not stored
+-- may be served.
+local tomb = text(KEYS[2], 128)
+if tomb and refuses(tomb) then return {'revoked'} end
+if KEYS[4] and redis.call('GET', KEYS[4]) then return {'banned'} end
+local obstacle = KEYS[5] and join(KEYS[5], KEYS[6], ARGV[11], tonumber(ARGV[12]))
+if obstacle == 'ended' then return {'ended'} end
 
 -- Another server may have lost what was revoked since the lookup.
-local run = ARGV[11]
+local run = ARGV[13]
 if run ~= ARGV[8] then return {'other_run'} end
 
-local tomb = text(KEYS[2], 128)
 local mark
 if KEYS[3] then mark = text(KEYS[3], 128) else mark = ARGV[2] ~= '' and ARGV[2] end
-if tomb and refuses(tomb) then return {'revoked'} end
-
 local fence, slack = tonumber(ARGV[3]), tonumber(ARGV[5])
 local same
 if ARGV[2] == '?' then
@@ -27,6 +34,7 @@ if not same or (tomb or '') ~= ARGV[1] then return {'conflict', tomb, mark, stam
 if tomb and not micros(string.match(tomb, '^([^:]*):')) then return {'unreadable'} end
 if mark and not micros(mark) then return {'unreadable'} end
 if now - fence > tonumber(ARGV[4]) then return {'late'} end
+if obstacle then return {obstacle} end
 local standing = text(KEYS[1], 65536)
 if standing then
   local written = micros(string.match(standing, '^sealed1:%x+:%x+:([%d.]+):'))

@@ -1,6 +1,6 @@
 -- KEYS: record, tombstone, and the user's mark if Rust knows its name. ARGV: prefix of marks, maximum
 -- length of a record, the name of the mark if Rust knows it better than the text of the record, else
--- ''.
+-- '', prefix of the bans of the Python service's users, or ''.
 local record = text(KEYS[1], tonumber(ARGV[2]))
 local user, mark = ARGV[3], nil
 if KEYS[3] then
@@ -17,4 +17,11 @@ else
   end
   mark = limited(mark, 128)
 end
-return {record, text(KEYS[2], 128), user, mark, stamp(now)}
+-- The Python service knows no bans, so its records are checked here. A server that permits only
+-- declared keys returns an error; then Rust reads the key.
+local banned = false
+if ARGV[4] ~= '' and record and user and not string.find(record, '"session_cache"', 1, true) then
+  local ban = redis.pcall('GET', ARGV[4] .. user)
+  if type(ban) ~= 'table' then banned = ban and 1 or 0 end
+end
+return {record, text(KEYS[2], 128), user, mark, stamp(now), banned}

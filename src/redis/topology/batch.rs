@@ -145,6 +145,7 @@ async fn send(pool: ServerPool, batch: Vec<PendingLookup>, until: Instant) {
         };
         // A caller that has given up does not need the reply.
         let _ = to.send(LookupReply {
+            is_banned: None,
             value,
             mark_name: None,
             revocations: RevocationState::parse(tombstone.as_deref(), mark.as_deref()),

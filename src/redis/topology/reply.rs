@@ -10,4 +10,6 @@ pub(crate) struct LookupReply {
     pub(crate) revocations: RevocationState,
     /// The run IDs of the servers that replied.
     pub(crate) run_ids: RunIds,
+    /// Whether the user of a foreign record is banned, if that was read.
+    pub(crate) is_banned: Option<bool>,
 }

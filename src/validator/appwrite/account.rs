@@ -87,8 +87,24 @@ impl AppwriteValidator {
     /// If a logout is dropped or times out, it may or may not have ended the session. Repeating it
     /// is safe.
     pub async fn logout(&self, token: &SessionToken) -> Result<(), AppwriteError> {
-        let client = &self.0.client;
-        match client.call(Operation::Logout, Some(token), None).await {
+        self.end(Operation::Logout, token).await
+    }
+
+    /// Ends all sessions of the token's user, this one included. Succeeds if this session has
+    /// already ended, and then ends no other.
+    ///
+    /// This ends the sessions at Appwrite only. Call
+    /// [`log_out_everywhere`](crate::SessionCache::log_out_everywhere) *after* this call, whatever
+    /// its outcome.
+    ///
+    /// The limit of Appwrite, the errors and the cancel safety are those of
+    /// [`logout`](Self::logout). Follows `DELETE /account/sessions` of the Appwrite API.
+    pub async fn logout_everywhere(&self, token: &SessionToken) -> Result<(), AppwriteError> {
+        self.end(Operation::LogoutEverywhere, token).await
+    }
+
+    async fn end(&self, operation: Operation, token: &SessionToken) -> Result<(), AppwriteError> {
+        match self.0.client.call(operation, Some(token), None).await {
             Ok(_) => Ok(()),
             Err(error) if error.kind() == AppwriteErrorKind::Unauthorized => Ok(()),
             Err(error) => Err(error),

@@ -12,6 +12,7 @@ pub(crate) enum Operation {
     Session,
     Login,
     Logout,
+    LogoutEverywhere,
     Recovery,
 }
 
@@ -20,7 +21,7 @@ impl Operation {
         match self {
             Self::Account | Self::Session | Self::Recovery => StatusCode::OK,
             Self::Login => StatusCode::CREATED,
-            Self::Logout => StatusCode::NO_CONTENT,
+            Self::Logout | Self::LogoutEverywhere => StatusCode::NO_CONTENT,
         }
     }
 
@@ -28,7 +29,7 @@ impl Operation {
         match self {
             Self::Account | Self::Session => Method::GET,
             Self::Login => Method::POST,
-            Self::Logout => Method::DELETE,
+            Self::Logout | Self::LogoutEverywhere => Method::DELETE,
             Self::Recovery => Method::PUT,
         }
     }
@@ -38,7 +39,7 @@ impl Operation {
     /// would be rejected.
     pub(super) fn repeat(self) -> Repeat {
         match self {
-            Self::Account | Self::Session | Self::Logout => Repeat::Once,
+            Self::Account | Self::Session | Self::Logout | Self::LogoutEverywhere => Repeat::Once,
             Self::Login | Self::Recovery => Repeat::Never,
         }
     }
@@ -47,6 +48,7 @@ impl Operation {
         match self {
             Self::Account => "/account",
             Self::Session | Self::Logout => "/account/sessions/current",
+            Self::LogoutEverywhere => "/account/sessions",
             Self::Login => "/account/sessions/email",
             Self::Recovery => "/account/recovery",
         }

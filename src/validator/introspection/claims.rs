@@ -190,7 +190,7 @@ pub(crate) fn session(
         user = user.attribute(EXP, end.timestamp());
     }
     let user = found.mark(user).build();
-    let mut session = ValidatedSession::new(user).with_expires_at(expires_at);
+    let mut session = ValidatedSession::new(user).with_token_expires_at(expires_at);
     session.authority = found.authority(&settings.authority);
     session.session_id = session_id.filter(|id| id != token.expose_secret());
     Ok(session)

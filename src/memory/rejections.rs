@@ -1,0 +1,186 @@
+//! Rejections by the identity provider, for as long as an older record of the token may exist.
+//!
+//! A rejection deletes the record in Redis. If Redis does not reply at that moment, or another node
+//! stores the result of an earlier validation afterwards, the record is there again. So this
+//! process remembers what it has rejected, and uses no record whose validation began before.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Mutex,
+        atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use crate::{
+    protocol::{CLOCK_SKEW_TOLERANCE, CacheKey},
+    sync::lock,
+};
+
+const MAX_REJECTIONS: usize = 10_000;
+
+/// Rejections whose record was deleted from Redis, and those whose record was not.
+pub(crate) struct Rejections {
+    deleted: RejectionList,
+    undeleted: RejectionList,
+    /// Rejections until this time are no longer known one by one, so all records from before count
+    /// as rejected. In microseconds, as all times here, by the clock of this node.
+    all_until: AtomicI64,
+    /// How long a record may exist.
+    max_record_age: i64,
+}
+
+#[derive(Default)]
+struct RejectionList {
+    tokens: Mutex<Tokens>,
+    /// So that a lookup does not take the lock while the list is empty.
+    len: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Tokens {
+    rejected_at: HashMap<CacheKey, i64>,
+    order: VecDeque<(CacheKey, i64)>,
+}
+
+impl Rejections {
+    pub(crate) fn new(max_record_age: u64) -> Self {
+        Self {
+            deleted: RejectionList::default(),
+            undeleted: RejectionList::default(),
+            all_until: AtomicI64::new(i64::MIN),
+            max_record_age: i64::try_from(max_record_age).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Stores a rejection whose record is being deleted. If there are too many, the oldest are
+    /// forgotten: their records could only return from a validation that was running.
+    pub(crate) fn insert(&self, key: &CacheKey, now: i64) {
+        self.deleted.insert(key, now, self.expired_at(now));
+    }
+
+    /// Stores a rejection whose record could not be deleted. If there are too many, the oldest are
+    /// remembered by their time.
+    pub(crate) fn insert_undeleted(&self, key: &CacheKey, now: i64) {
+        if let Some(forgotten) = self.undeleted.insert(key, now, self.expired_at(now)) {
+            self.all_until.fetch_max(forgotten, SeqCst);
+        }
+    }
+
+    /// Whether a record of the token, from a validation that began at `since` by the clock of
+    /// Redis, is older than a rejection.
+    pub(crate) fn hides(&self, key: &CacheKey, since: i64) -> bool {
+        let since = since.saturating_sub(CLOCK_SKEW_TOLERANCE);
+        since <= self.all_until.load(SeqCst)
+            || self.deleted.hides(key, since)
+            || self.undeleted.hides(key, since)
+    }
+
+    /// Forgets a rejection, because a later validation has replaced the record.
+    pub(crate) fn remove(&self, key: &CacheKey) {
+        self.deleted.remove(key);
+        self.undeleted.remove(key);
+    }
+
+    fn expired_at(&self, now: i64) -> i64 {
+        now.saturating_sub(self.max_record_age)
+    }
+}
+
+impl RejectionList {
+    /// Returns the time of the latest rejection that was forgotten because the list was full.
+    fn insert(&self, key: &CacheKey, now: i64, expired_at: i64) -> Option<i64> {
+        let mut tokens = lock(&self.tokens);
+        tokens.rejected_at.insert(key.clone(), now);
+        tokens.order.push_back((key.clone(), now));
+        let mut forgotten = None;
+        while let Some((oldest, at)) = tokens.order.front().cloned() {
+            // A token that was rejected twice is in the queue twice, and only its last entry counts.
+            let is_superseded = tokens.rejected_at.get(&oldest) != Some(&at);
+            let is_full = tokens.order.len() > MAX_REJECTIONS;
+            if !(is_superseded || at < expired_at || is_full) {
+                break;
+            }
+            tokens.order.pop_front();
+            if !is_superseded {
+                tokens.rejected_at.remove(&oldest);
+                forgotten = (at >= expired_at).then_some(at).max(forgotten);
+            }
+        }
+        self.len.store(tokens.rejected_at.len(), SeqCst);
+        forgotten
+    }
+
+    fn hides(&self, key: &CacheKey, since: i64) -> bool {
+        self.len.load(SeqCst) > 0
+            && lock(&self.tokens)
+                .rejected_at
+                .get(key)
+                .is_some_and(|at| since <= *at)
+    }
+
+    fn remove(&self, key: &CacheKey) {
+        if self.len.load(SeqCst) > 0 {
+            let mut tokens = lock(&self.tokens);
+            tokens.rejected_at.remove(key);
+            self.len.store(tokens.rejected_at.len(), SeqCst);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{cache::SessionCache, token::SessionToken};
+
+    const SECOND: i64 = 1_000_000;
+
+    fn key(cache: &SessionCache, n: usize) -> CacheKey {
+        cache.key(&SessionToken::parse(format!("token-{n}")).unwrap())
+    }
+
+    #[test]
+    fn record_from_before_a_rejection_is_hidden() {
+        let cache = SessionCache::builder().build().unwrap();
+        let rejections = Rejections::new(300 * 1_000_000);
+        assert!(!rejections.hides(&key(&cache, 1), 0));
+        rejections.insert(&key(&cache, 1), 100 * SECOND);
+        assert!(rejections.hides(&key(&cache, 1), 100 * SECOND + CLOCK_SKEW_TOLERANCE));
+        assert!(!rejections.hides(&key(&cache, 1), 101 * SECOND + CLOCK_SKEW_TOLERANCE));
+        assert!(!rejections.hides(&key(&cache, 2), 0));
+        rejections.remove(&key(&cache, 1));
+        assert!(!rejections.hides(&key(&cache, 1), 0));
+    }
+
+    #[test]
+    fn forgotten_rejections_of_an_outage_hide_all_records_from_before() {
+        let cache = SessionCache::builder().build().unwrap();
+        let rejections = Rejections::new(300 * 1_000_000);
+        let slack = CLOCK_SKEW_TOLERANCE;
+        for n in 0..=MAX_REJECTIONS {
+            rejections.insert(&key(&cache, n), 100 * SECOND + n as i64);
+        }
+        assert!(!rejections.hides(&key(&cache, 0), 0), "forgotten");
+        for n in 0..=MAX_REJECTIONS {
+            rejections.insert_undeleted(&key(&cache, n), 200 * SECOND + n as i64);
+        }
+        let unrelated = key(&cache, MAX_REJECTIONS + 1);
+        assert!(rejections.hides(&unrelated, 200 * SECOND + slack));
+        assert!(!rejections.hides(&unrelated, 200 * SECOND + slack + 1));
+        assert!(rejections.hides(&key(&cache, 2), 200 * SECOND + slack + 2));
+    }
+
+    #[test]
+    fn expired_rejections_are_dropped() {
+        let cache = SessionCache::builder().build().unwrap();
+        let rejections = Rejections::new(1_000_000);
+        for n in 0..3 {
+            rejections.insert_undeleted(&key(&cache, n), n as i64 * 2 * SECOND);
+        }
+        assert_eq!(rejections.undeleted.len.load(SeqCst), 1);
+        assert!(
+            !rejections.hides(&key(&cache, 7), 0),
+            "none had to be forgotten"
+        );
+    }
+}
