@@ -198,11 +198,6 @@ impl RevocationQueue {
                     .is_some_and(|session| queue.sessions.contains_key(&session)))
     }
 
-    /// Whether a lookup may have been made unusable by what is queued.
-    pub(crate) fn blocks_lookups(&self, now: u64) -> bool {
-        self.len() > 0 || self.reads_disabled_until.load(SeqCst) > now
-    }
-
     pub(crate) fn push(
         &self,
         what: RevocationRequest,

@@ -92,6 +92,7 @@ impl Store {
         }
         // Read the version before the read is sent, so that any change during the read is detected.
         let version = self.local.lease().and_then(|lease| lease.read_version());
+        let rejected = self.rejections.rejected_until(key);
         let began = self.clock.elapsed();
         let snapshot = match &self.redis {
             Some(redis) if self.is_enabled => redis.lookup(key).await,
@@ -103,19 +104,17 @@ impl Store {
                 // Check the queue before the generation. Delivery advances the generation before it
                 // removes the queue entry, so one of the two checks always sees the revocation.
                 if self.has_queued_revocation(key, Some(user), began) {
-                    return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Unavailable));
+                    return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Queued));
                 }
                 if !self.local.is_unchanged(key, generation, user) {
                     return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
+                let since = served.record.since().0;
+                if rejected.hides(since) || self.rejections.rejected_until(key).hides(since) {
+                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
+                }
                 if let Some(version) = version {
                     self.local.insert_from_redis(key, version, &served);
-                }
-                // A rejection is noted before the local entry is evicted. So this notices one whose
-                // eviction came too early.
-                if self.rejections.hides(key, served.record.since().0) {
-                    self.local.evict(key);
-                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
                 Lookup::Hit(CachedSession {
                     due: served.due(),
@@ -197,12 +196,11 @@ impl Store {
     ) -> Lookup {
         let snapshot = match found {
             LookupResult::Revoked => return Lookup::Revoked,
-            LookupResult::Miss(snapshot) if !self.has_queued_revocation(key, None, began) => {
-                RedisSnapshot::Taken(snapshot)
+            LookupResult::Miss(_) if self.has_queued_revocation(key, None, began) => {
+                RedisSnapshot::Queued
             }
-            LookupResult::Miss(_) | LookupResult::Record(..) | LookupResult::Unavailable => {
-                RedisSnapshot::Unavailable
-            }
+            LookupResult::Miss(snapshot) => RedisSnapshot::Taken(snapshot),
+            LookupResult::Record(..) | LookupResult::Unavailable => RedisSnapshot::Unavailable,
         };
         Lookup::Miss(self.ticket(key, generation, snapshot))
     }
@@ -248,14 +246,14 @@ impl Store {
     pub(crate) async fn evict(&self, ticket: &Ticket) {
         let (key, now) = (&ticket.key, self.clock.wall());
         let Some(redis) = self.redis.as_ref().filter(|_| self.is_enabled) else {
-            return self.local.evict(key);
+            return self.local.reject(key);
         };
         let RedisSnapshot::Taken(snapshot) = &ticket.snapshot else {
             self.rejections.insert_undeleted(key, now);
-            return self.local.evict(key);
+            return self.local.reject(key);
         };
         self.rejections.insert(key, now);
-        self.local.evict(key);
+        self.local.reject(key);
         if !redis.evict(key, snapshot).await {
             self.rejections.insert_undeleted(key, now);
         }
@@ -337,11 +335,10 @@ impl Store {
         };
         let snapshot = match snapshot {
             RedisSnapshot::Taken(snapshot) if self.is_enabled => snapshot,
-            // Redis has just not replied, unless the queue is the reason.
-            RedisSnapshot::Unavailable if !self.queue.blocks_lookups(self.clock.elapsed()) => {
+            RedisSnapshot::Unavailable => {
                 return self.unanswered(&key, now, user, Fill::Skipped);
             }
-            _ => {
+            RedisSnapshot::Taken(_) | RedisSnapshot::Disabled | RedisSnapshot::Queued => {
                 let denial = self.denial(redis, &key, now, user).await;
                 return denial.unwrap_or(Fill::Skipped);
             }

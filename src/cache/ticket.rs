@@ -34,15 +34,20 @@ pub struct Ticket {
 pub(crate) enum RedisSnapshot {
     /// There is no Redis, or the cache is disabled.
     Disabled,
-    /// Redis did not reply, or a revocation is queued for it, so nothing may be stored.
+    /// Redis did not reply, so nothing may be stored.
     Unavailable,
+    /// Redis replied, but a revocation is queued for it, so nothing may be stored.
+    Queued,
     Taken(Box<redis::LookupSnapshot>),
 }
 
 impl Ticket {
     /// Whether the lookup learned the state that it needs. Without Redis it always has.
     pub(crate) fn is_answered(&self) -> bool {
-        !matches!(self.snapshot, RedisSnapshot::Unavailable)
+        !matches!(
+            self.snapshot,
+            RedisSnapshot::Unavailable | RedisSnapshot::Queued
+        )
     }
 }
 

@@ -43,6 +43,18 @@ struct Tokens {
     order: VecDeque<(CacheKey, i64)>,
 }
 
+/// Time of the latest rejection that concerns a token.
+#[derive(Clone, Copy)]
+pub(crate) struct RejectedUntil(i64);
+
+impl RejectedUntil {
+    /// Whether a record is older than the rejection. Its validation began at `since` by the clock
+    /// of Redis.
+    pub(crate) fn hides(self, since: i64) -> bool {
+        since.saturating_sub(CLOCK_SKEW_TOLERANCE) <= self.0
+    }
+}
+
 impl Rejections {
     pub(crate) fn new(max_record_age: u64) -> Self {
         Self {
@@ -67,13 +79,12 @@ impl Rejections {
         }
     }
 
-    /// Whether a record of the token, from a validation that began at `since` by the clock of
-    /// Redis, is older than a rejection.
-    pub(crate) fn hides(&self, key: &CacheKey, since: i64) -> bool {
-        let since = since.saturating_sub(CLOCK_SKEW_TOLERANCE);
-        since <= self.all_until.load(SeqCst)
-            || self.deleted.hides(key, since)
-            || self.undeleted.hides(key, since)
+    /// Returns until when records of the token count as rejected. A lookup must read it before and
+    /// after, because a later success may forget the rejection in between, while the lookup has
+    /// read the record from before.
+    pub(crate) fn rejected_until(&self, key: &CacheKey) -> RejectedUntil {
+        let all = self.all_until.load(SeqCst);
+        RejectedUntil(all.max(self.deleted.get(key)).max(self.undeleted.get(key)))
     }
 
     /// Forgets a rejection, because a later validation has replaced the record.
@@ -111,12 +122,12 @@ impl RejectionList {
         forgotten
     }
 
-    fn hides(&self, key: &CacheKey, since: i64) -> bool {
-        self.len.load(SeqCst) > 0
-            && lock(&self.tokens)
-                .rejected_at
-                .get(key)
-                .is_some_and(|at| since <= *at)
+    fn get(&self, key: &CacheKey) -> i64 {
+        if self.len.load(SeqCst) == 0 {
+            return i64::MIN;
+        }
+        let tokens = lock(&self.tokens);
+        tokens.rejected_at.get(key).copied().unwrap_or(i64::MIN)
     }
 
     fn remove(&self, key: &CacheKey) {
@@ -139,17 +150,29 @@ mod tests {
         cache.key(&SessionToken::parse(format!("token-{n}")).unwrap())
     }
 
+    fn hides(rejections: &Rejections, key: &CacheKey, since: i64) -> bool {
+        rejections.rejected_until(key).hides(since)
+    }
+
     #[test]
     fn record_from_before_a_rejection_is_hidden() {
         let cache = SessionCache::builder().build().unwrap();
         let rejections = Rejections::new(300 * 1_000_000);
-        assert!(!rejections.hides(&key(&cache, 1), 0));
+        assert!(!hides(&rejections, &key(&cache, 1), 0));
         rejections.insert(&key(&cache, 1), 100 * SECOND);
-        assert!(rejections.hides(&key(&cache, 1), 100 * SECOND + CLOCK_SKEW_TOLERANCE));
-        assert!(!rejections.hides(&key(&cache, 1), 101 * SECOND + CLOCK_SKEW_TOLERANCE));
-        assert!(!rejections.hides(&key(&cache, 2), 0));
+        assert!(hides(
+            &rejections,
+            &key(&cache, 1),
+            100 * SECOND + CLOCK_SKEW_TOLERANCE
+        ));
+        assert!(!hides(
+            &rejections,
+            &key(&cache, 1),
+            101 * SECOND + CLOCK_SKEW_TOLERANCE
+        ));
+        assert!(!hides(&rejections, &key(&cache, 2), 0));
         rejections.remove(&key(&cache, 1));
-        assert!(!rejections.hides(&key(&cache, 1), 0));
+        assert!(!hides(&rejections, &key(&cache, 1), 0));
     }
 
     #[test]
@@ -160,14 +183,18 @@ mod tests {
         for n in 0..=MAX_REJECTIONS {
             rejections.insert(&key(&cache, n), 100 * SECOND + n as i64);
         }
-        assert!(!rejections.hides(&key(&cache, 0), 0), "forgotten");
+        assert!(!hides(&rejections, &key(&cache, 0), 0), "forgotten");
         for n in 0..=MAX_REJECTIONS {
             rejections.insert_undeleted(&key(&cache, n), 200 * SECOND + n as i64);
         }
         let unrelated = key(&cache, MAX_REJECTIONS + 1);
-        assert!(rejections.hides(&unrelated, 200 * SECOND + slack));
-        assert!(!rejections.hides(&unrelated, 200 * SECOND + slack + 1));
-        assert!(rejections.hides(&key(&cache, 2), 200 * SECOND + slack + 2));
+        assert!(hides(&rejections, &unrelated, 200 * SECOND + slack));
+        assert!(!hides(&rejections, &unrelated, 200 * SECOND + slack + 1));
+        assert!(hides(
+            &rejections,
+            &key(&cache, 2),
+            200 * SECOND + slack + 2
+        ));
     }
 
     #[test]
@@ -179,7 +206,7 @@ mod tests {
         }
         assert_eq!(rejections.undeleted.len.load(SeqCst), 1);
         assert!(
-            !rejections.hides(&key(&cache, 7), 0),
+            !hides(&rejections, &key(&cache, 7), 0),
             "none had to be forgotten"
         );
     }

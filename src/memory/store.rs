@@ -318,9 +318,17 @@ impl LocalStore {
         self.entries.remove(&key.local);
     }
 
-    /// Removes an entry whose token the identity provider has rejected, or which is outdated by a
-    /// newer result of the provider.
+    /// Removes an entry that is outdated by a newer result of the provider.
     pub(crate) fn evict(&self, key: &CacheKey) {
+        self.entries.remove(&key.local);
+    }
+
+    /// Removes an entry whose token the identity provider has rejected, and makes one unusable that
+    /// is being read from Redis at this moment.
+    pub(crate) fn reject(&self, key: &CacheKey) {
+        if let Some(lease) = &self.lease {
+            lease.revoke_token(&key.token);
+        }
         self.entries.remove(&key.local);
     }
 

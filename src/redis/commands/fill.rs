@@ -70,9 +70,13 @@ impl RedisStore {
         let is_too_long = record.len() > MAX_RECORD - 1_024;
         let name_ttl = self.name_ttl(ttl).to_string();
         let mut is_crowded = false;
+        // Redis cannot complete a sealed record, and one server cannot complete a record that needs
+        // the run IDs of two.
+        let is_complete = self.sealing.is_some() || self.topology.is_cluster();
+        let is_compared_first = self.topology.is_cluster() || (is_complete && mark == "?");
         // The session is joined before the mark is compared. If it is ended later, this mark is
         // moved; if it was ended earlier, it is denied here.
-        if self.topology.is_cluster() || is_too_long {
+        if is_compared_first || is_too_long {
             let join = self.join(&call, &session_keys, &mark_name, name_ttl.as_bytes());
             match Box::pin(join).await? {
                 Join::Joined => {}
@@ -91,10 +95,7 @@ impl RedisStore {
                 Err(filled) => filled,
             });
         }
-        // Redis cannot complete a sealed record, and one server cannot complete a record that needs
-        // the run IDs of two.
-        let is_complete = self.sealing.is_some() || self.topology.is_cluster();
-        if self.topology.is_cluster() || (is_complete && mark == "?") {
+        if is_compared_first {
             match compare().await? {
                 Ok(now) => (mark, run_ids) = now,
                 Err(filled) => return Ok(filled),
@@ -108,7 +109,14 @@ impl RedisStore {
             let id = session.user.id();
             match sealing.seal(&keys.record, id, seen.fence, &value) {
                 Some(sealed) => value = sealed,
-                None => return Ok(FillReply::Skipped),
+                None => {
+                    // Without randomness nothing is stored, but the session may be served.
+                    let join = self.join(&call, &session_keys, &mark_name, name_ttl.as_bytes());
+                    return Ok(match Box::pin(join).await? {
+                        Join::Denied(denial) => FillReply::Denied(denial),
+                        Join::Joined | Join::Crowded => FillReply::Skipped,
+                    });
+                }
             }
         }
         let mark_key = self.mark_key(&mark_name);
