@@ -1,7 +1,7 @@
 //! Bounds of one configuration. No configuration covers everything. Each covers one part
 //! completely.
 
-use crate::state::{Left, REVOCATIONS};
+use crate::state::{Left, REVOCATIONS, Revoke};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -28,6 +28,28 @@ pub enum Kind {
     /// Reset.
     InvalidateUser {
         node: u8,
+    },
+    EndSession {
+        node: u8,
+    },
+    /// Logout of the session that the token belongs to.
+    LogOut {
+        node: u8,
+        token: u8,
+    },
+    BanUser {
+        node: u8,
+    },
+    LiftBan {
+        node: u8,
+    },
+    LiftToken {
+        node: u8,
+        token: u8,
+    },
+    /// The provider rejects the token and later accepts it again, without a call to the crate.
+    ProviderWavers {
+        token: u8,
     },
     PeerLogout {
         token: u8,
@@ -62,8 +84,12 @@ pub struct Bounds {
     /// Number of nodes that receive requests. The others only revoke.
     pub asked: u8,
     pub tokens: u8,
+    /// How many of the tokens, from the first, belong to one session. The others belong to none.
+    pub session: u8,
     pub requests: usize,
     pub revocations: [Option<Kind>; REVOCATIONS],
+    /// Whether each revocation starts only after the one before it has returned.
+    pub is_ordered: bool,
     pub ticks: Ticks,
     pub peer: usize,
     pub left: Left,
@@ -74,17 +100,41 @@ pub struct Bounds {
     /// Whether known tokens are looked up with `MGET`.
     pub has_hints: bool,
     pub max_queued: usize,
+    /// How many rejected tokens a node remembers one by one.
+    pub max_refusals: usize,
     /// Whether the record of the first token is in Redis from the start.
     pub is_warm: bool,
     /// Whether revocations are made in another namespace, so that the record stays.
     pub is_elsewhere: bool,
     /// Whether Redis loses data without a change of its run ID, as with `FLUSHALL`.
     pub flushes: bool,
+    /// Whether a change of the run ID loses nothing, as with a failover to a replica that has all
+    /// data.
+    pub keeps_data: bool,
     /// Whether nodes may start or restart after Redis has lost data, so that they know no earlier
     /// run ID.
     pub newcomers: bool,
-    /// Whether every result must be a session, so that no user is locked out.
+    /// Whether every result must be a session, so that no user is locked out. Tokens of a session
+    /// that ends are exempt.
     pub must_serve: bool,
+}
+
+impl Kind {
+    /// Returns the node that makes the revocation, and the revocation.
+    pub(crate) fn by_node(self) -> Option<(usize, Revoke)> {
+        let (node, what) = match self {
+            Self::InvalidateToken { node, token } => (node, Revoke::Token(token, false)),
+            Self::RevokeToken { node, token } => (node, Revoke::Token(token, true)),
+            Self::InvalidateUser { node } => (node, Revoke::User),
+            Self::EndSession { node } => (node, Revoke::Session),
+            Self::LogOut { node, token } => (node, Revoke::LogOut(token)),
+            Self::BanUser { node } => (node, Revoke::Ban),
+            Self::LiftBan { node } => (node, Revoke::LiftBan),
+            Self::LiftToken { node, token } => (node, Revoke::LiftToken(token)),
+            Self::ProviderWavers { .. } | Self::PeerLogout { .. } | Self::PeerReset => return None,
+        };
+        Some((node.into(), what))
+    }
 }
 
 impl Ticks {
@@ -109,14 +159,25 @@ impl Ticks {
 }
 
 impl Bounds {
+    pub(crate) fn is_in_session(&self, token: usize) -> bool {
+        token < self.session.into()
+    }
+
+    pub(crate) fn has_bans(&self) -> bool {
+        let is_ban = |kind: &Option<Kind>| matches!(kind, Some(Kind::BanUser { .. }));
+        self.revocations.iter().any(is_ban)
+    }
+
     pub const BASE: Self = Self {
         name: "base",
         mode: Mode::Standalone,
         nodes: 2,
         asked: 2,
         tokens: 1,
+        session: 0,
         requests: 2,
         revocations: [None; REVOCATIONS],
+        is_ordered: false,
         ticks: Ticks::SHORT,
         peer: 0,
         left: Left {
@@ -130,9 +191,11 @@ impl Bounds {
         forgives: false,
         has_hints: false,
         max_queued: 2,
+        max_refusals: 2,
         is_warm: false,
         is_elsewhere: false,
         flushes: false,
+        keeps_data: false,
         newcomers: false,
         must_serve: false,
     };

@@ -3,7 +3,10 @@
 use crate::{
     bounds::{
         Bounds,
-        Kind::{InvalidateToken, InvalidateUser, PeerLogout, PeerReset, RevokeToken},
+        Kind::{
+            self, BanUser, EndSession, InvalidateToken, InvalidateUser, LiftBan, LiftToken, LogOut,
+            PeerLogout, PeerReset, ProviderWavers, RevokeToken,
+        },
         Mode, Ticks,
     },
     state::Left,
@@ -12,11 +15,31 @@ use crate::{
 const BASE: Bounds = Bounds::BASE;
 const NOTHING: Left = BASE.left;
 
-const FORGET_A: Option<crate::bounds::Kind> = Some(InvalidateToken { node: 0, token: 0 });
-const FORGET_B: Option<crate::bounds::Kind> = Some(InvalidateToken { node: 1, token: 0 });
-const LOGOUT_A: Option<crate::bounds::Kind> = Some(RevokeToken { node: 0, token: 0 });
-const RESET_A: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 0 });
-const RESET_B: Option<crate::bounds::Kind> = Some(InvalidateUser { node: 1 });
+const FORGET_A: Option<Kind> = Some(InvalidateToken { node: 0, token: 0 });
+const FORGET_B: Option<Kind> = Some(InvalidateToken { node: 1, token: 0 });
+const LOGOUT_A: Option<Kind> = Some(RevokeToken { node: 0, token: 0 });
+const RESET_A: Option<Kind> = Some(InvalidateUser { node: 0 });
+const RESET_B: Option<Kind> = Some(InvalidateUser { node: 1 });
+const END_A: Option<Kind> = Some(EndSession { node: 0 });
+const END_B: Option<Kind> = Some(EndSession { node: 1 });
+const LOG_OUT_A: Option<Kind> = Some(LogOut { node: 0, token: 0 });
+const LOG_OUT_B: Option<Kind> = Some(LogOut { node: 1, token: 0 });
+const BAN_A: Option<Kind> = Some(BanUser { node: 0 });
+const BAN_B: Option<Kind> = Some(BanUser { node: 1 });
+const LIFT_BAN_A: Option<Kind> = Some(LiftBan { node: 0 });
+const LIFT_BAN_B: Option<Kind> = Some(LiftBan { node: 1 });
+const LIFT_TOKEN_A: Option<Kind> = Some(LiftToken { node: 0, token: 0 });
+const WAVERS: Option<Kind> = Some(ProviderWavers { token: 0 });
+
+/// One session whose tokens the provider goes on accepting after its end. A token that is issued
+/// after the end is one whose first request begins after it, and another spelling of a token is
+/// another token.
+const SESSION: Bounds = Bounds {
+    tokens: 2,
+    session: 2,
+    forgives: true,
+    ..BASE
+};
 
 /// A Python service whose clock errors and validations use up all of slack.
 const CLOCKS: Ticks = Ticks {
@@ -390,6 +413,295 @@ pub const IN_PROCESS: &[Bounds] = &[
     },
 ];
 
+/// A session with several tokens ends.
+pub const SESSIONS: &[Bounds] = &[
+    Bounds {
+        name: "a session of two tokens ends",
+        requests: 3,
+        revocations: [END_A, None, None],
+        is_warm: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "a logout of a session of two tokens",
+        requests: 3,
+        revocations: [LOG_OUT_A, None, None],
+        ..SESSION
+    },
+    Bounds {
+        name: "a logout that the provider knows",
+        requests: 3,
+        revocations: [LOG_OUT_A, None, None],
+        forgives: false,
+        ..SESSION
+    },
+    Bounds {
+        name: "a session ends, and another session of the user does not",
+        session: 1,
+        revocations: [END_A, None, None],
+        must_serve: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "a session ends between two invalidations",
+        tokens: 1,
+        session: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [END_B, FORGET_A, FORGET_A],
+        ..SESSION
+    },
+    Bounds {
+        name: "a session ends before a failover that loses nothing",
+        tokens: 1,
+        session: 1,
+        asked: 1,
+        revocations: [END_B, None, None],
+        left: Left {
+            losses: 1,
+            ..NOTHING
+        },
+        keeps_data: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "Redis unavailable: a session ends",
+        nodes: 1,
+        asked: 1,
+        revocations: [END_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "Redis unavailable: a session ends, a full queue",
+        tokens: 1,
+        session: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [END_B, FORGET_A, None],
+        left: Left { cuts: 1, ..NOTHING },
+        max_queued: 0,
+        ..SESSION
+    },
+    Bounds {
+        name: "expiry: a session",
+        asked: 1,
+        requests: 1,
+        revocations: [END_B, None, None],
+        ticks: Ticks {
+            ttl: [1, 3],
+            ..ENDINGS
+        },
+        ..SESSION
+    },
+    Bounds {
+        name: "expiry: the names of a session",
+        revocations: [END_B, None, None],
+        ticks: Ticks {
+            end: 2,
+            ttl: [3, 1],
+            ..ENDINGS
+        },
+        is_warm: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "Python writes, a logout of another token",
+        asked: 1,
+        requests: 1,
+        revocations: [Some(LogOut { node: 1, token: 1 }), None, None],
+        ticks: CLOCKS,
+        peer: 1,
+        forgives: false,
+        ..SESSION
+    },
+    Bounds {
+        name: "cluster: a session of two tokens ends",
+        mode: Mode::Cluster,
+        asked: 1,
+        requests: 3,
+        revocations: [END_B, None, None],
+        ..SESSION
+    },
+    Bounds {
+        name: "cluster: a session ends, two nodes",
+        mode: Mode::Cluster,
+        tokens: 1,
+        session: 1,
+        requests: 3,
+        revocations: [END_B, None, None],
+        is_warm: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "cluster: a logout of a session",
+        mode: Mode::Cluster,
+        asked: 1,
+        requests: 3,
+        revocations: [LOG_OUT_B, None, None],
+        ..SESSION
+    },
+    Bounds {
+        name: "cluster unavailable: a session ends",
+        mode: Mode::Cluster,
+        nodes: 1,
+        tokens: 1,
+        session: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [END_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..SESSION
+    },
+    Bounds {
+        name: "cluster: the names of a session expire",
+        mode: Mode::Cluster,
+        tokens: 1,
+        session: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [END_B, None, None],
+        ticks: Ticks {
+            end: 3,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        ..SESSION
+    },
+    Bounds {
+        name: "in process: a session of two tokens ends",
+        mode: Mode::InProcess,
+        nodes: 1,
+        asked: 1,
+        requests: 3,
+        revocations: [END_A, None, None],
+        ..SESSION
+    },
+];
+
+/// A user is banned, and revocations are taken back.
+pub const BANS: &[Bounds] = &[
+    Bounds {
+        name: "a user is banned",
+        requests: 3,
+        revocations: [BAN_A, None, None],
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a ban is lifted",
+        revocations: [BAN_A, LIFT_BAN_B, None],
+        is_ordered: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a ban and its end overlap",
+        revocations: [BAN_A, LIFT_BAN_B, None],
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "Redis unavailable: a user is banned",
+        nodes: 1,
+        asked: 1,
+        revocations: [BAN_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "Redis unavailable: a ban is lifted",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [BAN_A, LIFT_BAN_A, None],
+        is_ordered: true,
+        left: Left { cuts: 1, ..NOTHING },
+        ..BASE
+    },
+    Bounds {
+        name: "cluster: a user is banned",
+        mode: Mode::Cluster,
+        asked: 1,
+        requests: 3,
+        revocations: [BAN_B, None, None],
+        ..BASE
+    },
+    Bounds {
+        name: "a revoked token is taken back",
+        asked: 2,
+        revocations: [LOGOUT_A, LIFT_TOKEN_A, None],
+        is_ordered: true,
+        forgives: true,
+        ..BASE
+    },
+    Bounds {
+        name: "a token of an ended session is taken back",
+        tokens: 1,
+        session: 1,
+        requests: 1,
+        revocations: [LOG_OUT_A, LIFT_TOKEN_A, None],
+        is_ordered: true,
+        ..SESSION
+    },
+];
+
+/// The provider rejects a token, which Redis does not know.
+pub const REFUSALS: &[Bounds] = &[
+    Bounds {
+        name: "the provider rejects a token",
+        requests: 3,
+        revocations: [WAVERS, None, None],
+        ..BASE
+    },
+    Bounds {
+        name: "Redis unavailable: the provider rejects a token",
+        requests: 3,
+        revocations: [WAVERS, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "Redis unavailable: there is no space for a refusal",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [WAVERS, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        max_refusals: 0,
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "expiry: a refusal",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 6,
+            node_slow: [1, 1],
+            ..ENDINGS
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..BASE
+    },
+    Bounds {
+        name: "Python writes, the provider rejects the token",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [WAVERS, None, None],
+        ticks: CLOCKS,
+        peer: 1,
+        ..BASE
+    },
+];
+
 /// Where the guarantee does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
     Bounds {
@@ -518,11 +830,29 @@ pub const LIMITS: &[Bounds] = &[
         },
         ..BASE
     },
+    Bounds {
+        name: "limit: Redis loses the names of a session",
+        asked: 1,
+        requests: 2,
+        session: 1,
+        revocations: [END_B, None, None],
+        ticks: Ticks {
+            end: 5,
+            ttl: [1, 1],
+            ..ENDINGS
+        },
+        left: Left {
+            evictions: 1,
+            ..NOTHING
+        },
+        is_warm: true,
+        ..BASE
+    },
 ];
 
 /// All configurations, in groups.
-pub const GROUPS: [&[Bounds]; 8] = [
-    ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, LIMITS,
+pub const GROUPS: [&[Bounds]; 11] = [
+    ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, SESSIONS, BANS, REFUSALS, LIMITS,
 ];
 
 /// Returns the configuration with a name.

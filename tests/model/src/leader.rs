@@ -7,22 +7,15 @@ use crate::{
     redis::{FillReply, standing},
     rules::Rule,
     state::{
-        Ask, Command, Entry, Generation, Leader, Lookup, LookupSnapshot, Mark, MarkSnapshot,
+        Ask, ClusterFill, Command, Entry, Generation, Leader, Lookup, LookupSnapshot, MarkSnapshot,
         Outcome, Phase, RedisSnapshot, Request, State, Step, Ticket, Timestamp, Version,
     },
 };
 
 /// Leader that is about to store, its ticket, the sequence of this process before the fill, the
-/// validated version, whether it is the second validation, and the mark with its run ID if it was
-/// read separately.
-type Storing = (
-    Leader,
-    Ticket,
-    Generation,
-    Version,
-    bool,
-    Option<(Option<Mark>, u8)>,
-);
+/// validated version, whether it is the second validation, and the steps on a cluster that are
+/// done.
+type Storing = (Leader, Ticket, Generation, Version, bool, ClusterFill);
 
 impl Model {
     /// Models `Group::join`: a request that found no session joins a leader or becomes one.
@@ -127,11 +120,14 @@ impl Model {
             }
             Step::Validates { ticket, again } => {
                 if self.is_rejection(state, token) {
+                    let mut next = *state;
+                    self.remember_refusal(&mut next, node, token);
+                    let rejected = Outcome::Rejected(state.provider.versions[token]);
                     goes(
                         "is rejected by the provider",
-                        state,
+                        &next,
                         phase,
-                        completes(Outcome::Denied),
+                        completes(rejected),
                     );
                 } else {
                     let version = state.provider.versions[token];
@@ -166,7 +162,8 @@ impl Model {
                 again,
             } => {
                 let here = &state.nodes[node];
-                let step = if self.holds(Rule::FillAsksVerdicts) && here.verdicts[token] {
+                let is_revoked = self.holds(Rule::FillAsksVerdicts) && here.verdicts[token];
+                let step = if is_revoked || self.is_refused_here(state, node, token) {
                     completes(Outcome::Denied)
                 } else if self.holds(Rule::FillComparesStripes)
                     && !self.is_unchanged(state, node, token, ticket.seen)
@@ -177,7 +174,7 @@ impl Model {
                             version,
                             again,
                         },
-                        Progress::Ends(lookup) => self.overtaken(lookup, version, again),
+                        Progress::Ends(lookup) => self.overtaken(lookup, token, version, again),
                     }
                 } else {
                     Step::Fills {
@@ -185,7 +182,11 @@ impl Model {
                         now: Generation(here.sequence),
                         version,
                         again,
-                        mark: None,
+                        cluster: ClusterFill {
+                            has_joined: again && !self.holds(Rule::SecondFillJoins),
+                            has_read_ban: again && !self.holds(Rule::SecondFillJoins),
+                            ..ClusterFill::default()
+                        },
                     }
                 };
                 goes("compares the stripes before the fill", state, phase, step);
@@ -207,7 +208,7 @@ impl Model {
                         ),
                         Progress::Ends(lookup) => (
                             self.second_phase(phase),
-                            self.overtaken(lookup, version, again),
+                            self.overtaken(lookup, token, version, again),
                         ),
                     };
                     goes(what, &state, phase, step);
@@ -218,14 +219,31 @@ impl Model {
                 now,
                 version,
                 again,
-                mark,
+                cluster,
             } => self.store(
                 state,
                 node,
                 token,
-                (leader, ticket, now, version, again, mark),
+                (leader, ticket, now, version, again, cluster),
                 emit,
             ),
+            Step::Confirms { version } => {
+                let mut next = *state;
+                let (what, outcome) = if state.nodes[node].is_cut {
+                    (
+                        "receives no reply to its check",
+                        Outcome::Unchecked(version),
+                    )
+                } else if self.is_refused(state, token) {
+                    ("finds an ended session or a ban", Outcome::Denied)
+                } else {
+                    ("checks session and user", Outcome::Served(version))
+                };
+                if !state.nodes[node].is_cut {
+                    self.meet(&mut next, node);
+                }
+                goes(what, &next, phase, completes(outcome));
+            }
             Step::Completes {
                 outcome,
                 is_checked,
@@ -246,15 +264,26 @@ impl Model {
         }
     }
 
-    fn overtaken(&self, lookup: Lookup, version: Version, again: bool) -> Step {
+    fn overtaken(&self, lookup: Lookup, token: usize, version: Version, again: bool) -> Step {
         match lookup {
-            // Every waiting request began before that revocation returned.
-            Lookup::Miss(_) if again => completes(Outcome::Served(version)),
+            // Every waiting request began before that revocation returned. Another session may have
+            // ended before.
+            Lookup::Miss(_) if again => self.confirms(token, version),
             Lookup::Miss(ticket) => Step::Validates {
                 ticket,
                 again: true,
             },
             Lookup::Hit(_) | Lookup::Revoked => completes(Outcome::Denied),
+        }
+    }
+
+    /// Serves a result that is not stored. If the session or the user may be refused, Redis is
+    /// asked first.
+    fn confirms(&self, token: usize, version: Version) -> Step {
+        if self.is_confirmed(token) {
+            Step::Confirms { version }
+        } else {
+            completes(Outcome::Served(version))
         }
     }
 
@@ -264,7 +293,7 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (leader, ticket, now, version, again, mark): Storing,
+        (leader, ticket, now, version, again, cluster): Storing,
         emit: &mut Emit<'_>,
     ) {
         let mut goes = |what, state: &State, phase, step| {
@@ -288,7 +317,8 @@ impl Model {
                 return goes("stores the session in memory", &next, phase, served);
             }
             RedisSnapshot::Unavailable if self.holds(Rule::FillNeedsAnswer) => {
-                return goes("skips the fill", state, phase, served);
+                let step = self.confirms(token, version);
+                return goes("skips the fill", state, phase, step);
             }
             RedisSnapshot::Unavailable => LookupSnapshot {
                 run: state.redis.run,
@@ -301,10 +331,14 @@ impl Model {
         };
         // After a second fill without a reply, the result is not served to requests that joined
         // after its validation began.
-        let unanswered = Step::Completes {
-            outcome: Outcome::Served(version),
+        let unchecked = |outcome| Step::Completes {
+            outcome,
             is_checked: again,
         };
+        let unanswered = unchecked(Outcome::Unchecked(version));
+        if cluster.is_stored && !self.must_prepare(token, cluster) {
+            return goes("has stored before it joined", state, phase, served);
+        }
         if state.nodes[node].is_cut {
             goes("receives no reply to its fill", state, phase, unanswered);
             if self.bounds.has_pipe
@@ -348,20 +382,35 @@ impl Model {
         let mut next = *state;
         let run = self.meet(&mut next, node);
         let mut seen = seen;
+        let ttl = self.bounds.ticks.ttl[node];
         if self.bounds.mode == Mode::Cluster {
-            if mark.is_none() && self.holds(Rule::ClusterRechecksMark) {
+            let fills = |cluster| Step::Fills {
+                ticket,
+                now,
+                version,
+                again,
+                cluster,
+            };
+            if self.must_prepare(token, cluster) {
+                let (what, step) = match self.prepare(&mut next, token, ttl, cluster) {
+                    Some((what, cluster)) => (what, fills(cluster)),
+                    None => (
+                        "finds an ended session or a ban",
+                        completes(Outcome::Denied),
+                    ),
+                };
+                return goes(what, &next, phase, step);
+            }
+            if cluster.mark.is_none() && self.holds(Rule::ClusterRechecksMark) {
                 let (read, mark_run) = (standing(next.redis.data.mark), next.redis.mark_run);
                 let goes_on = seen.mark_run == mark_run || !self.holds(Rule::FillComparesMarkRun);
                 let step = if !goes_on {
-                    unanswered
+                    unchecked(Outcome::Served(version))
                 } else if self.is_same_mark(&seen, read) {
-                    Step::Fills {
-                        ticket,
-                        now,
-                        version,
-                        again,
+                    fills(ClusterFill {
                         mark: Some((read, mark_run)),
-                    }
+                        ..cluster
+                    })
                 } else {
                     moved(LookupSnapshot {
                         run,
@@ -374,16 +423,42 @@ impl Model {
                 let phase = self.phase_of(step, phase);
                 return goes("re-reads the mark", &next, phase, step);
             }
-            if let Some((mark, mark_run)) = mark {
+            if let Some((mark, mark_run)) = cluster.mark {
                 (seen.mark, seen.mark_run) = (MarkSnapshot::Read(mark), mark_run);
             }
         }
-        let ttl = self.bounds.ticks.ttl[node];
-        let (what, step) = match self.fill(&mut next, token, &seen, version, ttl, run, again) {
+        let reply = self.fill(&mut next, token, &seen, version, ttl, run, again);
+        if reply == FillReply::Stored {
+            next.nodes[node].refusals[token] = None;
+        }
+        let (what, step) = match reply {
+            FillReply::Stored
+                if self.bounds.is_in_session(token) && !self.holds(Rule::ClusterJoinsFirst) =>
+            {
+                let cluster = ClusterFill {
+                    is_stored: true,
+                    ..cluster
+                };
+                let step = Step::Fills {
+                    ticket,
+                    now,
+                    version,
+                    again,
+                    cluster,
+                };
+                ("stores the record before it joins", step)
+            }
             FillReply::Stored => ("stores the record in Redis", served),
             FillReply::Skipped => ("skips the fill", served),
             FillReply::Revoked => ("finds a revoking tombstone", completes(Outcome::Denied)),
-            FillReply::Unavailable => ("fills too late or under another run ID", unanswered),
+            FillReply::Refused => (
+                "finds an ended session or a ban",
+                completes(Outcome::Denied),
+            ),
+            FillReply::Unavailable => (
+                "fills too late or under another run ID",
+                unchecked(Outcome::Served(version)),
+            ),
             FillReply::Conflict(looked) => ("finds a conflicting revocation", moved(looked)),
         };
         let phase = self.phase_of(step, phase);
@@ -407,6 +482,11 @@ impl Model {
         is_checked: bool,
     ) -> Event {
         let here = &mut state.nodes[at];
+        if let Outcome::Rejected(version) = outcome
+            && self.has_waverer()
+        {
+            here.here[of] = version.max(here.here[of]);
+        }
         let next = here.leaders[of].and_then(|leader| leader.next);
         here.leaders[of] = next.map(|ticket| Leader {
             phase: Phase::Open,
@@ -443,7 +523,7 @@ impl Model {
                     for_next: false,
                 } => {
                     if is_checked || is_early || !self.holds(Rule::LateStartAgain) {
-                        event = worse(event, self.serve(state, floor, outcome));
+                        event = worse(event, self.serve(state, of, floor, outcome));
                         Request::Answered
                     } else {
                         again(Ask::StartsAgain)

@@ -14,6 +14,8 @@
 //! | `leader` | `sync/singleflight.rs`, `resolver/resolve.rs` (`lead`), the fill of `cache/store.rs` |
 //! | `request` | `resolver/resolve.rs` (`resolve`) |
 //! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/revoked_tokens.rs` |
+//! | `session` | ended sessions and bans: the same scripts, `cache/revoke.rs`, the fill of `cache/store.rs` |
+//! | `refusals` | rejections by the provider that Redis does not know: `memory/rejections.rs` |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
 
@@ -23,10 +25,12 @@ mod leader;
 mod lookup;
 mod peer;
 mod redis;
+mod refusals;
 mod request;
 mod revoke;
 pub mod rules;
 pub mod search;
+mod session;
 pub mod state;
 pub mod tier;
 mod world;
@@ -86,6 +90,9 @@ impl Model {
                 }),
             };
             state.redis.data.records[0] = Some(Key(record, self.bounds.ticks.ttl[0]));
+            if self.bounds.is_in_session(0) {
+                self.add_name(&mut state.redis.data, self.bounds.ticks.ttl[0]);
+            }
         }
         for node in &mut state.nodes {
             node.known_run = Some(0);
@@ -105,6 +112,7 @@ impl Model {
             }
         }
         self.revocations(state, &mut emit);
+        self.wavers(state, &mut emit);
         self.peer(state, &mut emit);
         self.world(state, &mut emit);
     }

@@ -14,6 +14,10 @@ use crate::{
     },
 };
 
+/// Generation, start, whether the lookup serves, time of the last refusal, run ID of the primary of
+/// the mark, and the replies so far.
+type Sent = (Generation, u8, bool, Timestamp, u8, Replies);
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Progress {
     Goes(Look),
@@ -58,6 +62,7 @@ impl Model {
                 0
             },
             serve,
+            refused: self.refused(state, node, token),
             turn: state.redis.mark_run,
             replies: Replies::default(),
         })
@@ -77,16 +82,27 @@ impl Model {
                 seen,
                 began,
                 serve,
+                refused,
                 turn,
                 replies,
             } => self.read(
                 state,
                 node,
                 token,
-                (seen, began, serve, turn, replies),
+                (seen, began, serve, refused, turn, replies),
                 goes,
             ),
-            Look::Heard { seen, began, found } => {
+            Look::Heard {
+                seen,
+                began,
+                refused,
+                found,
+            } => {
+                let refused = if self.holds(Rule::RefusalIsReadFirst) {
+                    refused
+                } else {
+                    self.refused(state, node, token)
+                };
                 let seen = if self.holds(Rule::SeenFirst) {
                     seen
                 } else {
@@ -97,6 +113,12 @@ impl Model {
                 } else {
                     state.time
                 };
+                if let Found::Record(record) = found
+                    && record.since() <= refused
+                {
+                    let progress = self.start_look(state, node, token, false);
+                    return goes("finds a record from before a refusal", *state, progress);
+                }
                 let is_denied = |user| {
                     self.holds(Rule::DeniesQueued)
                         && self.is_denied(state, node, token, user, began)
@@ -142,18 +164,30 @@ impl Model {
         state: &State,
         node: usize,
         token: usize,
-        (seen, began, serve, turn, replies): (Generation, u8, bool, u8, Replies),
+        (seen, began, serve, refused, turn, replies): Sent,
         mut goes: impl FnMut(&'static str, State, Progress),
     ) {
         if state.nodes[node].is_cut {
             let found = Found::Unanswered;
-            let heard = Look::Heard { seen, began, found };
+            let heard = Look::Heard {
+                seen,
+                began,
+                refused,
+                found,
+            };
             return goes("receives no reply", *state, Progress::Goes(heard));
         }
         let mut state = *state;
         self.meet(&mut state, node);
         let now = self.look(&state, token);
-        let hears = |found| Progress::Goes(Look::Heard { seen, began, found });
+        let hears = |found| {
+            Progress::Goes(Look::Heard {
+                seen,
+                began,
+                refused,
+                found,
+            })
+        };
         if self.bounds.mode == Mode::Standalone {
             let found = self.judge(&state, node, now, serve, turn);
             goes("looks up in Redis", state, hears(found));
@@ -207,6 +241,7 @@ impl Model {
                     seen,
                     began,
                     serve,
+                    refused,
                     turn,
                     replies: more,
                 })
@@ -226,6 +261,7 @@ impl Model {
                     seen,
                     began,
                     serve,
+                    refused,
                     turn,
                     replies: more,
                 })

@@ -5,7 +5,7 @@ use crate::{
     Emit, Event, Model,
     bounds::Kind,
     redis::standing,
-    state::{Key, Outcome, PeerRequest, Record, Revoke, Revoking, State, Timestamp},
+    state::{Floor, Key, Outcome, PeerRequest, Record, Revoke, Revoking, State, Timestamp, Write},
 };
 
 /// Later than any timestamp of this crate in the same tick, since two writers never write in the
@@ -69,7 +69,10 @@ impl Model {
             } => {
                 if state.redis.run > 0 {
                     // The Python service accepts every record that a restart brings back.
-                    floor.strict = 0;
+                    floor = Floor {
+                        limit: floor.limit,
+                        ..Floor::default()
+                    };
                 }
                 let mark = standing(state.redis.data.mark);
                 if mark.is_some_and(|mark| mark > record.cached_at) {
@@ -82,7 +85,7 @@ impl Model {
                 } else {
                     // The guarantee does not cover what it serves from its own late writes.
                     let event = match record.provenance {
-                        Some(_) => self.serve(state, floor, Outcome::Cached(record)),
+                        Some(_) => self.serve(state, 0, floor, Outcome::Cached(record)),
                         None => Event::None,
                     };
                     goes("serves the record", *state, PeerRequest::Answered, event);
@@ -138,10 +141,13 @@ impl Model {
         let what = match state.revocations[n] {
             Revoking::Idle => {
                 let versions = self.tell_provider(&mut next, Revoke::Token(token, true));
-                next.revocations[n] = Revoking::Notified(versions);
+                next.revocations[n] = Revoking::Notified {
+                    versions,
+                    write: Write::default(),
+                };
                 "revokes at the provider"
             }
-            Revoking::Notified(versions) => {
+            Revoking::Notified { versions, .. } => {
                 next.redis.data.records[usize::from(token)] = None;
                 self.limit(&mut next, versions);
                 next.revocations[n] = Revoking::Done;
@@ -157,7 +163,10 @@ impl Model {
         match state.revocations[n] {
             Revoking::Idle => {
                 let versions = self.tell_provider(&mut next, Revoke::User);
-                next.revocations[n] = Revoking::Notified(versions);
+                next.revocations[n] = Revoking::Notified {
+                    versions,
+                    write: Write::default(),
+                };
                 emit.goes(
                     "reset by the Python service",
                     n,
@@ -165,7 +174,7 @@ impl Model {
                     next,
                 );
             }
-            Revoking::Notified(versions) => {
+            Revoking::Notified { versions, .. } => {
                 for at in self.stamps(state) {
                     let mut next = next;
                     let mark = Timestamp(at.0 + PEERS_MICROS * (n as u16 + 1));

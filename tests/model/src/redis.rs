@@ -5,7 +5,7 @@ use crate::{
     rules::Rule,
     state::{
         Command, Data, Key, LookupSnapshot, Mark, MarkSnapshot, Provenance, Record, RedisSnapshot,
-        Replies, Revoke, State, Ticket, Timestamp, Tombstone, Version,
+        Replies, State, Ticket, Timestamp, Tombstone, Version, Write,
     },
 };
 
@@ -15,6 +15,8 @@ pub enum FillReply {
     Stored,
     Skipped,
     Revoked,
+    /// The session has ended, or the user is banned.
+    Refused,
     Unavailable,
     Conflict(LookupSnapshot),
 }
@@ -31,6 +33,9 @@ impl Data {
             self.tombs[token] = self.tombs[token].filter(|key| time < key.1);
         }
         self.mark = self.mark.filter(|key| time < key.1);
+        for key in [&mut self.ended, &mut self.names, &mut self.ban] {
+            *key = key.filter(|key| time < key.1);
+        }
     }
 }
 
@@ -75,7 +80,18 @@ impl Model {
     ) -> FillReply {
         let slack = self.bounds.ticks.slack;
         let is_cluster = self.bounds.mode == crate::bounds::Mode::Cluster;
-        if self.holds(Rule::FillComparesRun) && run != seen.run {
+        let is_other_run = self.holds(Rule::FillComparesRun) && run != seen.run;
+        if is_other_run && !self.holds(Rule::RefusesUnderAnyRun) {
+            return FillReply::Unavailable;
+        }
+        // On a cluster, these keys are on other primaries. They were read before.
+        if !is_cluster && self.is_refused(state, token) {
+            if self.bounds.is_in_session(token) && self.holds(Rule::EndedRefusesToken) {
+                self.write_token(state, token, true);
+            }
+            return FillReply::Refused;
+        }
+        if is_other_run {
             return FillReply::Unavailable;
         }
         let now_mark_run = state.redis.mark_run;
@@ -105,6 +121,10 @@ impl Model {
                 FillReply::Skipped
             };
         }
+        if !is_cluster && self.bounds.is_in_session(token) {
+            self.add_name(&mut state.redis.data, state.time + ttl);
+        }
+        let data = &mut state.redis.data;
         if self.holds(Rule::FillKeepsNewer)
             && standing(data.records[token]).is_some_and(|record| record.since() > seen.fence)
         {
@@ -160,65 +180,77 @@ impl Model {
         }
     }
 
-    /// Models `revoke_token.lua` and `revoke_user.lua`.
-    pub(crate) fn write(&self, state: &mut State, what: Revoke) {
+    /// Models `revoke_token.lua`.
+    pub(crate) fn write_token(&self, state: &mut State, token: usize, refuses: bool) {
         let ticks = &self.bounds.ticks;
         let now = Timestamp::at(state.time);
         let redis = &mut state.redis;
-        match what {
-            Revoke::Token(token, refuses) => {
-                let token = usize::from(token);
-                let standing = redis.data.tombs[token];
-                let kept = standing.is_some_and(|key| key.0.refuses);
-                let refuses = refuses || (kept && self.holds(Rule::KeepsVerdict));
-                let mut end = state.time
-                    + match what {
-                        Revoke::Token(_, true) => ticks.max_session_lifetime,
-                        _ if self.holds(Rule::TombOutlivesFills) => ticks.tomb_ttl,
-                        _ => 1,
-                    };
-                if let Some(Key(_, standing)) = standing
-                    && self.holds(Rule::KeepsLongerTtl)
-                {
-                    end = end.max(standing);
-                }
-                let nonce = if self.holds(Rule::TombIsUnique) {
-                    redis.nonces += 1;
-                    redis.nonces
-                } else {
-                    0
-                };
-                let tomb = Tombstone {
-                    time: now,
-                    refuses,
-                    nonce,
-                };
-                redis.data.tombs[token] = Some(Key(tomb, end));
-                if self.holds(Rule::DeletesRecord) && !self.bounds.is_elsewhere {
-                    redis.data.records[token] = None;
-                }
-            }
-            Revoke::User => {
-                // The microsecond differs from the one before an eviction.
-                let evicted = self.bounds.left.evictions - state.left.evictions;
-                let now = Timestamp(now.0 + u16::from(evicted));
-                let standing = standing(redis.data.mark)
-                    .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
-                let mark = standing.map_or(now, |mark| now.max(Timestamp(mark.0 + 1)));
-                let ttl = if self.holds(Rule::MarkOutlivesRecords) {
-                    ticks.max_session_lifetime
-                } else {
-                    1
-                };
-                redis.data.mark = Some(Key(mark, state.time + ttl));
-            }
+        let standing = redis.data.tombs[token];
+        let kept = standing.is_some_and(|key| key.0.refuses);
+        let mut end = state.time
+            + match refuses {
+                true => ticks.max_session_lifetime,
+                false if self.holds(Rule::TombOutlivesFills) => ticks.tomb_ttl,
+                false => 1,
+            };
+        if let Some(Key(_, standing)) = standing
+            && self.holds(Rule::KeepsLongerTtl)
+        {
+            end = end.max(standing);
+        }
+        let nonce = if self.holds(Rule::TombIsUnique) {
+            redis.nonces += 1;
+            redis.nonces
+        } else {
+            0
+        };
+        let tomb = Tombstone {
+            time: now,
+            refuses: refuses || (kept && self.holds(Rule::KeepsVerdict)),
+            nonce,
+        };
+        redis.data.tombs[token] = Some(Key(tomb, end));
+        if self.holds(Rule::DeletesRecord) && !self.bounds.is_elsewhere {
+            redis.data.records[token] = None;
+        }
+    }
+
+    /// Models `revoke_user.lua`.
+    pub(crate) fn write_mark(&self, state: &mut State) {
+        let ticks = &self.bounds.ticks;
+        // The microsecond differs from the one before an eviction.
+        let evicted = self.bounds.left.evictions - state.left.evictions;
+        let now = Timestamp(Timestamp::at(state.time).0 + u16::from(evicted));
+        let data = &mut state.redis.data;
+        let standing = standing(data.mark)
+            .filter(|mark| *mark <= now.plus(ticks.slack) && self.holds(Rule::MarkChanges));
+        let mark = standing.map_or(now, |mark| now.max(Timestamp(mark.0 + 1)));
+        let ttl = if self.holds(Rule::MarkOutlivesRecords) {
+            ticks.max_session_lifetime
+        } else {
+            1
+        };
+        data.mark = Some(Key(mark, state.time + ttl));
+    }
+
+    /// Models the script that takes a revocation of a token back.
+    pub(crate) fn lift_token(&self, state: &mut State, token: usize) {
+        let data = &mut state.redis.data;
+        if !standing(data.tombs[token]).is_some_and(|tomb| tomb.refuses) {
+            return;
+        }
+        data.tombs[token] = None;
+        if self.holds(Rule::LiftRenewsTomb) {
+            self.write_token(state, token, false);
         }
     }
 
     /// Executes a command whose caller has timed out.
     pub(crate) fn carry_out(&self, state: &mut State, command: Command) {
         match command {
-            Command::Revoke(what) => self.write(state, what),
+            Command::Revoke(what) => {
+                self.write(state, what, Write::default());
+            }
             Command::Fill {
                 token,
                 seen,

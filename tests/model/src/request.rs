@@ -50,6 +50,7 @@ impl Model {
         let mut floor = Floor {
             strict,
             limit: version,
+            ..self.refusals_of(state, node, token)
         };
         if state.time > since + self.bounds.ticks.bound(node.unwrap_or_default()) {
             floor.strict = floor.strict.max(floor.limit);
@@ -100,11 +101,12 @@ impl Model {
                 )
             }
             Progress::Ends(Lookup::Hit(record)) => {
-                let event = self.serve(state, floor, Outcome::Cached(record));
+                let event = self.serve(state, token.into(), floor, Outcome::Cached(record));
                 (Request::Answered, event)
             }
             Progress::Ends(Lookup::Revoked) => {
-                (Request::Answered, self.serve(state, floor, Outcome::Denied))
+                let event = self.serve(state, token.into(), floor, Outcome::Denied);
+                (Request::Answered, event)
             }
         };
         state.requests[n] = request;
@@ -159,14 +161,25 @@ impl Model {
 
     /// Checks the guarantee: no request is served with what was validated before a change if the
     /// revocation for that change had returned when the request began.
-    pub(crate) fn serve(&self, state: &State, floor: Floor, outcome: Outcome) -> Event {
+    pub(crate) fn serve(
+        &self,
+        state: &State,
+        token: usize,
+        floor: Floor,
+        outcome: Outcome,
+    ) -> Event {
+        if self.ignores_refusal(state, floor, outcome) {
+            return Event::Violation("an ended session or a banned user was served");
+        }
+        let must_serve = self.bounds.must_serve && !self.bounds.is_in_session(token);
         let (version, record) = match outcome {
-            Outcome::Served(version) => (version, None),
+            Outcome::Served(version) | Outcome::Unchecked(version) => (version, None),
             Outcome::Cached(record) => (record.version, Some(record)),
-            Outcome::Denied if self.bounds.must_serve => {
-                return Event::Violation("a valid session was rejected");
+            _ if must_serve => return Event::Violation("a valid session was rejected"),
+            _ if floor.is_lifted => {
+                return Event::Violation("a refusal that was taken back was repeated");
             }
-            Outcome::Denied => return Event::None,
+            _ => return Event::None,
         };
         let provenance = record.and_then(|record| record.provenance);
         if version < floor.strict {

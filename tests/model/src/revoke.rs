@@ -11,19 +11,28 @@ use crate::{
     rules::Rule,
     state::{
         Command, Delivering, FORBIDDEN, RevocationQueue, Revoke, Revoking, State, TOKENS, Version,
+        Write,
     },
 };
+
+impl Revoke {
+    fn is_lift(self) -> bool {
+        matches!(self, Self::LiftBan | Self::LiftToken(_))
+    }
+}
 
 impl Model {
     pub(crate) fn revocations(&self, state: &State, emit: &mut Emit<'_>) {
         for (n, kind) in self.bounds.revocations.iter().enumerate() {
-            let (node, what) = match *kind {
-                Some(Kind::InvalidateToken { node, token }) => (node, Revoke::Token(token, false)),
-                Some(Kind::RevokeToken { node, token }) => (node, Revoke::Token(token, true)),
-                Some(Kind::InvalidateUser { node }) => (node, Revoke::User),
-                Some(Kind::PeerLogout { .. } | Kind::PeerReset) | None => continue,
-            };
-            self.revokes(state, n, node.into(), what, emit);
+            let is_next = !self.bounds.is_ordered
+                || state.revocations[..n]
+                    .iter()
+                    .all(|earlier| *earlier == Revoking::Done);
+            if let Some((node, what)) = kind.and_then(Kind::by_node)
+                && is_next
+            {
+                self.revokes(state, n, node, what, emit);
+            }
         }
         for node in 0..self.bounds.nodes.into() {
             self.delivers(state, node, emit);
@@ -45,12 +54,13 @@ impl Model {
                 versions[usize::from(token)] = FORBIDDEN;
                 state.provider.dead[usize::from(token)] |= !self.bounds.forgives;
             }
-            Revoke::Token(token, false) => {
+            Revoke::Token(token, false) | Revoke::LiftToken(token) => {
                 let token = usize::from(token);
                 state.provider.versions[token] += 1;
                 versions[token] = state.provider.versions[token];
             }
-            Revoke::User => {
+            // After a lift everything is validated again.
+            Revoke::User | Revoke::LiftBan => {
                 for (token, version) in versions
                     .iter_mut()
                     .enumerate()
@@ -60,8 +70,51 @@ impl Model {
                     *version = state.provider.versions[token];
                 }
             }
+            // A provider that accepts the tokens of an ended session is the reason why Redis knows
+            // of it: `Ghost::ended`.
+            Revoke::Session | Revoke::LogOut(_) if self.bounds.forgives => {}
+            Revoke::Session | Revoke::LogOut(_) => {
+                let session = usize::from(self.bounds.session);
+                versions[..session].fill(FORBIDDEN);
+                state.provider.dead[..session].fill(true);
+            }
+            Revoke::Ban => {}
         }
         versions
+    }
+
+    /// Whether another revocation of the opposite kind is in progress.
+    fn is_opposed(&self, state: &State, n: usize, what: Revoke) -> bool {
+        let is_running = |m: usize| {
+            let revoking = state.revocations[m];
+            m != n && revoking != Revoking::Idle && revoking != Revoking::Done
+        };
+        self.bounds
+            .revocations
+            .iter()
+            .enumerate()
+            .filter(|(m, _)| is_running(*m))
+            .filter_map(|(_, kind)| kind.and_then(Kind::by_node))
+            .any(|(_, other)| other.is_lift() != what.is_lift())
+    }
+
+    /// Updates what requests may rely on when a revocation starts.
+    fn starts(&self, state: &mut State, n: usize, what: Revoke) {
+        let has_lifts = self
+            .bounds
+            .revocations
+            .iter()
+            .filter_map(|kind| kind.and_then(Kind::by_node))
+            .any(|(_, what)| what.is_lift());
+        if !has_lifts {
+            return;
+        }
+        state.ghost.is_disputed |= self.is_opposed(state, n, what);
+        if what.is_lift() {
+            self.start_lifting(state, what);
+        } else {
+            self.stop_relying(state);
+        }
     }
 
     fn revokes(&self, state: &State, n: usize, node: usize, what: Revoke, emit: &mut Emit<'_>) {
@@ -72,6 +125,7 @@ impl Model {
         };
         match state.revocations[n] {
             Revoking::Idle => {
+                self.starts(&mut next, n, what);
                 let versions = if self.holds(Rule::ProviderFirst) {
                     self.tell_provider(&mut next, what)
                 } else {
@@ -84,15 +138,27 @@ impl Model {
                 goes(
                     "revokes at the provider",
                     next,
-                    Revoking::Notified(versions),
+                    Revoking::Notified {
+                        versions,
+                        write: Write::default(),
+                    },
                 );
             }
-            Revoking::Notified(versions) => {
+            Revoking::Notified { versions, write } => {
                 self.refuse(&mut next, node, what);
+                if self.holds(Rule::ListsBeforeCounting) {
+                    self.list(&mut next, node, what);
+                }
+                if self.is_behind(&next, node, what) {
+                    return goes("must queue", next, Revoking::Unanswered(versions));
+                }
                 if !next.nodes[node].is_cut {
                     self.meet(&mut next, node);
-                    self.write(&mut next, what);
-                    goes("writes to Redis", next, Revoking::Written(versions));
+                    let step = match self.write(&mut next, what, write) {
+                        Some(write) => Revoking::Notified { versions, write },
+                        None => Revoking::Written(versions),
+                    };
+                    goes("writes to Redis", next, step);
                     return;
                 }
                 goes("receives no reply", next, Revoking::Unanswered(versions));
@@ -187,6 +253,13 @@ impl Model {
         if !self.holds(Rule::ProviderFirst) {
             versions = self.tell_provider(state, what);
         }
+        self.list(state, node, what);
+        let here = &mut state.nodes[node];
+        match what {
+            Revoke::Session | Revoke::LogOut(_) => here.ended_here |= self.bounds.forgives,
+            Revoke::Ban => here.banned_here = is_queued && !state.ghost.is_disputed,
+            _ => {}
+        }
         if is_queued {
             for (token, version) in versions.into_iter().enumerate() {
                 let here = &mut state.nodes[node].here[token];
@@ -197,8 +270,24 @@ impl Model {
                 self.limit(state, versions);
             }
         } else {
-            self.promise(state, versions);
+            self.promise_of(state, what, versions);
         }
+    }
+
+    /// Records what a revocation guarantees once it is in Redis.
+    fn promise_of(&self, state: &mut State, what: Revoke, mut versions: [Version; TOKENS]) {
+        let is_final = !state.ghost.is_disputed && !self.is_opposed(state, usize::MAX, what);
+        match what {
+            Revoke::Session if state.ghost.has_lost_names => return self.limit(state, versions),
+            Revoke::Session | Revoke::LogOut(_) => state.ghost.ended |= self.bounds.forgives,
+            Revoke::Ban => state.ghost.banned = is_final,
+            Revoke::LiftBan | Revoke::LiftToken(_) => {
+                state.ghost.is_lifted = is_final && self.bounds.session == 0;
+            }
+            Revoke::Token(token, true) if !is_final => versions[usize::from(token)] = 0,
+            _ => {}
+        }
+        self.promise(state, versions);
     }
 
     pub(crate) fn promise(&self, state: &mut State, versions: [Version; TOKENS]) {
@@ -220,9 +309,27 @@ impl Model {
 
     /// Models `LocalStore::insert_revoked_token`.
     fn refuse(&self, state: &mut State, node: usize, what: Revoke) {
-        if let Revoke::Token(token, true) = what {
+        if let Revoke::Token(token, true) | Revoke::LogOut(token) = what {
             state.nodes[node].verdicts[usize::from(token)] = true;
         }
+    }
+
+    /// Adds the session to this process's list of ended sessions.
+    fn list(&self, state: &mut State, node: usize, what: Revoke) {
+        if let Revoke::Session | Revoke::LogOut(_) = what {
+            state.nodes[node].ended = true;
+        }
+    }
+
+    /// Whether the revocation takes back one that is in the queue of this node.
+    fn is_behind(&self, state: &State, node: usize, what: Revoke) -> bool {
+        self.holds(Rule::LiftQueuesBehind)
+            && what.is_lift()
+            && state.nodes[node]
+                .queue
+                .iter()
+                .flatten()
+                .any(|waiting| !waiting.what.is_lift())
     }
 
     /// Models the first step of `Generations::advance`.
@@ -234,15 +341,21 @@ impl Model {
 
     /// Models the second step of `Generations::advance`.
     fn apply(&self, state: &mut State, node: usize, what: Revoke, number: u8) {
+        self.lift_here(state, node, what);
         let node = &mut state.nodes[node];
-        let stripe = match what {
-            Revoke::Token(token, _) => {
-                node.entries[usize::from(token)] = None;
-                &mut node.token_stripes[usize::from(token)]
-            }
-            Revoke::User => &mut node.user_stripe,
+        if let Revoke::Token(token, _) | Revoke::LogOut(token) | Revoke::LiftToken(token) = what {
+            let token = usize::from(token);
+            node.entries[token] = None;
+            node.token_stripes[token] = number.max(node.token_stripes[token]);
+        }
+        let counts_user = match what {
+            Revoke::Token(..) | Revoke::LiftToken(_) => false,
+            Revoke::User | Revoke::Ban | Revoke::LiftBan => true,
+            Revoke::Session | Revoke::LogOut(_) => self.holds(Rule::EndCountsUser),
         };
-        *stripe = number.max(*stripe);
+        if counts_user {
+            node.user_stripe = number.max(node.user_stripe);
+        }
     }
 
     /// Models `RevocationQueue::push`.
@@ -250,7 +363,9 @@ impl Model {
         let ticks = &self.bounds.ticks;
         let records_end = state.time + ticks.bound(node);
         let until = match what {
-            Revoke::Token(_, true) => state.time + ticks.max_session_lifetime,
+            Revoke::Token(_, true) | Revoke::Session | Revoke::LogOut(_) | Revoke::Ban => {
+                state.time + ticks.max_session_lifetime
+            }
             _ => records_end,
         };
         let node = &mut state.nodes[node];
@@ -286,8 +401,10 @@ impl Model {
                 .iter()
                 .flatten()
                 .any(|waiting| match waiting.what {
-                    Revoke::Token(of, _) => usize::from(of) == token,
-                    Revoke::User => user,
+                    Revoke::Token(of, _) | Revoke::LiftToken(of) => usize::from(of) == token,
+                    Revoke::User | Revoke::Ban | Revoke::LiftBan => user,
+                    Revoke::Session => user && self.bounds.is_in_session(token),
+                    Revoke::LogOut(of) => user || usize::from(of) == token,
                 })
     }
 
@@ -314,13 +431,25 @@ impl Model {
                     goes("expires in the queue", next, Delivering::Next);
                 }
             }
-            Delivering::Next => {
+            Delivering::Writes(_) if state.nodes[node].is_cut => {
+                goes("must start again", next, Delivering::Next);
+            }
+            Delivering::Next | Delivering::Writes(_) => {
                 if state.nodes[node].is_cut {
                     return;
                 }
+                let write = match state.nodes[node].delivering {
+                    Delivering::Writes(write) => write,
+                    _ => {
+                        self.start_lifting(&mut next, first.what);
+                        Write::default()
+                    }
+                };
                 self.meet(&mut next, node);
-                if self.holds(Rule::DeliversQueued) {
-                    self.write(&mut next, first.what);
+                if self.holds(Rule::DeliversQueued)
+                    && let Some(write) = self.write(&mut next, first.what, write)
+                {
+                    return goes("writes to Redis", next, Delivering::Writes(write));
                 }
                 if self.holds(Rule::CountsBeforeDelivered) {
                     goes(
@@ -330,7 +459,7 @@ impl Model {
                     );
                 } else {
                     pop(&mut next, node);
-                    self.promise(&mut next, first.versions);
+                    self.promise_of(&mut next, first.what, first.versions);
                     goes("completes the delivery", next, Delivering::Next);
                 }
             }
@@ -353,7 +482,10 @@ impl Model {
             Delivering::Applied { given_up } => {
                 pop(&mut next, node);
                 if !given_up {
-                    self.promise(&mut next, first.versions);
+                    self.promise_of(&mut next, first.what, first.versions);
+                }
+                if first.what == Revoke::Ban {
+                    self.hand_over_ban(&mut next, node);
                 }
                 goes("leaves the queue", next, Delivering::Next);
             }

@@ -85,6 +85,60 @@ rules! {
     /// On a cluster, the fill reads the mark again after the leader has closed.
     ClusterRechecksMark,
 
+    // Sessions and bans: `fill.lua`, `end_session.lua`.
+    /// A fill is refused if the session has ended.
+    FillReadsEnded,
+    /// A fill adds the name of the user's mark to the session's set.
+    FillAddsName,
+    /// A fill is refused if the user is banned.
+    FillReadsBan,
+    /// A fill is refused for these reasons under any run ID.
+    RefusesUnderAnyRun,
+    /// A fill that is refused because the session has ended refuses the token.
+    EndedRefusesToken,
+    /// The longer TTL of a session's set is kept.
+    KeepsLongerNames,
+    /// On a cluster the set outlives a record that is stored as late as a fill may be.
+    NamesOutliveLateFills,
+    /// On a cluster the fill joins the session before it reads the mark again and stores.
+    ClusterJoinsFirst,
+    /// On a cluster the fill of the second validation joins the session and reads the ban as well.
+    SecondFillJoins,
+    /// A result that is not stored is served only after Redis was asked about session and user.
+    ConfirmsUnstored,
+    /// The end of a session moves the marks in its set.
+    EndMovesMark,
+    /// A logout moves the mark of its user, whether or not it is in the set.
+    LogOutMovesMark,
+    /// The end of a session reads the set after it has set the end.
+    EndReadsNamesLast,
+    /// The end of a session leaves the set as it is.
+    EndKeepsNames,
+    /// The end of a session is kept as long as a token of it may be valid.
+    EndedOutlivesTokens,
+    /// A ban moves the mark of the user.
+    BanMovesMark,
+    /// The end of a ban moves the mark of the user.
+    LiftMovesMark,
+    /// To take a revocation back writes a new tombstone.
+    LiftRenewsTomb,
+    /// To take a revocation back removes the token from this process's list.
+    LiftClearsList,
+    /// To take back what is queued on this node enters the queue behind it.
+    LiftQueuesBehind,
+
+    // Refusals: `memory/rejections.rs`.
+    /// A node that has rejected a token by the provider's word ignores older records.
+    RemembersRefusals,
+    /// The refusals are read before the lookup starts.
+    RefusalIsReadFirst,
+    /// A record is older than a refusal unless it is newer by more than slack.
+    RefusalHasSlack,
+    /// A refusal is remembered until no older record can be usable.
+    RefusalOutlivesRecords,
+    /// A refusal for which there is no space counts for all tokens.
+    FullRefusalsRaiseFloor,
+
     // Joining: `sync/singleflight.rs`, `resolver/resolve.rs`.
     ClosesBeforeRecheck,
     /// The second validation takes no joiners.
@@ -113,6 +167,14 @@ rules! {
     LookupAsksVerdicts,
     /// A fill checks this process's list of revoked tokens.
     FillAsksVerdicts,
+    /// A fill checks this process's list of ended sessions.
+    FillReadsEndedList,
+    /// A fill checks the bans in this process's queue.
+    FillReadsQueuedBans,
+    /// An ended session is added to the list before the stripes advance.
+    ListsBeforeCounting,
+    /// The end of a session advances the stripe of its user in this process.
+    EndCountsUser,
     /// Until a queued revocation is in Redis, this node ignores the records that it covers.
     DeniesQueued,
     /// A miss under a denial counts as unavailable.

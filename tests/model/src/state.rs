@@ -73,6 +73,13 @@ pub struct Data {
     pub records: [Option<Key<Record>>; TOKENS],
     pub tombs: [Option<Key<Tombstone>>; TOKENS],
     pub mark: Option<Key<Mark>>,
+    /// Set when the session has ended. It is the session of the first [`Bounds::session`] tokens.
+    ///
+    /// [`Bounds::session`]: crate::Bounds::session
+    pub ended: Option<Key<()>>,
+    /// Set if the name of the user's mark is in the set of the session. All tokens have one user.
+    pub names: Option<Key<()>>,
+    pub ban: Option<Key<()>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -169,6 +176,7 @@ pub enum Look {
         /// By the clock of this process.
         began: u8,
         serve: bool,
+        refused: Timestamp,
         /// Run ID of the primary of the mark when the lookup began.
         turn: u8,
         replies: Replies,
@@ -176,6 +184,9 @@ pub enum Look {
     Heard {
         seen: Generation,
         began: u8,
+        /// Records up to this time are older than a refusal. Zero if the provider has refused
+        /// nothing.
+        refused: Timestamp,
         found: Found,
     },
     /// The denials were checked. The stripes are compared next.
@@ -199,9 +210,13 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Served(Version),
+    /// Served from a validation, while Redis did not reply.
+    Unchecked(Version),
     /// Served from a record rather than from a validation.
     Cached(Record),
     Denied,
+    /// Rejected by the provider, at this version.
+    Rejected(Version),
 }
 
 /// Progress of a leader's task (`Resolver::lead`).
@@ -240,13 +255,29 @@ pub enum Step {
         now: Generation,
         version: Version,
         again: bool,
-        /// Result of the re-check of the mark on a cluster.
-        mark: Option<(Option<Mark>, u8)>,
+        cluster: ClusterFill,
+    },
+    /// The result is not stored, so Redis is only asked whether it may be served.
+    Confirms {
+        version: Version,
     },
     Completes {
         outcome: Outcome,
         is_checked: bool,
     },
+}
+
+/// Steps of a fill on a cluster that are done before its transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ClusterFill {
+    /// The name of the mark is in the set of the session, which has not ended.
+    pub has_joined: bool,
+    /// The user was not banned.
+    pub has_read_ban: bool,
+    /// Result of the re-check of the mark.
+    pub mark: Option<(Option<Mark>, u8)>,
+    /// The record is stored. The fill joins only now if a guard is off.
+    pub is_stored: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -258,6 +289,18 @@ pub struct Leader {
     pub next: Option<Ticket>,
 }
 
+/// Whether a request must be refused because of its session or its user, although the provider
+/// accepts the token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refusal {
+    #[default]
+    None,
+    /// Redis knows of it. While Redis does not reply, only the provider can refuse.
+    InRedis,
+    /// This node knows of it.
+    Here,
+}
+
 /// What a request may rely on, recorded when it begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Floor {
@@ -265,6 +308,10 @@ pub struct Floor {
     pub strict: Version,
     /// Serving an older version reaches a limit, but does not violate the guarantee.
     pub limit: Version,
+    pub ended: Refusal,
+    pub banned: Refusal,
+    /// Whether a ban or a revocation was taken back, so that the request must be served.
+    pub is_lifted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -303,6 +350,13 @@ pub enum Revoke {
     /// Token, and whether it is rejected from now on.
     Token(u8, bool),
     User,
+    /// Ends the session.
+    Session,
+    /// Refuses the token, ends its session and invalidates the user.
+    LogOut(u8),
+    Ban,
+    LiftBan,
+    LiftToken(u8),
 }
 
 /// Revocation in progress (`cache/revoke.rs`).
@@ -310,8 +364,12 @@ pub enum Revoke {
 pub enum Revoking {
     #[default]
     Idle,
-    /// The provider has made the change. These are its versions from now on.
-    Notified([Version; TOKENS]),
+    /// The provider has made the change. These are its versions from now on. The next write to
+    /// Redis is `write`.
+    Notified {
+        versions: [Version; TOKENS],
+        write: Write,
+    },
     /// Redis has the revocation.
     Written([Version; TOKENS]),
     Unanswered([Version; TOKENS]),
@@ -330,6 +388,14 @@ pub enum Revoking {
     Done,
 }
 
+/// Write to Redis of a revocation that takes several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Write {
+    pub number: u8,
+    /// Whether the session's set contained the name of the mark.
+    pub has_name: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RevocationQueue {
     pub what: Revoke,
@@ -341,6 +407,8 @@ pub struct RevocationQueue {
 pub enum Delivering {
     #[default]
     Next,
+    /// The first writes of several are in Redis.
+    Writes(Write),
     Written {
         given_up: bool,
     },
@@ -377,6 +445,14 @@ pub struct Node {
     pub is_cut: bool,
     /// What requests to this node may rely on, in addition to what holds on all nodes.
     pub here: [Version; TOKENS],
+    pub ended_here: bool,
+    pub banned_here: bool,
+    /// This process's list of ended sessions contains the session.
+    pub ended: bool,
+    /// Times at which the provider has rejected a token that may still have a record.
+    pub refusals: [Option<Timestamp>; TOKENS],
+    /// The latest refusal for which there was no space.
+    pub refusal_floor: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -408,6 +484,14 @@ pub struct Ghost {
     /// Versions that are guaranteed only after a delay (`Ticks::bound`), and the tick at which the
     /// delay starts.
     pub limits: [(Version, u8); TOKENS],
+    /// The session has ended, although the provider accepts its tokens.
+    pub ended: bool,
+    pub banned: bool,
+    pub is_lifted: bool,
+    /// A revocation overlapped with the one that takes it back, so that their order is unknown.
+    pub is_disputed: bool,
+    /// Redis has lost the names of a session.
+    pub has_lost_names: bool,
 }
 
 /// Number of faults that may still occur.

@@ -5,7 +5,7 @@
 use crate::{
     Emit, Model,
     bounds::{Kind, Mode},
-    state::{Delivering, Node, Request, Revoking, State},
+    state::{Delivering, Node, Refusal, Request, Revoking, State},
 };
 
 impl Model {
@@ -14,6 +14,7 @@ impl Model {
             let mut next = *state;
             next.time += 1;
             next.redis.data.expire(next.time);
+            self.forget_refusals(&mut next);
             if let Some(data) = &mut next.redis.snapshot {
                 data.expire(next.time);
             }
@@ -79,13 +80,8 @@ impl Model {
             }
         }
         for (n, kind) in self.bounds.revocations.iter().enumerate() {
-            let at = match kind {
-                Some(
-                    Kind::InvalidateToken { node, .. }
-                    | Kind::RevokeToken { node, .. }
-                    | Kind::InvalidateUser { node },
-                ) => usize::from(*node),
-                _ => continue,
+            let Some((at, _)) = kind.and_then(Kind::by_node) else {
+                continue;
             };
             // The revocation never returned to its caller, so it guarantees nothing.
             if at == node && next.revocations[n] != Revoking::Idle {
@@ -99,7 +95,9 @@ impl Model {
     fn lose(&self, state: &State) -> State {
         let mut next = *state;
         next.left.losses -= 1;
-        next.redis.data = state.redis.snapshot.unwrap_or_default();
+        if !self.bounds.keeps_data {
+            next.redis.data = state.redis.snapshot.unwrap_or_default();
+        }
         if self.bounds.flushes {
             self.demote(&mut next);
             return next;
@@ -128,12 +126,14 @@ impl Model {
     fn demote(&self, state: &mut State) {
         self.limit(state, state.ghost.everywhere);
         state.ghost.everywhere = Default::default();
+        (state.ghost.ended, state.ghost.banned) = (false, false);
         for node in &mut state.nodes {
             node.here = Default::default();
         }
         for request in &mut state.requests {
             if let Request::Asks { floor, .. } = request {
                 floor.strict = 0;
+                (floor.ended, floor.banned) = (Refusal::None, Refusal::None);
             }
         }
         // Revocations that were written but have not returned yet are lost as well.
@@ -166,6 +166,13 @@ impl Model {
             emit.goes("Redis", 0, "evicts the mark", next);
         }
         next.redis.data.mark = state.redis.data.mark;
+        if state.redis.data.names.is_some() {
+            next.redis.data.names = None;
+            next.ghost.has_lost_names = true;
+            emit.goes("Redis", 0, "evicts the names of the session", next);
+        }
+        next.redis.data.names = state.redis.data.names;
+        next.ghost.has_lost_names = state.ghost.has_lost_names;
         if state.redis.data.tombs[0].is_some() {
             next.redis.data.tombs[0] = None;
             emit.goes("Redis", 0, "evicts the tombstone", next);

@@ -88,6 +88,55 @@ const GUARDS: &[(Rule, &str)] = &[
         MarkOutlivesRecords,
         "Python writes, a node invalidates the user",
     ),
+    (FillReadsEnded, "a session of two tokens ends"),
+    (FillAddsName, "a session of two tokens ends"),
+    (FillReadsBan, "a user is banned"),
+    (
+        RefusesUnderAnyRun,
+        "a session ends before a failover that loses nothing",
+    ),
+    (KeepsLongerNames, "expiry: the names of a session"),
+    (
+        NamesOutliveLateFills,
+        "cluster: the names of a session expire",
+    ),
+    (ClusterJoinsFirst, "cluster: a session of two tokens ends"),
+    (SecondFillJoins, "cluster: a session of two tokens ends"),
+    (SecondFillJoins, "cluster: a user is banned"),
+    (ConfirmsUnstored, "a session ends between two invalidations"),
+    (
+        ConfirmsUnstored,
+        "Redis unavailable: a session ends, a full queue",
+    ),
+    (EndMovesMark, "a session of two tokens ends"),
+    (LogOutMovesMark, "Python writes, a logout of another token"),
+    (EndReadsNamesLast, "cluster: a session of two tokens ends"),
+    (EndKeepsNames, "cluster unavailable: a session ends"),
+    (EndedOutlivesTokens, "expiry: a session"),
+    (BanMovesMark, "a user is banned"),
+    (LiftMovesMark, "a ban and its end overlap"),
+    (LiftRenewsTomb, "a revoked token is taken back"),
+    (LiftClearsList, "a revoked token is taken back"),
+    (LiftQueuesBehind, "Redis unavailable: a ban is lifted"),
+    (FillReadsEndedList, "Redis unavailable: a session ends"),
+    (FillReadsQueuedBans, "Redis unavailable: a user is banned"),
+    (
+        ListsBeforeCounting,
+        "in process: a session of two tokens ends",
+    ),
+    (EndCountsUser, "in process: a session of two tokens ends"),
+    (RemembersRefusals, "the provider rejects a token"),
+    (
+        RemembersRefusals,
+        "Redis unavailable: the provider rejects a token",
+    ),
+    (RefusalIsReadFirst, "expiry: a refusal"),
+    (RefusalHasSlack, "expiry: a refusal"),
+    (RefusalOutlivesRecords, "expiry: a refusal"),
+    (
+        FullRefusalsRaiseFloor,
+        "Redis unavailable: there is no space for a refusal",
+    ),
 ];
 
 #[test]
@@ -120,6 +169,7 @@ const SPARE: &[Rule] = &[
     TicketIsFresh,
     DeniedMissIsUnanswered,
     DeniesBeforeCounting,
+    EndedRefusesToken,
 ];
 
 /// Pairs of rules of which either prevents the same violation.

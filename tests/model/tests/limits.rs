@@ -57,6 +57,13 @@ fn staleness_on_a_new_node_after_data_loss_is_bounded() {
     is_met_and_bounded("limit: a node starts after Redis has lost data");
 }
 
+/// An eviction, or a failover of the primary that holds the session, loses the names of the marks
+/// that the end of the session would move. A logout moves the mark of its user regardless.
+#[test]
+fn staleness_after_the_loss_of_a_sessions_names_is_bounded() {
+    is_met_and_bounded("limit: Redis loses the names of a session");
+}
+
 /// Redis evicts them under an `allkeys-*` or `volatile-*` policy. A record that saw one mark or
 /// tombstone must not become valid again by the eviction of the next one: that is a violation.
 #[test]

@@ -54,6 +54,21 @@ fn guarantee_holds_without_redis() {
     holds(IN_PROCESS);
 }
 
+#[test]
+fn ended_session_is_refused_under_all_its_tokens() {
+    holds(SESSIONS);
+}
+
+#[test]
+fn banned_user_is_refused_until_the_ban_is_lifted() {
+    holds(BANS);
+}
+
+#[test]
+fn node_serves_nothing_older_than_a_refusal() {
+    holds(REFUSALS);
+}
+
 /// A user who resets a password and logs in again is served immediately, as `must_serve` has shown
 /// above, and from the cache while the mark is still recent.
 #[test]
