@@ -27,6 +27,7 @@ mod example;
 mod faults;
 mod forward_auth;
 mod grpc;
+mod history;
 mod hyper;
 mod idp;
 mod introspection;

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod example;
 pub mod gateway;
 pub mod greeter;
+pub mod history;
 pub mod hostile;
 pub mod https;
 pub mod hydra;
