@@ -153,8 +153,10 @@ impl SessionCacheBuilder {
     /// to 80. Must be between 1 and 100; 100 turns it off.
     ///
     /// A refresh starts once for each record and process, when a request uses the session after
-    /// that time. It does not start while all
-    /// [`max_concurrent_validations`](Self::max_concurrent_validations) permits are taken. A
+    /// that time. It yields to validations that a request waits for: refreshes take up to half of
+    /// the [`max_concurrent_validations`](Self::max_concurrent_validations) permits, and one that
+    /// would have to wait for a permit ends. The next request that uses the session starts another.
+    /// The same applies while the provider limits the rate. A
     /// rejection ends the cached session immediately. If the validation fails, the session stays
     /// cached until its TTL ends.
     pub fn refresh_ahead(mut self, percent: u8) -> Self {

@@ -24,4 +24,9 @@ impl RefreshTracker {
     pub(crate) fn start(&self, key: CacheKey, record: RecordVersion) {
         self.0.insert(key, record);
     }
+
+    /// Lets the refresh of a record start again, because it has not called the validator.
+    pub(crate) fn forget(&self, key: &CacheKey) {
+        self.0.remove(key);
+    }
 }

@@ -27,10 +27,19 @@ pub(crate) type ValidationKey = (CacheKey, LayerId);
 /// The leader of a validation, in one of its phases.
 pub(crate) type ValidationLeader<P> = Leader<ValidationKey, Outcome, P>;
 
+/// Permit to call a validator.
+pub(crate) struct Permit<'a> {
+    _permit: SemaphorePermit<'a>,
+    _background: Option<SemaphorePermit<'a>>,
+}
+
 pub(crate) struct Validations {
     pub(crate) in_flight: Group<ValidationKey, Outcome>,
     pub(crate) refreshes: RefreshTracker,
     permits: Semaphore,
+    /// Half of the permits, for validations that no request waits for. The other half stays free
+    /// for those that a request waits for.
+    background_permits: Semaphore,
     is_closed: AtomicBool,
     /// Timeout of one call of the validator, including the wait for a permit.
     pub(crate) timeout: Duration,
@@ -44,6 +53,7 @@ impl Validations {
             in_flight: Group::new(MAX_IN_FLIGHT, Gauge::new(VALIDATIONS_IN_FLIGHT)),
             refreshes: RefreshTracker::new(),
             permits: Semaphore::new(max_concurrent),
+            background_permits: Semaphore::new((max_concurrent / 2).max(1)),
             is_closed: AtomicBool::new(false),
             timeout,
             miss_timeout,
@@ -51,9 +61,24 @@ impl Validations {
     }
 
     /// Waits for one of the permits to call a validator.
-    pub(crate) async fn acquire_permit(&self) -> Option<SemaphorePermit<'_>> {
+    pub(crate) async fn acquire_permit(&self) -> Option<Permit<'_>> {
         // The semaphore is never closed, so this is never `None`.
-        self.permits.acquire().await.ok()
+        let permit = self.permits.acquire().await.ok()?;
+        Some(Permit {
+            _permit: permit,
+            _background: None,
+        })
+    }
+
+    /// Takes a permit for a validation that no request waits for, unless it would have to wait. A
+    /// permit that becomes free while validations wait for one is given to the first of them, so
+    /// this never takes it.
+    pub(crate) fn try_background_permit(&self) -> Option<Permit<'_>> {
+        let background = self.background_permits.try_acquire().ok()?;
+        Some(Permit {
+            _permit: self.permits.try_acquire().ok()?,
+            _background: Some(background),
+        })
     }
 
     /// Starts no validation from now on.
@@ -65,7 +90,7 @@ impl Validations {
         self.is_closed.load(Relaxed)
     }
 
-    pub(crate) fn has_permit(&self) -> bool {
-        self.permits.available_permits() > 0
+    pub(crate) fn has_background_permit(&self) -> bool {
+        self.background_permits.available_permits() > 0 && self.permits.available_permits() > 0
     }
 }

@@ -26,6 +26,7 @@ use crate::{
     token::SessionToken,
     validator::{
         ForbiddenReason, SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind,
+        in_background,
     },
 };
 
@@ -266,29 +267,36 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Validates a session in use again before its cache entry expires, so that no active user
     /// waits for the identity provider. Does nothing if this was done for the record before, the
-    /// token is being validated already, no permit is free, or the provider limits the rate.
+    /// token is being validated already, no permit is free, or the provider limits the rate. The
+    /// same conditions end it before its call: it never waits for anything that a validation for a
+    /// request may need.
     fn refresh(&self, token: &SessionToken, record: RecordVersion) {
         // Check this before the digest of the token is computed, which a hit does not need.
         if self.client.is_rate_limited() {
             return;
         }
-        let validations = self.cache.validations();
+        let refreshes = &self.cache.validations().refreshes;
         let key = self.cache.key(token);
-        if validations.is_closed()
-            || !validations.has_permit()
-            || validations.refreshes.is_started(&key, record)
+        if !refreshes.is_started(&key, record)
+            && let Some(leader) = self.try_lead_in_background(&key)
         {
-            return;
-        }
-        let leader = {
-            let _span = refresh_span().entered();
-            validations.in_flight.try_lead((key.clone(), self.id))
-        };
-        if let Some(leader) = leader {
-            validations.refreshes.start(key.clone(), record);
+            refreshes.start(key.clone(), record);
             self.store().metrics().refreshes.increment();
             self.spawn_leader(leader, token.clone(), key, LeaderStart::Refresh);
         }
+    }
+
+    /// Starts a validation that no request waits for, unless it would have to wait itself.
+    fn try_lead_in_background(&self, key: &CacheKey) -> Option<ValidationLeader<Open>> {
+        let validations = self.cache.validations();
+        if validations.is_closed()
+            || self.client.is_rate_limited()
+            || !validations.has_background_permit()
+        {
+            return None;
+        }
+        let _span = refresh_span().entered();
+        validations.in_flight.try_lead((key.clone(), self.id))
     }
 
     fn spawn_leader(
@@ -324,6 +332,7 @@ impl<V: SessionValidator> Resolver<V> {
         key: &CacheKey,
         start: LeaderStart,
     ) -> Option<ValidationLeader<Open>> {
+        let is_background = matches!(start, LeaderStart::Refresh);
         let ticket = match start {
             LeaderStart::Ticket(ticket) => Ok(ticket),
             LeaderStart::Refresh => {
@@ -356,12 +365,25 @@ impl<V: SessionValidator> Resolver<V> {
                 }
             }
         };
-        let result = self.validate(token, &ticket).await;
+        let result = self.validate(token, &ticket, is_background).await;
         let leader = leader.close();
+        let result = match result {
+            Err(error) if is_background && error.is_not_called() => {
+                self.cache.validations().refreshes.forget(key);
+                match leader.is_awaited() {
+                    // Requests have joined, so it may wait now.
+                    true => self.validate(token, &ticket, false).await,
+                    false => Err(error),
+                }
+            }
+            result => result,
+        };
         let (outcome, is_rechecked) = match result {
             Ok(session) => {
                 // Boxed, so that a task that waits for the validator reserves no space for it.
-                Box::pin(self.fill_or_revalidate(&leader, token, ticket, session)).await
+                let is_background = is_background && !leader.is_awaited();
+                Box::pin(self.fill_or_revalidate(&leader, token, ticket, session, is_background))
+                    .await
             }
             // If this node did not call the provider, it is not an outage: the provider might have
             // rejected this token.
@@ -383,6 +405,7 @@ impl<V: SessionValidator> Resolver<V> {
         token: &SessionToken,
         ticket: Ticket,
         session: ValidatedSession,
+        is_background: bool,
     ) -> (Outcome, bool) {
         let ticket = match self.store().fill(leader, ticket, &session, self.id).await {
             Fill::Conflict(ticket) => ticket,
@@ -391,7 +414,7 @@ impl<V: SessionValidator> Resolver<V> {
                 return (served(&fill, session), is_rechecked);
             }
         };
-        let outcome = match self.validate(token, &ticket).await {
+        let outcome = match self.validate(token, &ticket, is_background).await {
             Ok(session) => {
                 let fill = self.store().fill(leader, ticket, &session, self.id).await;
                 served(&fill, session)
@@ -402,16 +425,21 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// Validates a token. A rejection by the provider evicts what is cached. A token that has just
-    /// failed fails again without a call.
+    /// failed fails again without a call. In the background it fails instead of waiting for a
+    /// permit.
     async fn validate(
         &self,
         token: &SessionToken,
         ticket: &Ticket,
+        is_background: bool,
     ) -> Result<ValidatedSession, ValidationError> {
         if let Some(failure) = self.store().failure(ticket, self.id) {
             return Err(failure);
         }
-        let validation = self.client.validate(&self.cache, token).await;
+        let validation = match is_background {
+            true => in_background(self.client.validate(&self.cache, token)).await,
+            false => self.client.validate(&self.cache, token).await,
+        };
         if let Err(error) = &validation.result {
             if validation.is_failure_of_token {
                 self.store().cache_failure(ticket, self.id, error.clone());

@@ -12,7 +12,7 @@ use crate::{
     token::SessionToken,
     validator::{
         AdaptiveLimit, FailureScope, SessionValidator, ValidatedSession, ValidationError,
-        ValidationErrorKind,
+        ValidationErrorKind, is_background,
     },
 };
 
@@ -61,6 +61,8 @@ impl<V> ValidatorClient<V> {
 }
 
 impl<V: SessionValidator> ValidatorClient<V> {
+    /// Calls the validator. A validation [in the background](crate::validator::in_background) does
+    /// so only if nothing has to be waited for.
     pub(crate) async fn validate(&self, cache: &SessionCache, token: &SessionToken) -> Validation {
         let (validations, metrics) = (cache.validations(), cache.store().metrics());
         let (mut timer, mut called_at) = (None, None);
@@ -68,7 +70,16 @@ impl<V: SessionValidator> ValidatorClient<V> {
             // Wait for the provider first: what waits for a slow one must not use up the permits
             // that validations with other providers need.
             let mut place = self.limit.acquire(token).await?;
-            let _permit = validations.acquire_permit().await;
+            let _permit = match is_background() {
+                false => validations.acquire_permit().await,
+                true => match validations.try_background_permit() {
+                    Some(permit) => Some(permit),
+                    None => {
+                        let busy = "no permit is free for a validation in the background";
+                        return Err(ValidationError::unavailable(busy).not_called());
+                    }
+                },
+            };
             place.start()?;
             timer = Some(Timer::start());
             called_at = Some(Instant::now());
@@ -97,6 +108,10 @@ impl<V: SessionValidator> ValidatorClient<V> {
             cache.attribute(&mut session);
             Ok(session)
         });
+        if is_background() && called_at.is_none() {
+            // It yields to validations that a request waits for, which is no failure.
+            return self.record(token, result);
+        }
         let outcome = outcome(&result);
         metrics.validations.with(outcome).increment();
         if let Some(timer) = timer {

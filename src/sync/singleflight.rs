@@ -274,6 +274,13 @@ impl<K: Clone + Eq + Hash, T> Leader<K, T, Validating> {
 }
 
 impl<K: Clone + Eq + Hash, T> Leader<K, T, Closed> {
+    /// Returns whether a caller waits for the result.
+    pub(crate) fn is_awaited(&self) -> bool {
+        // The table has a receiver as well.
+        let of_table = usize::from(self.call.key.is_some());
+        self.call.sender.receiver_count() > of_table
+    }
+
     /// Sends the result to all callers that wait for it. If callers wait for the successor, returns
     /// it, and the caller of this function must complete it.
     #[must_use]

@@ -45,6 +45,22 @@ const MAX_PAUSE: Duration = Duration::from_millis(100);
 
 const SECOND: u64 = 1_000_000;
 
+tokio::task_local! {
+    static IS_BACKGROUND: ();
+}
+
+/// Makes a validation that no request waits for. It fails with an error that
+/// [was not called](ValidationError::is_not_called) if it would have to wait for a permit, or for a
+/// place at a provider that limits the rate.
+pub(crate) fn in_background<T>(validation: impl Future<Output = T>) -> impl Future<Output = T> {
+    IS_BACKGROUND.scope((), validation)
+}
+
+/// Returns whether the current validation is made [in the background](in_background).
+pub(crate) fn is_background() -> bool {
+    IS_BACKGROUND.try_with(|()| ()).is_ok()
+}
+
 pub(crate) struct AdaptiveLimit {
     clock: Clock,
     hasher: RandomState,
@@ -111,8 +127,12 @@ impl AdaptiveLimit {
         self.until.load(Relaxed) > self.clock.elapsed()
     }
 
-    /// Waits for a place. Safe to drop at any time.
+    /// Waits for a place. Safe to drop at any time. A background validation gets none while there is
+    /// a limit, because validations that a request waits for may need each place.
     pub(crate) async fn acquire(&self, token: &SessionToken) -> Result<Place<'_>, ValidationError> {
+        if is_background() && self.is_active() {
+            return Err(ValidationError::limited(Duration::from_micros(MAX_HOLD)));
+        }
         if let Some(place) = self.try_acquire(token) {
             return Ok(place);
         }
@@ -472,6 +492,18 @@ mod tests {
             place.finish(&accepted());
             assert_eq!(scene.max(), Some(expected));
         }
+    }
+
+    #[tokio::test]
+    async fn background_validation_gets_no_place_under_a_limit() {
+        let scene = Scene::limited_during(8);
+        let token = SessionToken::parse("t").unwrap();
+        assert!(scene.place("free").is_some());
+        let error = in_background(scene.limit.acquire(&token)).await.err();
+        assert!(error.unwrap().is_not_called());
+        assert!(scene.limit.acquire(&token).await.is_ok());
+        scene.clock.advance(Duration::from_secs(60));
+        assert!(in_background(scene.limit.acquire(&token)).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -34,7 +34,7 @@ pub use self::{
 };
 
 pub(crate) use self::{
-    adaptive_limit::AdaptiveLimit,
+    adaptive_limit::{AdaptiveLimit, in_background, is_background},
     error::FailureScope,
     provider_state::{ErrorChain, ProviderState, insert_hash},
 };

@@ -1,7 +1,10 @@
 //! Refresh-ahead: an active user never waits for the identity provider, and a validation in the
 //! background cannot bypass a logout.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bb8_redis::redis::cmd;
 use serde_json::Value;
@@ -145,6 +148,88 @@ async fn refresh_can_be_disabled_and_yields_to_waiting_requests() {
     // A skipped refresh is made up for by the next request.
     assert_eq!(ask(&busy_layer, "t").await.unwrap().1, Origin::Local);
     assert_eq!(busy.stats().refreshes, 1);
+}
+
+/// Creates a node with as many permits whose sessions `a` and `b` are due. The validator holds its
+/// calls and records their tokens.
+async fn two_due(permits: usize) -> (Node, Arc<Mutex<Vec<String>>>) {
+    let clock = ManualClock::new();
+    let builder = SessionCache::builder().max_concurrent_validations(permits);
+    let (cache, probe, layer) = node(builder.clock(clock.clone()));
+    for text in ["a", "b"] {
+        tier(&layer, text).await.unwrap();
+    }
+    clock.advance(MOST_OF_THE_TTL);
+    probe.hold();
+    let called = Arc::<Mutex<Vec<String>>>::default();
+    let calls = Arc::clone(&called);
+    probe.answer(move |text| {
+        calls.lock().unwrap().push(text.to_owned());
+        Ok(of_tier("new"))
+    });
+    ((cache, probe, layer), called)
+}
+
+/// Both refreshes start while a permit is free. Tasks run one at a time here, so the second refresh
+/// finds none left when it runs.
+#[tokio::test]
+async fn refresh_never_waits_for_a_permit() {
+    let ((cache, probe, layer), called) = two_due(1).await;
+    for text in ["a", "b"] {
+        assert_eq!(ask(&layer, text).await.unwrap().1, Origin::Local);
+    }
+    let waiting = tokio::spawn({
+        let layer = layer.clone();
+        async move { tier(&layer, "new").await }
+    });
+    probe.wait_for_calls(3).await;
+    until("the request to wait", || {
+        cache.stats().validations_in_flight == 2
+    })
+    .await;
+    probe.let_go();
+    waiting.await.unwrap().unwrap();
+    until_landed(&cache).await;
+    assert_eq!(*called.lock().unwrap(), ["a", "new"]);
+    // The next request makes up for the refresh.
+    assert_eq!(ask(&layer, "b").await.unwrap().1, Origin::Local);
+    until_landed(&cache).await;
+    assert_eq!(*called.lock().unwrap(), ["a", "new", "b"]);
+}
+
+#[tokio::test]
+async fn request_that_joins_a_refresh_waits_for_a_permit() {
+    let ((cache, probe, layer), called) = two_due(1).await;
+    for text in ["a", "b"] {
+        assert_eq!(ask(&layer, text).await.unwrap().1, Origin::Local);
+    }
+    let _ = cache.invalidate_token(&token("b")).await.unwrap();
+    let joined = ask(&layer, "b");
+    let release = async {
+        probe.wait_for_calls(3).await;
+        probe.let_go();
+    };
+    let (joined, ()) = tokio::join!(joined, release);
+    assert_eq!(joined.unwrap().1, Origin::Validator);
+    assert_eq!(cache.stats().coalesced, 1);
+    assert_eq!(*called.lock().unwrap(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn refreshes_leave_half_of_the_permits_to_requests() {
+    let ((cache, probe, layer), called) = two_due(2).await;
+    for text in ["a", "b"] {
+        assert_eq!(ask(&layer, text).await.unwrap().1, Origin::Local);
+    }
+    let waiting = tokio::spawn({
+        let layer = layer.clone();
+        async move { tier(&layer, "new").await }
+    });
+    probe.wait_for_calls(4).await;
+    assert_eq!(*called.lock().unwrap(), ["a", "new"]);
+    probe.let_go();
+    waiting.await.unwrap().unwrap();
+    until_landed(&cache).await;
 }
 
 #[tokio::test]
