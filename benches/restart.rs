@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench restart`. The variables `SESSIONS` (3,000), `RATE` (900 requests a second),
 //! `CONNECTIONS` (8), `PROVIDER_MS` (40), `NODES` (1) and `DOWN_MS` (0, how long Redis stays down)
-//! change the setup.
+//! change the setup. `STALE_MS` adds a local cache and is its `stale_after_restart`.
 
 #![allow(
     missing_docs,
@@ -34,7 +34,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tower::{Layer, Service};
 use tower_session_cache::{
-    SessionCache, SessionCacheLayer, SessionToken, ValidatedSession, ValidationError, validator_fn,
+    LocalCacheConfig, SessionCache, SessionCacheLayer, SessionToken, ValidatedSession,
+    ValidationError, validator_fn,
 };
 
 use self::support::service::{Inner, bearer, request, user};
@@ -64,6 +65,8 @@ async fn main() {
     let nodes = setting("NODES", 1) as usize;
     let provider = Duration::from_millis(setting("PROVIDER_MS", 40));
     let down = Duration::from_millis(setting("DOWN_MS", 0));
+    let stale = std::env::var("STALE_MS").is_ok();
+    let stale = stale.then(|| Duration::from_millis(setting("STALE_MS", 0)));
     let mut redis = redis::Redis::start();
     let load = Arc::new(Load::default());
     let validated = Arc::clone(&load);
@@ -78,8 +81,12 @@ async fn main() {
     });
     let nodes: Vec<_> = (0..nodes)
         .map(|_| {
-            let cache = SessionCache::builder().redis(redis.url()).unwrap().build();
-            let cache = cache.unwrap();
+            let mut builder = SessionCache::builder().redis(redis.url()).unwrap();
+            if let Some(stale) = stale {
+                let local = LocalCacheConfig::new(10 * sessions);
+                builder = builder.local_cache(local).stale_after_restart(stale);
+            }
+            let cache = builder.build().unwrap();
             (
                 cache.clone(),
                 SessionCacheLayer::new(cache, validator.clone()),
@@ -93,9 +100,12 @@ async fn main() {
             let layer = nodes[0].1.clone();
             tokio::spawn(async move {
                 let mut service = layer.layer(Inner);
-                for n in (task..sessions).step_by(64) {
-                    let response = service.call(request(&bearer(n))).await.unwrap();
-                    assert_eq!(response.status(), StatusCode::OK);
+                // The second round fills the local cache from Redis.
+                for _ in 0..2 {
+                    for n in (task..sessions).step_by(64) {
+                        let response = service.call(request(&bearer(n))).await.unwrap();
+                        assert_eq!(response.status(), StatusCode::OK);
+                    }
                 }
             })
         })
@@ -186,11 +196,14 @@ async fn main() {
         }
     }
     load.ends.store(true, Relaxed);
-    let refreshes: u64 = nodes.iter().map(|(cache, _)| cache.stats().refreshes).sum();
+    let stats = nodes.iter().map(|(cache, _)| cache.stats());
+    let (refreshes, stale) = stats.fold((0, 0), |(refreshes, stale), stats| {
+        (refreshes + stats.refreshes, stale + stats.stale_hits)
+    });
     println!(
         "Redis was down for {was_down:.1?}. Served at the least {:.0} % of the load, and 95 % again \
          after {:.1?}; the last validation {all:.1?} after the restart began. {validations} \
-         validations of {sessions} sessions, {refreshes} refreshes.",
+         validations of {sessions} sessions, {refreshes} refreshes, {stale} stale responses.",
         lowest / steady * 100.0,
         back.unwrap_or_default(),
     );

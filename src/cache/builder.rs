@@ -212,6 +212,33 @@ impl SessionCacheBuilder {
         self
     }
 
+    /// Sets how long sessions of the local cache are still served after Redis was restarted or
+    /// replaced. Defaults to 0, which turns this off: every session is then validated again before
+    /// it is served. Must not exceed 1 hour.
+    ///
+    /// The duration begins when this node notices that another server replies: one with another run
+    /// ID, after a restart or a failover. Within it, a session that the local cache could have
+    /// served immediately before is served without waiting, and is validated again in the background
+    /// (stale-while-revalidate). It is marked ([`SessionInfo::is_stale`](crate::SessionInfo::is_stale)).
+    /// These validations take up to half of the
+    /// [`max_concurrent_validations`](Self::max_concurrent_validations) permits, and never wait for
+    /// one. No session is served after its [`ttl`](Self::ttl) or its own expiry. Requires a
+    /// [`local_cache`](Self::local_cache) if Redis is used, and has no effect without Redis.
+    ///
+    /// # Security
+    ///
+    /// If Redis acknowledged a revocation and lost it, and this node had not received it before, the
+    /// revoked session is served on this node until its validation, at most for this duration. What
+    /// this node knows to be revoked is not served, nor what the new server knows to be revoked. So
+    /// a revocation that returned `Ok` after this node had noticed the new server applies as usual.
+    ///
+    /// Do not enable this while the Python service logs users out on its own. Its plain `DEL`
+    /// leaves nothing that could be read before a session is served.
+    pub fn stale_after_restart(mut self, stale: Duration) -> Self {
+        self.settings.stale_after_restart = stale;
+        self
+    }
+
     /// Sets a secret under which tokens are hashed by HMAC-SHA-256 instead of plain SHA-256. An
     /// attacker who can read Redis can then not test whether a guessed token is there. Defaults to
     /// none, which the Python service expects. All nodes need the same pepper.
@@ -352,7 +379,11 @@ impl SessionCacheBuilder {
             capacity: self.settings.capacity,
         };
         let tier = local.map(|local| TrackingConfig {
-            lease: Arc::new(Lease::new(micros(local.lease), self.clock.clone())),
+            lease: Arc::new(Lease::new(
+                micros(local.lease),
+                micros(self.settings.stale_after_restart),
+                self.clock.clone(),
+            )),
             tracks_records: local.tracks_records,
         });
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
@@ -388,6 +419,7 @@ impl SessionCacheBuilder {
         let times = Ttls {
             max_age: micros(max_age),
             stale: micros(self.settings.stale_if_error),
+            bridges_restarts: !self.settings.stale_after_restart.is_zero(),
             revoked_token_ttl: micros(self.settings.max_session_lifetime),
             negative_ttl: micros(settings.negative_ttl),
         };

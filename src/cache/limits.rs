@@ -31,6 +31,8 @@ const MIN_TTL: Duration = Duration::from_secs(1);
 const DEFAULT_NEGATIVE_TTL: Duration = Duration::from_secs(5);
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
 
+const MAX_STALE_AFTER_RESTART: Duration = Duration::from_secs(3600);
+
 const DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// A TTL of nearly 1 hour must leave at least this much for the default.
 const MIN_DEFAULT_VALIDATION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -58,6 +60,7 @@ pub(crate) struct CacheSettings {
     pub(crate) ttl: Option<Duration>,
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
+    pub(crate) stale_after_restart: Duration,
     pub(crate) max_session_lifetime: Duration,
     pub(crate) validation_timeout: Option<Duration>,
     pub(crate) request_timeout: Option<Duration>,
@@ -87,6 +90,7 @@ impl Default for CacheSettings {
             ttl: None,
             negative_ttl: None,
             stale_if_error: Duration::ZERO,
+            stale_after_restart: Duration::ZERO,
             max_session_lifetime: DEFAULT_MAX_SESSION_LIFETIME,
             validation_timeout: None,
             request_timeout: None,
@@ -171,6 +175,17 @@ impl CacheSettings {
             return Err(ConfigError::new(
                 "`stale_if_error` requires `local_cache` if Redis is used, because stale sessions \
                  are served from local memory; set `local_cache` as well",
+            ));
+        }
+        if self.stale_after_restart > MAX_STALE_AFTER_RESTART {
+            return Err(ConfigError::new(
+                "`stale_after_restart` must not exceed 1 hour; reduce it, for example to 30 s",
+            ));
+        }
+        if !self.stale_after_restart.is_zero() && redis.is_some() && self.local_cache.is_none() {
+            return Err(ConfigError::new(
+                "`stale_after_restart` requires `local_cache` if Redis is used, because such \
+                 sessions are served from local memory; set `local_cache` as well",
             ));
         }
         if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_concurrent_validations) {
@@ -565,6 +580,9 @@ mod tests {
                 s.validation_timeout = Some(seconds(3500));
             }),
             ("`stale_if_error`", |s, _| s.stale_if_error = minutes(60)),
+            ("`stale_after_restart`", |s, _| {
+                s.stale_after_restart = seconds(3601);
+            }),
             ("reduce `stale_if_error`", |s, _| {
                 s.ttl = Some(seconds(300));
                 s.stale_if_error = minutes(55);

@@ -187,6 +187,41 @@ impl Store {
         })
     }
 
+    /// Returns a session of the local cache although another Redis server has appeared, which may
+    /// have lost revocations: see `stale_after_restart`. Returns it only if neither this process
+    /// nor that server knows of a revocation since its validation began.
+    pub(crate) async fn bridged(&self, key: &CacheKey) -> Option<CachedSession> {
+        let redis = self.redis.as_ref()?;
+        let generation = self.local.generation();
+        if self.local.is_revoked(key) {
+            return None;
+        }
+        let entry = self.local.get_bridged(key)?;
+        let provenance = entry.window.provenance.as_ref()?;
+        let user = &entry.user;
+        let began = self.clock.elapsed();
+        let holds = !self.local.is_ended(user)
+            && redis
+                .is_unrevoked_after_restart(key, user.id(), provenance)
+                .await
+            // The new server may not know whose marks a session that was ended by its ID has.
+            && redis.denial(user).await.is_none()
+            && !self.has_queued_revocation(key, Some(user), began)
+            && self.local.is_unchanged(key, generation, user)
+            && self.local.get_bridged(key).is_some();
+        holds.then_some(CachedSession {
+            user: entry.user,
+            expires_at: entry.expires_at,
+            origin: Origin::Local,
+            due: None,
+        })
+    }
+
+    /// Ends the bridge for a session that was not accepted when it was validated again.
+    pub(crate) fn end_bridge(&self, key: &CacheKey) {
+        self.local.evict(key);
+    }
+
     fn miss(
         &self,
         key: &CacheKey,

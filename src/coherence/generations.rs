@@ -72,6 +72,24 @@ impl Generations {
         }
     }
 
+    /// Returns a copy as of now.
+    pub(super) fn snapshot(&self) -> Self {
+        let copy = |stripes: &[AtomicU64]| {
+            let numbers = stripes.iter().map(|stripe| stripe.load(SeqCst));
+            numbers.map(AtomicU64::new).collect()
+        };
+        let (tokens, users) = (copy(&self.tokens), copy(&self.users));
+        let any_user = AtomicU64::new(self.any_user.load(SeqCst));
+        Self {
+            // Read the sequence last, so that no stripe is above it.
+            sequence: AtomicU64::new(self.sequence.load(SeqCst)),
+            tokens,
+            users,
+            any_user,
+            hasher: self.hasher.clone(),
+        }
+    }
+
     /// Must be called before anything is looked up or validated.
     pub(crate) fn current(&self) -> Generation {
         Generation(self.sequence.load(SeqCst))

@@ -16,7 +16,10 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
-use super::generations::{Generation, Generations, Stripes, UserStripe};
+use super::{
+    bridge::Bridge,
+    generations::{Generation, Generations, Stripes, UserStripe},
+};
 use crate::{
     protocol::{IdentityDigest, TokenDigest},
     sync::lock,
@@ -34,6 +37,7 @@ pub(crate) struct Lease {
     /// Run IDs of the servers that push changes.
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
+    bridge: Bridge,
     metrics: ListenerMetrics,
 }
 
@@ -65,7 +69,9 @@ pub(crate) struct ListenerStatus {
 }
 
 impl Lease {
-    pub(crate) fn new(length: u64, clock: Clock) -> Self {
+    /// Creates a lease of this length. For `bridge` after another server has appeared, entries from
+    /// before may be [bridged](Self::is_bridged).
+    pub(crate) fn new(length: u64, bridge: u64, clock: Clock) -> Self {
         Self {
             clock,
             length,
@@ -74,6 +80,7 @@ impl Lease {
             generations: Generations::new(),
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
+            bridge: Bridge::new(bridge),
             metrics: ListenerMetrics::default(),
         }
     }
@@ -121,17 +128,30 @@ impl Lease {
         self.is_current_epoch(version) && self.generations.is_current(version.generation, stripes)
     }
 
+    /// Whether an entry of the last lease may be served although another server has appeared, if
+    /// that server knows of no revocation either.
+    pub(crate) fn is_bridged(&self, version: ReadVersion, stripes: Stripes) -> bool {
+        let ReadVersion { epoch, generation } = version;
+        self.bridge
+            .covers(self.now(), epoch, &self.generations, |generations| {
+                generations.is_current(generation, stripes)
+            })
+    }
+
     /// Counts a revocation of a token by this process.
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
         self.generations.revoke_token(token);
+        self.bridge.revoke(|it| it.revoke_token(token));
     }
 
     pub(crate) fn revoke_session(&self, session: &IdentityDigest) {
         self.generations.revoke_session(session);
+        self.bridge.revoke(|it| it.revoke_session(session));
     }
 
     pub(crate) fn revoke_user(&self, mark_name: &str) {
         self.generations.revoke_user(mark_name);
+        self.bridge.revoke(|it| it.revoke_user(mark_name));
     }
 
     /// Counts a change in Redis of a key with this token's name.
@@ -145,10 +165,18 @@ impl Lease {
         self.generations.revoke_user(mark_name);
     }
 
-    /// Begins a new epoch. Nothing that was read before is used from here on.
-    pub(crate) fn begin_epoch(&self) {
-        self.epoch.fetch_add(1, SeqCst);
+    /// Begins a new epoch, and returns the one before. Nothing that was read before is used from
+    /// here on.
+    fn begin_epoch(&self) -> u64 {
         self.metrics.local_resets.increment();
+        self.epoch.fetch_add(1, SeqCst)
+    }
+
+    /// Begins a new epoch, because a server was flushed.
+    pub(crate) fn flushed(&self) {
+        self.bridge.close(|| {
+            self.begin_epoch();
+        });
     }
 
     /// Extends the lease. All changes acknowledged before `confirmed_at` have been counted.
@@ -166,15 +194,25 @@ impl Lease {
     pub(crate) fn connected(&self, runs: Vec<Arc<str>>) {
         *self.runs() = runs;
         self.begin_epoch();
+        self.bridge.connected(&self.generations);
         self.is_connected.store(true, SeqCst);
     }
 
     /// Ends the lease, because the connection has ended or must not be relied on any more.
     pub(crate) fn release(&self) {
-        self.begin_epoch();
-        self.until.store(0, SeqCst);
+        self.bridge.end_lease(|| {
+            let epoch = self.begin_epoch();
+            let was_held = self.until.swap(0, SeqCst) > 0;
+            was_held.then_some(epoch)
+        });
         self.metrics.lease_held.set(false);
         self.is_connected.store(false, SeqCst);
+    }
+
+    /// Ends the lease, because another server has appeared in the place of an earlier one.
+    pub(crate) fn server_replaced(&self) {
+        self.release();
+        self.bridge.open(self.now());
     }
 
     pub(crate) fn status(&self) -> ListenerStatus {

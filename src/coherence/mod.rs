@@ -1,6 +1,7 @@
 //! Rules for serving sessions from the memory of this process although Redis is authoritative.
 
 mod admission;
+mod bridge;
 mod generations;
 mod lease;
 

@@ -60,6 +60,8 @@ pub(crate) struct Ttls {
     pub(crate) max_age: u64,
     /// How long after its TTL a session may be served if the identity provider is unavailable.
     pub(crate) stale: u64,
+    /// Whether a session may be served after Redis was restarted.
+    pub(crate) bridges_restarts: bool,
     pub(crate) revoked_token_ttl: u64,
     pub(crate) negative_ttl: u64,
 }
@@ -74,23 +76,38 @@ struct Entry {
     record: RecordVersion,
     version: ReadVersion,
     stripes: Stripes,
-    /// `None` unless `stale_if_error` is set.
+    /// `None` unless `stale_if_error` or `stale_after_restart` is set.
     stale: Option<Arc<StaleWindow>>,
 }
 
-/// Until when an expired session may be served, and what must be compared before.
+/// What determines whether a session may be served that is not usable any more.
 pub(crate) struct StaleWindow {
-    until: u64,
+    /// End of its TTL.
+    ends: u64,
     /// Compared with the state in Redis to find out whether the session is still valid.
     pub(crate) provenance: Option<Provenance>,
 }
 
-/// A session whose cache entry may have expired.
+/// A session whose cache entry may not be usable any more.
 pub(crate) struct StaleEntry {
     pub(crate) user: UserData,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) generation: Generation,
     pub(crate) window: Arc<StaleWindow>,
+}
+
+impl Entry {
+    /// Returns the session, if neither it nor this duration after its TTL has ended.
+    fn stale_within(self, duration: u64, clock: &Clock) -> Option<StaleEntry> {
+        let window = self.stale?;
+        let until = window.ends.saturating_add(duration);
+        (clock.elapsed() < until && !ended(self.expires_at, clock)).then_some(StaleEntry {
+            user: self.user,
+            expires_at: self.expires_at,
+            generation: self.version.generation,
+            window,
+        })
+    }
 }
 
 /// Whether a validated session may be stored and served.
@@ -168,7 +185,8 @@ impl LocalStore {
         // With Redis, a changed entry is kept until its stale window ends. The push may have had
         // another reason than a revocation, and then Redis may show that the session is still
         // valid.
-        let until = entry.stale.as_ref().map_or(0, |window| window.until);
+        let until = entry.stale.as_ref();
+        let until = until.map_or(0, |window| window.ends.saturating_add(self.times.stale));
         let is_over = now >= until || (!is_unchanged && self.lease.is_none());
         if is_over || has_ended {
             // Remove only this entry. A newer one may have been inserted meanwhile.
@@ -185,25 +203,33 @@ impl LocalStore {
         let is_known = self.lease.as_ref().is_none_or(|lease| {
             lease.is_alive(lease.now()) && lease.is_current_epoch(entry.version)
         });
-        let window = entry.stale?;
-        let is_over = self.clock.elapsed() >= window.until || ended(entry.expires_at, &self.clock);
-        (is_known && !is_over).then_some(StaleEntry {
-            user: entry.user,
-            expires_at: entry.expires_at,
-            generation: entry.version.generation,
-            window,
-        })
+        (is_known && self.times.stale > 0)
+            .then_some(entry)?
+            .stale_within(self.times.stale, &self.clock)
+    }
+
+    /// Returns a session that may be served after another Redis server has appeared, once the
+    /// caller has checked that this server knows of no revocation. Its TTL has not passed.
+    pub(crate) fn get_bridged(&self, key: &CacheKey) -> Option<StaleEntry> {
+        let lease = self
+            .lease
+            .as_ref()
+            .filter(|_| self.times.bridges_restarts)?;
+        let entry = self.entries.get(&key.local)?;
+        lease
+            .is_bridged(entry.version, entry.stripes)
+            .then_some(entry)?
+            .stale_within(0, &self.clock)
     }
 
     fn stale_window(
         &self,
-        end: u64,
+        ends: u64,
         provenance: impl FnOnce() -> Option<Provenance>,
     ) -> Option<Arc<StaleWindow>> {
-        let until = end.saturating_add(self.times.stale);
-        (self.times.stale > 0).then(|| {
+        (self.times.stale > 0 || self.times.bridges_restarts).then(|| {
             Arc::new(StaleWindow {
-                until,
+                ends,
                 provenance: provenance(),
             })
         })

@@ -82,8 +82,10 @@ impl SessionInfo {
         self.user.session_id()
     }
 
-    /// Returns `true` if the cache entry had expired and was served because the identity provider
-    /// was unavailable.
+    /// Returns `true` if the session should have been validated again first, and was served from
+    /// the cache instead: because the identity provider was unavailable
+    /// ([`stale_if_error`](crate::SessionCacheBuilder::stale_if_error)), or because Redis was
+    /// restarted ([`stale_after_restart`](crate::SessionCacheBuilder::stale_after_restart)).
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.stale

@@ -83,6 +83,23 @@ pub(crate) fn is_unrevoked(provenance: &Provenance, state: &RevocationState, run
         && is_unchanged(provenance, state, run)
 }
 
+/// Whether nothing was revoked since the validation of the session began, as far as the server
+/// knows that has taken the place of the one that stored it. A mark or tombstone that has vanished
+/// is no change here, because the server may have lost it.
+pub(crate) fn is_unrevoked_after_restart(
+    provenance: &Provenance,
+    state: &RevocationState,
+    run: &str,
+) -> bool {
+    let mark = state.mark.as_ref().map(|mark| mark.text.as_str());
+    let tombstone = state.tombstone.as_ref();
+    let text = tombstone.map(|tombstone| tombstone.text.as_str());
+    *provenance.run != *run
+        && !tombstone.is_some_and(Tombstone::refuses)
+        && (mark.is_none() || mark == provenance.seen_mark.as_deref())
+        && (text.is_none() || text == provenance.seen_tomb.as_deref())
+}
+
 /// Compares byte for byte. A mark or tombstone that has vanished is a change, too.
 fn is_unchanged(provenance: &Provenance, state: &RevocationState, run: &str) -> bool {
     *provenance.run == *run
@@ -235,6 +252,33 @@ mod tests {
             &trust_floor,
             TTL
         ));
+    }
+
+    #[test]
+    fn server_after_a_restart_may_have_lost_revocations_but_know_no_new_ones() {
+        let (mark, tombstone) = ("1732444799.999999", "1732444799.999999:forget:1");
+        let bridged = |seen: (Option<&str>, Option<&str>), now: (Option<&str>, Option<&str>)| {
+            let provenance = ours(NOW, seen.0, seen.1).provenance.unwrap();
+            let state = revocations(now.0, now.1);
+            assert!(!is_unrevoked_after_restart(&provenance, &state, "r1"));
+            is_unrevoked_after_restart(&provenance, &state, "r2")
+        };
+        let none = (None, None);
+        for seen in [none, (Some(mark), None), (None, Some(tombstone))] {
+            assert!(bridged(seen, seen), "unchanged");
+            assert!(bridged(seen, none), "lost");
+            for now in [
+                (Some("1732444799.99999"), None),
+                (Some("garbage"), None),
+                (None, Some("1732444799.999999:forget:2")),
+                (None, Some("1732444799.999999:refuse:1")),
+                (None, Some("garbage")),
+            ] {
+                assert!(!bridged(seen, now), "{seen:?} {now:?}");
+            }
+        }
+        let refused = (None, Some("1732444799.999999:refuse:1"));
+        assert!(!bridged(refused, refused));
     }
 
     #[test]

@@ -13,7 +13,10 @@ mod space;
 mod timestamp;
 
 pub(crate) use self::{
-    acceptance::{CLOCK_SKEW_TOLERANCE, ReadContext, has_ended, is_acceptable, is_unrevoked},
+    acceptance::{
+        CLOCK_SKEW_TOLERANCE, ReadContext, has_ended, is_acceptable, is_unrevoked,
+        is_unrevoked_after_restart,
+    },
     identity::{IdentityDigest, IdentityNames},
     key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},
     lifetime::LifetimePolicy,

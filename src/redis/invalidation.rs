@@ -375,7 +375,7 @@ fn on_push(lease: &Lease, key_space: &KeySpace, probe: Option<&Probe>, push: &Pu
             }
         }
         // A push without keys means all keys: the server was flushed.
-        (PushKind::Invalidate, _) => lease.begin_epoch(),
+        (PushKind::Invalidate, _) => lease.flushed(),
         (PushKind::Disconnection, _) => lease.release(),
         _ => {}
     }

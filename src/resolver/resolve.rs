@@ -164,7 +164,7 @@ impl<V: SessionValidator> Resolver<V> {
                 let missing = self.store().miss_outcome();
                 self.store().record_lookup(missing);
                 // Boxed, so that the future of a hit does not reserve space for it.
-                let answer = Box::pin(self.validate_coalesced(token, key, ticket, completions));
+                let answer = Box::pin(self.bridge_or_validate(token, key, ticket, completions));
                 let outcome = tokio::time::timeout(self.cache.validations().miss_timeout, answer)
                     .await
                     .unwrap_or_else(|_| unavailable("no result within `request_timeout`"));
@@ -176,6 +176,27 @@ impl<V: SessionValidator> Resolver<V> {
                 (answer, outcome)
             }
         }
+    }
+
+    /// Returns a session from before a restart of Redis if it may be served meanwhile, and else
+    /// waits for a validation.
+    async fn bridge_or_validate(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+        ticket: Ticket,
+        completions: u64,
+    ) -> Outcome {
+        if ticket.is_answered()
+            && let Some(resolved) = self.resolved_stale(self.store().bridged(key).await)
+        {
+            if let Some(leader) = self.try_lead_in_background(key) {
+                self.spawn_leader(leader, token.clone(), key.clone(), LeaderStart::Bridge);
+            }
+            return Ok(resolved);
+        }
+        self.validate_coalesced(token, key, ticket, completions)
+            .await
     }
 
     async fn validate_coalesced(
@@ -332,7 +353,8 @@ impl<V: SessionValidator> Resolver<V> {
         key: &CacheKey,
         start: LeaderStart,
     ) -> Option<ValidationLeader<Open>> {
-        let is_background = matches!(start, LeaderStart::Refresh);
+        let is_bridge = matches!(start, LeaderStart::Bridge);
+        let is_background = is_bridge || matches!(start, LeaderStart::Refresh);
         let ticket = match start {
             LeaderStart::Ticket(ticket) => Ok(ticket),
             LeaderStart::Refresh => {
@@ -341,7 +363,9 @@ impl<V: SessionValidator> Resolver<V> {
                     Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
                 }
             }
-            LeaderStart::Lookup => self.lookup(token, key).await.map_or_else(Ok, Err),
+            LeaderStart::Lookup | LeaderStart::Bridge => {
+                self.lookup(token, key).await.map_or_else(Ok, Err)
+            }
         };
         let (leader, ticket) = match ticket {
             Ok(ticket) => {
@@ -378,6 +402,10 @@ impl<V: SessionValidator> Resolver<V> {
             }
             result => result,
         };
+        if is_bridge && matches!(&result, Err(error) if error.is_rejection()) {
+            // A rejection by this layer's own rules evicts nothing otherwise.
+            self.store().end_bridge(key);
+        }
         let (outcome, is_rechecked) = match result {
             Ok(session) => {
                 // Boxed, so that a task that waits for the validator reserves no space for it.
@@ -469,18 +497,19 @@ impl<V: SessionValidator> Resolver<V> {
         key: &CacheKey,
         error: ValidationError,
     ) -> Outcome {
-        match self.store().stale(leader, key).await {
-            Some(hit) if self.client.validator().accepts(&hit.user) => {
-                self.store().record_lookup(LookupOutcome::Stale);
-                Ok(Resolved {
-                    user: hit.user,
-                    expires_at: hit.expires_at,
-                    origin: hit.origin,
-                    is_stale: true,
-                })
-            }
-            _ => Err(error.into()),
-        }
+        let stale = self.resolved_stale(self.store().stale(leader, key).await);
+        stale.ok_or_else(|| error.into())
+    }
+
+    fn resolved_stale(&self, hit: Option<CachedSession>) -> Option<Resolved> {
+        let hit = hit.filter(|hit| self.client.validator().accepts(&hit.user))?;
+        self.store().record_lookup(LookupOutcome::Stale);
+        Some(Resolved {
+            user: hit.user,
+            expires_at: hit.expires_at,
+            origin: hit.origin,
+            is_stale: true,
+        })
     }
 
     /// Returns the outcome from the cache, or the ticket for the validation that is required.
@@ -511,6 +540,8 @@ enum LeaderStart {
     Lookup,
     /// A separate lookup, for a session whose cache entry expires soon.
     Refresh,
+    /// A separate lookup, for a session that is served meanwhile although Redis was restarted.
+    Bridge,
 }
 
 /// A leader while its validator is called.

@@ -60,6 +60,7 @@ mod sharing;
 mod sockets;
 mod spans;
 mod stale;
+mod stale_after_restart;
 mod stress;
 mod tls;
 mod tokens;

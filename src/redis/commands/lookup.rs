@@ -16,6 +16,7 @@ use crate::{
     protocol::{
         CacheKey, MAX_RECORD, Opened, Parsed, Provenance, ReadContext, Record, RevocationState,
         Timestamp, Tombstone, has_ended, is_acceptable, is_sealed, is_unrevoked,
+        is_unrevoked_after_restart,
     },
     redis::{
         connection::{Access, Unavailable},
@@ -302,6 +303,23 @@ impl RedisStore {
             .await;
         reply.is_ok_and(|(reply, _)| {
             is_unrevoked(provenance, &reply.revocations, &reply.run_ids.text())
+        })
+    }
+
+    /// Returns whether a server that has taken the place of the one that stored a session knows of
+    /// no revocation since the session was validated.
+    pub(crate) async fn is_unrevoked_after_restart(
+        &self,
+        key: &CacheKey,
+        user_id: &str,
+        provenance: &Provenance,
+    ) -> bool {
+        let call = self.topology.call(Access::Read);
+        let reply = self
+            .read(&call, &self.keys(key), Some(&self.mark_name(user_id)))
+            .await;
+        reply.is_ok_and(|(reply, _)| {
+            is_unrevoked_after_restart(provenance, &reply.revocations, &reply.run_ids.text())
         })
     }
 

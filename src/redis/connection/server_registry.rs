@@ -99,6 +99,9 @@ impl ServerRegistry {
             // This must happen while `known` is locked, before another task can find the run ID
             // registered.
             self.raise_trust_floor(now);
+            if let Some(lease) = &self.lease {
+                lease.server_replaced();
+            }
             tracing::warn!(
                 target: REDIS,
                 reason = "revocations may have been lost",
