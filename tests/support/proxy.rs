@@ -105,6 +105,8 @@ impl Proxy {
         let accepting = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
+                // The set keeps what has ended until it is taken out.
+                while connections.try_join_next().is_some() {}
                 if now.refuses.load(SeqCst) {
                     continue;
                 }
