@@ -196,7 +196,8 @@ impl SessionCacheBuilder {
     /// Sets how long after its TTL a session may be served if the identity provider is unavailable.
     /// Defaults to 0, which turns this off. Must be less than 1 hour. The defaults of
     /// [`ttl`](Self::ttl) and [`validation_timeout`](Self::validation_timeout) are shortened to
-    /// fit, so that no session is served after its revocation is forgotten.
+    /// fit, so that no session is served after its revocation is forgotten. A session that was
+    /// validated within [`provider_lag`](Self::provider_lag) after a revocation is not served stale.
     ///
     /// Such a session is marked ([`SessionInfo::is_stale`](crate::SessionInfo::is_stale)). It is
     /// served only if the session itself has not expired, and if a read from Redis, made after the
@@ -236,6 +237,33 @@ impl SessionCacheBuilder {
     /// leaves nothing that could be read before a session is served.
     pub fn stale_after_restart(mut self, stale: Duration) -> Self {
         self.settings.stale_after_restart = stale;
+        self
+    }
+
+    /// Sets how long after a revocation the identity provider may still reply as before. Defaults to
+    /// the [`ttl`](Self::ttl). 0 turns this off: then the first validation after a revocation counts
+    /// for the whole TTL.
+    ///
+    /// A provider with a cache or replicas of its own, or one that reports a logout before it has
+    /// committed it, may confirm a session that it has just ended. So trust in a reply grows with its
+    /// distance from [`invalidate_user`](SessionCache::invalidate_user) or
+    /// [`invalidate_token`](SessionCache::invalidate_token): a session that is validated a time *t*
+    /// after it is served for *t*, but for at least 1 second and at most the TTL. If the provider
+    /// confirms an ended session for a time *d*, which must not exceed this setting, the session is
+    /// served for up to 2*d* + 1 second after the revocation.
+    ///
+    /// In exchange a revocation costs about twelve validations of a session in use instead of one,
+    /// on each node, within the TTL. Most of them run in the background. It costs more if
+    /// [`refresh_ahead`](Self::refresh_ahead) is set to less than 80. A session that is validated
+    /// within this time is not served stale ([`stale_if_error`](Self::stale_if_error)).
+    ///
+    /// # Limitations
+    ///
+    /// The difference between the clocks of Redis, of this node and of the Python service adds to the
+    /// time for which an ended session is served. So does the duration of a validation, for requests
+    /// that join one in flight.
+    pub fn provider_lag(mut self, lag: Duration) -> Self {
+        self.settings.provider_lag = Some(lag);
         self
     }
 
@@ -460,7 +488,8 @@ impl SessionCacheBuilder {
     }
 
     fn lifetimes(&self, settings: EffectiveSettings) -> LifetimePolicy {
-        LifetimePolicy::new(micros(settings.ttl), self.settings.refresh_ahead)
+        let lag = micros(settings.provider_lag);
+        LifetimePolicy::new(micros(settings.ttl), self.settings.refresh_ahead, lag)
     }
 }
 

@@ -7,7 +7,9 @@
 //! [`invalidate_user`](SessionCache::invalidate_user) returned `Ok` is never served from the cache
 //! with the revoked identity, even if a validation was in flight at that time. The caller must
 //! revoke at the identity provider *first*, because a validation that begins after the revocation
-//! counts.
+//! counts. How long it counts depends on
+//! [`provider_lag`](crate::SessionCacheBuilder::provider_lag), since the provider may still reply as
+//! before.
 //!
 //! With a [local cache](crate::SessionCacheBuilder::local_cache), the same holds on other nodes
 //! within milliseconds, and at the latest one lease after the revocation returned.
@@ -221,7 +223,8 @@ impl SessionCache {
     }
 
     /// Invalidates all cached sessions of a user, as after a password change, a password reset or a
-    /// change of role. A session that is still valid at the identity provider is validated again.
+    /// change of role. A session that is still valid at the identity provider is validated again, at
+    /// growing intervals: see [`provider_lag`](crate::SessionCacheBuilder::provider_lag).
     ///
     /// # Errors
     ///

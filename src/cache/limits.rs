@@ -61,6 +61,7 @@ pub(crate) struct CacheSettings {
     pub(crate) negative_ttl: Option<Duration>,
     pub(crate) stale_if_error: Duration,
     pub(crate) stale_after_restart: Duration,
+    pub(crate) provider_lag: Option<Duration>,
     pub(crate) max_session_lifetime: Duration,
     pub(crate) validation_timeout: Option<Duration>,
     pub(crate) request_timeout: Option<Duration>,
@@ -76,6 +77,7 @@ pub(crate) struct CacheSettings {
 pub(crate) struct EffectiveSettings {
     pub(crate) ttl: Duration,
     pub(crate) negative_ttl: Duration,
+    pub(crate) provider_lag: Duration,
     pub(crate) validation_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) redis_timeout: Duration,
@@ -91,6 +93,7 @@ impl Default for CacheSettings {
             negative_ttl: None,
             stale_if_error: Duration::ZERO,
             stale_after_restart: Duration::ZERO,
+            provider_lag: None,
             max_session_lifetime: DEFAULT_MAX_SESSION_LIFETIME,
             validation_timeout: None,
             request_timeout: None,
@@ -136,6 +139,7 @@ impl CacheSettings {
             negative_ttl: self
                 .negative_ttl
                 .unwrap_or_else(|| DEFAULT_NEGATIVE_TTL.min(ttl)),
+            provider_lag: self.provider_lag.unwrap_or(ttl),
             validation_timeout,
             request_timeout: self
                 .request_timeout

@@ -114,7 +114,7 @@ impl Store {
                     return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
                 }
                 if let Some(version) = version {
-                    self.local.insert_from_redis(key, version, &served);
+                    self.local.insert_from_redis(key, version, began, &served);
                 }
                 Lookup::Hit(CachedSession {
                     due: served.due(),
@@ -331,6 +331,7 @@ impl Store {
         let Ticket {
             key,
             generation,
+            taken_at,
             snapshot,
         } = ticket;
         // Read the generation before the comparisons. If this fill conflicts, the next one then
@@ -365,7 +366,7 @@ impl Store {
             if !self.is_enabled {
                 return Fill::Skipped;
             }
-            self.local.insert(&key, generation, session);
+            self.local.insert(&key, generation, taken_at, session);
             return Fill::Stored;
         };
         let snapshot = match snapshot {
@@ -448,6 +449,7 @@ impl Store {
         Ticket {
             key: key.clone(),
             generation,
+            taken_at: self.clock.elapsed(),
             snapshot,
         }
     }

@@ -26,6 +26,8 @@ pub enum Lookup {
 pub struct Ticket {
     pub(crate) key: CacheKey,
     pub(crate) generation: Generation,
+    /// By the clock of this process, in microseconds.
+    pub(crate) taken_at: u64,
     pub(crate) snapshot: RedisSnapshot,
 }
 

@@ -27,7 +27,9 @@ impl CacheableRecord {
 pub(crate) struct Admission {
     /// Stripe in which the pushes of its user's mark are counted.
     pub(crate) user: UserStripe,
-    /// Whether its mark is stored under the name that
+    /// Whether it may be served after its lifetime, if the identity provider is unavailable. It must
+    /// not have been validated soon after a revocation, since the provider may have lagged behind.
+    /// Its mark must be stored under the name that
     /// [`RedisStore::is_still_valid`](crate::redis::RedisStore::is_still_valid) reads.
-    pub(crate) can_revalidate: bool,
+    pub(crate) can_be_stale: bool,
 }

@@ -7,13 +7,19 @@
 //! there is no moment between a check and an insert, no index of users, and no list of revocations
 //! that could grow or lose entries. If two names share a stripe, the cost is a validation, never a
 //! wrong result.
+//!
+//! A number is also the time of its revocation, in microseconds by the clock of this process. Two
+//! revocations within a microsecond get numbers that follow each other.
 
 use std::{
     hash::{BuildHasher, RandomState},
     sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
-use crate::protocol::{IdentityDigest, TokenDigest, stripe_of_hex};
+use crate::{
+    protocol::{IdentityDigest, TokenDigest, stripe_of_hex},
+    time::Clock,
+};
 
 /// 16,384 stripes of 8 bytes for each kind. A logout also affects one in 16,384 unrelated sessions.
 const STRIPES: usize = 1 << 14;
@@ -58,10 +64,11 @@ pub(crate) struct Generations {
     users: Box<[AtomicU64]>,
     any_user: AtomicU64,
     hasher: RandomState,
+    clock: Clock,
 }
 
 impl Generations {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(clock: Clock) -> Self {
         let generations = || (0..STRIPES).map(|_| AtomicU64::new(0)).collect();
         Self {
             sequence: AtomicU64::new(0),
@@ -69,6 +76,7 @@ impl Generations {
             users: generations(),
             any_user: AtomicU64::new(0),
             hasher: RandomState::new(),
+            clock,
         }
     }
 
@@ -87,6 +95,7 @@ impl Generations {
             users,
             any_user,
             hasher: self.hasher.clone(),
+            clock: self.clock.clone(),
         }
     }
 
@@ -149,6 +158,21 @@ impl Generations {
                 && self.users[user.0 as usize].load(SeqCst) <= seen.0)
     }
 
+    /// Returns the time of the last revocation of the token, the session or the user, by the clock of
+    /// this process.
+    pub(crate) fn last_revocation(&self, stripes: Stripes) -> Option<u64> {
+        let Stripes {
+            token,
+            session,
+            user,
+        } = stripes;
+        let token = self.token(token).load(SeqCst);
+        let session = self.token(session).load(SeqCst);
+        let user = self.users[user.0 as usize].load(SeqCst);
+        let last = token.max(session).max(user);
+        (last > 0).then_some(last)
+    }
+
     fn token(&self, stripe: TokenStripe) -> &AtomicU64 {
         &self.tokens[stripe.0 as usize]
     }
@@ -157,6 +181,7 @@ impl Generations {
     /// steps sees the new number but not yet its stripe. This is sound: the lookup began after the
     /// revocation did, so its validation knows what the provider revoked.
     fn advance(&self, stripe: &AtomicU64) {
+        self.sequence.fetch_max(self.clock.elapsed(), SeqCst);
         let number = self.sequence.fetch_add(1, SeqCst) + 1;
         stripe.fetch_max(number, SeqCst);
     }

@@ -73,11 +73,11 @@ impl Lease {
     /// before may be [bridged](Self::is_bridged).
     pub(crate) fn new(length: u64, bridge: u64, clock: Clock) -> Self {
         Self {
+            generations: Generations::new(clock.clone()),
             clock,
             length,
             until: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
-            generations: Generations::new(),
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
             bridge: Bridge::new(bridge),

@@ -138,7 +138,7 @@ impl LocalStore {
                 BuildHasherDefault::default(),
                 DefaultLifecycle::default(),
             ),
-            generations: Generations::new(),
+            generations: Generations::new(clock.clone()),
             revoked: Mutex::new(Denials::new(revoked.get())),
             ended: Mutex::new(Denials::new(revoked.get())),
             banned: Mutex::new(Denials::new(revoked.get())),
@@ -222,15 +222,11 @@ impl LocalStore {
             .stale_within(0, &self.clock)
     }
 
-    fn stale_window(
-        &self,
-        ends: u64,
-        provenance: impl FnOnce() -> Option<Provenance>,
-    ) -> Option<Arc<StaleWindow>> {
+    fn stale_window(&self, ends: u64, provenance: Option<&Provenance>) -> Option<Arc<StaleWindow>> {
         (self.times.stale > 0 || self.times.bridges_restarts).then(|| {
             Arc::new(StaleWindow {
                 ends,
-                provenance: provenance(),
+                provenance: provenance.cloned(),
             })
         })
     }
@@ -274,21 +270,29 @@ impl LocalStore {
         }
     }
 
-    /// Stores a validated session. A revocation between [`Self::check`] and this is harmless,
-    /// because every hit compares `generation`.
+    /// Stores a session whose validation began at `began` at the earliest. A revocation between
+    /// [`Self::check`] and this is harmless, because every hit compares `generation`.
     pub(crate) fn insert(
         &self,
         key: &CacheKey,
         generation: Generation,
+        began: u64,
         session: &ValidatedSession,
     ) {
         let now = self.clock.elapsed();
+        let stripes = stripes(key, &session.user, self.generations.user(session.user.id()));
+        let last_revocation = self.generations.last_revocation(stripes);
+        let trusted = last_revocation
+            .and_then(|at| self.lifetimes.trust(began.saturating_sub(at)))
+            .map(|trust| began.saturating_add(trust).saturating_sub(now));
         let left = session
             .expires_at
             .map(|at| wall_micros(at).saturating_sub(self.clock.wall()));
         let life = self.lifetimes.life(&key.token, now.cast_signed(), left);
+        let life = trusted.map_or(life, |trusted| life.min(trusted));
         let refresh_after = self.lifetimes.refresh_after(life).unwrap_or(u64::MAX);
         let usable_until = now.saturating_add(life);
+        let can_be_stale = trusted.is_none();
         self.entries.insert(
             key.local,
             Entry {
@@ -298,40 +302,46 @@ impl LocalStore {
                 refresh_at: now.saturating_add(refresh_after),
                 record: RecordVersion(usable_until.cast_signed()),
                 version: ReadVersion::local(generation),
-                stripes: stripes(key, &session.user, self.generations.user(session.user.id())),
-                stale: self.stale_window(usable_until, || None),
+                stripes,
+                stale: can_be_stale
+                    .then(|| self.stale_window(usable_until, None))
+                    .flatten(),
             },
         );
     }
 
-    /// Stores a session that was found in Redis by a read that was sent after `version` was read.
-    /// What was revoked or pushed in between is harmless here as well, because every hit compares
-    /// `version`.
+    /// Stores a session that was found in Redis by a read that was sent at `sent`, after `version`
+    /// was read. What was revoked or pushed in between is harmless here as well, because every hit
+    /// compares `version`.
     pub(crate) fn insert_from_redis(
         &self,
         key: &CacheKey,
         version: ReadVersion,
+        sent: u64,
         served: &CacheableRecord,
     ) {
         let Some(admission) = served.admission else {
             return;
         };
         let record = &served.record;
-        let now = self.clock.elapsed();
-        let ends = now.saturating_add(served.left);
-        let vouches = admission.can_revalidate;
-        let provenance = || record.provenance.clone().filter(|_| vouches);
+        // Count from the time before the read, so that the entry does not outlive the trust in its
+        // record by the time of the reply.
+        let ends = sent.saturating_add(served.left);
+        let provenance = record.provenance.as_ref();
         self.entries.insert(
             key.local,
             Entry {
                 user: record.user.clone(),
                 expires_at: record.expires_at,
-                usable_until: ends.min(now.saturating_add(self.times.max_age)),
-                refresh_at: now.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
+                usable_until: ends.min(sent.saturating_add(self.times.max_age)),
+                refresh_at: sent.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
                 record: served.version,
                 version,
                 stripes: stripes(key, &record.user, admission.user),
-                stale: self.stale_window(ends, provenance),
+                stale: admission
+                    .can_be_stale
+                    .then(|| self.stale_window(ends, provenance))
+                    .flatten(),
             },
         );
     }

@@ -7,6 +7,9 @@
 //! that has held them all since then. Foreign records carry only a time, so clocks decide about
 //! them, with slack for the difference between clocks.
 //!
+//! The identity provider may lag behind what it was told, so a record that was validated soon after a
+//! revocation is trusted only for as long as that was ([`trusted_until`]).
+//!
 //! `tests/model/src/redis.rs` checks these rules in all interleavings.
 
 use std::sync::Arc;
@@ -14,8 +17,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::{
+    lifetime::LifetimePolicy,
     record::{Provenance, Record},
-    revocation::{RevocationState, Tombstone},
+    revocation::{RevocationMark, RevocationState, Tombstone},
     timestamp::Timestamp,
 };
 use crate::time::wall_micros;
@@ -39,18 +43,20 @@ pub(crate) struct ReadContext {
     pub(crate) trust_floor: Timestamp,
 }
 
-/// Whether the record may be served. `max_age` is the TTL of this cache, in microseconds.
+/// Whether the record may be served. `lifetimes` are those of this cache.
 pub(crate) fn is_acceptable(
     record: &Record,
     state: &RevocationState,
     context: &ReadContext,
-    max_age: i64,
+    lifetimes: &LifetimePolicy,
 ) -> bool {
     if has_ended(record.expires_at, context.wall)
         || state.tombstone.as_ref().is_some_and(Tombstone::refuses)
+        || trusted_until(record, state, lifetimes).is_some_and(|until| context.time >= until)
     {
         return false;
     }
+    let max_age = i64::try_from(lifetimes.ttl()).unwrap_or(i64::MAX);
     let oldest = context
         .time
         .minus(max_age.saturating_add(CLOCK_SKEW_TOLERANCE));
@@ -70,6 +76,48 @@ pub(crate) fn is_acceptable(
                 )
         }
     }
+}
+
+/// Returns the time at which the trust in a record ends, or `None` if only the TTL limits it.
+///
+/// No slack is added, because it would exceed the trust in the first seconds. A wrong rejection costs
+/// a validation.
+pub(crate) fn trusted_until(
+    record: &Record,
+    state: &RevocationState,
+    lifetimes: &LifetimePolicy,
+) -> Option<Timestamp> {
+    let validated = match &record.provenance {
+        Some(provenance) => provenance.fence,
+        // `cached_at` is the end of the validation, by another clock.
+        None => record.cached_at.minus(CLOCK_SKEW_TOLERANCE),
+    };
+    let (mark, tombstone) = (state.mark.as_ref(), state.tombstone.as_ref());
+    let trust = trust(validated, mark, tombstone, lifetimes)?;
+    Some(validated.plus(trust))
+}
+
+/// Returns for how many microseconds an answer is trusted whose validation began at `validated`,
+/// after these revocations. Returns `None` if only the TTL limits it.
+///
+/// A tombstone counts like a mark: the provider may lag behind the change of a session as it does
+/// behind the change of a user. A revocation in the future, and one whose time cannot be read, counts
+/// as if it had just been written.
+pub(crate) fn trust(
+    validated: Timestamp,
+    mark: Option<&RevocationMark>,
+    tombstone: Option<&Tombstone>,
+    lifetimes: &LifetimePolicy,
+) -> Option<i64> {
+    let times = [
+        mark.map(|mark| mark.time),
+        tombstone.map(|tombstone| tombstone.time),
+    ];
+    let last = times.into_iter().flatten();
+    let last = last.map(|time| time.unwrap_or(validated)).max()?;
+    let distance = validated.0.saturating_sub(last.0);
+    let trust = lifetimes.trust(u64::try_from(distance).unwrap_or_default())?;
+    Some(i64::try_from(trust).unwrap_or(i64::MAX))
 }
 
 pub(crate) fn has_ended(expires_at: Option<DateTime<Utc>>, wall: i64) -> bool {
@@ -128,6 +176,15 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;
 
+    /// Trusts every answer for the whole TTL.
+    fn lifetimes() -> LifetimePolicy {
+        lifetimes_with_lag(0)
+    }
+
+    fn lifetimes_with_lag(lag: u64) -> LifetimePolicy {
+        LifetimePolicy::new(TTL.unsigned_abs(), 100, lag)
+    }
+
     fn context() -> ReadContext {
         ReadContext {
             time: NOW,
@@ -164,7 +221,7 @@ mod tests {
     }
 
     fn served(record: &Record, state: &RevocationState) -> bool {
-        is_acceptable(record, state, &context(), TTL)
+        is_acceptable(record, state, &context(), &lifetimes())
     }
 
     #[test]
@@ -234,7 +291,12 @@ mod tests {
             run_id: "r2".into(),
             ..context()
         };
-        assert!(!is_acceptable(&ours(NOW, None, None), &none, &other, TTL));
+        assert!(!is_acceptable(
+            &ours(NOW, None, None),
+            &none,
+            &other,
+            &lifetimes()
+        ));
         let trust_floor = ReadContext {
             trust_floor: NOW.minus(10),
             ..context()
@@ -244,13 +306,13 @@ mod tests {
             &theirs(NOW.minus(10)),
             &none,
             &trust_floor,
-            TTL
+            &lifetimes()
         ));
         assert!(is_acceptable(
             &theirs(NOW.minus(9)),
             &none,
             &trust_floor,
-            TTL
+            &lifetimes()
         ));
     }
 
@@ -315,5 +377,62 @@ mod tests {
             ),
             "from the future"
         );
+    }
+
+    #[test]
+    fn young_record_is_trusted_for_its_distance_from_the_revocation() {
+        const SECOND: i64 = 1_000_000;
+        let lifetimes = lifetimes_with_lag(TTL.unsigned_abs());
+        let acceptable = |record: &Record, state: &RevocationState, at: Timestamp| {
+            let context = ReadContext {
+                time: at,
+                ..context()
+            };
+            is_acceptable(record, state, &context, &lifetimes)
+        };
+        let none = RevocationState::default();
+        assert_eq!(
+            trusted_until(&ours(NOW, None, None), &none, &lifetimes),
+            None
+        );
+        // Seconds between the revocation and the validation, and for how many its answer is trusted.
+        for (distance, trust) in [(0, 1), (1, 1), (2, 2), (60, 60), (299, 299), (-3, 1)] {
+            let time = NOW.minus(distance * SECOND).to_string();
+            let tombstone = format!("{time}:forget:1");
+            for (mark, tombstone) in [(Some(&*time), None), (None, Some(&*tombstone))] {
+                let state = revocations(mark, tombstone);
+                let record = ours(NOW, mark, tombstone);
+                let until = NOW.plus(trust * SECOND);
+                assert!(acceptable(&record, &state, until.minus(1)), "{distance} s");
+                assert!(!acceptable(&record, &state, until), "{distance} s");
+            }
+            if distance > 0 {
+                // Its validation began up to 5 seconds before it was stored.
+                let state = revocations(Some(&time), None);
+                let record = record(NOW.plus(CLOCK_SKEW_TOLERANCE), None);
+                let until = NOW.plus(trust * SECOND);
+                let is_served = acceptable(&record, &state, until.minus(1));
+                // It must not be from the future either.
+                assert!(is_served, "{distance} s");
+                assert!(!acceptable(&record, &state, until), "{distance} s");
+            }
+        }
+        // The later one of two revocations counts.
+        let times = [300, 2].map(|age| NOW.minus(age * SECOND).to_string());
+        let tombstone = format!("{}:forget:1", times[1]);
+        let state = revocations(Some(&times[0]), Some(&tombstone));
+        let record = ours(NOW, Some(&times[0]), Some(&tombstone));
+        let trusted = trusted_until(&record, &state, &lifetimes);
+        assert_eq!(trusted, Some(NOW.plus(2 * SECOND)));
+        // In doubt, the revocation was just written.
+        let state = revocations(Some("garbage"), None);
+        let record = ours(NOW, Some("garbage"), None);
+        let trusted = trusted_until(&record, &state, &lifetimes);
+        assert_eq!(trusted, Some(NOW.plus(SECOND)));
+        // Beyond the lag, only the TTL limits a record.
+        let old = NOW.minus(TTL).to_string();
+        let state = revocations(Some(&old), None);
+        let record = ours(NOW, Some(&old), None);
+        assert_eq!(trusted_until(&record, &state, &lifetimes), None);
     }
 }

@@ -3,26 +3,48 @@
 //! Sessions that were cached together, as after a deployment, must not all expire together. Each
 //! gets up to 10 % less than the TTL. How much less is derived from its token and the time at which
 //! it was looked up, so that every node that reads the record computes the same lifetime.
+//!
+//! The identity provider may not know of a revocation yet when it is asked after it. So trust in its
+//! answer grows with the distance of the validation from the revocation: an answer is as old as that
+//! when it is asked for again. This is a function of two times that a record holds already, so it
+//! needs no timer and survives a crash.
 
 use super::key::TokenDigest;
 
 /// The TTL is reduced by at most one part in this many.
 const JITTER_DIVISOR: u64 = 10;
 
+/// Shortest trust in an answer, in microseconds, however soon after a revocation it was given.
+const MIN_TRUST: u64 = 1_000_000;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LifetimePolicy {
     ttl: u64,
     /// Percentage of the lifetime after which a session in use is validated again. 100 means never.
     refresh_percent: u64,
+    /// How long after a revocation trust is limited, in microseconds. 0 means never.
+    provider_lag: u64,
 }
 
 impl LifetimePolicy {
-    /// Creates a policy for this TTL in microseconds.
-    pub(crate) fn new(ttl: u64, refresh_percent: u8) -> Self {
+    /// Creates a policy for this TTL and this lag of the identity provider, in microseconds.
+    pub(crate) fn new(ttl: u64, refresh_percent: u8, provider_lag: u64) -> Self {
         Self {
             ttl,
             refresh_percent: refresh_percent.into(),
+            provider_lag,
         }
+    }
+
+    pub(crate) fn ttl(&self) -> u64 {
+        self.ttl
+    }
+
+    /// Returns for how many microseconds an answer of the identity provider is trusted, counted from
+    /// the start of a validation that began `distance` after the last revocation. Returns `None` if
+    /// only the TTL limits it.
+    pub(crate) fn trust(&self, distance: u64) -> Option<u64> {
+        (distance < self.provider_lag).then(|| distance.max(MIN_TRUST))
     }
 
     /// Returns for how many microseconds a session is served that was looked up at `since` and
@@ -55,7 +77,7 @@ mod tests {
 
     #[test]
     fn lifetime_jitter_only_shortens_by_up_to_a_tenth() {
-        let lifetimes = LifetimePolicy::new(300_000_000, 80);
+        let lifetimes = LifetimePolicy::new(300_000_000, 80, 0);
         let lives: Vec<_> = (0..1_000)
             .map(|n| lifetimes.life(&token(n), 1_732_444_800_000_000, None))
             .collect();
@@ -74,7 +96,7 @@ mod tests {
 
     #[test]
     fn lifetime_ends_with_its_session() {
-        let lifetimes = LifetimePolicy::new(300_000_000, 80);
+        let lifetimes = LifetimePolicy::new(300_000_000, 80, 0);
         assert_eq!(lifetimes.life(&token(0), 0, Some(5)), 5);
         assert_eq!(lifetimes.life(&token(0), 0, Some(-5)), 0);
         let unbounded = lifetimes.life(&token(0), 0, None);
@@ -84,7 +106,34 @@ mod tests {
     #[test]
     fn refresh_is_due_after_a_share_of_the_lifetime_or_never() {
         let ttl = 300_000_000;
-        assert_eq!(LifetimePolicy::new(ttl, 80).refresh_after(1_000), Some(800));
-        assert_eq!(LifetimePolicy::new(ttl, 100).refresh_after(1_000), None);
+        assert_eq!(
+            LifetimePolicy::new(ttl, 80, 0).refresh_after(1_000),
+            Some(800)
+        );
+        assert_eq!(LifetimePolicy::new(ttl, 100, 0).refresh_after(1_000), None);
+    }
+
+    /// With refresh-ahead at 80 %, as in the documentation of `provider_lag`.
+    #[test]
+    fn trust_grows_with_the_distance_from_the_revocation() {
+        let ttl = 300_000_000;
+        let lifetimes = LifetimePolicy::new(ttl, 80, ttl);
+        for (distance, trust) in [
+            (0, Some(MIN_TRUST)),
+            (MIN_TRUST, Some(MIN_TRUST)),
+            (MIN_TRUST + 1, Some(MIN_TRUST + 1)),
+            (ttl - 1, Some(ttl - 1)),
+            (ttl, None),
+        ] {
+            assert_eq!(lifetimes.trust(distance), trust);
+        }
+        assert_eq!(LifetimePolicy::new(ttl, 80, 0).trust(0), None);
+
+        let (mut distance, mut validations) = (0, 1);
+        while let Some(trust) = lifetimes.trust(distance) {
+            distance += lifetimes.refresh_after(trust).unwrap();
+            validations += 1;
+        }
+        assert_eq!(validations, 12);
     }
 }

@@ -15,7 +15,7 @@ mod timestamp;
 pub(crate) use self::{
     acceptance::{
         CLOCK_SKEW_TOLERANCE, ReadContext, has_ended, is_acceptable, is_unrevoked,
-        is_unrevoked_after_restart,
+        is_unrevoked_after_restart, trust, trusted_until,
     },
     identity::{IdentityDigest, IdentityNames},
     key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},

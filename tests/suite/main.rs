@@ -41,6 +41,7 @@ mod nodes;
 mod outage;
 mod page;
 mod provider;
+mod provider_lag;
 mod public_api;
 mod readiness;
 mod redis_credentials;

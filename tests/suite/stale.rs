@@ -102,6 +102,8 @@ async fn aged_within(
         .unwrap()
         .ttl(Duration::from_secs(1))
         .negative_ttl(Duration::ZERO)
+        // A session that was just invalidated is stale as any other.
+        .provider_lag(Duration::ZERO)
         .local_cache(LocalCacheConfig::new(10).lease(Duration::from_secs(60)))
         .stale_if_error(STALE);
     let (cache, probe, layer) = layer_of(builder);

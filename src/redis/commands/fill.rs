@@ -226,7 +226,9 @@ impl RedisStore {
         seen: &LookupSnapshot,
         session: &ValidatedSession,
     ) -> Option<u64> {
-        let life = self.limits.lifetimes.life(&key.token, seen.fence.0, None) / 1_000;
+        let lifetimes = &self.limits.lifetimes;
+        let kept = seen.kept_for(lifetimes);
+        let life = lifetimes.life(&key.token, seen.fence.0, kept) / 1_000;
         let Some(at) = session.expires_at else {
             return Some(life);
         };

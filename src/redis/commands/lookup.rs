@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     outcome::{LookupResult, LookupSnapshot, ReplacePolicy},
-    store::{RedisStore, micros, read},
+    store::{RedisStore, read},
 };
 use crate::{
     coherence::{Admission, CacheableRecord},
@@ -16,7 +16,7 @@ use crate::{
     protocol::{
         CacheKey, MAX_RECORD, Opened, Parsed, Provenance, ReadContext, Record, RevocationState,
         Timestamp, Tombstone, has_ended, is_acceptable, is_sealed, is_unrevoked,
-        is_unrevoked_after_restart,
+        is_unrevoked_after_restart, trusted_until,
     },
     redis::{
         connection::{Access, Unavailable},
@@ -111,8 +111,9 @@ impl RedisStore {
         };
         // `MGET` does not return the time, so the node's clock determines the age.
         let context = self.context(Timestamp(self.clock.wall()), &observed.run_ids);
+        let lifetimes = &self.limits.lifetimes;
         let accepted = record.provenance.is_some()
-            && is_acceptable(&record, &observed.revocations, &context, self.max_age());
+            && is_acceptable(&record, &observed.revocations, &context, lifetimes);
         if !accepted {
             return Ok(None);
         }
@@ -120,8 +121,8 @@ impl RedisStore {
             self.record_cache
                 .read(key, known, value, Arc::clone(&record));
         }
-        let mark_name = &known.mark_name;
-        let served = self.served(key, record, mark_name, &context, &observed.run_ids);
+        let (mark_name, state) = (&known.mark_name, &observed.revocations);
+        let served = self.served(key, record, mark_name, state, &context, &observed.run_ids);
         Ok(Some(served))
     }
 
@@ -156,15 +157,18 @@ impl RedisStore {
             Some(_) => Timestamp(self.clock.wall()),
         };
         let context = self.context(now, &seen.run_ids);
+        let (state, lifetimes) = (&seen.revocations, &self.limits.lifetimes);
         if replace.is_none()
-            && is_acceptable(&record, &seen.revocations, &context, self.max_age())
+            && is_acceptable(&record, state, &context, lifetimes)
             // The Python service knows no bans.
-            && (record.provenance.is_some() || !self.is_banned(call, &record.user, seen.is_banned).await?)
+            && (record.provenance.is_some()
+                || !self.is_banned(call, &record.user, seen.is_banned).await?)
         {
             if record.provenance.is_some() {
                 self.record_cache.learn_user(key, &mark_name);
             }
-            let served = self.served(key, Arc::new(record), &mark_name, &context, &seen.run_ids);
+            let record = Arc::new(record);
+            let served = self.served(key, record, &mark_name, state, &context, &seen.run_ids);
             return Ok(LookupResult::Record(served));
         }
         if has_ended(record.expires_at, context.wall)
@@ -199,12 +203,15 @@ impl RedisStore {
         key: &CacheKey,
         record: Arc<Record>,
         mark_name: &str,
+        state: &RevocationState,
         context: &ReadContext,
         run_ids: &RunIds,
     ) -> CacheableRecord {
         let since = record.since();
-        let ends = record.expires_at.map(wall_micros);
         let lifetimes = &self.limits.lifetimes;
+        let trusted = trusted_until(&record, state, lifetimes).map(|until| until.0);
+        let ends = [record.expires_at.map(wall_micros), trusted];
+        let ends = ends.into_iter().flatten().min();
         let left = ends.map(|at| at.saturating_sub(since.0));
         let life = lifetimes.life(&key.token, since.0, left);
         let age = u64::try_from(context.time.0.saturating_sub(since.0)).unwrap_or_default();
@@ -214,7 +221,7 @@ impl RedisStore {
                 .refresh_after(life)
                 .map(|after| after.saturating_sub(age)),
             version: RecordVersion(since.0),
-            admission: self.admission(&record, mark_name, run_ids),
+            admission: self.admission(&record, mark_name, trusted.is_some(), run_ids),
             record,
         }
     }
@@ -266,7 +273,13 @@ impl RedisStore {
 
     /// Returns how a served record may be kept in memory. It may be kept only if every change that
     /// makes it unusable is pushed to this process.
-    fn admission(&self, record: &Record, mark_name: &str, run_ids: &RunIds) -> Option<Admission> {
+    fn admission(
+        &self,
+        record: &Record,
+        mark_name: &str,
+        is_young: bool,
+        run_ids: &RunIds,
+    ) -> Option<Admission> {
         let listener = self.listener.as_ref()?;
         // The Python service ends its own records by deleting them, which is pushed only if records
         // are tracked.
@@ -278,7 +291,7 @@ impl RedisStore {
         };
         (hears_its_end && hears_all()).then(|| Admission {
             user: listener.lease().user(mark_name),
-            can_revalidate: mark_name == self.mark_name(record.user.id()),
+            can_be_stale: !is_young && mark_name == self.mark_name(record.user.id()),
         })
     }
 
@@ -395,9 +408,5 @@ impl RedisStore {
             wall: self.clock.wall(),
             trust_floor: self.topology.trust_floor(),
         }
-    }
-
-    fn max_age(&self) -> i64 {
-        micros(self.limits.ttl)
     }
 }

@@ -2,7 +2,10 @@
 
 use crate::{
     coherence::CacheableRecord,
-    protocol::{RevocationMark, RevocationState, Timestamp, Tombstone},
+    protocol::{
+        CLOCK_SKEW_TOLERANCE, LifetimePolicy, RevocationMark, RevocationState, Timestamp,
+        Tombstone, trust,
+    },
     redis::topology::{LookupReply, RunIds},
 };
 
@@ -95,6 +98,23 @@ impl LookupResult {
 }
 
 impl LookupSnapshot {
+    /// Returns for how many microseconds Redis keeps a record that was validated after this lookup,
+    /// or `None` for its TTL.
+    ///
+    /// This is the trust in the record, but at least the slack: until then a later lookup needs the
+    /// record to learn the user, since a mark that it does not read counts as unseen. The Python
+    /// service does not use a record that was validated so soon after a mark.
+    pub(crate) fn kept_for(&self, lifetimes: &LifetimePolicy) -> Option<i64> {
+        let mark = match &self.mark {
+            MarkSnapshot::Read { mark, .. } => mark.as_ref(),
+            // The fill stores nothing unless the mark is older than the slack, and every lookup
+            // compares the trust again.
+            MarkSnapshot::Unread => None,
+        };
+        let trust = trust(self.fence, mark, self.tombstone.as_ref(), lifetimes)?;
+        Some(trust.max(CLOCK_SKEW_TOLERANCE))
+    }
+
     /// Returns a conflict with the state that the re-check of a fill read instead.
     pub(crate) fn conflict(
         &self,
