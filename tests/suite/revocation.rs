@@ -12,7 +12,7 @@ use http::StatusCode;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tower_session_cache::{
     Authority, Fill, Lookup, Namespace, SessionCache, SessionCacheLayer, SessionToken,
-    SessionValidator, UserData, ValidatedSession, ValidationError,
+    SessionValidator, UserData, ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -23,6 +23,12 @@ use crate::support::{
 
 fn of_tier(tier: &str) -> ValidatedSession {
     ValidatedSession::new(UserData::builder("ada").tier(tier).build())
+}
+
+/// Its clock stands still, so that no session is validated again only because time passes.
+fn timeless_cache() -> SessionCache {
+    let builder = SessionCache::builder().clock(ManualClock::new());
+    builder.build().unwrap()
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +49,7 @@ async fn revoke(cache: &SessionCache, how: Revoke, text: &str, user: &str) {
 
 #[tokio::test]
 async fn revoked_session_is_revalidated_or_rejected() {
-    let cache = SessionCache::builder().build().unwrap();
+    let cache = timeless_cache();
     let probe = Probe::answering(|_| Ok(of_tier("old")));
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     for how in [Revoke::Forget, Revoke::User] {
@@ -73,7 +79,7 @@ async fn revoked_session_is_revalidated_or_rejected() {
 #[tokio::test]
 async fn validation_overtaken_by_an_invalidation_is_repeated() {
     for how in [Revoke::Forget, Revoke::User] {
-        let cache = SessionCache::builder().build().unwrap();
+        let cache = timeless_cache();
         let probe = Probe::answering(|_| Ok(of_tier("old")));
         let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
         probe.hold();
@@ -104,7 +110,7 @@ async fn validation_overtaken_by_an_invalidation_is_repeated() {
 
 #[tokio::test]
 async fn validation_overtaken_by_a_logout_is_rejected() {
-    let cache = SessionCache::builder().build().unwrap();
+    let cache = timeless_cache();
     let probe = Probe::new();
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     probe.hold();
@@ -126,7 +132,7 @@ async fn validation_overtaken_by_a_logout_is_rejected() {
 
 #[tokio::test]
 async fn request_after_recheck_waits_for_next_validation() {
-    let cache = SessionCache::builder().build().unwrap();
+    let cache = timeless_cache();
     let probe = Probe::answering(|_| Ok(of_tier("one")));
     let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
     probe.hold();
@@ -160,7 +166,7 @@ async fn request_after_recheck_waits_for_next_validation() {
 
 #[tokio::test]
 async fn ticket_from_before_a_revocation_is_not_stored() {
-    let cache = SessionCache::builder().build().unwrap();
+    let cache = timeless_cache();
     let t = token("t");
     let Lookup::Miss(ticket) = cache.get(&t).await else {
         panic!("empty")
