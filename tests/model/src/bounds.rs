@@ -95,6 +95,9 @@ pub struct Bounds {
     pub left: Left,
     /// Whether Redis may execute a command after its caller has timed out.
     pub has_pipe: bool,
+    /// How long the provider may go on replying as before after a change, in ticks. Zero also turns
+    /// the rules off that this takes, as `provider_lag` does.
+    pub lag: u8,
     /// Whether the provider still accepts a token after its logout.
     pub forgives: bool,
     /// Whether known tokens are looked up with `MGET`.
@@ -188,6 +191,7 @@ impl Bounds {
             evictions: 0,
         },
         has_pipe: false,
+        lag: 0,
         forgives: false,
         has_hints: false,
         max_queued: 2,

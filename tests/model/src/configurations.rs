@@ -69,6 +69,13 @@ const ENDINGS: Ticks = Ticks {
     max_session_lifetime: 6,
 };
 
+/// A TTL that is longer than the trust in a record that was validated while the provider lagged.
+const LAGGING: Ticks = Ticks {
+    end: 5,
+    ttl: [7, 7],
+    ..Ticks::SHORT
+};
+
 /// Redis is available, and keeps its data.
 pub const ANSWERED: &[Bounds] = &[
     Bounds {
@@ -704,6 +711,57 @@ pub const REFUSALS: &[Bounds] = &[
 
 /// Where the guarantee does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
+    Bounds {
+        name: "limit: the provider lags behind a reset",
+        nodes: 2,
+        asked: 1,
+        requests: 2,
+        revocations: [RESET_B, None, None],
+        ticks: Ticks {
+            end: 6,
+            node_slow: [1, 0],
+            ..LAGGING
+        },
+        lag: 1,
+        has_hints: true,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the provider lags behind the change of a session",
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [FORGET_A, None, None],
+        ticks: LAGGING,
+        lag: 1,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the provider lags behind a reset, on a cluster",
+        mode: Mode::Cluster,
+        nodes: 1,
+        asked: 1,
+        requests: 2,
+        revocations: [RESET_A, None, None],
+        ticks: LAGGING,
+        lag: 1,
+        ..BASE
+    },
+    Bounds {
+        name: "limit: the provider lags behind a reset by Python",
+        nodes: 1,
+        asked: 1,
+        requests: 1,
+        revocations: [Some(PeerReset), None, None],
+        ticks: Ticks {
+            end: 7,
+            ttl: [9, 9],
+            ..CLOCKS
+        },
+        lag: 2,
+        peer: 1,
+        ..BASE
+    },
     Bounds {
         name: "limit: Python logs out",
         nodes: 1,

@@ -130,13 +130,16 @@ impl Model {
                         completes(rejected),
                     );
                 } else {
-                    let version = state.provider.versions[token];
-                    let step = Step::Validated {
-                        ticket,
-                        version,
-                        again,
-                    };
-                    goes("receives the validated session", state, phase, step);
+                    let current = Some(state.provider.versions[token]);
+                    let versions = [current, self.late_version(state, token)];
+                    for version in versions.into_iter().flatten() {
+                        let step = Step::Validated {
+                            ticket,
+                            version,
+                            again,
+                        };
+                        goes("receives the validated session", state, phase, step);
+                    }
                 }
             }
             Step::Validated {

@@ -13,14 +13,16 @@
 //! | `lookup` | `cache/store.rs`, `redis/commands/lookup.rs` |
 //! | `leader` | `sync/singleflight.rs`, `resolver/resolve.rs` (`lead`), the fill of `cache/store.rs` |
 //! | `request` | `resolver/resolve.rs` (`resolve`) |
-//! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/revoked_tokens.rs` |
+//! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/denials.rs` |
 //! | `session` | ended sessions and bans: the same scripts, `cache/revoke.rs`, the fill of `cache/store.rs` |
 //! | `refusals` | rejections by the provider that Redis does not know: `memory/rejections.rs` |
+//! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
 
 pub mod bounds;
 pub mod configurations;
+mod lag;
 mod leader;
 mod lookup;
 mod peer;

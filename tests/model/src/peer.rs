@@ -100,11 +100,15 @@ impl Model {
                 );
             }
             PeerRequest::Validates => {
-                let step = PeerRequest::Validated {
-                    version: state.provider.versions[0],
-                    at: state.time,
-                };
-                goes("validates at the provider", *state, step, Event::None);
+                let current = Some(state.provider.versions[0]);
+                let versions = [current, self.late_version(state, 0)];
+                for version in versions.into_iter().flatten() {
+                    let step = PeerRequest::Validated {
+                        version,
+                        at: state.time,
+                    };
+                    goes("validates at the provider", *state, step, Event::None);
+                }
             }
             PeerRequest::Validated { version, at } => {
                 if state.time > at + self.bounds.ticks.peer_takes {

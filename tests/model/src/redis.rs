@@ -277,6 +277,9 @@ impl Model {
         if self.holds(Rule::AcceptsNoRefused) && tomb.is_some_and(|tomb| tomb.refuses) {
             return false;
         }
+        if !self.is_trusted(record, tomb, mark, now) {
+            return false;
+        }
         let is_old = now > record.since().plus(ticks.ttl[node] + ticks.slack);
         let Some(provenance) = record.provenance else {
             let since = record.cached_at;

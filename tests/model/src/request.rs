@@ -52,7 +52,7 @@ impl Model {
             limit: version,
             ..self.refusals_of(state, node, token)
         };
-        if state.time > since + self.bounds.ticks.bound(node.unwrap_or_default()) {
+        if state.time > since + self.limit_of(node.unwrap_or_default()) {
             floor.strict = floor.strict.max(floor.limit);
         }
         floor.limit = floor.limit.max(floor.strict);

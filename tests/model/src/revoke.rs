@@ -58,6 +58,7 @@ impl Model {
                 let token = usize::from(token);
                 state.provider.versions[token] += 1;
                 versions[token] = state.provider.versions[token];
+                self.is_late_with(state, token);
             }
             // After a lift everything is validated again.
             Revoke::User | Revoke::LiftBan => {
@@ -68,6 +69,7 @@ impl Model {
                 {
                     state.provider.versions[token] += 1;
                     *version = state.provider.versions[token];
+                    self.is_late_with(state, token);
                 }
             }
             // A provider that accepts the tokens of an ended session is the reason why Redis knows
@@ -291,6 +293,9 @@ impl Model {
     }
 
     pub(crate) fn promise(&self, state: &mut State, versions: [Version; TOKENS]) {
+        if self.bounds.lag > 0 {
+            return self.limit(state, versions);
+        }
         for (token, version) in versions.into_iter().enumerate() {
             let floor = &mut state.ghost.everywhere[token];
             *floor = version.max(*floor);

@@ -34,6 +34,10 @@ rules! {
     AcceptsMarkRun,
     /// A native record that is older than TTL and slack is not served.
     AcceptsAge,
+    /// A record is trusted for as long as it was validated after the last revocation.
+    TrustGrows,
+    /// The validation of a foreign record is older than the record by up to slack.
+    PeerTrustHasSlack,
     /// A foreign record must be newer than the mark.
     PeerAfterMark,
     /// A foreign record must be newer than the mark by more than slack.

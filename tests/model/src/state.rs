@@ -112,6 +112,8 @@ pub enum Command {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Provider {
     pub versions: [Version; TOKENS],
+    /// Last tick in which it may reply as before the last change of a token.
+    pub late_until: [u8; TOKENS],
     /// Tokens that were logged out and that the provider rejects, too.
     pub dead: [bool; TOKENS],
 }

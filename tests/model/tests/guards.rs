@@ -21,6 +21,11 @@ const GUARDS: &[(Rule, &str)] = &[
     (AcceptsRun, "lost data: a token"),
     (AcceptsMarkRun, "cluster: a lost mark"),
     (AcceptsAge, "limit: Python logs out, and its TTL is longer"),
+    (TrustGrows, "limit: the provider lags behind a reset"),
+    (
+        PeerTrustHasSlack,
+        "limit: the provider lags behind a reset by Python",
+    ),
     (PeerAfterMark, "Python writes, a node invalidates the user"),
     (
         PeerSlackAfterMark,

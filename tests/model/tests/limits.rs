@@ -1,5 +1,5 @@
 //! What is not guaranteed, as exactly as the guarantee: each limit can be reached, and none lasts
-//! longer than TTL + validation timeout + slack.
+//! longer than TTL + validation timeout + slack, or than twice the lag of the provider + 1 s.
 
 use session_cache_model::{
     Model, System,
@@ -16,6 +16,15 @@ fn is_met_and_bounded(name: &str) {
     let report = model.check();
     report.print(name);
     assert!(report.trace.is_none(), "{report}");
+}
+
+/// The validations of the Python service and the marks that it writes are subject to the lag, too.
+#[test]
+fn staleness_after_a_late_reply_of_the_provider_is_bounded() {
+    is_met_and_bounded("limit: the provider lags behind a reset");
+    is_met_and_bounded("limit: the provider lags behind the change of a session");
+    is_met_and_bounded("limit: the provider lags behind a reset, on a cluster");
+    is_met_and_bounded("limit: the provider lags behind a reset by Python");
 }
 
 /// The plain `DEL` of the Python service leaves no tombstone for an in-flight validation of this
