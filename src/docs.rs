@@ -18,6 +18,9 @@ pub mod connections {}
 #[doc = include_str!("docs/deployment.md")]
 pub mod deployment {}
 
+#[doc = include_str!("docs/events.md")]
+pub mod events {}
+
 #[doc = include_str!("docs/failures.md")]
 pub mod failures {}
 

@@ -154,6 +154,7 @@
 //! | --- | --- | --- |
 //! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* (none is installed for the process) |
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
+//! | `events` | [`RevocationReceiver`], which takes the events that identity providers push, such as Appwrite's webhooks | *ring* |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
@@ -167,6 +168,8 @@ mod coherence;
 mod config_error;
 mod crypto;
 pub mod docs;
+#[cfg(feature = "events")]
+mod events;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -194,6 +197,12 @@ pub use cache::{
 };
 pub use config_error::ConfigError;
 pub use crypto::{SecretKey, SecretKeyError};
+#[cfg(feature = "events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "events")))]
+pub use events::{
+    AppwriteWebhook, EventOutcome, EventResponseBody, Refusal, RefusalKind, RevocationReceiver,
+    RevocationSource, Revoked,
+};
 pub use memory::LocalCacheConfig;
 pub use middleware::{
     Rejection, RejectionBody, RejectionKind, ResponseBody, ResponseFuture, SessionCacheLayer,

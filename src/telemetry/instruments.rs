@@ -10,6 +10,8 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
+#[cfg(feature = "events")]
+use std::time::Duration;
 
 #[cfg(not(feature = "metrics"))]
 use super::noop as recorder;
@@ -129,6 +131,26 @@ impl Drop for GaugeGuard {
     }
 }
 
+/// The time of the latest event, which only the facade receives. If several caches of a process
+/// set it, the last one wins.
+#[cfg(feature = "events")]
+pub(crate) struct TimeGauge(recorder::Gauge);
+
+#[cfg(feature = "events")]
+impl Instrument for TimeGauge {
+    fn register(Metric { name, help }: Metric, labels: Labels<'_>) -> Self {
+        Self(recorder::Gauge::new(name, help, labels))
+    }
+}
+
+#[cfg(feature = "events")]
+impl TimeGauge {
+    /// Sets the time, in seconds since the Unix epoch.
+    pub(crate) fn set(&self, seconds: f64) {
+        self.0.set(seconds);
+    }
+}
+
 /// Durations, which only the facade receives.
 pub(crate) struct Histogram(recorder::Histogram);
 
@@ -142,6 +164,12 @@ impl Histogram {
     /// Records the time since the timer was started.
     pub(crate) fn record(&self, timer: Timer) {
         self.0.record(timer);
+    }
+
+    /// Records a duration that was measured elsewhere.
+    #[cfg(feature = "events")]
+    pub(crate) fn record_duration(&self, duration: Duration) {
+        self.0.record_duration(duration);
     }
 }
 
@@ -224,14 +252,21 @@ macro_rules! metric_set {
             $(#[doc = $help] pub(crate) $field: $Instrument),+
         }
 
-        impl Default for $Set {
-            fn default() -> Self {
+        impl $Set {
+            /// Registers the metrics with labels that all of them have.
+            pub(crate) fn labeled(labels: &[(&'static str, &'static str)]) -> Self {
                 Self {
                     $($field: Instrument::register(
                         Metric { name: $name, help: $help },
-                        &[],
+                        labels,
                     )),+
                 }
+            }
+        }
+
+        impl Default for $Set {
+            fn default() -> Self {
+                Self::labeled(&[])
             }
         }
     };

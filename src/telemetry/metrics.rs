@@ -1,6 +1,8 @@
 //! All metrics: names, labels and help texts. Add a label value to its enum, a metric to its set,
 //! and a second label by nesting a [`Family`]. [`Stats`] reads the same counts.
 
+#[cfg(feature = "events")]
+use super::instruments::TimeGauge;
 use super::{
     instruments::{
         Counter, Family, Gauge, Histogram, Instrument, Label, Metric, label, metric_set,
@@ -115,6 +117,36 @@ metric_set! {
             "Number of invalidations received from Redis";
         local_resets: Counter = "session_cache_local_resets_total",
             "Number of times the local cache was discarded because an invalidation may have been missed";
+    }
+}
+
+#[cfg(feature = "events")]
+label! {
+    /// What became of a request that a receiver of pushed events got.
+    enum EventLabel: "outcome" {
+        Applied = "applied",
+        Queued = "queued",
+        QueueFull = "queue_full",
+        Duplicate = "duplicate",
+        Ignored = "ignored",
+        Unmapped = "unmapped",
+        Rejected = "rejected",
+        Unavailable = "unavailable",
+        TooLarge = "too_large",
+        TooSlow = "too_slow",
+    }
+}
+
+#[cfg(feature = "events")]
+metric_set! {
+    /// The events that one receiver gets, with the label `source`.
+    struct EventMetrics {
+        events: Family<EventLabel, Counter> = "session_cache_events_total",
+            "Number of requests to receivers of pushed events by source and outcome";
+        age: Histogram = "session_cache_event_age_seconds",
+            "Time between an event at the identity provider and its arrival";
+        last: TimeGauge = "session_cache_last_event_timestamp_seconds",
+            "Time of the latest authentic event, in seconds since the Unix epoch";
     }
 }
 

@@ -21,3 +21,8 @@ pub(crate) use self::{
         INVALIDATION, LAYER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup_span, refresh_span,
     },
 };
+#[cfg(feature = "events")]
+pub(crate) use self::{
+    metrics::{EventLabel, EventMetrics},
+    targets::EVENTS,
+};

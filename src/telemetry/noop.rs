@@ -20,6 +20,9 @@ impl Gauge {
     }
 
     pub(super) fn add(&self, _: f64) {}
+
+    #[cfg(feature = "events")]
+    pub(super) fn set(&self, _: f64) {}
 }
 
 pub(super) struct Histogram;
@@ -30,6 +33,9 @@ impl Histogram {
     }
 
     pub(super) fn record(&self, _: Timer) {}
+
+    #[cfg(feature = "events")]
+    pub(super) fn record_duration(&self, _: std::time::Duration) {}
 }
 
 pub(crate) struct Timer;

@@ -1,5 +1,7 @@
 //! Instruments that forward to the `metrics` facade.
 
+#[cfg(feature = "events")]
+use std::time::Duration;
 use std::time::Instant;
 
 use metrics::{Label, Unit};
@@ -30,6 +32,11 @@ impl Gauge {
     pub(super) fn add(&self, difference: f64) {
         self.0.increment(difference);
     }
+
+    #[cfg(feature = "events")]
+    pub(super) fn set(&self, value: f64) {
+        self.0.set(value);
+    }
 }
 
 pub(super) struct Histogram(metrics::Histogram);
@@ -42,6 +49,11 @@ impl Histogram {
 
     pub(super) fn record(&self, timer: Timer) {
         self.0.record(timer.0.elapsed());
+    }
+
+    #[cfg(feature = "events")]
+    pub(super) fn record_duration(&self, duration: Duration) {
+        self.0.record(duration);
     }
 }
 

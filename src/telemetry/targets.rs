@@ -7,6 +7,8 @@ pub(crate) const VALIDATION: &str = "tower_session_cache::validation";
 pub(crate) const REVOCATION: &str = "tower_session_cache::revocation";
 pub(crate) const REDIS: &str = "tower_session_cache::redis";
 pub(crate) const INVALIDATION: &str = "tower_session_cache::invalidation";
+#[cfg(feature = "events")]
+pub(crate) const EVENTS: &str = "tower_session_cache::events";
 pub(crate) const LAYER: &str = "tower_session_cache::layer";
 
 /// Creates the span of a lookup that has to wait. The validation that it starts runs inside.

@@ -23,6 +23,7 @@ mod cookies;
 mod credentials;
 mod docs;
 mod end_to_end;
+mod events;
 mod example;
 mod faults;
 mod forward_auth;

@@ -14,8 +14,8 @@ use metrics::{
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheLayer, Stats, UserData,
-    ValidatedSession, ValidationError, testing::ManualClock,
+    AppwriteWebhook, LocalCacheConfig, Origin, RedisConfig, RevocationReceiver, SessionCache,
+    SessionCacheLayer, Stats, UserData, ValidatedSession, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -82,12 +82,14 @@ fn source(path: &str) -> String {
 fn dashboard_and_docs_list_exactly_the_metrics() {
     let names = Names::default();
     with_local_recorder(&names, || {
-        SessionCache::builder()
+        let cache = SessionCache::builder()
             .redis("redis://127.0.0.1:1")
             .unwrap()
             .local_cache(LocalCacheConfig::new(1))
             .build()
-            .unwrap()
+            .unwrap();
+        let appwrite = AppwriteWebhook::new("https://example.com/", "signature key").unwrap();
+        let _ = RevocationReceiver::new(cache, appwrite);
     });
     let registered = names.0.into_inner().unwrap();
     let names: BTreeSet<String> = registered.iter().map(|(name, _)| name.clone()).collect();

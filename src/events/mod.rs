@@ -1,0 +1,29 @@
+//! Receiver of the events that identity providers push when a session ends or a user changes.
+//!
+//! An event never admits a request. A [`RevocationSource`] reads whose sessions an authentic event
+//! concerns, and the [`RevocationReceiver`] invalidates them, so that they are validated again. A
+//! duplicate, a replay or events in the wrong order therefore cost validations and nothing else.
+//!
+//! An event is remembered only after it has been applied, so that a sender which repeats a failed
+//! delivery is not taken for a duplicate.
+
+mod applied_events;
+mod appwrite;
+mod body;
+mod monitor;
+mod outcome;
+mod receiver;
+mod refusal;
+mod request_body;
+mod revoked;
+mod source;
+
+pub use self::{
+    appwrite::AppwriteWebhook,
+    body::EventResponseBody,
+    outcome::EventOutcome,
+    receiver::RevocationReceiver,
+    refusal::{Refusal, RefusalKind},
+    revoked::Revoked,
+    source::RevocationSource,
+};
