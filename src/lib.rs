@@ -200,8 +200,8 @@ pub use crypto::{SecretKey, SecretKeyError};
 #[cfg(feature = "events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "events")))]
 pub use events::{
-    AppwriteWebhook, EventOutcome, EventResponseBody, Refusal, RefusalKind, RevocationReceiver,
-    RevocationSource, Revoked,
+    AppwriteWebhook, EventOutcome, EventResponseBody, HeaderSecret, Refusal, RefusalKind,
+    RevocationReceiver, RevocationSource, Revoked, StandardWebhook,
 };
 pub use memory::LocalCacheConfig;
 pub use middleware::{
@@ -215,6 +215,9 @@ pub use model::{
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use redis::RedisTls;
 pub use redis::{RedisConfig, RedisCredentials};
+#[cfg(feature = "events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "events")))]
+pub use telemetry::EventStats;
 pub use telemetry::{RevocationCounts, Stats};
 pub use token::{CookieRemoval, SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]

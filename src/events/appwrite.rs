@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use http::{Response, StatusCode, request::Parts};
 use percent_encoding::percent_decode_str;
 use ring::hmac::{self, HMAC_SHA1_FOR_LEGACY_USE_ONLY};
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     outcome::EventOutcome,
@@ -100,7 +100,7 @@ impl AppwriteWebhook {
     /// describes it.
     #[must_use]
     #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
-    pub fn signed_request(&self, event: &serde_json::Value) -> http::Request<String> {
+    pub fn signed_request(&self, event: &Value) -> http::Request<String> {
         let body = event.to_string();
         let url = self.urls.first().map(Vec::as_slice).unwrap_or_default();
         let message = [url, body.as_bytes()].concat();
@@ -146,7 +146,7 @@ impl RevocationSource for AppwriteWebhook {
         }
         // Two equal bodies may be two events: one object describes a user whose sessions are all
         // ended twice. So nothing identifies a duplicate, and each of them is applied.
-        Ok(Payload::user(body))
+        Ok(user(body))
     }
 
     fn answer(&self, outcome: &EventOutcome) -> Response<Bytes> {
@@ -159,21 +159,9 @@ impl RevocationSource for AppwriteWebhook {
     }
 }
 
-/// The IDs in the body: a session and a token name their user, and a user has its own ID.
-#[derive(Deserialize)]
-struct Payload {
-    #[serde(rename = "userId", default)]
-    user_id: serde_json::Value,
-    #[serde(rename = "$id", default)]
-    id: serde_json::Value,
-}
-
-impl Payload {
-    fn user(body: &[u8]) -> Revoked {
-        let Ok(payload) = serde_json::from_slice::<Self>(body) else {
-            return Revoked::unmapped();
-        };
-        let named = payload.user_id.as_str().filter(|id| !id.is_empty());
-        Revoked::user(named.or(payload.id.as_str()))
-    }
+/// A session and a token name their user, and a user has its own ID.
+fn user(body: &[u8]) -> Revoked {
+    let event: Value = serde_json::from_slice(body).unwrap_or_default();
+    let named = event["userId"].as_str().filter(|id| !id.is_empty());
+    Revoked::user(named.or(event["$id"].as_str()))
 }

@@ -10,6 +10,8 @@
 mod applied_events;
 mod appwrite;
 mod body;
+mod header_secret;
+mod json_event;
 mod monitor;
 mod outcome;
 mod receiver;
@@ -17,13 +19,16 @@ mod refusal;
 mod request_body;
 mod revoked;
 mod source;
+mod standard_webhook;
 
 pub use self::{
     appwrite::AppwriteWebhook,
     body::EventResponseBody,
+    header_secret::HeaderSecret,
     outcome::EventOutcome,
     receiver::RevocationReceiver,
     refusal::{Refusal, RefusalKind},
     revoked::Revoked,
     source::RevocationSource,
+    standard_webhook::StandardWebhook,
 };

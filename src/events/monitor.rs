@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use super::outcome::EventOutcome;
 use crate::{
     sync::{BackgroundTask, lock},
-    telemetry::{EVENTS, EventLabel, EventMetrics},
+    telemetry::{EVENTS, EventLabel, EventMetrics, EventStats},
     time::Clock,
 };
 
@@ -63,6 +63,21 @@ impl Monitor {
         }
         lock(&shared.rhythm).beat(shared.clock.elapsed());
         self.check.start(|| check(Arc::downgrade(shared)));
+    }
+
+    pub(super) fn stats(&self) -> EventStats {
+        let Shared {
+            metrics,
+            rhythm,
+            clock,
+            ..
+        } = &*self.shared;
+        let now = clock.elapsed();
+        let last = lock(rhythm).last;
+        EventStats {
+            since_last: last.map(|last| Duration::from_micros(now.saturating_sub(last))),
+            ..metrics.stats()
+        }
     }
 
     pub(super) fn duplicate(&self) {

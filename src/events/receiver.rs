@@ -28,7 +28,10 @@ use super::{
     revoked::Revoked,
     source::RevocationSource,
 };
-use crate::cache::{RevokeErrorKind, SessionCache};
+use crate::{
+    cache::{RevokeErrorKind, SessionCache},
+    telemetry::EventStats,
+};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,6 +84,12 @@ impl<S: RevocationSource> RevocationReceiver<S> {
             applied: AppliedEvents::default(),
             monitor,
         }))
+    }
+
+    /// Returns what the receiver and its clones have done so far.
+    #[must_use]
+    pub fn stats(&self) -> EventStats {
+        self.0.monitor.stats()
     }
 }
 

@@ -2,7 +2,7 @@
 //! and a second label by nesting a [`Family`]. [`Stats`] reads the same counts.
 
 #[cfg(feature = "events")]
-use super::instruments::TimeGauge;
+use super::{instruments::TimeGauge, stats::EventStats};
 use super::{
     instruments::{
         Counter, Family, Gauge, Histogram, Instrument, Label, Metric, label, metric_set,
@@ -147,6 +147,27 @@ metric_set! {
             "Time between an event at the identity provider and its arrival";
         last: TimeGauge = "session_cache_last_event_timestamp_seconds",
             "Time of the latest authentic event, in seconds since the Unix epoch";
+    }
+}
+
+#[cfg(feature = "events")]
+impl EventMetrics {
+    /// Returns the counts, without the time of the latest event.
+    pub(crate) fn stats(&self) -> EventStats {
+        let count = |label| self.events.with(label).get();
+        EventStats {
+            applied: count(EventLabel::Applied),
+            queued: count(EventLabel::Queued),
+            queue_full: count(EventLabel::QueueFull),
+            duplicates: count(EventLabel::Duplicate),
+            ignored: count(EventLabel::Ignored),
+            unmapped: count(EventLabel::Unmapped),
+            rejected: count(EventLabel::Rejected),
+            unavailable: count(EventLabel::Unavailable),
+            too_large: count(EventLabel::TooLarge),
+            too_slow: count(EventLabel::TooSlow),
+            since_last: None,
+        }
     }
 }
 

@@ -9,6 +9,8 @@ mod recorder;
 mod stats;
 mod targets;
 
+#[cfg(feature = "events")]
+pub use self::stats::EventStats;
 pub use self::stats::{RevocationCounts, Stats};
 pub(crate) use self::{
     instruments::{Gauge, GaugeGuard, Timer},

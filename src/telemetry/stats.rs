@@ -95,3 +95,34 @@ pub struct RevocationCounts {
     /// Number of revocations that apply on this node only, because the queue was full.
     pub queue_full: u64,
 }
+
+/// What a [`RevocationReceiver`](crate::RevocationReceiver) has done since it was created. All counts
+/// start at zero.
+#[cfg(feature = "events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "events")))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EventStats {
+    /// Number of events whose revocation applied on all nodes when they were answered.
+    pub applied: u64,
+    /// Number of events whose revocation was queued for Redis.
+    pub queued: u64,
+    /// Number of events whose revocation applies on this node only, because the queue was full.
+    pub queue_full: u64,
+    /// Number of events that had been applied before, and were not applied again.
+    pub duplicates: u64,
+    /// Number of authentic events that change no session.
+    pub ignored: u64,
+    /// Number of authentic events that name no user.
+    pub unmapped: u64,
+    /// Number of requests that were not an authentic event.
+    pub rejected: u64,
+    /// Number of events that could not be verified.
+    pub unavailable: u64,
+    /// Number of requests with a body of more than 256 KiB.
+    pub too_large: u64,
+    /// Number of requests whose body did not arrive within 5 seconds.
+    pub too_slow: u64,
+    /// How long ago the latest authentic event arrived.
+    pub since_last: Option<Duration>,
+}

@@ -14,8 +14,9 @@ use metrics::{
 };
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_session_cache::{
-    AppwriteWebhook, LocalCacheConfig, Origin, RedisConfig, RevocationReceiver, SessionCache,
-    SessionCacheLayer, Stats, UserData, ValidatedSession, ValidationError, testing::ManualClock,
+    AppwriteWebhook, HeaderSecret, LocalCacheConfig, Origin, RedisConfig, RevocationReceiver,
+    Revoked, SessionCache, SessionCacheLayer, StandardWebhook, Stats, UserData, ValidatedSession,
+    ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -89,7 +90,12 @@ fn dashboard_and_docs_list_exactly_the_metrics() {
             .build()
             .unwrap();
         let appwrite = AppwriteWebhook::new("https://example.com/", "signature key").unwrap();
-        let _ = RevocationReceiver::new(cache, appwrite);
+        let _ = RevocationReceiver::new(cache.clone(), appwrite);
+        let secret = "bm90IGEgc2VjcmV0IG9mIGFueWJvZHkgYXQgYWxs";
+        let standard = StandardWebhook::new(secret, |_| Revoked::nothing()).unwrap();
+        let _ = RevocationReceiver::new(cache.clone(), standard);
+        let header = HeaderSecret::new("x-secret", secret, |_| Revoked::nothing()).unwrap();
+        let _ = RevocationReceiver::new(cache, header);
     });
     let registered = names.0.into_inner().unwrap();
     let names: BTreeSet<String> = registered.iter().map(|(name, _)| name.clone()).collect();
