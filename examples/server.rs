@@ -35,6 +35,11 @@
 //!   cluster.
 //! - `SESSION_CACHE_LOCAL_CAPACITY` (`0`, which disables it): the capacity of the local cache in
 //!   front of Redis, in sessions.
+//! - `APPWRITE_WEBHOOK_URL` and `APPWRITE_WEBHOOK_SECRET`: the URL and the signature key of a webhook
+//!   of Appwrite, which ends here what ends there; set both or neither. The route is
+//!   `POST /hooks/appwrite`.
+//! - `WEBHOOK_SECRET`, such as `whsec_…`: turns on `POST /hooks/standard`, which takes Standard
+//!   Webhooks with the body `{"type": …, "data": {"user_id": …}}`.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: defaults to `info`.
 //!
@@ -53,18 +58,20 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, post_service},
 };
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteError, AppwriteErrorKind, AppwriteValidator, ErasedValidator, IntrospectionAuth,
-    IntrospectionConfigError, IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls,
-    RejectionBody, RevokeError, SessionCache, SessionCacheBuilder, SessionCacheConfig,
-    SessionCacheLayer, SessionInfo, SessionToken, TokenSource, UserData,
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, AppwriteWebhook, ConfigError,
+    ErasedValidator, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
+    LocalCacheConfig, RedisConfig, RedisTls, RejectionBody, RevocationReceiver, RevokeError,
+    Revoked, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer, SessionInfo,
+    SessionToken, StandardWebhook, TokenSource, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -133,12 +140,12 @@ struct Accounts {
     appwrite: AppwriteValidator,
 }
 
-fn router(app: App, has_page: bool) -> Router {
+fn router(app: App, hooks: Router<App>, demo: Option<Demo>) -> Router {
     let sessions = SessionCacheLayer::new(app.cache.clone(), app.provider.validator())
         .with_token_source(app.provider.token_source())
         .with_rejection_body(RejectionBody::problem_json);
     // The page contains a user and a password, so it must not be served with a real provider.
-    let page = if has_page { page() } else { Router::new() };
+    let page = demo.map_or_else(Router::new, |demo| page(demo, sessions.clone()));
     Router::new()
         .route("/api/v1/auth/me", get(me))
         .route("/api/v1/auth/logout", post(logout))
@@ -152,6 +159,8 @@ fn router(app: App, has_page: bool) -> Router {
         .merge(page)
         // A browser also sends the cookie with requests that other sites trigger.
         .layer(CsrfLayer::new())
+        // The senders of events have no session and no browser.
+        .merge(hooks)
         .layer(TimeoutLayer::with_status_code(
             StatusCode::SERVICE_UNAVAILABLE,
             Duration::from_secs(15),
@@ -281,9 +290,58 @@ async fn metrics(State(app): State<App>) -> impl IntoResponse {
     (content_type, app.metrics.render())
 }
 
+/// Returns the routes on which identity providers push their events.
+fn hooks(cache: &SessionCache, demo: Option<&Demo>) -> Result<Router<App>, Box<dyn Error>> {
+    let mut hooks = Router::new();
+    let url = setting("APPWRITE_WEBHOOK_URL", String::new())?;
+    let secret = setting("APPWRITE_WEBHOOK_SECRET", String::new())?;
+    let webhook = match (url.is_empty(), secret.is_empty()) {
+        (false, false) => {
+            let webhook = AppwriteWebhook::new(url, secret);
+            Some(webhook.map_err(|error| format!("APPWRITE_WEBHOOK_*: {error}"))?)
+        }
+        (true, true) => demo.map(Demo::webhook).transpose()?,
+        _ => {
+            let text = "set both APPWRITE_WEBHOOK_URL and APPWRITE_WEBHOOK_SECRET, or neither";
+            return Err(text.into());
+        }
+    };
+    if let Some(webhook) = webhook {
+        let events = RevocationReceiver::new(cache.clone(), webhook);
+        hooks = hooks.route("/hooks/appwrite", post_service(events));
+    }
+    let secret = setting("WEBHOOK_SECRET", String::new())?;
+    if !secret.is_empty() {
+        let webhook = StandardWebhook::new(secret, |event| {
+            Revoked::user(event["data"]["user_id"].as_str())
+        });
+        let webhook = webhook.map_err(|error| format!("WEBHOOK_SECRET: {error}"))?;
+        let events = RevocationReceiver::new(cache.clone(), webhook);
+        hooks = hooks.route("/hooks/standard", post_service(events));
+    }
+    Ok(hooks)
+}
+
+/// Ends the session at the embedded Appwrite as its console would, and sends the webhook.
+async fn end_at_appwrite(
+    State(demo): State<Demo>,
+    Extension(session): Extension<SessionInfo>,
+    Extension(user): Extension<UserData>,
+) -> Result<StatusCode, Problem> {
+    demo.server.revoke(session.token().expose_secret());
+    let webhook = demo.webhook().map_err(|_| Problem::unavailable(None))?;
+    let event = json!({ "$id": session.session_id(), "userId": user.id() });
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let response = client.request(webhook.signed_request(&event)).await;
+    match response {
+        Ok(response) if response.status().is_success() => Ok(StatusCode::NO_CONTENT),
+        _ => Err(Problem::unavailable(None)),
+    }
+}
+
 /// Returns the routes of a page for trying the service: three files, which may load only each
-/// other.
-fn page() -> Router<App> {
+/// other, and a button of Appwrite's console.
+fn page(demo: Demo, sessions: SessionCacheLayer<ErasedValidator>) -> Router<App> {
     const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; \
         connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let file = |content_type: &'static str, text: &'static str| {
@@ -304,6 +362,12 @@ fn page() -> Router<App> {
         .route("/", html)
         .route("/page.css", css)
         .route("/page.js", script)
+        .merge(
+            Router::new()
+                .route("/api/v1/auth/end-at-appwrite", post(end_at_appwrite))
+                .route_layer(sessions)
+                .with_state(demo),
+        )
 }
 
 /// Response of a handler that cannot do what was requested.
@@ -460,7 +524,7 @@ fn certificates() -> Result<Option<RedisTls>, Box<dyn Error>> {
 }
 
 /// Returns the identity provider: a real one, or an embedded Appwrite with a demo user.
-async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
+async fn provider(address: SocketAddr) -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
     let endpoint = setting("APPWRITE_ENDPOINT", String::new())?;
     let project = setting("APPWRITE_PROJECT_ID", String::new())?;
     match (introspection()?, endpoint.is_empty(), project.is_empty()) {
@@ -478,8 +542,9 @@ async fn provider() -> Result<(Provider, Option<Demo>), Box<dyn Error>> {
             let validator = AppwriteValidator::new(demo.endpoint(), demo.project_id())?;
             let secret = demo.recovery_secret("demo-user");
             let demo = Demo {
+                address,
                 secret,
-                _server: demo,
+                server: demo,
             };
             Ok((Provider::Appwrite(validator), Some(demo)))
         }
@@ -529,13 +594,23 @@ fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
 }
 
 /// Embedded Appwrite, which runs as long as this value exists.
+#[derive(Clone)]
 struct Demo {
+    /// Address of this service, to which Appwrite sends its webhook.
+    address: SocketAddr,
     secret: String,
-    _server: appwrite::Appwrite,
+    server: appwrite::Appwrite,
 }
 
 impl Demo {
-    fn lines(&self, address: SocketAddr) -> String {
+    /// Returns the webhook that is configured at Appwrite.
+    fn webhook(&self) -> Result<AppwriteWebhook, ConfigError> {
+        let url = format!("http://{}/hooks/appwrite", self.address);
+        AppwriteWebhook::new(url, &self.secret)
+    }
+
+    fn lines(&self) -> String {
+        let address = self.address;
         let url = format!("http://{address}/api/v1/auth");
         let json = "-H 'content-type: application/json'";
         let me = format!(r#"curl -si {url}/me -H "authorization: Bearer $TOKEN""#);
@@ -598,27 +673,27 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         cache = cache.local_cache(LocalCacheConfig::new(local));
     }
     let cache = cache.build()?;
-    let (provider, demo) = provider().await?;
-    let app = App {
-        cache,
-        provider,
-        metrics,
-    };
-
     let address = setting("LISTEN_ADDR", SocketAddr::from(([127, 0, 0, 1], 3000)))?;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("LISTEN_ADDR={address}: {error}"))?;
     let address = listener.local_addr()?;
+    let (provider, demo) = provider(address).await?;
+    let hooks = hooks(&cache, demo.as_ref())?;
+    let app = App {
+        cache,
+        provider,
+        metrics,
+    };
     let mut greeting = format!("listening on http://{address}\n");
     if let Some(demo) = &demo {
-        greeting += &demo.lines(address);
+        greeting += &demo.lines();
     }
     // A reader that needs only the first line closes the pipe. The server continues in that case.
     let _ = std::io::stdout().write_all(greeting.as_bytes());
 
     let cache = app.cache.clone();
-    axum::serve(listener, router(app, demo.is_some()))
+    axum::serve(listener, router(app, hooks, demo))
         .with_graceful_shutdown(shutdown())
         .await?;
     // A logout that Redis does not have yet would be lost with the process.

@@ -5,6 +5,8 @@
 let token = null;
 const tabs = new BroadcastChannel("session");
 const element = (id) => document.getElementById(id);
+// Those that need a session.
+const buttons = ["who", "log-out", "end"];
 
 tabs.onmessage = ({ data }) => {
   if (data === "who has a token?") {
@@ -16,13 +18,13 @@ tabs.onmessage = ({ data }) => {
 
 function enter(newToken, state) {
   token = newToken;
-  element("who").disabled = element("log-out").disabled = false;
+  for (const button of buttons) element(button).disabled = false;
   element("state").textContent = state;
 }
 
 function leave(state) {
   token = null;
-  element("who").disabled = element("log-out").disabled = true;
+  for (const button of buttons) element(button).disabled = true;
   element("watch").checked = false;
   element("state").textContent = state;
 }
@@ -81,6 +83,19 @@ element("log-out").onclick = does(async () => {
   if (ok) leave("Logged out.");
   // The session has ended on this node, but the provider or another node does not know it yet.
   else if (status === 503) leave(`Logged out here: ${said.detail}.`);
+});
+
+// Asks all the time while Appwrite ends the session, until this tab is refused.
+element("end").onclick = does(async () => {
+  const began = performance.now();
+  let isFailed = false;
+  const ended = ask("POST", "end-at-appwrite").then(({ ok }) => { isFailed = !ok; });
+  let answer;
+  do answer = await ask("GET", "me"); while (answer.ok && !isFailed);
+  const took = performance.now() - began;
+  await ended;
+  if (answer.status !== 401) return;
+  leave(`Ended in Appwrite's console. This tab was refused ${took.toFixed(1)} ms later.`);
 });
 
 setInterval(() => {

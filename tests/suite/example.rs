@@ -10,10 +10,12 @@ use std::{
 
 use axum::{Json, Router, http::HeaderMap, routing::post};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use chrono::Utc;
 use reqwest::{Response, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tower_session_cache::{AppwriteWebhook, Revoked, StandardWebhook};
 
 use crate::support::{
     appwrite::{self, Appwrite, Endpoint},
@@ -69,6 +71,58 @@ fn printed_commands_work_when_pasted() {
         text.contains(r#"{"redis":"disabled","status":"ok"}"#),
         "{text}"
     );
+}
+
+/// Two processes of the server: an event that one of them receives ends the session on the other.
+#[tokio::test]
+async fn pushed_event_ends_the_session_on_another_node() {
+    let appwrite = Appwrite::start().await;
+    appwrite.add_user("ada", "ada@example.com", "ada's password");
+    let redis = Redis::start();
+    let public = "https://api.example.com/hooks/appwrite";
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let settings = [
+        ("APPWRITE_ENDPOINT", appwrite.endpoint()),
+        ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
+        ("APPWRITE_WEBHOOK_URL", public.to_owned()),
+        ("APPWRITE_WEBHOOK_SECRET", "signature key".to_owned()),
+        ("WEBHOOK_SECRET", secret.to_owned()),
+        ("REDIS_URL", redis.url()),
+        ("SESSION_CACHE_REDIS_TIMEOUT_MS", "20000".to_owned()),
+    ];
+    let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
+    let mut nodes = [start(&settings), start(&settings)];
+    let urls = nodes.each_mut().map(url);
+    let client = http();
+    let me = async |node: usize, token: &str| {
+        let me = client.get(format!("{}/api/v1/auth/me", urls[node]));
+        me.bearer_auth(token).send().await.unwrap().status()
+    };
+    let from_appwrite = AppwriteWebhook::new(public, "signature key").unwrap();
+    let from_appwrite = from_appwrite.signed_request(&json!({ "$id": "s1", "userId": "ada" }));
+    let from_standard = StandardWebhook::new(secret, |_| Revoked::nothing()).unwrap();
+    let event = json!({ "type": "user.updated", "data": { "user_id": "ada" } });
+    let from_standard = from_standard.signed_request("m1", Utc::now(), &event);
+    for (path, event, expected) in [
+        ("/hooks/appwrite", from_appwrite, 200),
+        ("/hooks/standard", from_standard, 204),
+    ] {
+        let token = appwrite.issue("ada");
+        for node in [0, 1] {
+            assert_eq!(me(node, &token).await, 200);
+        }
+        appwrite.revoke(&token);
+        assert_eq!(me(1, &token).await, 200, "cached");
+        let (head, body) = event.into_parts();
+        let hook = client.post(format!("{}{path}", urls[0]));
+        let unsigned = hook.try_clone().unwrap().body(body.clone());
+        assert_eq!(unsigned.send().await.unwrap().status(), 401, "{path}");
+        let answer = hook.headers(head.headers).body(body).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{path}");
+        for node in [0, 1] {
+            assert_eq!(me(node, &token).await, 401, "{path}");
+        }
+    }
 }
 
 #[test]

@@ -90,6 +90,38 @@ async fn logout_in_one_tab_takes_effect_in_the_other() {
 }
 
 #[tokio::test]
+async fn session_ended_in_appwrites_console_ends_in_the_tab() {
+    let Some(browser) = Browser::start().await else {
+        eprintln!("SKIPPED: the page is not tested because chromium or chromedriver is missing");
+        return;
+    };
+    let mut server = start(&[]);
+    browser.open(&url(&mut server)).await;
+    browser.click("log-in").await;
+    let state = "document.getElementById('state').textContent";
+    browser
+        .until("the login", &format!("{state} === 'Logged in.'"))
+        .await;
+    browser.click("end").await;
+    browser
+        .until("the refusal", &format!("{state}.includes('was refused')"))
+        .await;
+    let text = browser.run(&format!("return {state}")).await;
+    let text = text.as_str().unwrap();
+    let took = text
+        .strip_prefix("Ended in Appwrite's console. This tab was refused ")
+        .and_then(|rest| rest.strip_suffix(" ms later."))
+        .unwrap_or_else(|| panic!("{text}"));
+    assert!(took.parse::<f64>().unwrap() > 0.0, "{took}");
+    assert_eq!(
+        browser
+            .run("return document.getElementById('end').disabled")
+            .await,
+        true
+    );
+}
+
+#[tokio::test]
 async fn page_headers_block_foreign_content() {
     let mut server = start(&[]);
     let url = url(&mut server);

@@ -33,6 +33,8 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
+        "APPWRITE_WEBHOOK_SECRET",
+        "APPWRITE_WEBHOOK_URL",
         "INTROSPECTION_AUDIENCE",
         "INTROSPECTION_CLIENT_ID",
         "INTROSPECTION_CLIENT_SECRET",
@@ -51,6 +53,7 @@ pub fn start(settings: &[(&str, &str)]) -> Running {
         "SESSION_CACHE_REDIS_DB",
         "SESSION_CACHE_TTL_SECONDS",
         "RUST_LOG",
+        "WEBHOOK_SECRET",
     ] {
         server.env_remove(name);
     }
