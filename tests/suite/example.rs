@@ -73,55 +73,147 @@ fn printed_commands_work_when_pasted() {
     );
 }
 
-/// Two processes of the server: an event that one of them receives ends the session on the other.
+const WEBHOOK_URL: &str = "https://api.example.com/hooks/appwrite";
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Two processes of the server, the first of which receives events.
+struct Pushing {
+    appwrite: Appwrite,
+    settings: Vec<(&'static str, String)>,
+    nodes: [Running; 2],
+    urls: [String; 2],
+    client: reqwest::Client,
+}
+
+impl Pushing {
+    async fn start(redis: &Redis, timeout: &str) -> Self {
+        let appwrite = Appwrite::start().await;
+        appwrite.add_user("ada", "ada@example.com", "ada's password");
+        let settings = vec![
+            ("APPWRITE_ENDPOINT", appwrite.endpoint()),
+            ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
+            ("APPWRITE_WEBHOOK_URL", WEBHOOK_URL.to_owned()),
+            ("APPWRITE_WEBHOOK_SECRET", "signature key".to_owned()),
+            ("WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
+            ("REDIS_URL", redis.url()),
+            ("SESSION_CACHE_REDIS_TIMEOUT_MS", timeout.to_owned()),
+            // Nothing reads their logs.
+            ("RUST_LOG", "off".to_owned()),
+        ];
+        let mut nodes = [Self::node(&settings), Self::node(&settings)];
+        let urls = nodes.each_mut().map(url);
+        Self {
+            appwrite,
+            settings,
+            nodes,
+            urls,
+            client: http(),
+        }
+    }
+
+    fn node(settings: &[(&str, String)]) -> Running {
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (*name, &**value))
+            .collect();
+        start(&settings)
+    }
+
+    fn restart_first(&mut self) {
+        self.nodes[0].0.kill().unwrap();
+        self.nodes[0] = Self::node(&self.settings);
+        self.urls[0] = url(&mut self.nodes[0]);
+    }
+
+    /// Returns a token that has ended at Appwrite, and is still served from Redis on both nodes.
+    async fn ended_session(&self) -> String {
+        let token = self.appwrite.issue("ada");
+        for url in &self.urls {
+            soon("a hit in Redis", async {
+                while origin(url, &token).await.unwrap() != "redis" {}
+            })
+            .await;
+        }
+        self.appwrite.revoke(&token);
+        token
+    }
+
+    fn hook(&self, path: &str, event: &http::Request<String>) -> reqwest::RequestBuilder {
+        let hook = self.client.post(format!("{}{path}", self.urls[0]));
+        hook.headers(event.headers().clone())
+            .body(event.body().clone())
+    }
+
+    async fn assert_rejected(&self, token: &str) {
+        for url in &self.urls {
+            assert_eq!(me(url, token).await.status(), 401);
+        }
+    }
+}
+
+fn standard_event(id: &str) -> http::Request<String> {
+    let webhook = StandardWebhook::new(WEBHOOK_SECRET, |_| Revoked::nothing()).unwrap();
+    let event = json!({ "type": "user.updated", "data": { "user_id": "ada" } });
+    webhook.signed_request(id, Utc::now(), &event)
+}
+
 #[tokio::test]
 async fn pushed_event_ends_the_session_on_another_node() {
-    let appwrite = Appwrite::start().await;
-    appwrite.add_user("ada", "ada@example.com", "ada's password");
     let redis = Redis::start();
-    let public = "https://api.example.com/hooks/appwrite";
-    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let settings = [
-        ("APPWRITE_ENDPOINT", appwrite.endpoint()),
-        ("APPWRITE_PROJECT_ID", appwrite.project_id().to_owned()),
-        ("APPWRITE_WEBHOOK_URL", public.to_owned()),
-        ("APPWRITE_WEBHOOK_SECRET", "signature key".to_owned()),
-        ("WEBHOOK_SECRET", secret.to_owned()),
-        ("REDIS_URL", redis.url()),
-        ("SESSION_CACHE_REDIS_TIMEOUT_MS", "20000".to_owned()),
-    ];
-    let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
-    let mut nodes = [start(&settings), start(&settings)];
-    let urls = nodes.each_mut().map(url);
-    let client = http();
-    let me = async |node: usize, token: &str| {
-        let me = client.get(format!("{}/api/v1/auth/me", urls[node]));
-        me.bearer_auth(token).send().await.unwrap().status()
-    };
-    let from_appwrite = AppwriteWebhook::new(public, "signature key").unwrap();
+    let nodes = Pushing::start(&redis, "20000").await;
+    let from_appwrite = AppwriteWebhook::new(WEBHOOK_URL, "signature key").unwrap();
     let from_appwrite = from_appwrite.signed_request(&json!({ "$id": "s1", "userId": "ada" }));
-    let from_standard = StandardWebhook::new(secret, |_| Revoked::nothing()).unwrap();
-    let event = json!({ "type": "user.updated", "data": { "user_id": "ada" } });
-    let from_standard = from_standard.signed_request("m1", Utc::now(), &event);
     for (path, event, expected) in [
         ("/hooks/appwrite", from_appwrite, 200),
-        ("/hooks/standard", from_standard, 204),
+        ("/hooks/standard", standard_event("m1"), 204),
     ] {
-        let token = appwrite.issue("ada");
-        for node in [0, 1] {
-            assert_eq!(me(node, &token).await, 200);
-        }
-        appwrite.revoke(&token);
-        assert_eq!(me(1, &token).await, 200, "cached");
-        let (head, body) = event.into_parts();
-        let hook = client.post(format!("{}{path}", urls[0]));
-        let unsigned = hook.try_clone().unwrap().body(body.clone());
-        assert_eq!(unsigned.send().await.unwrap().status(), 401, "{path}");
-        let answer = hook.headers(head.headers).body(body).send().await.unwrap();
+        let token = nodes.ended_session().await;
+        let mut unsigned = event.clone();
+        unsigned.headers_mut().clear();
+        let refused = nodes.hook(path, &unsigned).send().await.unwrap();
+        assert_eq!(refused.status(), 401, "{path}");
+        assert_eq!(me(&nodes.urls[1], &token).await.status(), 200, "cached");
+        let answer = nodes.hook(path, &event).send().await.unwrap();
         assert_eq!(answer.status(), expected, "{path}");
-        for node in [0, 1] {
-            assert_eq!(me(node, &token).await, 401, "{path}");
+        nodes.assert_rejected(&token).await;
+    }
+}
+
+/// The process, or Redis, is killed at some time between the arrival of an event and its answer. The
+/// sender repeats the event until it is answered as applied.
+#[tokio::test]
+async fn event_that_a_crash_interrupts_is_applied_when_it_is_repeated() {
+    let rounds = match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 100,
+        None => 5,
+    };
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let mut nodes = Pushing::start(&redis, "1000").await;
+    for round in 0..2 * rounds {
+        let token = nodes.ended_session().await;
+        let event = standard_event(&format!("m{round}"));
+        let delivery = tokio::spawn(nodes.hook("/hooks/standard", &event).send());
+        // There is no event to wait for: each round crashes at another time.
+        tokio::time::sleep(Duration::from_micros(round / 2 * 10_000 / rounds)).await;
+        if round % 2 == 0 {
+            nodes.restart_first();
+        } else {
+            redis.kill();
+            redis.restart();
         }
+        let _ = soon("an answer, or none", delivery).await.unwrap();
+        soon("the event to be applied", async {
+            loop {
+                let answer = nodes.hook("/hooks/standard", &event).send().await.unwrap();
+                if answer.status() == 204 {
+                    break;
+                }
+                assert_eq!(answer.status(), 503);
+                crate::support::pass().await;
+            }
+        })
+        .await;
+        nodes.assert_rejected(&token).await;
     }
 }
 
