@@ -180,6 +180,74 @@ pub fn introspection(bytes: &[u8]) {
     }
 }
 
+/// Reads a webhook of Appwrite. The first lines are headers, and the body follows an empty line.
+#[cfg(feature = "events")]
+pub fn appwrite_event(bytes: &[u8]) {
+    use crate::events::{AppwriteWebhook, appwrite_user};
+
+    let (head, body) = request(bytes);
+    let key = "a key that the input does not know";
+    let webhook = AppwriteWebhook::new("https://example.com/%2F", key).expect("valid");
+    assert!(read(&webhook, &head, body).is_err(), "without the key");
+    // The body of a request that is signed. What is printed contains no part of it.
+    let printed = format!("{:?}", appwrite_user(body));
+    assert!(printed.len() < 80, "{printed}");
+}
+
+/// Reads a Standard Webhook, and a request with a secret in a header, in the same form.
+#[cfg(feature = "events")]
+pub fn standard_webhook(bytes: &[u8]) {
+    use crate::events::{HeaderSecret, JsonEvent, Revoked, StandardWebhook};
+
+    let map = |event: &serde_json::Value| Revoked::user(event["data"]["user_id"].as_str());
+    let (head, body) = request(bytes);
+    let secret = "whsec_bm90IGEgc2VjcmV0IG9mIGFueWJvZHkgYXQgYWxs";
+    let webhook = StandardWebhook::new(secret, map).expect("valid");
+    assert!(read(&webhook, &head, body).is_err(), "without the key");
+    let webhook = HeaderSecret::new("x-secret", secret, map).expect("valid");
+    let is_known = head
+        .headers
+        .get("x-secret")
+        .is_some_and(|value| value == secret);
+    assert_eq!(read(&webhook, &head, body).is_ok(), is_known);
+    let printed = format!("{:?}", JsonEvent::new("fuzz", map).read(body));
+    assert!(printed.len() < 80, "{printed}");
+}
+
+#[cfg(feature = "events")]
+fn read(
+    source: &impl crate::events::RevocationSource,
+    head: &http::request::Parts,
+    body: &[u8],
+) -> Result<(), ()> {
+    use futures_util::FutureExt;
+
+    // The time of the seeds.
+    let now = chrono::DateTime::from_timestamp(1_614_265_330, 0).expect("valid");
+    let read = source.read(head, body, now).now_or_never();
+    let read = read.expect("the reader waits for nothing");
+    read.map(|_| ()).map_err(|_| ())
+}
+
+/// Splits the input into a head and a body.
+#[cfg(feature = "events")]
+fn request(bytes: &[u8]) -> (http::request::Parts, &[u8]) {
+    let end = bytes.windows(2).position(|two| two == b"\n\n");
+    let (head, body) = end.map_or((bytes, &[][..]), |end| (&bytes[..end], &bytes[end + 2..]));
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let name = header::HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(&line[colon + 1..]);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            parts.headers.append(name, value);
+        }
+    }
+    (parts, body)
+}
+
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
 fn with_status(bytes: &[u8]) -> Option<(StatusCode, &[u8])> {
     let (status, body) = bytes.split_first_chunk::<2>()?;

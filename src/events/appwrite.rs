@@ -160,7 +160,7 @@ impl RevocationSource for AppwriteWebhook {
 }
 
 /// A session and a token name their user, and a user has its own ID.
-fn user(body: &[u8]) -> Revoked {
+pub(crate) fn user(body: &[u8]) -> Revoked {
     let event: Value = serde_json::from_slice(body).unwrap_or_default();
     let named = event["userId"].as_str().filter(|id| !id.is_empty());
     Revoked::user(named.or(event["$id"].as_str()))

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::revoked::Revoked;
 
-pub(super) struct JsonEvent {
+pub(crate) struct JsonEvent {
     pub(super) name: &'static str,
     map: Box<dyn Fn(&Value) -> Revoked + Send + Sync>,
 }
 
 impl JsonEvent {
-    pub(super) fn new<F>(name: &'static str, map: F) -> Self
+    pub(crate) fn new<F>(name: &'static str, map: F) -> Self
     where
         F: Fn(&Value) -> Revoked + Send + Sync + 'static,
     {
@@ -22,7 +22,7 @@ impl JsonEvent {
     }
 
     /// Maps an authentic body. To refuse one that is not JSON would make the sender repeat it.
-    pub(super) fn read(&self, body: &[u8]) -> Revoked {
+    pub(crate) fn read(&self, body: &[u8]) -> Revoked {
         let Ok(event) = serde_json::from_slice(body) else {
             return Revoked::unmapped();
         };

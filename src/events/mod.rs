@@ -32,3 +32,5 @@ pub use self::{
     source::RevocationSource,
     standard_webhook::StandardWebhook,
 };
+#[cfg(fuzzing)]
+pub(crate) use self::{appwrite::user as appwrite_user, json_event::JsonEvent};

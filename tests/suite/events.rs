@@ -9,6 +9,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_session_cache::{
@@ -298,7 +299,7 @@ async fn session_ended_at_appwrite_is_rejected_on_another_node() {
 }
 
 #[tokio::test]
-async fn forged_wish_of_a_valid_sender_only_causes_a_validation() {
+async fn replayed_event_only_causes_validations() {
     let redis = Redis::start();
     let probe = probe();
     let [first, second] = [Node::new(&redis, &probe), Node::new(&redis, &probe)];
@@ -449,6 +450,38 @@ async fn headers_that_no_sender_writes_are_refused() {
         let value = HeaderValue::from_str(&value).unwrap();
         request.headers_mut().insert("webhook-signature", value);
         assert_eq!(read(&standard(), request, now).await.is_ok(), is_read);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_without_the_key_act(
+        id in "[ -~]{0,20}",
+        signatures in "(v1,|v1a,|, | |[A-Za-z0-9+/=]{0,44}){0,6}",
+        body in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let now = Utc::now();
+        let (mut head, ()) = Request::new(()).into_parts();
+        let timestamp = now.timestamp().to_string();
+        for (name, value) in [
+            ("webhook-id", &id),
+            ("webhook-timestamp", &timestamp),
+            ("webhook-signature", &signatures),
+            ("x-appwrite-webhook-signature", &signatures),
+            ("x-webhook-secret", &signatures),
+        ] {
+            let value = HeaderValue::from_str(value).unwrap();
+            head.headers.insert(name, value);
+        }
+        let refused = |read: Option<Result<Revoked, Refusal>>| read.unwrap().unwrap_err().kind();
+        let failed = RefusalKind::AuthenticationFailed;
+        let (appwrite, standard, header) = (appwrite(), standard(), header_secret());
+        let read = appwrite.read(&head, &body, now).now_or_never();
+        prop_assert_eq!(refused(read), failed);
+        let read = standard.read(&head, &body, now).now_or_never();
+        prop_assert_eq!(refused(read), failed);
+        let read = header.read(&head, &body, now).now_or_never();
+        prop_assert_eq!(refused(read), failed);
     }
 }
 
