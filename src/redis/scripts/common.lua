@@ -33,10 +33,10 @@ end
 -- Adds the name of a user's mark to those of a session. Returns why it must not be stored, if so.
 local function join(ended, users, mark, ttl)
   if redis.call('GET', ended) then return 'ended' end
-  local names, known = redis.call('SMEMBERS', users), false
+  local names, known = redis.call('HKEYS', users), false
   for _, name in ipairs(names) do known = known or name == mark end
   if not known and #names >= 16 then return 'crowded' end
-  if not known then redis.call('SADD', users, mark) end
+  if not known then redis.call('HSET', users, mark, '') end
   if redis.call('TTL', users) < ttl then redis.call('EXPIRE', users, ttl) end
 end
 
