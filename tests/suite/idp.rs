@@ -636,6 +636,16 @@ fn node(
     SessionCacheLayer::new(cache.unwrap(), builder.timeout(PATIENCE).build().unwrap())
 }
 
+/// A handle of another process on the same Redis.
+fn cache(redis: &Redis) -> SessionCache {
+    let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+    SessionCache::builder()
+        .redis(redis)
+        .unwrap()
+        .build()
+        .unwrap()
+}
+
 #[tokio::test]
 async fn keycloak_session_of_one_client_is_not_served_to_another() {
     const REALM: &str = "sessions";
@@ -727,4 +737,90 @@ async fn hydra_works_without_credentials_and_with_a_nested_sid_claim() {
     let strict = node(&redis, of().require_scope("write"));
     assert_eq!(ask(&strict, &tokens.access).await.unwrap_err(), 403);
     assert_eq!(ask(&layer, &tokens.access).await.unwrap().1, Origin::Redis);
+}
+
+/// A logout with one token of a login reaches the others on every node, whatever the server still
+/// says of them.
+#[tokio::test]
+async fn keycloak_logout_with_one_token_ends_its_siblings() {
+    const REALM: &str = "siblings";
+    let Some(keycloak) = Keycloak::shared().await else {
+        return;
+    };
+    let shop = keycloak::Client::new("shop", "the secret of shop").audience("api");
+    let api = keycloak::Client::new("api", "the secret of api");
+    keycloak.create_realm(REALM).await;
+    for client in [&shop, &api] {
+        keycloak.create_client(REALM, client).await;
+    }
+    keycloak.create_user(REALM, ADA).await;
+    let redis = Redis::start();
+    let of = || {
+        let auth = IntrospectionAuth::basic(api.id.as_str(), api.secret.as_str());
+        IntrospectionValidator::builder(keycloak.introspection_endpoint(REALM), auth)
+            .issuer(keycloak.issuer(REALM))
+    };
+    let (one, other) = (node(&redis, of()), node(&redis, of()));
+    let older = keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
+    let newer = keycloak.refresh(REALM, &shop, &older.refresh).await;
+    let elsewhere = keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
+    for layer in [&one, &other] {
+        for tokens in [&older, &newer, &elsewhere] {
+            ask(layer, &tokens.access).await.unwrap();
+        }
+    }
+    let (_, session) = ask_for_all(&one, &newer.access).await.unwrap();
+    // The server is not told, so it says that both are active.
+    let cache = cache(&redis);
+    let _ = cache.log_out(&session).await.unwrap();
+    for layer in [&one, &other] {
+        for tokens in [&older, &newer] {
+            assert_eq!(ask(layer, &tokens.access).await.unwrap_err(), 401);
+        }
+        ask(layer, &elsewhere.access).await.unwrap();
+    }
+    let answer = keycloak.introspect(REALM, &api, &older.access).await;
+    assert_eq!(answer["active"], true);
+    let later = keycloak.refresh(REALM, &shop, &newer.refresh).await;
+    assert_eq!(ask(&other, &later.access).await.unwrap_err(), 401);
+}
+
+/// Hydra accepts a token with and without its prefix, also after its login has ended.
+#[tokio::test]
+async fn hydra_logout_reaches_both_spellings_of_a_token() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let shop = hydra::Client::new("shop", "the secret of shop");
+    hydra.create_client(&shop).await;
+    for prefix in [None, Some("ory_at_")] {
+        let redis = Redis::start();
+        let of = || {
+            let auth = IntrospectionAuth::none();
+            let builder = IntrospectionValidator::builder(hydra.introspection_endpoint(), auth)
+                .session_id_claim("ext.sid");
+            match prefix {
+                Some(prefix) => builder.token_prefix(prefix),
+                None => builder,
+            }
+        };
+        let (one, other) = (node(&redis, of()), node(&redis, of()));
+        let tokens = hydra.login_with_sid(&shop, "ada", "").await;
+        let bare = tokens.access.strip_prefix("ory_at_").unwrap();
+        ask(&one, &tokens.access).await.unwrap();
+        let (_, session) = ask_for_all(&one, bare).await.unwrap();
+        let is_one_session = prefix.is_some();
+        assert_eq!(session.origin() == Origin::Redis, is_one_session);
+        hydra.logout(&tokens).await;
+        let cache = cache(&redis);
+        let _ = cache.log_out(&session).await.unwrap();
+        assert_eq!(hydra.introspect(&tokens.access).await["active"], true);
+        for layer in [&one, &other] {
+            for text in [&*tokens.access, bare] {
+                assert_eq!(ask(layer, text).await.unwrap_err(), 401, "{prefix:?}");
+            }
+        }
+        let refreshed = hydra.refresh(&shop, &tokens.refresh).await;
+        assert_eq!(ask(&other, &refreshed.access).await.unwrap_err(), 401);
+    }
 }

@@ -81,6 +81,7 @@ pub struct IntrospectionValidatorBuilder {
     kinds: TokenKinds,
     user_id_claims: UserIdClaims,
     session_id_claim: String,
+    token_prefix: Option<String>,
     namespace: Option<Namespace>,
     authority: Option<Authority>,
     tier: Box<Tier>,
@@ -102,6 +103,7 @@ impl IntrospectionValidatorBuilder {
             kinds: TokenKinds::default(),
             user_id_claims: UserIdClaims::default(),
             session_id_claim: "sid".to_owned(),
+            token_prefix: None,
             namespace: None,
             authority: None,
             tier: Box::new(|_| "free".to_owned()),
@@ -290,6 +292,20 @@ impl IntrospectionValidatorBuilder {
         self
     }
 
+    /// Sets the prefix that the server writes in front of its opaque access tokens and accepts them
+    /// without: `ory_at_` for Ory Hydra. Defaults to none. A token without it is treated as the same
+    /// token with it, so that both spellings are one cached session, and revoking one revokes the
+    /// other. A JWT is not changed.
+    ///
+    /// # Security
+    ///
+    /// Set it only if the server accepts a token without the prefix if and only if it accepts the
+    /// token with it.
+    pub fn token_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.token_prefix = Some(prefix.into());
+        self
+    }
+
     /// Sets the namespace, which states which validators share cached sessions with this one.
     /// Defaults to a namespace derived from the endpoint, the client's ID (or a digest of the
     /// bearer token), the authority, the claims that identify user and session, and whether
@@ -408,6 +424,7 @@ impl IntrospectionValidatorBuilder {
             kinds,
             user_id_claims,
             session_id_claim,
+            token_prefix,
             namespace,
             authority,
             tier,
@@ -422,7 +439,11 @@ impl IntrospectionValidatorBuilder {
         }
         let is_empty = |text: &Option<String>| text.as_ref().is_some_and(String::is_empty);
         let is_nameless = session_id_claim.is_empty() || user_id_claims.iter().any(str::is_empty);
-        if is_empty(&issuer) || is_empty(&audience) || is_nameless {
+        if [&issuer, &audience, &token_prefix]
+            .into_iter()
+            .any(is_empty)
+            || is_nameless
+        {
             return Err(E::EmptySetting);
         }
         if !scopes.iter().all(|scope| is_scope(scope)) {
@@ -455,6 +476,7 @@ impl IntrospectionValidatorBuilder {
             client,
             inactive,
             clock_skew: ClockSkew::default(),
+            token_prefix,
             settings: Settings {
                 issuer,
                 audience,

@@ -63,9 +63,9 @@ impl fmt::Display for IntrospectionConfigError {
                  use `IntrospectionAuth::none` if the endpoint requires no credentials"
             }
             Self::EmptySetting => {
-                "`issuer`, `audience`, `user_id_claim`, `or_user_id_claim` and `session_id_claim` \
-                 must not be empty, because no token would match; leave the setting out for the \
-                 default"
+                "`issuer`, `audience`, `user_id_claim`, `or_user_id_claim`, `session_id_claim` and \
+                 `token_prefix` must not be empty, because no token would match; leave the setting \
+                 out for the default"
             }
             Self::InvalidScope => {
                 "`require_scope` must not be empty and must not contain a space, a quotation mark, \

@@ -90,6 +90,7 @@ pub(super) struct Inner {
     pub(super) inactive: Arc<dyn StdError + Send + Sync>,
     pub(super) settings: Settings,
     pub(super) clock_skew: ClockSkew,
+    pub(super) token_prefix: Option<String>,
 }
 
 impl SessionValidator for IntrospectionValidator {
@@ -125,6 +126,17 @@ impl SessionValidator for IntrospectionValidator {
     /// Returns `false` for a cached user whose token does not meet this validator's requirements.
     fn accepts(&self, user: &UserData) -> bool {
         self.0.settings.accepts(user)
+    }
+
+    /// Adds the [prefix](crate::IntrospectionValidatorBuilder::token_prefix) that is missing.
+    fn canonical(&self, token: &SessionToken) -> Option<SessionToken> {
+        let prefix = self.0.token_prefix.as_deref()?;
+        let text = token.expose_secret();
+        let is_jwt = text.bytes().filter(|byte| *byte == b'.').count() == 2;
+        if text.starts_with(prefix) || is_jwt {
+            return None;
+        }
+        SessionToken::parse(format!("{prefix}{text}")).ok()
     }
 }
 
