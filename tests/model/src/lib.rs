@@ -19,8 +19,10 @@
 //! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
+//! | `bridge` | what is served after a restart: `coherence/bridge.rs`, `Store::bridged` |
 
 pub mod bounds;
+pub mod bridge;
 pub mod configurations;
 mod lag;
 mod leader;
