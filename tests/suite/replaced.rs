@@ -73,6 +73,47 @@ async fn revocation_reaches_the_new_server_after_a_demotion() {
     assert!(new.get(&mark_key("ada")).is_some());
 }
 
+/// Returns the ID of a connection that has sent a lookup.
+fn client_in_use(server: &Redis) -> String {
+    let clients: String = server.run(cmd("CLIENT").arg("LIST"));
+    let client = clients
+        .lines()
+        .find(|client| client.contains("cmd=evalsha") || client.contains("cmd=mget"))
+        .unwrap();
+    let id = client
+        .split(' ')
+        .find_map(|field| field.strip_prefix("id="));
+    id.unwrap().to_owned()
+}
+
+/// The node connects to the new server only because one of its connections has ended. Another one
+/// still leads to the old server, which replies to reads.
+#[tokio::test]
+async fn old_server_is_not_read_after_a_connection_to_the_new_one() {
+    let (old, new) = (Redis::start(), Redis::start());
+    let proxy = Proxy::start(old.port()).await;
+    let (cache, probe, layer) = node(&proxy.url(), "old");
+    until_connected(&cache, &layer).await;
+    answer(&probe, "new");
+    proxy.lead_to(new.port());
+    let mut kill = cmd("CLIENT");
+    kill.arg("KILL").arg("ID").arg(client_in_use(&old));
+    old.run::<()>(&kill);
+    let is_new = async || {
+        let (user, origin) = ask(&layer, "t").await.unwrap();
+        user.tier() == "new" && origin == Origin::Redis
+    };
+    soon("a read from the new server", async {
+        while !is_new().await {
+            pass().await;
+        }
+    })
+    .await;
+    for _ in 0..8 {
+        assert!(is_new().await);
+    }
+}
+
 #[tokio::test]
 async fn revocation_reaches_the_server_after_its_connections_were_dropped() {
     let redis = Redis::start();

@@ -314,16 +314,46 @@ impl PoolInner {
     async fn connection(&self) -> Result<SharedConnection, String> {
         let turn = self.turn.fetch_add(1, Relaxed) % self.connections.len();
         let place = &self.connections[turn];
-        let kept = lock(place).clone();
-        if let Some(connection) = kept
-            && connection.is_usable(self.manager.test_timeout).await
-        {
-            return Ok(connection);
+        let mut kept = lock(place).clone();
+        if let Some(connection) = &kept {
+            if !connection.is_usable(self.manager.test_timeout).await {
+                kept = None;
+            } else if !self.is_shared(connection) {
+                return Ok(connection.clone());
+            }
         }
         // Boxed, as are all rare paths, so that the future of a command stays small.
-        let connection = Box::pin(self.shared.checkout(&self.pool())).await?.clone();
+        let next = Box::pin(self.next_connection()).await;
+        let connection = next.or_else(|error| kept.ok_or(error))?;
         *lock(place) = Some(connection.clone());
         Ok(connection)
+    }
+
+    /// Returns the next connection of the pool, which gives them in turn. Returns the one after it
+    /// if a place has it already.
+    async fn next_connection(&self) -> Result<SharedConnection, String> {
+        let pool = self.pool();
+        let next = self.shared.checkout(&pool).await?.clone();
+        if self.holders(&next) == 0 {
+            return Ok(next);
+        }
+        let other = self.shared.checkout(&pool).await;
+        Ok(other.map_or(next, |other| other.clone()))
+    }
+
+    /// Whether several places have this connection. Another one may then have ended without notice
+    /// in the pool, which replaces it only when it is taken.
+    fn is_shared(&self, connection: &SharedConnection) -> bool {
+        self.holders(connection) > 1
+    }
+
+    fn holders(&self, connection: &SharedConnection) -> usize {
+        let places = self.connections.iter();
+        let holds = places.filter(|place| {
+            let kept = lock(place);
+            kept.as_ref().is_some_and(|kept| kept.is_same(connection))
+        });
+        holds.count()
     }
 
     /// Sends one command within the deadline. The error says what went wrong.

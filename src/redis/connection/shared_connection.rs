@@ -116,6 +116,10 @@ impl SharedConnection {
         call
     }
 
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.state, &other.state)
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         let ConnectionState {
             is_broken,
