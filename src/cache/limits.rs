@@ -386,7 +386,13 @@ mod tests {
                 |_, _| {},
                 |it| (it.request_timeout, millis(10_750)),
             ),
+            ("nothing", |_, _| {}, |it| (it.provider_lag, seconds(300))),
             // ttl
+            (
+                "ttl",
+                |s, _| s.ttl = Some(seconds(2)),
+                |it| (it.provider_lag, seconds(2)),
+            ),
             (
                 "ttl",
                 |s, _| s.ttl = Some(seconds(2)),

@@ -7,8 +7,8 @@
 //! that has held them all since then. Foreign records carry only a time, so clocks decide about
 //! them, with slack for the difference between clocks.
 //!
-//! The identity provider may lag behind what it was told, so a record that was validated soon after a
-//! revocation is trusted only for as long as that was ([`trusted_until`]).
+//! The identity provider may still reply as before a change, so a record that was validated soon after
+//! a revocation is trusted only for as long as the validation came after it ([`trusted_until`]).
 //!
 //! `tests/model/src/redis.rs` checks these rules in all interleavings.
 
@@ -97,7 +97,7 @@ pub(crate) fn trusted_until(
     Some(validated.plus(trust))
 }
 
-/// Returns for how many microseconds an answer is trusted whose validation began at `validated`,
+/// Returns for how many microseconds the result of a validation is trusted that began at `validated`,
 /// after these revocations. Returns `None` if only the TTL limits it.
 ///
 /// A tombstone counts like a mark: the provider may lag behind the change of a session as it does
@@ -176,7 +176,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_732_444_800_000_000);
     const TTL: i64 = 300_000_000;
 
-    /// Trusts every answer for the whole TTL.
+    /// Trusts every result for the whole TTL.
     fn lifetimes() -> LifetimePolicy {
         lifetimes_with_lag(0)
     }
@@ -395,7 +395,7 @@ mod tests {
             trusted_until(&ours(NOW, None, None), &none, &lifetimes),
             None
         );
-        // Seconds between the revocation and the validation, and for how many its answer is trusted.
+        // Seconds between the revocation and the validation, and for how many the result is trusted.
         for (distance, trust) in [(0, 1), (1, 1), (2, 2), (60, 60), (299, 299), (-3, 1)] {
             let time = NOW.minus(distance * SECOND).to_string();
             let tombstone = format!("{time}:forget:1");

@@ -4,17 +4,17 @@
 //! gets up to 10 % less than the TTL. How much less is derived from its token and the time at which
 //! it was looked up, so that every node that reads the record computes the same lifetime.
 //!
-//! The identity provider may not know of a revocation yet when it is asked after it. So trust in its
-//! answer grows with the distance of the validation from the revocation: an answer is as old as that
-//! when it is asked for again. This is a function of two times that a record holds already, so it
-//! needs no timer and survives a crash.
+//! The identity provider may still reply as before when a token is validated after a revocation. So
+//! trust in the result grows with the time between the revocation and the validation: the result is
+//! used for that long. This is a function of two times that a record holds already, so it needs no
+//! timer and survives a crash.
 
 use super::key::TokenDigest;
 
 /// The TTL is reduced by at most one part in this many.
 const JITTER_DIVISOR: u64 = 10;
 
-/// Shortest trust in an answer, in microseconds, however soon after a revocation it was given.
+/// Shortest trust in a result, in microseconds, however soon after a revocation the validation began.
 const MIN_TRUST: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -40,9 +40,8 @@ impl LifetimePolicy {
         self.ttl
     }
 
-    /// Returns for how many microseconds an answer of the identity provider is trusted, counted from
-    /// the start of a validation that began `distance` after the last revocation. Returns `None` if
-    /// only the TTL limits it.
+    /// Returns for how many microseconds the result of a validation is trusted that began `distance`
+    /// after the last revocation, counted from its start. Returns `None` if only the TTL limits it.
     pub(crate) fn trust(&self, distance: u64) -> Option<u64> {
         (distance < self.provider_lag).then(|| distance.max(MIN_TRUST))
     }
