@@ -132,6 +132,7 @@
 //! # Guides
 //!
 //! - [Revocation](docs::revocation): the guarantee and its bounds.
+//! - [Events](docs::events): what identity providers push, so that what ends there ends here.
 //! - [Failures](docs::failures): what a request gets when a component is down.
 //! - [Deployment](docs::deployment): TLS, permissions, Sentinel, what a failover can lose, and
 //!   which guarantees hold in which setup. [Redis Cluster](docs::cluster): the differences there.

@@ -35,6 +35,7 @@ const SIGNATURE: &str = "x-appwrite-webhook-signature";
 /// Appwrite's signature is HMAC-SHA-1 and covers no time, so that a recorded request can be
 /// replayed. A replay costs a validation of the user's sessions and ends none of them.
 pub struct AppwriteWebhook {
+    name: &'static str,
     /// The URL as it is configured, and percent-decoded if that differs. Appwrite signed the second
     /// one before August 2026.
     urls: Vec<Vec<u8>>,
@@ -63,7 +64,16 @@ impl AppwriteWebhook {
             urls.push(decoded.into_owned());
         }
         let keys = vec![key(secret.as_ref())?];
-        Ok(Self { urls, keys })
+        let name = "appwrite";
+        Ok(Self { name, urls, keys })
+    }
+
+    /// Sets the value of the label `source` in metrics and log lines. Defaults to `appwrite`. Use
+    /// it if there are several projects.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     /// Also accepts the signature key from before a rotation. Set the new one in both places first,
@@ -128,13 +138,15 @@ fn key(secret: &[u8]) -> Result<hmac::Key, ConfigError> {
 
 impl fmt::Debug for AppwriteWebhook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppwriteWebhook").finish_non_exhaustive()
+        f.debug_struct("AppwriteWebhook")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl RevocationSource for AppwriteWebhook {
     fn name(&self) -> &'static str {
-        "appwrite"
+        self.name
     }
 
     async fn read(&self, head: &Parts, body: &[u8], _: DateTime<Utc>) -> Result<Revoked, Refusal> {

@@ -80,6 +80,9 @@ fn configuration_page_lists_exactly_the_settings() {
             "IntrospectionValidatorBuilder",
             9,
         ),
+        ("src/events/appwrite.rs", "AppwriteWebhook", 2),
+        ("src/events/standard_webhook.rs", "StandardWebhook", 2),
+        ("src/events/header_secret.rs", "HeaderSecret", 2),
     ] {
         let mut setters = setters(path, name);
         assert!(setters.len() >= at_least, "{name}: {setters:?}");
