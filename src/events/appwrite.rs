@@ -33,7 +33,7 @@ const SIGNATURE: &str = "x-appwrite-webhook-signature";
 /// # Security
 ///
 /// Appwrite's signature is HMAC-SHA-1 and covers no time, so that a recorded request can be
-/// replayed. A replay costs a validation of the user's sessions and ends none of them.
+/// replayed. A replay costs validations of the user's sessions and ends none of them.
 pub struct AppwriteWebhook {
     name: &'static str,
     /// The URL as it is configured, and percent-decoded if that differs. Appwrite signed the second

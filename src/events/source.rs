@@ -13,8 +13,8 @@ use super::{outcome::EventOutcome, refusal::Refusal, revoked::Revoked};
 /// # Security
 ///
 /// [`read`](Self::read) must check that the request is authentic, in constant time, before it
-/// parses the body. An event that is forged nevertheless admits no request: it costs a validation
-/// of the user's sessions.
+/// parses the body. An event that is forged nevertheless admits no request: it costs validations of
+/// the user's sessions.
 ///
 /// ```
 /// use chrono::{DateTime, Utc};

@@ -1,7 +1,16 @@
 //! Events that identity providers push: which are accepted, what they change on each node, and how
 //! their senders are answered.
 
-use std::{convert::Infallible, fs, future::pending, time::Duration};
+use std::{
+    convert::Infallible,
+    fs,
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,7 +19,9 @@ use http::{HeaderMap, HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Full, StreamBody};
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_session_cache::{
     AppwriteWebhook, ConfigError, EventResponseBody, EventStats, HeaderSecret, LocalCacheConfig,
@@ -948,5 +959,151 @@ async fn log_shows_nothing_of_an_event() {
         "api.example.com",
     ] {
         assert!(!text.contains(private), "{private} in {text}");
+    }
+}
+
+const USERS: usize = 8;
+
+/// What each node must reject, and what the provider rejects: tokens of a user with a lower number.
+#[derive(Default)]
+struct Ledger {
+    provider: [AtomicUsize; USERS],
+    nodes: [[AtomicUsize; USERS]; 2],
+    requests: AtomicUsize,
+    violations: AtomicUsize,
+}
+
+impl Ledger {
+    fn of_token(token: &str) -> (usize, usize) {
+        let (user, number) = token.split_once('-').unwrap();
+        (user.parse().unwrap(), number.parse().unwrap())
+    }
+}
+
+/// Requests to two nodes, while users are revoked by pushed events and by the application, and Redis
+/// freezes and restarts with its data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_hold_while_redis_freezes_and_restarts() {
+    let (requests, rounds) = match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => (50_000, 10),
+        None => (5_000, 1),
+    };
+    for round in 0..rounds {
+        stress(requests, round).await;
+    }
+}
+
+async fn stress(requests: usize, seed: u64) {
+    let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let ledger = Arc::new(Ledger::default());
+    let provider = Arc::clone(&ledger);
+    let probe = Probe::answering(move |token| {
+        let (user, number) = Ledger::of_token(token);
+        if number < provider.provider[user].load(SeqCst) {
+            return Err(ValidationError::invalid());
+        }
+        Ok(session(&user.to_string()))
+    });
+    let caches = [impatient(&redis), impatient(&redis)];
+    let layers = caches
+        .each_ref()
+        .map(|cache| SessionCacheLayer::new(cache.clone(), probe.clone()));
+    let receivers = caches
+        .each_ref()
+        .map(|cache| RevocationReceiver::new(cache.clone(), standard()));
+
+    let mut clients = JoinSet::new();
+    for client in 0..4 {
+        let (ledger, layers) = (Arc::clone(&ledger), layers.clone());
+        let mut random = StdRng::seed_from_u64(seed * 100 + client);
+        clients.spawn(async move {
+            while ledger.requests.fetch_add(1, SeqCst) < requests {
+                let (node, user) = (random.random_range(0..2), random.random_range(0..USERS));
+                let bound = ledger.nodes[node][user].load(SeqCst);
+                let newest = ledger.provider[user].load(SeqCst);
+                let number = newest.saturating_sub(random.random_range(0..2));
+                let answer = ask(&layers[node], &format!("{user}-{number}")).await;
+                if answer.is_ok() && number < bound {
+                    ledger.violations.fetch_add(1, SeqCst);
+                }
+            }
+        });
+    }
+    let is_over = Arc::clone(&ledger);
+    let is_over = move || is_over.requests.load(SeqCst) >= requests;
+    let mut revokers = JoinSet::new();
+    for node in 0..2 {
+        let (ledger, is_over) = (Arc::clone(&ledger), is_over.clone());
+        let (cache, receiver) = (caches[node].clone(), receivers[node].clone());
+        let mut random = StdRng::seed_from_u64(seed * 100 + 50 + node as u64);
+        revokers.spawn(async move {
+            let mut counts = [0; 2];
+            while !is_over() {
+                // Each node revokes other users, so that the numbers of one are in order.
+                let user = random.random_range(0..USERS / 2) * 2 + node;
+                let number = ledger.provider[user].fetch_add(1, SeqCst) + 1;
+                let is_applied = if random.random() {
+                    let id = format!("{user}-{number}");
+                    let event = updated(&user.to_string());
+                    let event = standard().signed_request(&id, Utc::now(), &event);
+                    status(&receiver, event).await == 204
+                } else {
+                    cache.invalidate_user(&user.to_string()).await.is_ok()
+                };
+                // A queued revocation holds on the node that has it.
+                ledger.nodes[node][user].store(number, SeqCst);
+                if is_applied {
+                    ledger.nodes[1 - node][user].store(number, SeqCst);
+                }
+                counts[usize::from(is_applied)] += 1;
+                let next = ledger.requests.load(SeqCst) + 20;
+                while ledger.requests.load(SeqCst) < next && !is_over() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            counts
+        });
+    }
+    for part in 1..10 {
+        until("more requests", || {
+            ledger.requests.load(SeqCst) >= requests * part / 10
+        })
+        .await;
+        match part % 3 {
+            1 => redis.pause(),
+            2 => redis.resume(),
+            _ => {
+                redis.kill();
+                redis.restart();
+            }
+        }
+    }
+    while let Some(client) = clients.join_next().await {
+        client.unwrap();
+    }
+    let mut counts = [0; 2];
+    while let Some(revoker) = revokers.join_next().await {
+        let [queued, applied] = revoker.unwrap();
+        counts = [counts[0] + queued, counts[1] + applied];
+    }
+    assert!(counts[0] > 0 && counts[1] > 0, "seed {seed}: {counts:?}");
+    let hits: u64 = caches.iter().map(|cache| cache.stats().hits).sum();
+    assert!(hits > 0, "seed {seed}");
+    let violations = ledger.violations.load(SeqCst);
+    assert_eq!(violations, 0, "seed {seed}: {counts:?}, {hits} hits");
+    // What was queued is delivered, and then holds on both nodes.
+    redis.resume();
+    until("the deliveries", || {
+        caches
+            .iter()
+            .all(|cache| cache.stats().queued_revocations == 0)
+    })
+    .await;
+    for user in 0..USERS {
+        let newest = ledger.provider[user].load(SeqCst);
+        for (layer, old) in layers.iter().zip([newest.max(1) - 1; 2]) {
+            let answer = ask(layer, &format!("{user}-{old}")).await;
+            assert!(newest == 0 || answer.is_err(), "seed {seed}: {user}");
+        }
     }
 }
