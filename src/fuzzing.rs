@@ -254,3 +254,29 @@ fn with_status(bytes: &[u8]) -> Option<(StatusCode, &[u8])> {
     let status = 100 + u16::from_be_bytes(*status) % 500;
     Some((StatusCode::from_u16(status).ok()?, body))
 }
+
+/// Reads a token and a key set. No input is signed with the key of the target.
+#[cfg(feature = "oidc-events")]
+pub fn signed_token(bytes: &[u8]) {
+    use crate::crypto::{Jws, JwsAlgorithm, KeySet};
+
+    let accepted = [
+        JwsAlgorithm::Rs256,
+        JwsAlgorithm::Es384,
+        JwsAlgorithm::EdDsa,
+    ];
+    let known = br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let known = KeySet::parse(known).expect("a key set");
+    assert!(!known.is_empty());
+    // The second part is a key set, against which the token is verified as well.
+    let mut parts = bytes.splitn(2, |byte| *byte == 0);
+    let text = parts.next().and_then(|text| std::str::from_utf8(text).ok());
+    let keys = KeySet::parse(parts.next().unwrap_or_default());
+    let Some(token) = text.and_then(|text| Jws::parse(text, &accepted).ok()) else {
+        return;
+    };
+    assert!(token.claims(&known).is_err());
+    if let Some(keys) = keys {
+        let _ = token.claims(&keys);
+    }
+}
