@@ -20,6 +20,8 @@
 //!   value that `iss` must have.
 //! - `INTROSPECTION_SCOPE`, such as `orders:read offline`: scopes, separated by spaces; a token
 //!   must have all of them.
+//! - `INTROSPECTION_SESSION_ID_CLAIM` (`sid`): the claim with the session's ID, such as `ext.sid` with
+//!   Hydra.
 //! - `REDIS_URL`, such as `redis://redis:6379/2`: the cache that all nodes share. Without it,
 //!   sessions are cached only in this process. `SESSION_CACHE_REDIS_DB` (`2`) is the database if
 //!   the URL names none, and `SESSION_CACHE_REDIS_TIMEOUT_MS` (`250`) is the timeout.
@@ -40,6 +42,9 @@
 //!   `POST /hooks/appwrite`.
 //! - `WEBHOOK_SECRET`, such as `whsec_…`: turns on `POST /hooks/standard`, which takes Standard
 //!   Webhooks with the body `{"type": …, "data": {"user_id": …}}`.
+//! - `OIDC_ISSUER` and `OIDC_CLIENT_IDS`, such as `web,app`: an OpenID provider and the clients that
+//!   log users in; set both or neither. The route `POST /hooks/backchannel-logout` ends here what
+//!   ends there. `OIDC_JWKS_URL` is the URL of the provider's keys, if its metadata has none.
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: defaults to `info`.
 //!
@@ -67,11 +72,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteError, AppwriteErrorKind, AppwriteValidator, AppwriteWebhook, ConfigError,
-    ErasedValidator, IntrospectionAuth, IntrospectionConfigError, IntrospectionValidator,
-    LocalCacheConfig, RedisConfig, RedisTls, RejectionBody, RevocationReceiver, RevokeError,
-    Revoked, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer, SessionInfo,
-    SessionToken, StandardWebhook, TokenSource, UserData,
+    AppwriteError, AppwriteErrorKind, AppwriteValidator, AppwriteWebhook, BackChannelLogout,
+    ConfigError, ErasedValidator, EventIssuer, IntrospectionAuth, IntrospectionConfigError,
+    IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls, RejectionBody,
+    RevocationReceiver, RevokeError, Revoked, SessionCache, SessionCacheBuilder,
+    SessionCacheConfig, SessionCacheLayer, SessionInfo, SessionToken, StandardWebhook, TokenSource,
+    UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -319,7 +325,32 @@ fn hooks(cache: &SessionCache, demo: Option<&Demo>) -> Result<Router<App>, Box<d
         let events = RevocationReceiver::new(cache.clone(), webhook);
         hooks = hooks.route("/hooks/standard", post_service(events));
     }
+    if let Some(logouts) = back_channel_logout()? {
+        let events = RevocationReceiver::new(cache.clone(), logouts);
+        hooks = hooks.route("/hooks/backchannel-logout", post_service(events));
+    }
     Ok(hooks)
+}
+
+/// Returns the source of logout tokens, if an OpenID provider is configured.
+fn back_channel_logout() -> Result<Option<BackChannelLogout>, Box<dyn Error>> {
+    let issuer = setting("OIDC_ISSUER", String::new())?;
+    let client_ids = setting("OIDC_CLIENT_IDS", String::new())?;
+    let keys = setting("OIDC_JWKS_URL", String::new())?;
+    match (issuer.is_empty(), client_ids.is_empty()) {
+        (false, false) => {}
+        (true, true) if keys.is_empty() => return Ok(None),
+        _ => return Err("set both OIDC_ISSUER and OIDC_CLIENT_IDS, or no setting OIDC_*".into()),
+    }
+    let mut issuer = EventIssuer::builder(issuer).allow_http();
+    if !keys.is_empty() {
+        issuer = issuer.jwks_uri(keys);
+    }
+    let issuer = issuer.build().map_err(|error| format!("OIDC_*: {error}"))?;
+    let logouts = BackChannelLogout::new(issuer, client_ids.split(',').map(str::trim));
+    Ok(Some(
+        logouts.map_err(|error| format!("OIDC_CLIENT_IDS: {error}"))?,
+    ))
 }
 
 /// Ends the session at the embedded Appwrite as its console would, and sends the webhook.
@@ -560,8 +591,9 @@ fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
     let audience = setting("INTROSPECTION_AUDIENCE", String::new())?;
     let issuer = setting("INTROSPECTION_ISSUER", String::new())?;
     let scope = setting("INTROSPECTION_SCOPE", String::new())?;
+    let session_id = setting("INTROSPECTION_SESSION_ID_CLAIM", String::new())?;
     if endpoint.is_empty() {
-        let is_unused = [id, secret, audience, issuer, scope]
+        let is_unused = [id, secret, audience, issuer, scope, session_id]
             .iter()
             .all(String::is_empty);
         return if is_unused {
@@ -582,6 +614,9 @@ fn introspection() -> Result<Option<IntrospectionValidator>, Box<dyn Error>> {
     }
     if !issuer.is_empty() {
         builder = builder.issuer(issuer);
+    }
+    if !session_id.is_empty() {
+        builder = builder.session_id_claim(session_id);
     }
     for scope in scope.split_whitespace() {
         builder = builder.require_scope(scope);

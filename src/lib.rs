@@ -156,6 +156,7 @@
 //! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* (none is installed for the process) |
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
 //! | `events` | [`RevocationReceiver`], which takes the events that identity providers push, such as Appwrite's webhooks | *ring* |
+//! | `oidc-events` | `BackChannelLogout`, which reads the logout tokens of OpenID providers | `events`, reqwest, rustls with *ring* |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
@@ -197,6 +198,9 @@ pub use cache::{
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
 pub use config_error::ConfigError;
+#[cfg(feature = "oidc-events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
+pub use crypto::JwsAlgorithm;
 pub use crypto::{SecretKey, SecretKeyError};
 #[cfg(feature = "events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "events")))]
@@ -204,6 +208,9 @@ pub use events::{
     AppwriteWebhook, EventOutcome, EventResponseBody, HeaderSecret, Refusal, RefusalKind,
     RevocationReceiver, RevocationSource, Revoked, StandardWebhook,
 };
+#[cfg(feature = "oidc-events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
+pub use events::{BackChannelLogout, EventIssuer, EventIssuerBuilder};
 pub use memory::LocalCacheConfig;
 pub use middleware::{
     Rejection, RejectionBody, RejectionKind, ResponseBody, ResponseFuture, SessionCacheLayer,

@@ -54,7 +54,11 @@ impl StdError for TlsFault {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Roots<'a> {
     /// The verification of the operating system, with its CAs.
-    #[cfg(any(feature = "appwrite", feature = "introspection"))]
+    #[cfg(any(
+        feature = "appwrite",
+        feature = "introspection",
+        feature = "oidc-events"
+    ))]
     Platform,
     /// The CA certificates of the system. In contrast to `Platform`, a rejected
     /// certificate is not logged, because the caller does that.
@@ -62,7 +66,11 @@ pub(crate) enum Roots<'a> {
     System,
     Pem(&'a [u8]),
     /// No server is trusted.
-    #[cfg(any(feature = "appwrite", feature = "introspection"))]
+    #[cfg(any(
+        feature = "appwrite",
+        feature = "introspection",
+        feature = "oidc-events"
+    ))]
     None,
 }
 
@@ -80,7 +88,11 @@ pub(crate) fn client_config(
     let builder = match roots {
         #[cfg(feature = "tls")]
         Roots::System => builder.with_root_certificates(system_roots()?),
-        #[cfg(any(feature = "appwrite", feature = "introspection"))]
+        #[cfg(any(
+            feature = "appwrite",
+            feature = "introspection",
+            feature = "oidc-events"
+        ))]
         Roots::Platform => {
             let verifier =
                 rustls_platform_verifier::Verifier::new(provider).map_err(TlsFault::SystemRoots)?;
@@ -89,7 +101,11 @@ pub(crate) fn client_config(
                 .with_custom_certificate_verifier(Arc::new(verifier))
         }
         Roots::Pem(pem) => builder.with_root_certificates(root_store(pem).ok_or(TlsFault::Roots)?),
-        #[cfg(any(feature = "appwrite", feature = "introspection"))]
+        #[cfg(any(
+            feature = "appwrite",
+            feature = "introspection",
+            feature = "oidc-events"
+        ))]
         Roots::None => builder.with_root_certificates(RootCertStore::empty()),
     };
     let Some((certificate, key)) = client else {

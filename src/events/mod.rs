@@ -9,8 +9,16 @@
 
 mod applied_events;
 mod appwrite;
+#[cfg(feature = "oidc-events")]
+mod back_channel_logout;
 mod body;
 mod header_secret;
+#[cfg(feature = "oidc-events")]
+mod issuer;
+#[cfg(feature = "oidc-events")]
+mod issuer_builder;
+#[cfg(feature = "oidc-events")]
+mod issuer_url;
 mod json_event;
 mod monitor;
 mod outcome;
@@ -18,6 +26,8 @@ mod receiver;
 mod refusal;
 mod request_body;
 mod revoked;
+#[cfg(feature = "oidc-events")]
+mod signed_event;
 mod source;
 mod standard_webhook;
 
@@ -34,3 +44,7 @@ pub use self::{
 };
 #[cfg(fuzzing)]
 pub(crate) use self::{appwrite::user as appwrite_user, json_event::JsonEvent};
+#[cfg(feature = "oidc-events")]
+pub use self::{
+    back_channel_logout::BackChannelLogout, issuer::EventIssuer, issuer_builder::EventIssuerBuilder,
+};

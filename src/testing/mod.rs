@@ -25,8 +25,13 @@
 //! For other tests, [`TestValidator`] fails, delays or hangs on command, and records the tokens it
 //! receives.
 
+#[cfg(feature = "oidc-events")]
+mod issuer;
 mod layer;
 mod validator;
 
+#[cfg(feature = "oidc-events")]
+#[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
+pub use self::issuer::TestIssuer;
 pub use self::{layer::session_for, validator::TestValidator};
 pub use crate::time::ManualClock;

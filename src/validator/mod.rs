@@ -13,10 +13,21 @@ mod closure;
 mod erased;
 mod error;
 mod filter;
-#[cfg(any(feature = "appwrite", feature = "introspection"))]
+#[cfg(any(
+    feature = "appwrite",
+    feature = "introspection",
+    feature = "oidc-events"
+))]
+// The keys of an issuer need less of it than a validator.
+#[cfg_attr(
+    not(any(feature = "appwrite", feature = "introspection")),
+    allow(dead_code, unused_imports)
+)]
 pub(crate) mod http;
 #[cfg(feature = "introspection")]
 pub(crate) mod introspection;
+#[cfg(feature = "oidc-events")]
+pub(crate) mod jwks;
 mod layered;
 mod map;
 mod or;

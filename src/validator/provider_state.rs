@@ -140,7 +140,7 @@ fn report(status: Status, error: &ValidationError) {
 }
 
 /// An error and its causes on one line.
-pub(crate) struct ErrorChain<'a>(pub(crate) &'a ValidationError);
+pub(crate) struct ErrorChain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

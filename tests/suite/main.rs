@@ -14,6 +14,7 @@ mod acl;
 mod appwrite;
 mod architecture;
 mod axum_handlers;
+mod backchannel;
 mod close;
 mod cluster;
 mod composition;

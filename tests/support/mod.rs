@@ -8,6 +8,7 @@ pub mod example;
 pub mod gateway;
 pub mod greeter;
 pub mod history;
+pub mod hook;
 pub mod hostile;
 pub mod https;
 pub mod hydra;

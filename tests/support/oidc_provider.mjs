@@ -17,6 +17,7 @@ const provider = new Provider(issuer, {
   clients,
   cookies: { keys: ['a secret of the tests'] },
   features: {
+    backchannelLogout: { enabled: true },
     clientCredentials: { enabled: true },
     devInteractions: { enabled: false },
     introspection: {
@@ -31,6 +32,8 @@ const provider = new Provider(issuer, {
       logoutSource(context) { context.body = { xsrf: context.oidc.session.state.secret }; },
     },
   },
+  // Without the dispatcher that refuses private addresses, to which logout tokens are sent here.
+  fetch: (url, { dispatcher, ...options }) => fetch(url, options),
   findAccount: (_, accountId) => (disabledAccounts.has(accountId) ? undefined : {
     accountId,
     claims: () => ({ sub: accountId }),

@@ -33,6 +33,7 @@ pub struct OidcProvider {
 pub struct Client {
     pub id: String,
     pub secret: String,
+    logout_uri: Option<String>,
 }
 
 impl Client {
@@ -40,18 +41,30 @@ impl Client {
         Self {
             id: id.to_owned(),
             secret: secret.to_owned(),
+            logout_uri: None,
         }
     }
 
+    /// Sets the URL that receives logout tokens.
+    pub fn logout_uri(mut self, url: &str) -> Self {
+        self.logout_uri = Some(url.to_owned());
+        self
+    }
+
     fn metadata(&self) -> Value {
-        json!({
+        let mut metadata = json!({
             "client_id": self.id,
             "client_secret": self.secret,
             "grant_types": ["authorization_code", "refresh_token", "client_credentials"],
             "response_types": ["code"],
             "redirect_uris": [REDIRECT_URI],
             "token_endpoint_auth_method": "client_secret_basic",
-        })
+        });
+        if let Some(url) = &self.logout_uri {
+            metadata["backchannel_logout_uri"] = json!(url);
+            metadata["backchannel_logout_session_required"] = json!(true);
+        }
+        metadata
     }
 }
 

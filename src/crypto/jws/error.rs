@@ -1,7 +1,5 @@
 //! Errors of tokens.
 
-use std::{error::Error as StdError, fmt};
-
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum JwsError {
@@ -25,9 +23,9 @@ pub(crate) enum JwsError {
     Signature,
 }
 
-impl fmt::Display for JwsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl JwsError {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
             Self::TooLong => "the token is longer than 64 KiB",
             Self::Malformed => "the token is not a valid JWT in the compact serialization",
             Self::CriticalExtension => "the token requires an extension (`crit`)",
@@ -36,8 +34,6 @@ impl fmt::Display for JwsError {
             Self::UnfitKey => "the key of the token does not fit its algorithm",
             Self::AmbiguousKey => "the token does not say with which key it is signed (`kid`)",
             Self::Signature => "the signature of the token is invalid",
-        })
+        }
     }
 }
-
-impl StdError for JwsError {}

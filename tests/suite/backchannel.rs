@@ -1,0 +1,668 @@
+//! Back-channel logout: which logout tokens are accepted, what they change on each node, and how the
+//! keys of their issuer are fetched.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::State, routing::get};
+use chrono::Utc;
+use futures_util::future::join_all;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+use tower_session_cache::{
+    BackChannelLogout, EventIssuer, EventResponseBody, IntrospectionAuth, IntrospectionValidator,
+    IntrospectionValidatorBuilder, JwsAlgorithm, LocalCacheConfig, Origin, RedisConfig,
+    RevocationReceiver, SessionCache, SessionCacheLayer, testing::TestIssuer,
+};
+
+use crate::support::{
+    client::ask,
+    hook::Hook,
+    keycloak::{self, Keycloak, User},
+    oidc_provider::{self, OidcProvider},
+    pass, pass_time,
+    redis::Redis,
+    soon,
+};
+
+type Receiver = RevocationReceiver<BackChannelLogout>;
+
+const ISSUER: &str = "https://op.example.com";
+
+fn issuer() -> TestIssuer {
+    TestIssuer::new(ISSUER).unwrap()
+}
+
+/// A receiver for the clients `web` and `app` of an issuer.
+fn receiver(cache: &SessionCache, issuer: &TestIssuer) -> Receiver {
+    receiver_of(cache, issuer.event_issuer().unwrap())
+}
+
+fn receiver_of(cache: &SessionCache, issuer: EventIssuer) -> Receiver {
+    let source = BackChannelLogout::new(issuer, ["web", "app"]).unwrap();
+    RevocationReceiver::new(cache.clone(), source)
+}
+
+fn form(token: &str) -> String {
+    format!("logout_token={token}")
+}
+
+async fn send(receiver: &Receiver, body: String) -> Response<EventResponseBody> {
+    let request = Request::post("/hooks/backchannel-logout").body(body);
+    let answer = receiver.clone().oneshot(request.unwrap());
+    soon("an answer", answer).await.unwrap()
+}
+
+async fn status(receiver: &Receiver, token: &str) -> StatusCode {
+    send(receiver, form(token)).await.status()
+}
+
+/// The claims of a valid logout token, with these instead; `null` removes a claim.
+fn claims(id: &str, others: &Value) -> Value {
+    let now = Utc::now().timestamp();
+    let mut claims = json!({
+        "iss": ISSUER,
+        "aud": "web",
+        "iat": now,
+        "exp": now + 120,
+        "jti": id,
+        "sub": "ada",
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+    });
+    let members = claims.as_object_mut().unwrap();
+    for (name, value) in others.as_object().unwrap() {
+        members.insert(name.clone(), value.clone());
+    }
+    // A test may need the value, which is not the same as a missing claim.
+    members.retain(|_, value| *value != json!("(missing)"));
+    claims
+}
+
+const MISSING: &str = "(missing)";
+
+#[tokio::test]
+async fn logout_tokens_of_real_providers_are_accepted() {
+    let (issuer, cache) = (issuer(), SessionCache::default());
+    let receiver = receiver(&cache, &issuer);
+    let now = Utc::now().timestamp();
+    let logout = json!({ "typ": "logout+jwt" });
+    let tokens = [
+        // As Keycloak, Hydra and node-oidc-provider make them.
+        (
+            logout.clone(),
+            json!({ "sid": "s1", "typ": "Logout", "exp": now + 120 }),
+        ),
+        (
+            json!({ "typ": "JWT" }),
+            json!({ "aud": ["shop", "web"], "sid": "s1", "sub": MISSING, "exp": MISSING }),
+        ),
+        (json!({}), json!({ "aud": ["app"] })),
+        (json!({ "typ": "application/logout+JWT" }), json!({})),
+        (logout.clone(), json!({ "iat": now - 359, "exp": MISSING })),
+        (
+            logout.clone(),
+            json!({ "iat": now - 86_400, "exp": now - 55 }),
+        ),
+        (logout.clone(), json!({ "iat": now + 55 })),
+        (logout.clone(), json!({ "iat": now as f64 + 0.25 })),
+        (
+            logout,
+            json!({
+                "events": {
+                    "http://schemas.openid.net/event/backchannel-logout": { "more": 1 },
+                    "https://op.example.com/other": 1,
+                },
+                "unknown": [1],
+            }),
+        ),
+    ];
+    for (number, (header, others)) in tokens.iter().enumerate() {
+        let token = issuer.sign(header, &claims(&number.to_string(), others));
+        let answer = send(&receiver, form(&token)).await;
+        assert_eq!(answer.status(), 200, "{header} {others}");
+        assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+        assert!(
+            answer
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .is_empty()
+        );
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_are_no_valid_logout_tokens_are_refused() {
+    let (issuer, cache) = (issuer(), SessionCache::default());
+    let receiver = receiver(&cache, &issuer);
+    let now = Utc::now().timestamp();
+    let event = |value: Value| json!({ "events": { "http://schemas.openid.net/event/backchannel-logout": value } });
+    let logout = json!({ "typ": "logout+jwt" });
+    let mut tokens = Vec::new();
+    for others in [
+        json!({ "iat": MISSING }),
+        json!({ "iat": MISSING, "exp": MISSING }),
+        json!({ "iat": "now" }),
+        json!({ "iat": now + 65 }),
+        json!({ "iat": 4e18 }),
+        json!({ "iat": now - 365, "exp": MISSING }),
+        json!({ "exp": now - 65 }),
+        json!({ "exp": now + 2 * 86_400 }),
+        json!({ "exp": 1e300 }),
+        json!({ "exp": null }),
+        json!({ "jti": MISSING }),
+        json!({ "jti": "" }),
+        json!({ "jti": 7 }),
+        json!({ "iss": "https://op.example.com/" }),
+        json!({ "iss": "https://other.example.com" }),
+        json!({ "iss": MISSING }),
+        json!({ "iss": [ISSUER] }),
+        json!({ "aud": "other" }),
+        json!({ "aud": ["other", ["web"]] }),
+        json!({ "aud": MISSING }),
+        json!({ "aud": "WEB" }),
+        json!({ "sub": MISSING }),
+        json!({ "sub": "" }),
+        json!({ "sub": 5 }),
+        json!({ "sid": null }),
+        json!({ "nonce": "n" }),
+        json!({ "nonce": null }),
+        json!({ "events": MISSING }),
+        json!({ "events": {} }),
+        json!({ "events": "http://schemas.openid.net/event/backchannel-logout" }),
+        json!({ "events": ["http://schemas.openid.net/event/backchannel-logout"] }),
+        event(json!(null)),
+        event(json!("x")),
+        event(json!([])),
+    ] {
+        let claims = claims("a", &others);
+        tokens.push((issuer.sign(&logout, &claims), claims.to_string()));
+    }
+    // An ID token, an access token and a security event token of the same issuer.
+    for (typ, others) in [
+        (
+            "JWT",
+            json!({ "events": MISSING, "nonce": "n", "sid": "s1" }),
+        ),
+        ("JWT", json!({ "events": MISSING, "sid": "s1" })),
+        ("at+jwt", json!({})),
+        ("secevent+jwt", json!({})),
+    ] {
+        let token = issuer.sign(&json!({ "typ": typ }), &claims("a", &others));
+        tokens.push((token, typ.to_owned()));
+    }
+    let valid = claims("a", &json!({}));
+    let attacker = self::issuer();
+    tokens.push((attacker.sign(&logout, &valid), "another key".to_owned()));
+    for header in [
+        json!({ "alg": "none" }),
+        json!({ "alg": "HS256" }),
+        json!({ "kid": "other" }),
+        json!({ "crit": ["x"], "x": 1 }),
+    ] {
+        tokens.push((issuer.sign(&header, &valid), header.to_string()));
+    }
+    let unsigned = issuer.sign(&logout, &valid);
+    let unsigned = format!("{}.", unsigned.rsplit_once('.').unwrap().0);
+    tokens.push((unsigned, "no signature".to_owned()));
+    tokens.push((String::new(), "no token".to_owned()));
+
+    for (token, what) in tokens {
+        let answer = send(&receiver, form(&token)).await;
+        assert_eq!(answer.status(), 400, "{what}");
+        assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/json");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["error"], "invalid_request", "{what}");
+        assert!(!body["error_description"].as_str().unwrap().is_empty());
+    }
+    assert_eq!(cache.stats().revocations, 0);
+    assert_eq!(status(&receiver, &issuer.sign(&logout, &valid)).await, 200);
+}
+
+#[tokio::test]
+async fn body_must_be_a_form_with_one_logout_token() {
+    let (issuer, cache) = (issuer(), SessionCache::default());
+    let receiver = receiver(&cache, &issuer);
+    let token = || issuer.logout_token("web", Some("ada"), None);
+    let (first, second) = (token(), token());
+    for body in [
+        format!("logout_token={first}&logout_token={second}"),
+        format!("logout_token={first}&logout%5Ftoken={first}"),
+        format!("logout_token={first}&logout_token="),
+        format!("token={first}"),
+        first.clone(),
+        json!({ "logout_token": first }).to_string(),
+        String::new(),
+        "logout_token=%ff".to_owned(),
+        format!("logout_token={}", "a".repeat(300_000)),
+    ] {
+        assert_eq!(send(&receiver, body).await.status(), 400);
+    }
+    assert_eq!(cache.stats().revocations, 0);
+    let body = format!("state=1&logout_token={first}&x");
+    assert_eq!(send(&receiver, body).await.status(), 200);
+}
+
+#[tokio::test]
+async fn duplicate_is_acknowledged_and_equal_ids_of_two_issuers_are_two_events() {
+    let cache = SessionCache::default();
+    let applied = || cache.stats().user_invalidations.applied;
+    let logout = json!({ "typ": "logout+jwt" });
+    let mut receivers = Vec::new();
+    for url in [ISSUER, "https://other.example.com"] {
+        let issuer = TestIssuer::new(url).unwrap();
+        let receiver = receiver(&cache, &issuer);
+        let before = applied();
+        for _ in 0..3 {
+            // A repetition may be signed again.
+            let token = issuer.sign(&logout, &claims("the same ID", &json!({ "iss": url })));
+            assert_eq!(status(&receiver, &token).await, 200);
+        }
+        assert_eq!(applied(), before + 1, "{url}");
+        receivers.push(receiver);
+    }
+}
+
+#[tokio::test]
+async fn logout_that_is_only_queued_is_answered_with_503_and_applied_when_it_is_repeated() {
+    let redis = Redis::start();
+    let (issuer, url) = (issuer(), redis.url());
+    let cache = SessionCache::builder()
+        .redis(RedisConfig::single(url).timeout(Duration::from_millis(250)))
+        .unwrap();
+    let cache = cache.build().unwrap();
+    let receiver = receiver(&cache, &issuer);
+    let token = issuer.logout_token("web", Some("ada"), None);
+    redis.pause();
+    let answer = send(&receiver, form(&token)).await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key(header::RETRY_AFTER));
+    assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+    redis.resume();
+    soon("the repetition to be applied", async {
+        while status(&receiver, &token).await != 200 {
+            pass().await;
+        }
+    })
+    .await;
+    // From now on it is a duplicate.
+    let applied = cache.stats().user_invalidations.applied;
+    assert_eq!(status(&receiver, &token).await, 200);
+    assert_eq!(cache.stats().user_invalidations.applied, applied);
+}
+
+/// Server with an issuer's metadata and keys, which a test can change.
+struct Provider {
+    url: String,
+    state: Arc<ProviderState>,
+}
+
+#[derive(Default)]
+struct ProviderState {
+    /// The issuer in the metadata, and the keys. The server fails without them.
+    answer: Mutex<Option<(String, String)>>,
+    url: Mutex<String>,
+    metadata: AtomicUsize,
+    keys: AtomicUsize,
+}
+
+impl Provider {
+    async fn start() -> Self {
+        let state = Arc::new(ProviderState::default());
+        let app = Router::new()
+            .route("/.well-known/openid-configuration", get(metadata))
+            .route("/keys", get(keys))
+            .with_state(Arc::clone(&state));
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        (*state.url.lock().unwrap()).clone_from(&url);
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { url, state }
+    }
+
+    fn publishes(&self, issuer: &TestIssuer) {
+        *self.state.answer.lock().unwrap() = Some((self.url.clone(), issuer.jwks()));
+    }
+
+    fn fails(&self) {
+        *self.state.answer.lock().unwrap() = None;
+    }
+
+    fn fetches(&self) -> (usize, usize) {
+        (
+            self.state.metadata.load(Relaxed),
+            self.state.keys.load(Relaxed),
+        )
+    }
+
+    fn receiver(&self, cache: &SessionCache) -> Receiver {
+        let issuer = EventIssuer::builder(&self.url);
+        let issuer = issuer
+            .algorithms([JwsAlgorithm::Es256])
+            .timeout(Duration::from_secs(20));
+        receiver_of(cache, issuer.build().unwrap())
+    }
+}
+
+async fn metadata(State(state): State<Arc<ProviderState>>) -> Result<String, StatusCode> {
+    state.metadata.fetch_add(1, Relaxed);
+    let answer = state.answer.lock().unwrap().clone();
+    let (issuer, _) = answer.ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
+    let url = state.url.lock().unwrap().clone();
+    Ok(json!({ "issuer": issuer, "jwks_uri": format!("{url}/keys") }).to_string())
+}
+
+async fn keys(State(state): State<Arc<ProviderState>>) -> Result<String, StatusCode> {
+    state.keys.fetch_add(1, Relaxed);
+    let answer = state.answer.lock().unwrap().clone();
+    answer
+        .map(|(_, keys)| keys)
+        .ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// A logout token with a key ID of its own, so that the issuer's other keys are not tried.
+fn token_with_key(issuer: &TestIssuer, url: &str, key: &str, id: &str) -> String {
+    let header = json!({ "typ": "logout+jwt", "kid": key });
+    issuer.sign(&header, &claims(id, &json!({ "iss": url })))
+}
+
+#[tokio::test]
+async fn keys_are_discovered_once_and_fetched_again_for_an_unknown_key() {
+    let (provider, cache) = (Provider::start().await, SessionCache::default());
+    let (old, new) = (
+        TestIssuer::new(&provider.url).unwrap(),
+        TestIssuer::with_key_id(&provider.url, "new").unwrap(),
+    );
+    provider.publishes(&old);
+    let receiver = provider.receiver(&cache);
+    let token = |issuer: &TestIssuer| issuer.logout_token("web", Some("ada"), None);
+
+    let first = join_all((0..50).map(|_| async { status(&receiver, &token(&old)).await })).await;
+    assert!(first.iter().all(|status| *status == 200), "{first:?}");
+    assert_eq!(provider.fetches(), (1, 1));
+
+    // The issuer replaces its key. All events that wait share one fetch.
+    provider.publishes(&new);
+    pass_time(Duration::from_secs(31)).await;
+    let rotated = join_all((0..50).map(|_| async { status(&receiver, &token(&new)).await })).await;
+    assert!(rotated.iter().all(|status| *status == 200), "{rotated:?}");
+    assert_eq!(provider.fetches(), (2, 2));
+    assert_eq!(status(&receiver, &token(&old)).await, 503);
+
+    // A flood of forged tokens causes one fetch per 30 seconds, and none with a known key.
+    for round in 0..3 {
+        for number in 0..100 {
+            let unknown = token_with_key(&old, &provider.url, &format!("k{number}"), "a");
+            let status = status(&receiver, &unknown).await;
+            // The fetch has shown that the key of the first one does not exist.
+            let expected = if round > 0 && number == 0 { 400 } else { 503 };
+            assert_eq!(status, expected);
+            let forged = token_with_key(&old, &provider.url, "new", "a");
+            assert_eq!(self::status(&receiver, &forged).await, 400);
+            let garbage = send(&receiver, form("e30.e30.")).await;
+            assert_eq!(garbage.status(), 400);
+        }
+        assert_eq!(provider.fetches(), (2 + round, 2 + round));
+        pass_time(Duration::from_secs(31)).await;
+    }
+    assert_eq!(status(&receiver, &token(&new)).await, 200);
+}
+
+#[tokio::test]
+async fn failed_fetch_refuses_no_event_and_known_keys_stay_usable() {
+    let (provider, cache) = (Provider::start().await, SessionCache::default());
+    let issuer = TestIssuer::new(&provider.url).unwrap();
+    let receiver = provider.receiver(&cache);
+    let token = || issuer.logout_token("web", Some("ada"), None);
+
+    // Whether the event is authentic is unknown, so it must be repeated.
+    for _ in 0..20 {
+        let answer = send(&receiver, form(&token())).await;
+        assert_eq!(answer.status(), 503);
+        assert!(answer.headers().contains_key(header::RETRY_AFTER));
+    }
+    assert_eq!(provider.fetches(), (1, 0));
+
+    provider.publishes(&issuer);
+    pass_time(Duration::from_secs(2)).await;
+    assert_eq!(status(&receiver, &token()).await, 200);
+    assert_eq!(provider.fetches(), (2, 1));
+
+    // The keys are used for longer than their age allows, since they cannot be fetched again.
+    provider.fails();
+    pass_time(Duration::from_secs(3601)).await;
+    assert_eq!(status(&receiver, &token()).await, 200);
+    assert_eq!(provider.fetches(), (3, 1));
+    let unknown = token_with_key(&issuer, &provider.url, "unknown", "a");
+    assert_eq!(status(&receiver, &unknown).await, 503);
+    assert_eq!(status(&receiver, &token()).await, 200);
+    assert_eq!(provider.fetches(), (3, 1));
+
+    // A key that the issuer has withdrawn is no longer used.
+    provider.publishes(&TestIssuer::with_key_id(&provider.url, "new").unwrap());
+    pass_time(Duration::from_secs(31)).await;
+    assert_eq!(status(&receiver, &token()).await, 503);
+    assert_eq!(provider.fetches(), (4, 2));
+}
+
+#[tokio::test]
+async fn metadata_of_another_issuer_is_not_used() {
+    let (provider, cache) = (Provider::start().await, SessionCache::default());
+    let issuer = TestIssuer::new(&provider.url).unwrap();
+    let other = format!("{}/", provider.url);
+    *provider.state.answer.lock().unwrap() = Some((other, issuer.jwks()));
+    let receiver = provider.receiver(&cache);
+    let token = issuer.logout_token("web", Some("ada"), None);
+    assert_eq!(status(&receiver, &token).await, 503);
+    assert_eq!(provider.fetches(), (1, 0));
+
+    let configured = EventIssuer::builder(&provider.url)
+        .algorithms([JwsAlgorithm::Es256])
+        .jwks_uri(format!("{}/keys", provider.url));
+    let receiver = receiver_of(&cache, configured.build().unwrap());
+    assert_eq!(status(&receiver, &token).await, 200);
+    assert_eq!(provider.fetches(), (1, 1));
+}
+
+#[test]
+fn settings_of_an_issuer_are_checked() {
+    let issuer = || EventIssuer::builder(ISSUER);
+    assert!(issuer().build().is_ok());
+    assert!(EventIssuer::new("http://localhost:8080/realms/shop").is_ok());
+    let exposed = || EventIssuer::builder("http://keycloak:8080/realms/shop");
+    assert!(exposed().allow_http().build().is_ok());
+    for (builder, says) in [
+        (EventIssuer::builder(""), "absolute"),
+        (EventIssuer::builder("keycloak"), "absolute"),
+        (EventIssuer::builder("ftp://op.example.com"), "https://"),
+        (
+            EventIssuer::builder("https://u:p@op.example.com"),
+            "password",
+        ),
+        (EventIssuer::builder("https://op.example.com?a=1"), "query"),
+        (EventIssuer::builder("https://op.example.com#a"), "fragment"),
+        (exposed(), "allow_http"),
+        (issuer().jwks_uri("http://keycloak:8080/keys"), "allow_http"),
+        (issuer().jwks_uri("/keys"), "absolute"),
+        (issuer().jwks("{}"), "jwks_uri"),
+        (issuer().jwks(r#"{"keys":[]}"#), "jwks_uri"),
+        (issuer().algorithms([]), "RS256"),
+        (issuer().timeout(Duration::ZERO), "timeout"),
+        (issuer().root_certificates("x"), "BEGIN CERTIFICATE"),
+    ] {
+        let error = builder.build().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let issuer = issuer().build().unwrap();
+    assert!(BackChannelLogout::new(issuer.clone(), [""; 0]).is_err());
+    assert!(BackChannelLogout::new(issuer, ["web", ""]).is_err());
+}
+
+const ADA: User<'_> = User {
+    name: "ada",
+    password: "the password of ada",
+    email: "ada@example.com",
+    is_email_verified: true,
+};
+
+/// Longer than a server takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node with a local cache.
+struct Node {
+    cache: SessionCache,
+    layer: SessionCacheLayer<IntrospectionValidator>,
+}
+
+impl Node {
+    fn new(redis: &Redis, validator: IntrospectionValidatorBuilder) -> Self {
+        let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+        let cache = SessionCache::builder()
+            .redis(redis)
+            .unwrap()
+            .local_cache(LocalCacheConfig::new(100))
+            .validation_timeout(2 * PATIENCE)
+            .build()
+            .unwrap();
+        let validator = validator.timeout(PATIENCE).build().unwrap();
+        Self {
+            layer: SessionCacheLayer::new(cache.clone(), validator),
+            cache,
+        }
+    }
+
+    async fn is_served_from_memory(&self, token: &str) {
+        soon("a local hit", async {
+            while ask(&self.layer, token).await.unwrap().1 != Origin::Local {
+                pass().await;
+            }
+        })
+        .await;
+    }
+
+    async fn rejects(&self, token: &str) {
+        soon("a rejection", async {
+            while ask(&self.layer, token).await != Err(StatusCode::UNAUTHORIZED) {
+                pass().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn keycloak_logout_ends_the_session_on_every_node() {
+    const REALM: &str = "backchannel";
+    let Some(keycloak) = Keycloak::shared().await else {
+        return;
+    };
+    let hook = Hook::bind().await;
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("api")
+        .attribute("backchannel.logout.url", &hook.url)
+        .attribute("backchannel.logout.session.required", "true");
+    let api = keycloak::Client::new("api", "the secret of api");
+    keycloak.create_realm(REALM).await;
+    for client in [&shop, &api] {
+        keycloak.create_client(REALM, client).await;
+    }
+    let ada = keycloak.create_user(REALM, ADA).await;
+    let redis = Redis::start();
+    let node = || {
+        let auth = IntrospectionAuth::basic(api.id.as_str(), api.secret.as_str());
+        let endpoint = keycloak.introspection_endpoint(REALM);
+        let validator = IntrospectionValidator::builder(endpoint, auth);
+        Node::new(&redis, validator.issuer(keycloak.issuer(REALM)))
+    };
+    let nodes = [node(), node()];
+    let [first, second] = &nodes;
+    let issuer = EventIssuer::builder(keycloak.issuer(REALM)).timeout(PATIENCE);
+    let source = BackChannelLogout::new(issuer.build().unwrap(), ["web", "shop"]).unwrap();
+    let receiver = RevocationReceiver::new(first.cache.clone(), source);
+    let mut answers = hook.serve(&receiver);
+
+    let login = async || keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
+    let sessions = [login().await, login().await, login().await, login().await];
+    let [ended, deleted, signed_out, other] = &sessions;
+    for node in &nodes {
+        for session in &sessions {
+            node.is_served_from_memory(&session.access).await;
+        }
+    }
+
+    // The user logs out of one client.
+    keycloak.logout(REALM, &shop, &ended.refresh).await;
+    assert_eq!(answers.next().await, 200);
+    first.rejects(&ended.access).await;
+    second.rejects(&ended.access).await;
+    // The other sessions of the user are validated again.
+    let (_, origin) = ask(&first.layer, &other.access).await.unwrap();
+    assert_eq!(origin, Origin::Validator);
+
+    // An administrator ends one session, and then all of the user's.
+    keycloak.end_session(REALM, &deleted.sid()).await;
+    assert_eq!(answers.next().await, 200);
+    for node in &nodes {
+        node.rejects(&deleted.access).await;
+        node.is_served_from_memory(&other.access).await;
+    }
+    keycloak.log_out_user(REALM, &ada).await;
+    for _ in 0..2 {
+        assert_eq!(answers.next().await, 200);
+    }
+    for node in &nodes {
+        node.rejects(&signed_out.access).await;
+        node.rejects(&other.access).await;
+    }
+    let stats = receiver.stats();
+    assert_eq!((stats.applied, stats.rejected), (4, 0));
+}
+
+#[tokio::test]
+async fn oidc_provider_logout_ends_the_session_on_every_node() {
+    let hook = Hook::bind().await;
+    let shop = oidc_provider::Client::new("shop", "the secret of shop").logout_uri(&hook.url);
+    let api = oidc_provider::Client::new("api", "the secret of api");
+    let Some(server) = OidcProvider::start(&[&shop, &api]).await else {
+        return;
+    };
+    let redis = Redis::start();
+    let node = || {
+        let auth = IntrospectionAuth::basic(api.id.as_str(), api.secret.as_str());
+        let validator = IntrospectionValidator::builder(server.introspection_endpoint(), auth);
+        Node::new(&redis, validator.issuer(server.issuer()))
+    };
+    let nodes = [node(), node()];
+    let issuer = EventIssuer::builder(server.issuer()).timeout(PATIENCE);
+    let source = BackChannelLogout::new(issuer.build().unwrap(), ["shop"]).unwrap();
+    let receiver = RevocationReceiver::new(nodes[0].cache.clone(), source);
+    let mut answers = hook.serve(&receiver);
+
+    let (ended, other) = (
+        server.login(&shop, "ada", "").await,
+        server.login(&shop, "bea", "").await,
+    );
+    for node in &nodes {
+        node.is_served_from_memory(&ended.access).await;
+        node.is_served_from_memory(&other.access).await;
+    }
+    server.logout(&ended).await;
+    assert_eq!(answers.next().await, 200);
+    for node in &nodes {
+        node.rejects(&ended.access).await;
+        let (_, origin) = ask(&node.layer, &other.access).await.unwrap();
+        assert_eq!(origin, Origin::Local);
+    }
+}
