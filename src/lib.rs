@@ -156,7 +156,7 @@
 //! | `appwrite` | `AppwriteValidator`, which validates sessions with Appwrite's HTTP API | reqwest, rustls with *ring* (none is installed for the process) |
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
 //! | `events` | [`RevocationReceiver`], which takes the events that identity providers push, such as Appwrite's webhooks | *ring* |
-//! | `oidc-events` | `BackChannelLogout`, which reads the logout tokens of OpenID providers | `events`, reqwest, rustls with *ring* |
+//! | `oidc-events` | `BackChannelLogout` and `SharedSignals`, which read the events that OpenID providers sign | `events`, reqwest, rustls with *ring* |
 //! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
@@ -210,7 +210,9 @@ pub use events::{
 };
 #[cfg(feature = "oidc-events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
-pub use events::{BackChannelLogout, EventIssuer, EventIssuerBuilder};
+pub use events::{
+    BackChannelLogout, EventIssuer, EventIssuerBuilder, SharedSignals, SharedSignalsPoll,
+};
 pub use memory::LocalCacheConfig;
 pub use middleware::{
     Rejection, RejectionBody, RejectionKind, ResponseBody, ResponseFuture, SessionCacheLayer,

@@ -3,22 +3,14 @@
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderName, HeaderValue, request::Parts};
+use http::request::Parts;
 use serde_json::Value;
-use sha2::Sha256;
 
 use super::{
-    json_event::JsonEvent,
-    refusal::{Refusal, RefusalKind},
-    revoked::Revoked,
+    json_event::JsonEvent, refusal::Refusal, revoked::Revoked, secret_header::SecretHeader,
     source::RevocationSource,
 };
-use crate::{config_error::ConfigError, crypto::keyed};
-
-/// Secrets are compared by their HMAC under this key, which makes the comparison independent of
-/// their length and of where they differ.
-const PURPOSE: &[u8] = b"tower-session-cache header secret";
+use crate::config_error::ConfigError;
 
 /// Reads events of a sender that signs nothing and can send a constant header, such as the web
 /// hooks of Ory Kratos and the database webhooks of Supabase.
@@ -44,9 +36,7 @@ const PURPOSE: &[u8] = b"tower-session-cache header secret";
 /// any user. Each costs validations and admits no request. Receive these events over TLS, and
 /// prefer a source with a signature if the sender offers one.
 pub struct HeaderSecret {
-    header: HeaderName,
-    /// HMACs of the secrets.
-    secrets: Vec<[u8; 32]>,
+    header: SecretHeader,
     event: JsonEvent,
 }
 
@@ -66,14 +56,8 @@ impl HeaderSecret {
     where
         F: Fn(&Value) -> Revoked + Send + Sync + 'static,
     {
-        let header = HeaderName::try_from(header.as_ref()).map_err(|_| {
-            ConfigError::new(
-                "the header with the secret must have a valid name, for example x-webhook-secret",
-            )
-        })?;
         Ok(Self {
-            header,
-            secrets: vec![digest(secret.as_ref())?],
+            header: SecretHeader::new(header.as_ref(), secret.as_ref())?,
             event: JsonEvent::new("header_secret", map),
         })
     }
@@ -92,36 +76,16 @@ impl HeaderSecret {
     ///
     /// Returns an error if the secret cannot be the value of a header, or has less than 16 bytes.
     pub fn previous_secret(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        self.secrets.truncate(1);
-        self.secrets.push(digest(secret.as_ref())?);
+        self.header.add_previous(secret.as_ref())?;
         Ok(self)
     }
-
-    fn is_known(&self, value: &HeaderValue) -> bool {
-        let Ok(mac) = Hmac::<Sha256>::new_from_slice(PURPOSE) else {
-            return false;
-        };
-        let mac = mac.chain_update(value.as_bytes());
-        let mut secrets = self.secrets.iter();
-        secrets.any(|secret| mac.clone().verify_slice(secret).is_ok())
-    }
-}
-
-fn digest(secret: &[u8]) -> Result<[u8; 32], ConfigError> {
-    if secret.len() < 16 || HeaderValue::from_bytes(secret).is_err() {
-        return Err(ConfigError::new(
-            "the secret in a header must have at least 16 bytes, without line breaks; generate one \
-             with `openssl rand -base64 32`",
-        ));
-    }
-    Ok(keyed(PURPOSE, secret))
 }
 
 impl fmt::Debug for HeaderSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HeaderSecret")
             .field("name", &self.event.name)
-            .field("header", &self.header)
+            .field("header", &self.header.name)
             .finish_non_exhaustive()
     }
 }
@@ -132,13 +96,7 @@ impl RevocationSource for HeaderSecret {
     }
 
     async fn read(&self, head: &Parts, body: &[u8], _: DateTime<Utc>) -> Result<Revoked, Refusal> {
-        let value = head.headers.get(&self.header);
-        if !value.is_some_and(|value| self.is_known(value)) {
-            return Err(Refusal::new(
-                RefusalKind::AuthenticationFailed,
-                "the secret is missing or wrong",
-            ));
-        }
+        self.header.check(head)?;
         Ok(self.event.read(body))
     }
 }

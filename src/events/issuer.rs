@@ -3,13 +3,18 @@
 use std::{fmt, sync::Arc};
 
 use super::{
+    issuer_url::checked_url,
     refusal::{Refusal, RefusalKind},
     signed_event::SignedEvent,
 };
 use crate::{
+    config_error::ConfigError,
     crypto::{Jws, JwsAlgorithm, JwsError},
     model::Authority,
-    validator::jwks::{KeySource, TokenError},
+    validator::{
+        http::{HttpSettings, Url},
+        jwks::{KeySource, TokenError},
+    },
 };
 
 /// An issuer of signed events, such as an OpenID provider: its URL, its public keys and the
@@ -42,6 +47,8 @@ pub(super) struct Inner {
     pub(super) authority: Authority,
     pub(super) algorithms: Vec<JwsAlgorithm>,
     pub(super) keys: KeySource,
+    pub(super) allows_http: bool,
+    pub(super) http: HttpSettings,
 }
 
 impl EventIssuer {
@@ -55,6 +62,11 @@ impl EventIssuer {
     #[expect(dead_code)]
     pub(super) fn authority(&self) -> &Authority {
         &self.0.authority
+    }
+
+    /// Checks the URL of an endpoint of this issuer, and returns the settings for calls to it.
+    pub(super) fn endpoint(&self, url: &str) -> Result<(Url, HttpSettings), ConfigError> {
+        Ok((checked_url(url, self.0.allows_http)?, self.0.http.clone()))
     }
 
     /// Verifies a token of one of the types, and that it comes from this issuer. The type `None` is

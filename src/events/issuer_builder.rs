@@ -202,6 +202,8 @@ impl EventIssuerBuilder {
             issuer: self.issuer,
             algorithms: self.algorithms,
             keys,
+            allows_http: self.allows_http,
+            http: self.http,
         })))
     }
 

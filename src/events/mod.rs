@@ -22,14 +22,21 @@ mod issuer_url;
 mod json_event;
 mod monitor;
 mod outcome;
+#[cfg(feature = "oidc-events")]
+mod poll;
 mod receiver;
 mod refusal;
 mod request_body;
 mod revoked;
+mod secret_header;
+#[cfg(feature = "oidc-events")]
+mod shared_signals;
 #[cfg(feature = "oidc-events")]
 mod signed_event;
 mod source;
 mod standard_webhook;
+#[cfg(feature = "oidc-events")]
+mod subject;
 
 pub use self::{
     appwrite::AppwriteWebhook,
@@ -46,5 +53,6 @@ pub use self::{
 pub(crate) use self::{appwrite::user as appwrite_user, json_event::JsonEvent};
 #[cfg(feature = "oidc-events")]
 pub use self::{
-    back_channel_logout::BackChannelLogout, issuer::EventIssuer, issuer_builder::EventIssuerBuilder,
+    back_channel_logout::BackChannelLogout, issuer::EventIssuer,
+    issuer_builder::EventIssuerBuilder, poll::SharedSignalsPoll, shared_signals::SharedSignals,
 };

@@ -18,6 +18,8 @@ use http_body::Body;
 use tokio::time::timeout;
 use tower_service::Service;
 
+#[cfg(feature = "oidc-events")]
+use super::shared_signals::SharedSignals;
 use super::{
     applied_events::AppliedEvents,
     body::EventResponseBody,
@@ -93,6 +95,15 @@ impl<S: RevocationSource> RevocationReceiver<S> {
     }
 }
 
+#[cfg(feature = "oidc-events")]
+impl RevocationReceiver<SharedSignals> {
+    /// Reads and revokes what a token that was polled concerns.
+    pub(super) async fn token(&self, token: &str) -> EventOutcome {
+        let now = self.0.now();
+        self.0.handle(self.0.source.token(token, now), now).await
+    }
+}
+
 impl<S> Clone for RevocationReceiver<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
@@ -135,32 +146,43 @@ impl<S: RevocationSource> Inner<S> {
             self.monitor.finished(EventOutcome::Refused(method));
             return method_not_allowed();
         }
-        let body = match timeout(BODY_TIMEOUT, read_body(body)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(BodyError::TooLarge)) => return self.finish(EventOutcome::TooLarge),
+        let outcome = match timeout(BODY_TIMEOUT, read_body(body)).await {
+            Ok(Ok(body)) => {
+                let now = self.now();
+                self.handle(self.source.read(&head, &body, now), now).await
+            }
+            Ok(Err(BodyError::TooLarge)) => self.finish(EventOutcome::TooLarge),
             Ok(Err(BodyError::Failed)) => {
                 let reason = "the body could not be read";
-                let failed = Refusal::new(RefusalKind::InvalidRequest, reason);
-                return self.finish(EventOutcome::Refused(failed));
+                self.refuse(RefusalKind::InvalidRequest, reason)
             }
-            Err(_) => return self.finish(EventOutcome::TooSlow),
+            Err(_) => self.finish(EventOutcome::TooSlow),
         };
+        self.source.answer(&outcome)
+    }
+
+    fn now(&self) -> DateTime<Utc> {
         let now = self.cache.store().clock().wall();
-        let now = DateTime::from_timestamp_micros(now).unwrap_or(DateTime::UNIX_EPOCH);
-        let read = match timeout(SOURCE_TIMEOUT, self.source.read(&head, &body, now)).await {
-            Ok(read) => read,
-            Err(_) => Err(Refusal::new(
-                RefusalKind::Unavailable,
-                "the source did not read the event in time",
-            )),
-        };
-        match read {
-            Ok(revoked) => self.revoke(revoked, now).await,
-            Err(refusal) => self.finish(EventOutcome::Refused(refusal)),
+        DateTime::from_timestamp_micros(now).unwrap_or(DateTime::UNIX_EPOCH)
+    }
+
+    /// Awaits what an event concerns, and revokes it.
+    async fn handle(
+        self: &Arc<Self>,
+        read: impl Future<Output = Result<Revoked, Refusal>>,
+        now: DateTime<Utc>,
+    ) -> EventOutcome {
+        match timeout(SOURCE_TIMEOUT, read).await {
+            Ok(Ok(revoked)) => self.revoke(revoked, now).await,
+            Ok(Err(refusal)) => self.finish(EventOutcome::Refused(refusal)),
+            Err(_) => {
+                let reason = "the source did not read the event in time";
+                self.refuse(RefusalKind::Unavailable, reason)
+            }
         }
     }
 
-    async fn revoke(self: &Arc<Self>, revoked: Revoked, now: DateTime<Utc>) -> Response<Bytes> {
+    async fn revoke(self: &Arc<Self>, revoked: Revoked, now: DateTime<Utc>) -> EventOutcome {
         self.monitor.event_arrived(revoked.occurred_at, now);
         if let Some(key) = &revoked.key
             && self
@@ -168,7 +190,7 @@ impl<S: RevocationSource> Inner<S> {
                 .contains(key, self.cache.store().clock().elapsed())
         {
             self.monitor.duplicate();
-            return self.source.answer(&EventOutcome::Applied);
+            return EventOutcome::Applied;
         }
         if revoked.users.is_empty() {
             return self.finish(if revoked.is_unmapped {
@@ -182,11 +204,7 @@ impl<S: RevocationSource> Inner<S> {
         let inner = Arc::clone(self);
         match tokio::spawn(async move { inner.apply(revoked).await }).await {
             Ok(outcome) => self.finish(outcome),
-            Err(_) => {
-                let reason = "the process is shutting down";
-                let refusal = Refusal::new(RefusalKind::Unavailable, reason);
-                self.finish(EventOutcome::Refused(refusal))
-            }
+            Err(_) => self.refuse(RefusalKind::Unavailable, "the process is shutting down"),
         }
     }
 
@@ -215,9 +233,13 @@ impl<S: RevocationSource> Inner<S> {
         EventOutcome::Applied
     }
 
-    fn finish(&self, outcome: EventOutcome) -> Response<Bytes> {
+    fn refuse(&self, kind: RefusalKind, reason: &'static str) -> EventOutcome {
+        self.finish(EventOutcome::Refused(Refusal::new(kind, reason)))
+    }
+
+    fn finish(&self, outcome: EventOutcome) -> EventOutcome {
         self.monitor.finished(outcome);
-        self.source.answer(&outcome)
+        outcome
     }
 }
 

@@ -104,6 +104,21 @@ impl TestIssuer {
         self.sign(&json!({ "typ": "logout+jwt" }), &claims)
     }
 
+    /// Signs a security event token for an audience. `event` is the type of the event, and `subject`
+    /// the value of `sub_id`.
+    #[must_use]
+    pub fn security_event(&self, audience: &str, event: &str, subject: &Value) -> String {
+        let claims = json!({
+            "iss": self.url,
+            "aud": audience,
+            "iat": Utc::now().timestamp(),
+            "jti": self.event_id(),
+            "sub_id": subject,
+            "events": { event: {} },
+        });
+        self.sign(&json!({ "typ": "secevent+jwt" }), &claims)
+    }
+
     /// Signs a token with these claims. The members of `header` are added to `alg` and `kid`, or
     /// replace them; `null` removes a member.
     #[must_use]

@@ -60,6 +60,7 @@ mod servers;
 mod sessions;
 mod shared_cache;
 mod sharing;
+mod signals;
 mod sockets;
 mod spans;
 mod stale;
