@@ -97,7 +97,14 @@ impl BackChannelLogout {
                 "the logout token names neither a session nor a user",
             ));
         }
-        Ok(Revoked::user(user)
+        let mut revoked = Revoked::nothing();
+        if let Some(session) = session {
+            revoked = revoked.and_session(self.issuer.authority(), session);
+        }
+        if let Some(user) = user {
+            revoked = revoked.and_user(user);
+        }
+        Ok(revoked
             .with_event_id(self.issuer.as_str(), id)
             .occurred_at(issued_at))
     }

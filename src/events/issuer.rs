@@ -59,7 +59,6 @@ impl EventIssuer {
     }
 
     /// Returns the authority of the issuer's sessions.
-    #[expect(dead_code)]
     pub(super) fn authority(&self) -> &Authority {
         &self.0.authority
     }

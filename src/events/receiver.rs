@@ -192,7 +192,7 @@ impl<S: RevocationSource> Inner<S> {
             self.monitor.duplicate();
             return EventOutcome::Applied;
         }
-        if revoked.users.is_empty() {
+        if revoked.users.is_empty() && revoked.sessions.is_empty() {
             return self.finish(if revoked.is_unmapped {
                 EventOutcome::Unmapped
             } else {
@@ -210,12 +210,25 @@ impl<S: RevocationSource> Inner<S> {
 
     /// Revokes, and remembers the event only if all of it is in Redis.
     async fn apply(&self, revoked: Revoked) -> EventOutcome {
-        let Revoked { users, key, .. } = revoked;
-        let revocations: Vec<_> = stream::iter(users)
-            .map(|id| async move { self.cache.invalidate_user(&id).await })
+        let Revoked {
+            users,
+            sessions,
+            key,
+            ..
+        } = revoked;
+        // The sessions that have ended come first: a request in between would be served with them.
+        let mut revocations: Vec<_> = stream::iter(sessions)
+            .map(|(authority, id)| async move { self.cache.end_session(&authority, &id).await })
             .buffer_unordered(MAX_CONCURRENT_REVOCATIONS)
             .collect()
             .await;
+        revocations.extend(
+            stream::iter(users)
+                .map(|id| async move { self.cache.invalidate_user(&id).await })
+                .buffer_unordered(MAX_CONCURRENT_REVOCATIONS)
+                .collect::<Vec<_>>()
+                .await,
+        );
         let failures: Vec<_> = revocations
             .into_iter()
             .filter_map(|revocation| revocation.err().map(|error| error.kind()))

@@ -5,6 +5,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
+use crate::model::Authority;
+
 /// What an authentic event concerns. Returned by a [`RevocationSource`](super::RevocationSource).
 ///
 /// ```
@@ -21,6 +23,7 @@ use sha2::{Digest, Sha256};
 #[must_use]
 pub struct Revoked {
     pub(super) users: Vec<String>,
+    pub(super) sessions: Vec<(Authority, String)>,
     pub(super) is_unmapped: bool,
     pub(super) occurred_at: Option<DateTime<Utc>>,
     pub(super) key: Option<EventKey>,
@@ -68,6 +71,17 @@ impl Revoked {
         self
     }
 
+    /// Adds a session by its ID, which is unique at the authority that issued it.
+    ///
+    /// # Security
+    ///
+    /// The session is rejected from then on, whatever the identity provider reports. Add a session
+    /// only if the issuer has signed that it has ended.
+    pub fn and_session(mut self, authority: &Authority, id: impl Into<String>) -> Self {
+        self.sessions.push((authority.clone(), id.into()));
+        self
+    }
+
     /// Sets when the change happened at the identity provider. It is used for a metric only.
     pub fn occurred_at(mut self, time: DateTime<Utc>) -> Self {
         self.occurred_at = Some(time);
@@ -93,6 +107,7 @@ impl fmt::Debug for Revoked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Revoked")
             .field("users", &self.users.len())
+            .field("sessions", &self.sessions.len())
             .field("is_unmapped", &self.is_unmapped)
             .finish_non_exhaustive()
     }

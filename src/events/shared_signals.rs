@@ -171,8 +171,12 @@ impl SharedSignals {
             let subject = subject.map_or_else(Subject::default, |subject| {
                 Subject::parse(subject, self.issuer.as_str(), self.map.as_deref())
             });
-            if subject.users.is_empty() {
+            let ended = subject.session.filter(|_| name == SESSION_REVOKED);
+            if subject.users.is_empty() && ended.is_none() {
                 revoked = revoked.and_user(None);
+            }
+            if let Some(session) = ended {
+                revoked = revoked.and_session(self.issuer.authority(), session);
             }
             for user in &subject.users {
                 revoked = revoked.and_user(user.as_str());

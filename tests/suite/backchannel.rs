@@ -20,15 +20,17 @@ use tower::ServiceExt;
 use tower_session_cache::{
     BackChannelLogout, EventIssuer, EventResponseBody, IntrospectionAuth, IntrospectionValidator,
     IntrospectionValidatorBuilder, JwsAlgorithm, LocalCacheConfig, Origin, RedisConfig,
-    RevocationReceiver, SessionCache, SessionCacheLayer, testing::TestIssuer,
+    RevocationReceiver, SessionCache, SessionCacheLayer, ValidationError, testing::TestIssuer,
 };
 
 use crate::support::{
     client::ask,
     hook::Hook,
+    hydra::{self, Hydra},
     keycloak::{self, Keycloak, User},
     oidc_provider::{self, OidcProvider},
     pass, pass_time,
+    probe::{self, Probe, session},
     redis::Redis,
     soon,
 };
@@ -591,7 +593,18 @@ async fn keycloak_logout_ends_the_session_on_every_node() {
     let issuer = EventIssuer::builder(keycloak.issuer(REALM)).timeout(PATIENCE);
     let source = BackChannelLogout::new(issuer.build().unwrap(), ["web", "shop"]).unwrap();
     let receiver = RevocationReceiver::new(first.cache.clone(), source);
-    let mut answers = hook.serve(&receiver);
+    // While Keycloak waits for the answer, it still reports the session as active.
+    let token: Arc<Mutex<Option<String>>> = Arc::default();
+    let asked = Arc::clone(&token);
+    let layer = first.layer.clone();
+    let mut answers = hook.serve_with(&receiver, move || {
+        let (layer, token) = (layer.clone(), asked.lock().unwrap().take());
+        Box::pin(async move {
+            if let Some(token) = token {
+                assert_eq!(ask(&layer, &token).await.unwrap_err(), 401);
+            }
+        })
+    });
 
     let login = async || keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
     let sessions = [login().await, login().await, login().await, login().await];
@@ -603,9 +616,11 @@ async fn keycloak_logout_ends_the_session_on_every_node() {
     }
 
     // The user logs out of one client.
+    *token.lock().unwrap() = Some(ended.access.clone());
     keycloak.logout(REALM, &shop, &ended.refresh).await;
     assert_eq!(answers.next().await, 200);
-    first.rejects(&ended.access).await;
+    assert!(token.lock().unwrap().is_none(), "not asked");
+    assert_eq!(ask(&first.layer, &ended.access).await.unwrap_err(), 401);
     second.rejects(&ended.access).await;
     // The other sessions of the user are validated again.
     let (_, origin) = ask(&first.layer, &other.access).await.unwrap();
@@ -628,6 +643,120 @@ async fn keycloak_logout_ends_the_session_on_every_node() {
     }
     let stats = receiver.stats();
     assert_eq!((stats.applied, stats.rejected), (4, 0));
+}
+
+#[tokio::test]
+async fn hydra_logout_ends_a_session_whose_tokens_stay_active() {
+    let Some(hydra) = Hydra::start().await else {
+        return;
+    };
+    let hook = Hook::bind().await;
+    let shop = hydra::Client::new("shop", "the secret of shop")
+        .setting("backchannel_logout_uri", json!(hook.url))
+        .setting("backchannel_logout_session_required", json!(true));
+    hydra.create_client(&shop).await;
+    let redis = Redis::start();
+    let node = || {
+        let auth = IntrospectionAuth::none();
+        let validator = IntrospectionValidator::builder(hydra.introspection_endpoint(), auth)
+            .session_id_claim("ext.sid")
+            .issuer(hydra.issuer());
+        Node::new(&redis, validator)
+    };
+    let nodes = [node(), node()];
+    let issuer = EventIssuer::builder(hydra.issuer()).timeout(PATIENCE);
+    let source = BackChannelLogout::new(issuer.build().unwrap(), ["shop"]).unwrap();
+    let receiver = RevocationReceiver::new(nodes[0].cache.clone(), source);
+    let mut answers = hook.serve(&receiver);
+
+    let (ended, other) = (
+        hydra.login_with_sid(&shop, "ada", "").await,
+        hydra.login_with_sid(&shop, "ada", "").await,
+    );
+    for node in &nodes {
+        node.is_served_from_memory(&ended.access).await;
+        node.is_served_from_memory(&other.access).await;
+    }
+    hydra.logout(&ended).await;
+    assert_eq!(answers.next().await, 200);
+    assert_eq!(hydra.introspect(&ended.access).await["active"], true);
+    for node in &nodes {
+        node.rejects(&ended.access).await;
+        ask(&node.layer, &other.access).await.unwrap();
+    }
+    // A token that is issued later for the session is rejected as well.
+    let refreshed = hydra.refresh(&shop, &ended.refresh).await;
+    assert_eq!(hydra.introspect(&refreshed.access).await["active"], true);
+    for node in &nodes {
+        assert_eq!(ask(&node.layer, &refreshed.access).await.unwrap_err(), 401);
+    }
+    assert_eq!(receiver.stats().applied, 1);
+}
+
+/// A user with five sessions, of which four end in any order, each by a token with `sid` or by one
+/// with `sub` alone.
+#[tokio::test]
+async fn sessions_of_one_user_end_in_any_order() {
+    let issuer = issuer();
+    let sessions = ["s0", "s1", "s2", "s3", "s4"];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [4, 0, 3, 1], [2, 4, 1, 3]] {
+        for ends_by_sub in [false, true] {
+            let redis = Redis::start();
+            let ended: Arc<Mutex<Vec<String>>> = Arc::default();
+            let gone = Arc::clone(&ended);
+            let probe = Probe::answering(move |token| {
+                if gone.lock().unwrap().iter().any(|ended| ended == token) {
+                    return Err(ValidationError::invalid());
+                }
+                Ok(session("ada").with_session_id(token))
+            });
+            let node = || {
+                let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+                let cache = SessionCache::builder()
+                    .redis(redis)
+                    .unwrap()
+                    .build()
+                    .unwrap();
+                SessionCacheLayer::new(cache.clone(), probe.clone())
+            };
+            let (first, second) = (node(), node());
+            let event_issuer = EventIssuer::builder(ISSUER)
+                .algorithms([JwsAlgorithm::Es256])
+                .jwks(issuer.jwks())
+                .authority(probe::authority());
+            let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+            let cache = SessionCache::builder()
+                .redis(redis)
+                .unwrap()
+                .build()
+                .unwrap();
+            let receiver = receiver_of(&cache, event_issuer.build().unwrap());
+            for token in sessions {
+                ask(&first, token).await.unwrap();
+                ask(&second, token).await.unwrap();
+            }
+            for (count, number) in order.into_iter().enumerate() {
+                let name = sessions[number];
+                let token = if ends_by_sub {
+                    // The provider reports the truth, and names only the user.
+                    ended.lock().unwrap().push(name.to_owned());
+                    issuer.logout_token("web", Some("ada"), None)
+                } else {
+                    // The provider goes on to call the session active.
+                    issuer.logout_token("web", None, Some(name))
+                };
+                assert_eq!(status(&receiver, &token).await, 200);
+                for layer in [&first, &second] {
+                    let mut served = 0;
+                    for token in sessions {
+                        served += usize::from(ask(layer, token).await.is_ok());
+                    }
+                    assert_eq!(ask(layer, name).await.unwrap_err(), 401);
+                    assert_eq!(served, 4 - count, "{order:?}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Notify};
 use tower::ServiceExt;
 use tower_session_cache::{
-    EventResponseBody, Origin, RedisConfig, RevocationReceiver, SessionCache, SessionCacheLayer,
-    SharedSignals, testing::TestIssuer,
+    EventIssuer, EventResponseBody, JwsAlgorithm, Origin, RedisConfig, RevocationReceiver,
+    SessionCache, SessionCacheLayer, SharedSignals, testing::TestIssuer,
 };
 
 use crate::support::{
     client::ask,
-    probe::{Probe, session},
+    probe::{self, Probe, session},
     redis::Redis,
     soon, until,
 };
@@ -166,7 +166,45 @@ async fn events_about_a_user_cause_a_validation_and_others_are_acknowledged() {
     assert_eq!(push(&receiver, &token).await.status(), 202);
     assert_eq!(ask(&layer, "ada-1").await.unwrap().1, Origin::Validator);
     let stats = receiver.stats();
-    assert_eq!((stats.unmapped, stats.ignored), (4, 4));
+    assert_eq!((stats.unmapped, stats.ignored), (3, 4));
+}
+
+#[tokio::test]
+async fn session_revoked_ends_the_session_of_its_subject_and_no_other_event_does() {
+    let issuer = issuer();
+    // The provider goes on to call the session active.
+    let probe = Probe::answering(|token| Ok(session("ada").with_session_id(token)));
+    let cache = SessionCache::default();
+    let layer = SessionCacheLayer::new(cache.clone(), probe.clone());
+    let event_issuer = EventIssuer::builder(ISSUER)
+        .algorithms([JwsAlgorithm::Es256])
+        .jwks(issuer.jwks())
+        .authority(probe::authority());
+    let source = SharedSignals::new(event_issuer.build().unwrap(), [STREAM]).unwrap();
+    let receiver = RevocationReceiver::new(cache, source);
+    let subject = |id: &str, user: Option<Value>| {
+        let session = json!({ "format": "opaque", "id": id });
+        let mut subject = json!({ "format": "complex", "session": session });
+        if let Some(user) = user {
+            subject["user"] = user;
+        }
+        subject
+    };
+    for token in ["s1", "s2", "s3"] {
+        ask(&layer, token).await.unwrap();
+    }
+    for (event, subject) in [
+        ("session-revoked", subject("s1", Some(ada()))),
+        ("session-revoked", subject("s2", None)),
+        ("credential-change", subject("s3", Some(ada()))),
+    ] {
+        let event = format!("{PREFIX}/caep/event-type/{event}");
+        let token = issuer.security_event(STREAM, &event, &subject);
+        assert_eq!(push(&receiver, &token).await.status(), 202);
+    }
+    assert_eq!(ask(&layer, "s1").await.unwrap_err(), 401);
+    assert_eq!(ask(&layer, "s2").await.unwrap_err(), 401);
+    assert_eq!(ask(&layer, "s3").await.unwrap().1, Origin::Validator);
 }
 
 #[tokio::test]
