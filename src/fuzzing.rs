@@ -280,3 +280,25 @@ pub fn signed_token(bytes: &[u8]) {
         let _ = token.claims(&keys);
     }
 }
+
+/// Reads the form with a logout token, and the subject of a security event.
+#[cfg(feature = "oidc-events")]
+pub fn signed_event(bytes: &[u8]) {
+    use crate::events::{Subject, logout_token};
+
+    if let Ok(token) = logout_token(bytes) {
+        assert!(token.len() <= bytes.len());
+    }
+    let Some((issuer, subject)) = bytes.split_first_chunk::<1>() else {
+        return;
+    };
+    if let Ok(subject) = serde_json::from_slice(subject) {
+        let issuer = std::str::from_utf8(issuer).unwrap_or_default();
+        let map = |identifier: &serde_json::Value| Some(identifier.to_string());
+        let known = Subject::parse(&subject, issuer, None);
+        let mapped = Subject::parse(&subject, issuer, Some(&map));
+        assert!(known.users.len() <= mapped.users.len() && mapped.users.len() <= 16);
+        assert_eq!(known.session, mapped.session);
+        assert!(known.users.iter().all(|user| !user.is_empty()));
+    }
+}

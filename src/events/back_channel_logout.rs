@@ -49,6 +49,7 @@ const MAX_LIFETIME: TimeDelta = TimeDelta::days(1);
 /// [OpenID Connect Back-Channel Logout 1.0]: https://openid.net/specs/openid-connect-backchannel-1_0.html
 #[derive(Clone, Debug)]
 pub struct BackChannelLogout {
+    name: &'static str,
     issuer: EventIssuer,
     client_ids: Vec<String>,
 }
@@ -71,7 +72,19 @@ impl BackChannelLogout {
                  at which the URL of the route is registered",
             ));
         }
-        Ok(Self { issuer, client_ids })
+        Ok(Self {
+            name: "back_channel_logout",
+            issuer,
+            client_ids,
+        })
+    }
+
+    /// Sets the value of the label `source` in metrics and log lines. Defaults to `back_channel_logout`.
+    /// Use it if there are several issuers.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     async fn token(&self, token: &str, now: DateTime<Utc>) -> Result<Revoked, Refusal> {
@@ -85,7 +98,7 @@ impl BackChannelLogout {
         }
         let issued_at = event.issued_at(now)?;
         let expires_at = event.time("exp")?.unwrap_or(issued_at + MAX_AGE);
-        if expires_at + LEEWAY <= now {
+        if expires_at <= now - LEEWAY {
             return Err(outside("the logout token has expired"));
         }
         if expires_at > now + MAX_LIFETIME {
@@ -112,7 +125,7 @@ impl BackChannelLogout {
 
 impl RevocationSource for BackChannelLogout {
     fn name(&self) -> &'static str {
-        "back_channel_logout"
+        self.name
     }
 
     async fn read(&self, _: &Parts, body: &[u8], now: DateTime<Utc>) -> Result<Revoked, Refusal> {
@@ -143,7 +156,7 @@ impl RevocationSource for BackChannelLogout {
 }
 
 /// Returns the parameter `logout_token` of a form. Others are ignored, as the standard requires.
-fn logout_token(form: &[u8]) -> Result<String, Refusal> {
+pub(crate) fn logout_token(form: &[u8]) -> Result<String, Refusal> {
     let form = std::str::from_utf8(form).map_err(|_| invalid("the body is not a form"))?;
     let mut tokens = form
         .split('&')

@@ -13,9 +13,11 @@ use crate::{
     model::Authority,
     validator::{
         http::{HttpSettings, Url},
-        jwks::{KeySource, TokenError},
+        jwks::{KeySource, VerificationError},
     },
 };
+
+const UNAVAILABLE: &str = "the keys of the issuer are unavailable";
 
 /// An issuer of signed events, such as an OpenID provider: its URL, its public keys and the
 /// algorithms that it signs with.
@@ -58,6 +60,18 @@ impl EventIssuer {
         &self.0.issuer
     }
 
+    /// Fetches the keys, unless they are cached. Call it at startup, so that the first event does
+    /// not wait for them: some issuers do not repeat an event that is not answered in time.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`RefusalKind::Unavailable`] if the keys cannot be fetched now. The log says why. The
+    /// next event causes another attempt.
+    pub async fn fetch_keys(&self) -> Result<(), Refusal> {
+        let loaded = self.0.keys.load().await;
+        loaded.map_err(|_| Refusal::new(RefusalKind::Unavailable, UNAVAILABLE))
+    }
+
     /// Returns the authority of the issuer's sessions.
     pub(super) fn authority(&self) -> &Authority {
         &self.0.authority
@@ -87,10 +101,9 @@ impl EventIssuer {
         }
         let claims = match self.0.keys.claims(&token).await {
             Ok(claims) => claims,
-            Err(TokenError::Invalid(error)) => return Err(refusal(error)),
-            Err(TokenError::Unavailable) => {
-                let reason = "the keys of the issuer are unavailable";
-                return Err(Refusal::new(RefusalKind::Unavailable, reason));
+            Err(VerificationError::Invalid(error)) => return Err(refusal(error)),
+            Err(VerificationError::Unavailable) => {
+                return Err(Refusal::new(RefusalKind::Unavailable, UNAVAILABLE));
             }
         };
         let event = SignedEvent::new(claims);

@@ -56,3 +56,5 @@ pub use self::{
     back_channel_logout::BackChannelLogout, issuer::EventIssuer,
     issuer_builder::EventIssuerBuilder, poll::SharedSignalsPoll, shared_signals::SharedSignals,
 };
+#[cfg(all(fuzzing, feature = "oidc-events"))]
+pub(crate) use self::{back_channel_logout::logout_token, subject::Subject};

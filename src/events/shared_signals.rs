@@ -84,6 +84,7 @@ const USER_CHANGED: [&str; 15] = [
 /// ```
 #[derive(Clone)]
 pub struct SharedSignals {
+    name: &'static str,
     issuer: EventIssuer,
     audiences: Vec<String>,
     authorization: Option<SecretHeader>,
@@ -110,11 +111,20 @@ impl SharedSignals {
             ));
         }
         Ok(Self {
+            name: "shared_signals",
             issuer,
             audiences,
             authorization: None,
             map: None,
         })
+    }
+
+    /// Sets the value of the label `source` in metrics and log lines. Defaults to `shared_signals`.
+    /// Use it if there are several issuers.
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
     }
 
     /// Requires this value of the header `Authorization`, for example `Bearer x5Wd3kFq8Zr1Tt0v`. It
@@ -188,7 +198,7 @@ impl SharedSignals {
 
 impl RevocationSource for SharedSignals {
     fn name(&self) -> &'static str {
-        "shared_signals"
+        self.name
     }
 
     async fn read(

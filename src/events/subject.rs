@@ -9,16 +9,16 @@ const MAX_ALIASES: usize = 16;
 
 /// Users and sessions that a subject names, as far as they are known here.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Subject {
-    pub(super) users: Vec<String>,
-    pub(super) session: Option<String>,
+pub(crate) struct Subject {
+    pub(crate) users: Vec<String>,
+    pub(crate) session: Option<String>,
 }
 
 /// Maps a subject that names no user of the issuer, such as one with an e-mail address.
-pub(super) type UserMap = dyn Fn(&Value) -> Option<String> + Send + Sync;
+pub(crate) type UserMap = dyn Fn(&Value) -> Option<String> + Send + Sync;
 
 impl Subject {
-    pub(super) fn parse(subject: &Value, issuer: &str, map: Option<&UserMap>) -> Self {
+    pub(crate) fn parse(subject: &Value, issuer: &str, map: Option<&UserMap>) -> Self {
         match format(subject).as_deref() {
             Some("complex") => Self {
                 users: subject

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, extract::State, routing::get};
@@ -161,6 +161,8 @@ async fn tokens_that_are_no_valid_logout_tokens_are_refused() {
         json!({ "exp": now - 65 }),
         json!({ "exp": now + 2 * 86_400 }),
         json!({ "exp": 1e300 }),
+        json!({ "exp": 8_210_266_876_799_i64 }),
+        json!({ "iat": 8_210_266_876_799_i64, "exp": MISSING }),
         json!({ "exp": null }),
         json!({ "jti": MISSING }),
         json!({ "jti": "" }),
@@ -522,6 +524,19 @@ const ADA: User<'_> = User {
 /// Longer than a server takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A real issuer. Its keys are fetched, because a provider does not repeat a token that is not
+/// answered in time.
+async fn issuer_with_keys(url: impl Into<String>) -> EventIssuer {
+    let issuer = EventIssuer::builder(url).timeout(PATIENCE).build().unwrap();
+    soon("the keys of the issuer", async {
+        while issuer.fetch_keys().await.is_err() {
+            pass().await;
+        }
+    })
+    .await;
+    issuer
+}
+
 /// A node with a local cache.
 struct Node {
     cache: SessionCache,
@@ -590,8 +605,8 @@ async fn keycloak_logout_ends_the_session_on_every_node() {
     };
     let nodes = [node(), node()];
     let [first, second] = &nodes;
-    let issuer = EventIssuer::builder(keycloak.issuer(REALM)).timeout(PATIENCE);
-    let source = BackChannelLogout::new(issuer.build().unwrap(), ["web", "shop"]).unwrap();
+    let issuer = issuer_with_keys(keycloak.issuer(REALM)).await;
+    let source = BackChannelLogout::new(issuer, ["web", "shop"]).unwrap();
     let receiver = RevocationReceiver::new(first.cache.clone(), source);
     // While Keycloak waits for the answer, it still reports the session as active.
     let token: Arc<Mutex<Option<String>>> = Arc::default();
@@ -645,6 +660,89 @@ async fn keycloak_logout_ends_the_session_on_every_node() {
     assert_eq!((stats.applied, stats.rejected), (4, 0));
 }
 
+/// Keycloak sends the logout token before it ends the session, and waits for the answer.
+#[tokio::test]
+async fn session_is_rejected_while_keycloak_still_reports_it_as_active() {
+    const REALM: &str = "early";
+    let Some(keycloak) = Keycloak::shared().await else {
+        return;
+    };
+    let rounds = match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 100,
+        None => 10,
+    };
+    let hook = Hook::bind().await;
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("api")
+        .attribute("backchannel.logout.url", &hook.url)
+        .attribute("backchannel.logout.session.required", "true");
+    let api = keycloak::Client::new("api", "the secret of api");
+    keycloak.create_realm(REALM).await;
+    for client in [&shop, &api] {
+        keycloak.create_client(REALM, client).await;
+    }
+    keycloak.create_user(REALM, ADA).await;
+    let redis = Redis::start();
+    let node = || {
+        let auth = IntrospectionAuth::basic(api.id.as_str(), api.secret.as_str());
+        let endpoint = keycloak.introspection_endpoint(REALM);
+        let validator = IntrospectionValidator::builder(endpoint, auth);
+        Node::new(&redis, validator.issuer(keycloak.issuer(REALM)))
+    };
+    let (first, second) = (node(), node());
+    let issuer = issuer_with_keys(keycloak.issuer(REALM)).await;
+    let source = BackChannelLogout::new(issuer, ["shop"]).unwrap();
+    let receiver = RevocationReceiver::new(first.cache.clone(), source);
+    let token: Arc<Mutex<String>> = Arc::default();
+    let (results, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let asked = Arc::clone(&token);
+    let layers = [first.layer.clone(), second.layer.clone()];
+    let (provider, client) = (Arc::clone(&keycloak), api.clone());
+    let mut answers = hook.serve_with(&receiver, move || {
+        let answered = Instant::now();
+        let (token, layers) = (asked.lock().unwrap().clone(), layers.clone());
+        let (results, provider) = (results.clone(), Arc::clone(&provider));
+        let client = client.clone();
+        Box::pin(async move {
+            assert_eq!(ask(&layers[0], &token).await.unwrap_err(), 401);
+            while ask(&layers[1], &token).await.is_ok() {
+                pass().await;
+            }
+            let after = answered.elapsed();
+            let answer = provider.introspect(REALM, &client, &token).await;
+            results.send((after, answer["active"] == true)).unwrap();
+        })
+    });
+    let mut times = Vec::new();
+    let mut active = 0;
+    for _ in 0..rounds {
+        let session = keycloak.login(REALM, &shop, ADA.name, ADA.password).await;
+        for node in [&first, &second] {
+            node.is_served_from_memory(&session.access).await;
+        }
+        (*token.lock().unwrap()).clone_from(&session.access);
+        keycloak.logout(REALM, &shop, &session.refresh).await;
+        assert_eq!(answers.next().await, 200);
+        let (after, is_active) = seen.recv().await.unwrap();
+        times.push(after);
+        active += usize::from(is_active);
+        for node in [&first, &second] {
+            assert_eq!(ask(&node.layer, &session.access).await.unwrap_err(), 401);
+        }
+    }
+    times.sort();
+    println!(
+        "rejected on the other node {:?} (median), {:?} (worst) after the revocation; Keycloak \
+         reported {active} of {rounds} sessions as active then",
+        times[times.len() / 2],
+        times[times.len() - 1],
+    );
+    assert!(
+        active > 0,
+        "Keycloak ends a session before it sends the token"
+    );
+}
+
 #[tokio::test]
 async fn hydra_logout_ends_a_session_whose_tokens_stay_active() {
     let Some(hydra) = Hydra::start().await else {
@@ -664,8 +762,8 @@ async fn hydra_logout_ends_a_session_whose_tokens_stay_active() {
         Node::new(&redis, validator)
     };
     let nodes = [node(), node()];
-    let issuer = EventIssuer::builder(hydra.issuer()).timeout(PATIENCE);
-    let source = BackChannelLogout::new(issuer.build().unwrap(), ["shop"]).unwrap();
+    let issuer = issuer_with_keys(hydra.issuer()).await;
+    let source = BackChannelLogout::new(issuer, ["shop"]).unwrap();
     let receiver = RevocationReceiver::new(nodes[0].cache.clone(), source);
     let mut answers = hook.serve(&receiver);
 
@@ -774,8 +872,8 @@ async fn oidc_provider_logout_ends_the_session_on_every_node() {
         Node::new(&redis, validator.issuer(server.issuer()))
     };
     let nodes = [node(), node()];
-    let issuer = EventIssuer::builder(server.issuer()).timeout(PATIENCE);
-    let source = BackChannelLogout::new(issuer.build().unwrap(), ["shop"]).unwrap();
+    let issuer = issuer_with_keys(server.issuer()).await;
+    let source = BackChannelLogout::new(issuer, ["shop"]).unwrap();
     let receiver = RevocationReceiver::new(nodes[0].cache.clone(), source);
     let mut answers = hook.serve(&receiver);
 

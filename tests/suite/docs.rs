@@ -83,6 +83,9 @@ fn configuration_page_lists_exactly_the_settings() {
         ("src/events/appwrite.rs", "AppwriteWebhook", 2),
         ("src/events/standard_webhook.rs", "StandardWebhook", 2),
         ("src/events/header_secret.rs", "HeaderSecret", 2),
+        ("src/events/issuer_builder.rs", "EventIssuerBuilder", 8),
+        ("src/events/back_channel_logout.rs", "BackChannelLogout", 1),
+        ("src/events/shared_signals.rs", "SharedSignals", 3),
     ] {
         let mut setters = setters(path, name);
         assert!(setters.len() >= at_least, "{name}: {setters:?}");

@@ -23,6 +23,7 @@ use crate::support::{
     cluster::Cluster,
     example::{said_by, start, url},
     introspection::{CLIENT_ID, CLIENT_SECRET, Demands, Introspection, jdoe, jdoe_with},
+    keycloak::{self, Keycloak, User},
     peer::tomb_key,
     process::Running,
     redis::Redis,
@@ -560,6 +561,8 @@ fn invalid_setting_is_named_in_the_error() {
         ("REDIS_CLUSTER_URLS", "redis://localhost:6379,localhost"),
         ("APPWRITE_ENDPOINT", "http://127.0.0.1/v1"),
         ("INTROSPECTION_ENDPOINT", "keycloak"),
+        ("OIDC_ISSUER", "https://op.example.com"),
+        ("OIDC_CLIENT_IDS", "web"),
         ("RUST_LOG", "a=b=c"),
     ] {
         let text = complaint(&[(name, value)]);
@@ -605,6 +608,56 @@ fn conflicting_introspection_settings_give_a_one_line_error() {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(!text.contains("s3cr3t"), "{text}");
     }
+}
+
+#[tokio::test]
+async fn logout_at_keycloak_ends_the_session_here() {
+    const REALM: &str = "example";
+    let Some(keycloak) = Keycloak::shared().await else {
+        return;
+    };
+    keycloak.create_realm(REALM).await;
+    let api = keycloak::Client::new("api", "the secret of api");
+    let (issuer, endpoint) = (
+        keycloak.issuer(REALM),
+        keycloak.introspection_endpoint(REALM),
+    );
+    let mut server = start(&[
+        ("INTROSPECTION_ENDPOINT", &*endpoint),
+        ("INTROSPECTION_ISSUER", &*issuer),
+        ("INTROSPECTION_CLIENT_ID", &*api.id),
+        ("INTROSPECTION_CLIENT_SECRET", &*api.secret),
+        ("OIDC_ISSUER", &*issuer),
+        ("OIDC_CLIENT_IDS", "web, shop"),
+        ("RUST_LOG", "off"),
+    ]);
+    let url = url(&mut server);
+    let hook = format!("{url}/hooks/backchannel-logout");
+    let shop = keycloak::Client::new("shop", "the secret of shop")
+        .audience("api")
+        .attribute("backchannel.logout.url", &hook)
+        .attribute("backchannel.logout.session.required", "true");
+    for client in [&shop, &api] {
+        keycloak.create_client(REALM, client).await;
+    }
+    let (name, password) = ("ada", "the password of ada");
+    let ada = User {
+        name,
+        password,
+        email: "ada@example.com",
+        is_email_verified: true,
+    };
+    keycloak.create_user(REALM, ada).await;
+    let session = keycloak.login(REALM, &shop, name, password).await;
+    soon("a local hit", async {
+        while origin(&url, &session.access).await.unwrap() == "validator" {}
+    })
+    .await;
+    let forged = http().post(&hook).body("logout_token=e30.e30.").send();
+    assert_eq!(forged.await.unwrap().status(), 400);
+    assert_eq!(me(&url, &session.access).await.status(), 200);
+    keycloak.logout(REALM, &shop, &session.refresh).await;
+    assert_eq!(me(&url, &session.access).await.status(), 401);
 }
 
 #[tokio::test]

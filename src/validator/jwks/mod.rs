@@ -15,5 +15,5 @@ mod source;
 
 pub(crate) use self::{
     fetcher::{KeyFetcher, KeyLocation},
-    source::{KeySource, TokenError},
+    source::{KeySource, VerificationError},
 };

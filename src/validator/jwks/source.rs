@@ -55,7 +55,7 @@ struct KeysUnavailable;
 
 /// Why a token is not verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenError {
+pub(crate) enum VerificationError {
     /// The token is invalid.
     Invalid(JwsError),
     /// The key of the token is unknown and cannot be fetched now, so that the token may be valid.
@@ -80,23 +80,34 @@ impl KeySource {
         }))
     }
 
+    /// Fetches the keys unless there are some.
+    pub(crate) async fn load(&self) -> Result<(), VerificationError> {
+        if let Self::Fetched(source) = self {
+            source.current().await?;
+        }
+        Ok(())
+    }
+
     /// Verifies the signature of a token and returns its claims.
     ///
     /// # Cancel safety
     ///
     /// Safe to drop at any time. A fetch that has begun runs to its end.
-    pub(crate) async fn claims(&self, token: &Jws<'_>) -> Result<Map<String, Value>, TokenError> {
+    pub(crate) async fn claims(
+        &self,
+        token: &Jws<'_>,
+    ) -> Result<Map<String, Value>, VerificationError> {
         let source = match self {
-            Self::Fixed(keys) => return token.claims(keys).map_err(TokenError::Invalid),
+            Self::Fixed(keys) => return token.claims(keys).map_err(VerificationError::Invalid),
             Self::Fetched(source) => source,
         };
         let keys = source.current().await?;
         match token.claims(&keys) {
             Err(JwsError::UnknownKey) => {
                 let keys = source.newer(Some(&keys)).await?;
-                token.claims(&keys).map_err(TokenError::Invalid)
+                token.claims(&keys).map_err(VerificationError::Invalid)
             }
-            result => result.map_err(TokenError::Invalid),
+            result => result.map_err(VerificationError::Invalid),
         }
     }
 }
@@ -175,7 +186,7 @@ impl FetchedKeys {
     }
 }
 
-impl From<KeysUnavailable> for TokenError {
+impl From<KeysUnavailable> for VerificationError {
     fn from(_: KeysUnavailable) -> Self {
         Self::Unavailable
     }
