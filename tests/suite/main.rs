@@ -58,6 +58,7 @@ mod sentinel;
 mod sentinel_stress;
 mod servers;
 mod sessions;
+mod settled;
 mod shared_cache;
 mod sharing;
 mod signals;

@@ -34,6 +34,8 @@ pub enum Fault {
     Swallow,
     /// Like `Swallow`, but new connections receive replies up to `+OK`.
     SwallowAfterGreeting,
+    /// Drops a push and everything that would follow on its connection, which stays open.
+    SwallowPushes,
     /// Forwards half of a reply, and then ends its connection.
     Cut,
 }
@@ -55,8 +57,9 @@ struct Faults {
     holds_tracking: watch::Sender<bool>,
     /// Whether commands are held, and how many times held commands were released.
     holds_commands: watch::Sender<(bool, u64)>,
-    /// Number of connections on which replies are dropped.
+    /// Number of connections on which replies are dropped now, and of all on which they were.
     swallowing: AtomicUsize,
+    swallowed: AtomicUsize,
     /// Number of held replies and requests. `pongs` is the number of forwarded PONGs.
     held: AtomicUsize,
     pongs: AtomicUsize,
@@ -67,6 +70,14 @@ struct Faults {
 impl Faults {
     fn has_forgotten(&self, connection: usize) -> bool {
         connection <= self.forgotten.load(SeqCst)
+    }
+
+    /// Reads everything that follows on a connection, and forwards nothing.
+    async fn swallow(&self, from: &mut OwnedReadHalf) {
+        self.swallowing.fetch_add(1, SeqCst);
+        self.swallowed.fetch_add(1, SeqCst);
+        while let Ok(1..) = from.read(&mut [0; 16 * 1024]).await {}
+        self.swallowing.fetch_sub(1, SeqCst);
     }
 
     async fn wait_while(&self, holds: &watch::Sender<bool>) {
@@ -97,6 +108,7 @@ impl Proxy {
             holds_tracking: watch::Sender::new(false),
             holds_commands: watch::Sender::new((false, 0)),
             swallowing: AtomicUsize::new(0),
+            swallowed: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
             pongs: AtomicUsize::new(0),
             last_pong: AtomicUsize::new(usize::MAX),
@@ -146,6 +158,12 @@ impl Proxy {
     /// Returns the number of connections on which a reply, and everything after it, was dropped.
     pub fn swallowing(&self) -> usize {
         self.faults.swallowing.load(SeqCst)
+    }
+
+    /// Returns the number of connections on which a reply or a push, and everything after it, has
+    /// been dropped so far.
+    pub fn swallowed(&self) -> usize {
+        self.faults.swallowed.load(SeqCst)
     }
 
     /// Forwards replies, but no pushes.
@@ -296,13 +314,11 @@ async fn replies(
         }
         let fault = *faults.fault.lock().unwrap();
         match fault {
-            Fault::None => {}
+            Fault::None | Fault::SwallowPushes => {}
             Fault::Delay(by) => tokio::time::sleep(by).await,
             Fault::SwallowAfterGreeting if buffer.starts_with(b"+OK") => {}
             Fault::Swallow | Fault::SwallowAfterGreeting => {
-                faults.swallowing.fetch_add(1, SeqCst);
-                while let Ok(1..) = from.read(&mut buffer).await {}
-                faults.swallowing.fetch_sub(1, SeqCst);
+                faults.swallow(&mut from).await;
                 break;
             }
             Fault::Cut => {
@@ -318,6 +334,10 @@ async fn replies(
             }
             if frame[0] == b'>' && faults.withholds_pushes.load(SeqCst) {
                 continue;
+            }
+            if frame[0] == b'>' && matches!(fault, Fault::SwallowPushes) {
+                faults.swallow(&mut from).await;
+                return;
             }
             // No other reply to a command of this crate is a list.
             if frame[0] == b'*' {
