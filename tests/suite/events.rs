@@ -962,21 +962,61 @@ async fn log_shows_nothing_of_an_event() {
     }
 }
 
+const CLIENTS: usize = 4;
 const USERS: usize = 8;
 
-/// What each node must reject, and what the provider rejects: tokens of a user with a lower number.
+/// Which tokens of a user the provider rejects, and which each node must reject: those with a lower
+/// number.
 #[derive(Default)]
 struct Ledger {
     provider: [AtomicUsize; USERS],
     nodes: [[AtomicUsize; USERS]; 2],
     requests: AtomicUsize,
     violations: AtomicUsize,
+    applied: AtomicUsize,
+    queued: AtomicUsize,
 }
 
-impl Ledger {
-    fn of_token(token: &str) -> (usize, usize) {
-        let (user, number) = token.split_once('-').unwrap();
-        (user.parse().unwrap(), number.parse().unwrap())
+#[derive(Clone)]
+struct Client {
+    ledger: Arc<Ledger>,
+    caches: [SessionCache; 2],
+    layers: [SessionCacheLayer<Probe>; 2],
+    receivers: [RevocationReceiver<StandardWebhook>; 2],
+}
+
+impl Client {
+    async fn request(&self, node: usize, user: usize, age: usize) {
+        let bound = self.ledger.nodes[node][user].load(SeqCst);
+        let newest = self.ledger.provider[user].load(SeqCst);
+        let number = newest.saturating_sub(age);
+        let answer = ask(&self.layers[node], &format!("{user}-{number}")).await;
+        if answer.is_ok() && number < bound {
+            self.ledger.violations.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Ends the sessions at the provider, and then here. Only one client does this for a user.
+    async fn revoke(&self, node: usize, user: usize, by_event: bool) {
+        let ledger = &self.ledger;
+        let number = ledger.provider[user].fetch_add(1, SeqCst) + 1;
+        let is_applied = if by_event {
+            let id = format!("{user}-{number}");
+            let event = updated(&user.to_string());
+            let event = standard().signed_request(&id, Utc::now(), &event);
+            status(&self.receivers[node], event).await == 204
+        } else {
+            let id = user.to_string();
+            self.caches[node].invalidate_user(&id).await.is_ok()
+        };
+        // A queued revocation holds on the node that has it.
+        ledger.nodes[node][user].store(number, SeqCst);
+        if is_applied {
+            ledger.nodes[1 - node][user].store(number, SeqCst);
+            ledger.applied.fetch_add(1, SeqCst);
+        } else {
+            ledger.queued.fetch_add(1, SeqCst);
+        }
     }
 }
 
@@ -984,115 +1024,77 @@ impl Ledger {
 /// freezes and restarts with its data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_hold_while_redis_freezes_and_restarts() {
-    let (requests, rounds) = match std::env::var_os("SESSION_CACHE_FULL") {
-        Some(_) => (50_000, 10),
-        None => (5_000, 1),
+    let requests = match std::env::var_os("SESSION_CACHE_FULL") {
+        Some(_) => 50_000,
+        None => 5_000,
     };
-    for round in 0..rounds {
-        stress(requests, round).await;
-    }
-}
-
-async fn stress(requests: usize, seed: u64) {
+    let seed: u64 = rand::random();
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
     let ledger = Arc::new(Ledger::default());
     let provider = Arc::clone(&ledger);
     let probe = Probe::answering(move |token| {
-        let (user, number) = Ledger::of_token(token);
-        if number < provider.provider[user].load(SeqCst) {
+        let (user, number) = token.split_once('-').unwrap();
+        let [index, number] = [user, number].map(|text| text.parse::<usize>().unwrap());
+        if number < provider.provider[index].load(SeqCst) {
             return Err(ValidationError::invalid());
         }
-        Ok(session(&user.to_string()))
+        Ok(session(user))
     });
     let caches = [impatient(&redis), impatient(&redis)];
-    let layers = caches
-        .each_ref()
-        .map(|cache| SessionCacheLayer::new(cache.clone(), probe.clone()));
-    let receivers = caches
-        .each_ref()
-        .map(|cache| RevocationReceiver::new(cache.clone(), standard()));
-
+    let client = Client {
+        ledger: Arc::clone(&ledger),
+        layers: caches
+            .each_ref()
+            .map(|cache| SessionCacheLayer::new(cache.clone(), probe.clone())),
+        receivers: caches
+            .each_ref()
+            .map(|cache| RevocationReceiver::new(cache.clone(), standard())),
+        caches: caches.clone(),
+    };
     let mut clients = JoinSet::new();
-    for client in 0..4 {
-        let (ledger, layers) = (Arc::clone(&ledger), layers.clone());
-        let mut random = StdRng::seed_from_u64(seed * 100 + client);
+    for index in 0..CLIENTS {
+        let client = client.clone();
+        let mut random = StdRng::seed_from_u64(seed.wrapping_add(index as u64));
         clients.spawn(async move {
-            while ledger.requests.fetch_add(1, SeqCst) < requests {
-                let (node, user) = (random.random_range(0..2), random.random_range(0..USERS));
-                let bound = ledger.nodes[node][user].load(SeqCst);
-                let newest = ledger.provider[user].load(SeqCst);
-                let number = newest.saturating_sub(random.random_range(0..2));
-                let answer = ask(&layers[node], &format!("{user}-{number}")).await;
-                if answer.is_ok() && number < bound {
-                    ledger.violations.fetch_add(1, SeqCst);
-                }
-            }
-        });
-    }
-    let is_over = Arc::clone(&ledger);
-    let is_over = move || is_over.requests.load(SeqCst) >= requests;
-    let mut revokers = JoinSet::new();
-    for node in 0..2 {
-        let (ledger, is_over) = (Arc::clone(&ledger), is_over.clone());
-        let (cache, receiver) = (caches[node].clone(), receivers[node].clone());
-        let mut random = StdRng::seed_from_u64(seed * 100 + 50 + node as u64);
-        revokers.spawn(async move {
-            let mut counts = [0; 2];
-            while !is_over() {
-                // Each node revokes other users, so that the numbers of one are in order.
-                let user = random.random_range(0..USERS / 2) * 2 + node;
-                let number = ledger.provider[user].fetch_add(1, SeqCst) + 1;
-                let is_applied = if random.random() {
-                    let id = format!("{user}-{number}");
-                    let event = updated(&user.to_string());
-                    let event = standard().signed_request(&id, Utc::now(), &event);
-                    status(&receiver, event).await == 204
+            while client.ledger.requests.fetch_add(1, SeqCst) < requests {
+                let node = random.random_range(0..2);
+                if random.random_ratio(1, 20) {
+                    let own = random.random_range(0..USERS / CLIENTS) * CLIENTS + index;
+                    client.revoke(node, own, random.random()).await;
                 } else {
-                    cache.invalidate_user(&user.to_string()).await.is_ok()
-                };
-                // A queued revocation holds on the node that has it.
-                ledger.nodes[node][user].store(number, SeqCst);
-                if is_applied {
-                    ledger.nodes[1 - node][user].store(number, SeqCst);
-                }
-                counts[usize::from(is_applied)] += 1;
-                let next = ledger.requests.load(SeqCst) + 20;
-                while ledger.requests.load(SeqCst) < next && !is_over() {
-                    tokio::task::yield_now().await;
+                    let user = random.random_range(0..USERS);
+                    client.request(node, user, random.random_range(0..2)).await;
                 }
             }
-            counts
         });
     }
-    for part in 1..10 {
+    for fault in 1..requests / 200 {
         until("more requests", || {
-            ledger.requests.load(SeqCst) >= requests * part / 10
+            ledger.requests.load(SeqCst) >= fault * 200
         })
         .await;
-        match part % 3 {
-            1 => redis.pause(),
-            2 => redis.resume(),
-            _ => {
+        match fault % 6 {
+            0 => redis.pause(),
+            1 => redis.resume(),
+            3 => {
                 redis.kill();
                 redis.restart();
             }
+            _ => {}
         }
     }
+    redis.resume();
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
-    let mut counts = [0; 2];
-    while let Some(revoker) = revokers.join_next().await {
-        let [queued, applied] = revoker.unwrap();
-        counts = [counts[0] + queued, counts[1] + applied];
-    }
-    assert!(counts[0] > 0 && counts[1] > 0, "seed {seed}: {counts:?}");
+    let [applied, queued, violations] =
+        [&ledger.applied, &ledger.queued, &ledger.violations].map(|count| count.load(SeqCst));
     let hits: u64 = caches.iter().map(|cache| cache.stats().hits).sum();
-    assert!(hits > 0, "seed {seed}");
-    let violations = ledger.violations.load(SeqCst);
-    assert_eq!(violations, 0, "seed {seed}: {counts:?}, {hits} hits");
+    let seen = format!("seed {seed}: {applied} applied, {queued} queued, {hits} hits");
+    println!("{seen}");
+    assert_eq!(violations, 0, "{seen}");
+    assert!(applied > 0 && queued > 0 && hits > 0, "{seen}");
     // What was queued is delivered, and then holds on both nodes.
-    redis.resume();
     until("the deliveries", || {
         caches
             .iter()
@@ -1101,9 +1103,9 @@ async fn stress(requests: usize, seed: u64) {
     .await;
     for user in 0..USERS {
         let newest = ledger.provider[user].load(SeqCst);
-        for (layer, old) in layers.iter().zip([newest.max(1) - 1; 2]) {
-            let answer = ask(layer, &format!("{user}-{old}")).await;
-            assert!(newest == 0 || answer.is_err(), "seed {seed}: {user}");
+        for layer in &client.layers {
+            let answer = ask(layer, &format!("{user}-{}", newest.max(1) - 1)).await;
+            assert_eq!(answer.is_err(), newest > 0, "{user}, {seen}");
         }
     }
 }
