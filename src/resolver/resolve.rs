@@ -188,7 +188,7 @@ impl<V: SessionValidator> Resolver<V> {
         completions: u64,
     ) -> Outcome {
         if ticket.is_answered()
-            && let Some(resolved) = self.resolved_stale(self.store().bridged(key).await)
+            && let Some(resolved) = self.resolved_stale(Box::pin(self.store().bridged(key)).await)
         {
             if let Some(leader) = self.try_lead_in_background(key) {
                 self.spawn_leader(leader, token.clone(), key.clone(), LeaderStart::Bridge);
@@ -396,7 +396,7 @@ impl<V: SessionValidator> Resolver<V> {
                 self.cache.validations().refreshes.forget(key);
                 match leader.is_awaited() {
                     // Requests have joined, so it may wait now.
-                    true => self.validate(token, &ticket, false).await,
+                    true => Box::pin(self.validate(token, &ticket, false)).await,
                     false => Err(error),
                 }
             }
@@ -465,7 +465,11 @@ impl<V: SessionValidator> Resolver<V> {
             return Err(failure);
         }
         let validation = match is_background {
-            true => in_background(self.client.validate(&self.cache, token)).await,
+            // Boxed, so that a task for which a request waits reserves no space for it.
+            true => {
+                let validation = self.client.validate(&self.cache, token);
+                Box::pin(in_background(validation)).await
+            }
             false => self.client.validate(&self.cache, token).await,
         };
         if let Err(error) = &validation.result {
