@@ -39,7 +39,7 @@ const LONG: Duration = Duration::from_secs(3_600);
 const BEFORE: usize = 9;
 const AFTER: usize = 4;
 /// Revocations that are in progress at the same time.
-const TASKS: usize = 16;
+const TASKS: usize = 8;
 
 fn revocations() -> usize {
     match std::env::var_os("SESSION_CACHE_FULL") {
