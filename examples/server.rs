@@ -48,10 +48,10 @@
 //! - `SESSION_CACHE_ENABLED` (`true`), `SESSION_CACHE_TTL_SECONDS` (`300`).
 //! - `RUST_LOG`: defaults to `info`.
 //!
-//! `logout` calls the provider, and then revokes the token in the cache whatever the provider
-//! replied. It responds with 503 if either call failed. Introspection has no call that ends a
-//! session, so only the cache rejects the token then, on all nodes. Other services that use the
-//! same OAuth 2.0 server still accept it.
+//! `logout` calls the provider, and then logs out of the cache whatever the provider replied. It
+//! responds with 503 if either call failed. Introspection has no call that ends a session, so only
+//! the cache rejects its tokens then, on all nodes. Other services that use the
+//! same OAuth 2.0 server still accept them.
 
 use std::{
     env, error::Error, io::Write, net::SocketAddr, process::ExitCode, str::FromStr, time::Duration,
