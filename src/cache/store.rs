@@ -279,18 +279,18 @@ impl Store {
     /// Evicts what is cached for a token that the identity provider has rejected, and remembers the
     /// rejection, so that no older record is served if it cannot be deleted or is stored again.
     pub(crate) async fn evict(&self, ticket: &Ticket) {
-        let (key, now) = (&ticket.key, self.clock.wall());
+        let key = &ticket.key;
         let Some(redis) = self.redis.as_ref().filter(|_| self.is_enabled) else {
             return self.local.reject(key);
         };
         let RedisSnapshot::Taken(snapshot) = &ticket.snapshot else {
-            self.rejections.insert_undeleted(key, now);
+            self.rejections.insert_undeleted(key, &self.clock);
             return self.local.reject(key);
         };
-        self.rejections.insert(key, now);
+        self.rejections.insert(key, &self.clock);
         self.local.reject(key);
         if !redis.evict(key, snapshot).await {
-            self.rejections.insert_undeleted(key, now);
+            self.rejections.insert_undeleted(key, &self.clock);
         }
     }
 
@@ -384,7 +384,7 @@ impl Store {
                 // This node knows that the record has changed, so it evicts the old entry without
                 // waiting for a push.
                 self.local.evict(&key);
-                self.rejections.remove(&key);
+                self.rejections.remove(&key, taken_at);
                 Fill::Stored
             }
             FillReply::Skipped => Fill::Skipped,
