@@ -35,7 +35,8 @@ impl SessionCache {
     ///
     /// # Cost
     ///
-    /// One validation of each other session of the user on its next use.
+    /// Validations of each other session of the user, at growing intervals
+    /// ([`provider_lag`](crate::SessionCacheBuilder::provider_lag)).
     ///
     /// # Errors
     ///
@@ -72,13 +73,14 @@ impl SessionCache {
     /// Logs a user out everywhere: does what [`log_out`](Self::log_out) does, and validates every
     /// other session of the user again, with or without an ID.
     ///
-    /// End all sessions at the provider first. If it cannot be told, or still accepts them, this
+    /// End all sessions at the provider first. If it has no call for that, or still accepts them, this
     /// logs the user out of this one session only. Then [`ban_user`](Self::ban_user) keeps the user
     /// out.
     ///
     /// # Cost
     ///
-    /// One validation of each other session of the user on its next use.
+    /// Validations of each other session of the user, at growing intervals
+    /// ([`provider_lag`](crate::SessionCacheBuilder::provider_lag)).
     ///
     /// # Errors and cancel safety
     ///
@@ -97,7 +99,8 @@ impl SessionCache {
     ///
     /// # Cost
     ///
-    /// One validation of each session of the user on its next use.
+    /// Validations of each session of the user, at growing intervals
+    /// ([`provider_lag`](crate::SessionCacheBuilder::provider_lag)).
     ///
     /// # Errors and cancel safety
     ///
@@ -121,7 +124,8 @@ impl SessionCache {
     ///
     /// # Cost
     ///
-    /// One validation of each other session of the user on its next use.
+    /// Validations of each other session of the user, at growing intervals
+    /// ([`provider_lag`](crate::SessionCacheBuilder::provider_lag)).
     ///
     /// # Limitations
     ///
@@ -149,7 +153,7 @@ impl SessionCache {
     /// every node, whatever the provider replies. A second ban replaces the first one and its
     /// length.
     ///
-    /// The provider is told nothing. Without Redis, only as many bans as the cache has
+    /// No call goes to the provider. Without Redis, only as many bans as the cache has
     /// [`capacity`](crate::SessionCacheBuilder::capacity) are remembered, the latest ones.
     ///
     /// # Cost

@@ -431,7 +431,7 @@ impl LocalStore {
         denials: &Mutex<Denials<IdentityDigest>>,
         digest: impl FnOnce() -> Option<IdentityDigest>,
     ) -> bool {
-        // Most often nobody is denied, and no digest is needed.
+        // Most often nothing is denied, and no digest is needed.
         if lock(denials).is_empty() {
             return false;
         }

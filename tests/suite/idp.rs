@@ -770,7 +770,7 @@ async fn keycloak_logout_with_one_token_ends_its_siblings() {
         }
     }
     let (_, session) = ask_for_all(&one, &newer.access).await.unwrap();
-    // The server is not told, so it says that both are active.
+    // No logout reaches the server, so it says that both are active.
     let cache = cache(&redis);
     let _ = cache.log_out(&session).await.unwrap();
     for layer in [&one, &other] {
