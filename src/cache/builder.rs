@@ -86,16 +86,39 @@ impl SessionCacheBuilder {
             .max_session_lifetime(Duration::from_secs(duration_remember_me))
     }
 
-    /// Sets how long this process rejects a token without another validation after the identity
-    /// provider rejected it as invalid. Defaults to 5 seconds, or to the [`ttl`](Self::ttl) if that
-    /// is shorter. 0 turns negative caching off. Must not exceed 1 hour, nor a `ttl` that was set.
+    /// Sets the longest time for which a token is rejected without another validation after the
+    /// identity provider rejected it as invalid. Defaults to 5 seconds, or to the [`ttl`](Self::ttl) if
+    /// that is shorter. 0 turns negative caching off. Must not exceed 1 hour, nor a `ttl` that was set.
+    ///
+    /// The first rejection of a token is used for 1 second, because a provider may not know a new
+    /// session at once, and each further one for twice as long as the one before. With Redis all nodes
+    /// use it, unless [`share_validations`](Self::share_validations) is off.
     ///
     /// Up to 10,000 such tokens are remembered, in addition to the sessions. A rejection because
     /// the user is blocked or a factor is missing is not remembered, since this may end at any
-    /// time. A token whose validation failed while others succeeded is remembered for 1 second, and
-    /// for twice as long each time it fails again, up to this limit.
+    /// time. A token whose validation failed while others succeeded is remembered in the same way, on
+    /// this node only.
     pub fn negative_ttl(mut self, ttl: Duration) -> Self {
         self.settings.negative_ttl = Some(ttl);
+        self
+    }
+
+    /// Sets whether the nodes that share a Redis validate a session once for all of them. Defaults to
+    /// `true`. Without Redis it has no effect.
+    ///
+    /// A node that finds nothing usable reserves the validation for itself, by the script that looks
+    /// the token up. The other nodes wait for the result. A reservation lasts for twice the median
+    /// time of the node's latest validations, at least 50 ms and at most 1 second. If it ends without
+    /// a result, because its node has failed or is slow, the next node takes it. No node waits for
+    /// longer than a quarter of the [`validation_timeout`](Self::validation_timeout); then it validates the
+    /// session itself. A reservation is no proof: which records may be served is decided as without
+    /// it. If Redis does not reply or rejects writes, each node validates on its own.
+    ///
+    /// It takes one key of about 150 bytes for each token that is being validated, and one for each
+    /// token that was rejected lately. The [ACL](crate::docs::deployment) of the user needs
+    /// `~session_reservation:*` and `~session_rejection:*`.
+    pub fn share_validations(mut self, share: bool) -> Self {
+        self.settings.shares_validations = share;
         self
     }
 
@@ -404,6 +427,8 @@ impl SessionCacheBuilder {
             validation_timeout: settings.validation_timeout,
             max_session_lifetime: self.settings.max_session_lifetime,
             tombstone_ttl: TOMBSTONE_TTL,
+            negative_ttl: micros(settings.negative_ttl),
+            shares_validations: self.settings.shares_validations,
             capacity: self.settings.capacity,
         };
         let tier = local.map(|local| TrackingConfig {

@@ -151,7 +151,7 @@ impl SessionCache {
     ///
     /// The future can be dropped at any time, because it only reads.
     pub async fn get(&self, token: &SessionToken) -> Lookup {
-        let lookup = self.store.lookup(&self.key(token)).await;
+        let lookup = self.store.lookup(&self.key(token), || None).await;
         self.store.record_lookup(match &lookup {
             Lookup::Hit(CachedSession { origin, .. }) => (*origin).into(),
             Lookup::Miss(_) => self.store.miss_outcome(),

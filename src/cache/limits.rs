@@ -70,6 +70,7 @@ pub(crate) struct CacheSettings {
     pub(crate) capacity: usize,
     pub(crate) local_cache: Option<LocalCacheConfig>,
     pub(crate) fleet_lease: Option<Duration>,
+    pub(crate) shares_validations: bool,
 }
 
 /// Values in effect, whether they were set or not.
@@ -102,6 +103,7 @@ impl Default for CacheSettings {
             capacity: DEFAULT_CAPACITY.get(),
             local_cache: None,
             fleet_lease: None,
+            shares_validations: true,
         }
     }
 }

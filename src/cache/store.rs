@@ -10,9 +10,9 @@ use super::{
 use crate::{
     coherence::Generation,
     memory::{FillCheck, LocalStore, RejectedBy, Rejections},
-    model::{CachedSession, LayerId, Origin, UserData},
-    protocol::{CacheKey, KeyDeriver, LocalKey, TombstoneKind},
-    redis::{Denial, FillReply, LookupResult, RedisStore, ReplacePolicy},
+    model::{CachedSession, LayerId, Origin, RecordVersion, UserData},
+    protocol::{CLOCK_SKEW_TOLERANCE, CacheKey, KeyDeriver, LastingCause, LocalKey, TombstoneKind},
+    redis::{Denial, FillReply, LookupResult, RedisStore, Serve},
     sync::singleflight::Closed,
     telemetry::{CacheMetrics, FillOutcome, LookupOutcome},
     time::Clock,
@@ -52,6 +52,40 @@ impl Store {
         self.local.get(key())
     }
 
+    /// Whether a session from before a restart of Redis may be served for the token.
+    pub(crate) fn is_bridged(&self, key: &CacheKey) -> bool {
+        self.local.get_bridged(key).is_some()
+    }
+
+    /// Whether Redis has all revocations of this process.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.queue.undelivered() == 0
+    }
+
+    /// Whether a change of a record is pushed to this process at present.
+    pub(crate) fn hears_records(&self) -> bool {
+        let lease = self.local.lease();
+        lease.is_some_and(|lease| lease.is_alive(lease.now()))
+            && self.redis.as_ref().is_some_and(RedisStore::hears_records)
+    }
+
+    /// Returns a number that changes when a change of the token is pushed.
+    pub(crate) fn pushes(&self, key: &CacheKey) -> u64 {
+        self.local
+            .lease()
+            .map_or(0, |lease| lease.pushes(&key.token))
+    }
+
+    /// Waits until [`pushes`](Self::pushes) is no longer `seen`, or for as long as `at_most`.
+    pub(crate) async fn pushed(&self, key: &CacheKey, seen: u64, at_most: Duration) {
+        match self.local.lease() {
+            Some(lease) => {
+                let _ = tokio::time::timeout(at_most, lease.pushed(&key.token, seen)).await;
+            }
+            None => tokio::time::sleep(at_most).await,
+        }
+    }
+
     /// Whether this process knows that the token was revoked. A hit in memory never hides this.
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {
         self.local.is_revoked(key) && !(self.redis.is_some() && self.local.is_token_check_due(key))
@@ -78,7 +112,13 @@ impl Store {
         self.local.is_revoked(key)
     }
 
-    pub(crate) async fn lookup(&self, key: &CacheKey) -> Lookup {
+    /// Looks up a token. If nothing usable is found, reserves the validation for this node for as long
+    /// as `reserve` says, which is not called for a hit.
+    pub(crate) async fn lookup(
+        &self,
+        key: &CacheKey,
+        reserve: impl Fn() -> Option<Duration>,
+    ) -> Lookup {
         // Read the generation first, so that any revocation during this lookup is detected.
         let generation = self.local.generation();
         if self.serves_from_memory()
@@ -90,13 +130,46 @@ impl Store {
         if self.local.is_revoked(key) && Box::pin(self.is_still_revoked(key)).await {
             return Lookup::Revoked;
         }
+        self.lookup_in_redis(key, generation, Serve::Any, reserve)
+            .await
+    }
+
+    /// Looks up a token for a refresh of its record. Returns a hit only if a newer record is stored by
+    /// now, which is also kept in memory, with the times of its own validation.
+    pub(crate) async fn lookup_newer(
+        &self,
+        key: &CacheKey,
+        than: RecordVersion,
+        reserve: impl Fn() -> Option<Duration>,
+    ) -> Lookup {
+        let generation = self.local.generation();
+        if self.local.is_revoked(key) {
+            return Lookup::Revoked;
+        }
+        self.lookup_in_redis(key, generation, Serve::Newer(than), reserve)
+            .await
+    }
+
+    async fn lookup_in_redis(
+        &self,
+        key: &CacheKey,
+        generation: Generation,
+        serve: Serve,
+        reserve: impl Fn() -> Option<Duration>,
+    ) -> Lookup {
         // Read the version before the read is sent, so that any change during the read is detected.
         let version = self.local.lease().and_then(|lease| lease.read_version());
         let rejected = self.rejections.rejected_until(key);
         let began = self.clock.elapsed();
         let snapshot = match &self.redis {
-            Some(redis) if self.is_enabled => redis.lookup(key).await,
-            _ => return self.take_ticket(key, ReplacePolicy::AnyOlder).await,
+            Some(redis) if self.is_enabled && serve == Serve::Any => {
+                redis.lookup(key, &reserve).await
+            }
+            // Boxed, so that the future of a hit does not reserve space for it.
+            Some(redis) if self.is_enabled => {
+                Box::pin(redis.take_snapshot(key, serve, reserve())).await
+            }
+            _ => return Box::pin(self.take_ticket(key, None)).await,
         };
         match snapshot {
             LookupResult::Record(served) => {
@@ -107,11 +180,15 @@ impl Store {
                     return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Queued));
                 }
                 if !self.local.is_unchanged(key, generation, user) {
-                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
+                    return Box::pin(self.take_ticket(key, reserve())).await;
                 }
                 let since = served.record.since().0;
                 if rejected.hides(since) || self.rejections.rejected_until(key).hides(since) {
-                    return self.take_ticket(key, ReplacePolicy::AnyOlder).await;
+                    let mut lookup = Box::pin(self.take_ticket(key, reserve())).await;
+                    if let Lookup::Miss(ticket) = &mut lookup {
+                        ticket.has_newer_record = true;
+                    }
+                    return lookup;
                 }
                 if let Some(version) = version {
                     self.local.insert_from_redis(key, version, began, &served);
@@ -127,9 +204,8 @@ impl Store {
         }
     }
 
-    /// Looks up a token for a caller that does not accept what is stored, or wants it validated
-    /// again.
-    pub(crate) async fn take_ticket(&self, key: &CacheKey, replace: ReplacePolicy) -> Lookup {
+    /// Looks up a token for a caller that does not accept what is stored.
+    pub(crate) async fn take_ticket(&self, key: &CacheKey, reserve: Option<Duration>) -> Lookup {
         let generation = self.local.generation();
         if self.local.is_revoked(key) {
             return Lookup::Revoked;
@@ -138,7 +214,7 @@ impl Store {
             return Lookup::Miss(self.ticket(key, generation, RedisSnapshot::Disabled));
         };
         let began = self.clock.elapsed();
-        let found = redis.take_snapshot(key, replace).await;
+        let found = redis.take_snapshot(key, Serve::Nothing, reserve).await;
         match found {
             // A disabled cache still rejects a token that another node has revoked, and nothing
             // else.
@@ -241,13 +317,47 @@ impl Store {
     }
 
     /// Returns the rejection if the identity provider, or this layer by its own rules, has just
-    /// rejected the token. Must be called after a lookup.
-    pub(crate) fn rejection(&self, key: &CacheKey, layer: LayerId) -> Option<ValidationError> {
+    /// rejected the token.
+    pub(crate) fn rejection(&self, ticket: &Ticket, layer: LayerId) -> Option<ValidationError> {
+        // Another node has validated the token since this one rejected it, so the provider is asked.
+        if ticket.has_newer_record {
+            return None;
+        }
+        self.negatives(&ticket.key, layer)
+            .find(ValidationError::is_rejection)
+            .or_else(|| self.shared_rejection(ticket))
+    }
+
+    /// Whether this process remembers that the token was rejected, or failed, so that it would not be
+    /// validated after a lookup that finds nothing.
+    pub(crate) fn has_negative(&self, key: &CacheKey, layer: LayerId) -> bool {
+        self.negatives(key, layer).next().is_some()
+    }
+
+    fn negatives(&self, key: &CacheKey, layer: LayerId) -> impl Iterator<Item = ValidationError> {
         [RejectedBy::Provider, RejectedBy::Layer(layer)]
             .into_iter()
             .filter(|_| self.is_enabled)
             .filter_map(|by| self.local.get_negative(key, by))
-            .find(ValidationError::is_rejection)
+    }
+
+    /// Returns the rejection by the provider of which another node knows, unless this process has
+    /// revoked a user since: the user of such a token is unknown.
+    fn shared_rejection(&self, ticket: &Ticket) -> Option<ValidationError> {
+        let RedisSnapshot::Taken(seen) = &ticket.snapshot else {
+            return None;
+        };
+        let redis = self.redis.as_ref()?;
+        let rejection = redis.rejection(seen)?;
+        let slack = CLOCK_SKEW_TOLERANCE.unsigned_abs();
+        let age = redis.rejection_age(seen, rejection).saturating_add(slack);
+        let at = ticket.taken_at.saturating_sub(age);
+        if self.local.is_any_user_revoked_since(at) {
+            return None;
+        }
+        // As after a rejection that this node has received, nothing from before it is served.
+        self.local.reject(&ticket.key);
+        Some(rejection.cause.into())
     }
 
     /// Returns the failure if the validator of this layer has just failed for the token.
@@ -259,11 +369,45 @@ impl Store {
 
     /// Stores that the token was rejected in the validation for which this ticket was taken: by the
     /// identity provider, which counts for all layers of the namespace, or by this layer's own
-    /// rules.
-    pub(crate) fn cache_negative(&self, ticket: &Ticket, by: RejectedBy, error: ValidationError) {
-        if self.is_enabled {
-            self.local
-                .cache_negative(&ticket.key, by, ticket.generation, error);
+    /// rules. Returns how long it is remembered, in microseconds.
+    pub(crate) fn cache_negative(
+        &self,
+        ticket: &Ticket,
+        by: RejectedBy,
+        error: ValidationError,
+    ) -> u64 {
+        if !self.is_enabled {
+            return 0;
+        }
+        let last_wait = match (&self.redis, &ticket.snapshot) {
+            (Some(redis), RedisSnapshot::Taken(seen)) if by == RejectedBy::Provider => {
+                redis.last_wait(seen)
+            }
+            _ => None,
+        };
+        self.local
+            .cache_negative(&ticket.key, by, ticket.since(), error, last_wait)
+    }
+
+    /// Ends a validation that was reserved for this node without a stored session. A rejection by the
+    /// provider is shared for as long as this node uses it, in microseconds.
+    pub(crate) async fn end_validation(
+        &self,
+        ticket: &Ticket,
+        rejection: Option<(LastingCause, u64)>,
+    ) {
+        let (Some(redis), RedisSnapshot::Taken(seen)) = (&self.redis, &ticket.snapshot) else {
+            return;
+        };
+        match rejection {
+            // A token with a record is in use, so this node alone does not reject it for all others.
+            Some((cause, wait)) if wait > 0 && seen.observed.is_none() => {
+                let age = self.clock.elapsed().saturating_sub(ticket.taken_at);
+                let key = &ticket.key;
+                redis.share_rejection(key, seen, age, wait, cause).await;
+            }
+            _ if ticket.is_reserved() => redis.end_reservation(&ticket.key).await,
+            _ => {}
         }
     }
 
@@ -271,8 +415,9 @@ impl Store {
     /// concerns this token. A disabled cache stores only a provider's `Retry-After`.
     pub(crate) fn cache_failure(&self, ticket: &Ticket, layer: LayerId, error: ValidationError) {
         if self.is_enabled || error.retry_after().is_some() {
+            let by = RejectedBy::Layer(layer);
             self.local
-                .cache_failure(&ticket.key, layer, ticket.generation, error);
+                .cache_negative(&ticket.key, by, ticket.since(), error, None);
         }
     }
 
@@ -304,7 +449,19 @@ impl Store {
         session: &ValidatedSession,
         layer: LayerId,
     ) -> Fill {
-        self.count_fill(self.try_fill(ticket, session, Some(layer)).await)
+        let reserved = ticket.is_reserved().then(|| ticket.key.clone());
+        let fill = self.count_fill(self.try_fill(ticket, session, Some(layer)).await);
+        // The fill script has ended the reservation of a session that it stored. If Redis does not
+        // reply, the reservation ends by itself.
+        if let (
+            Fill::Skipped | Fill::Expired | Fill::Revoked | Fill::Banned,
+            Some(key),
+            Some(redis),
+        ) = (&fill, &reserved, &self.redis)
+        {
+            Box::pin(redis.end_reservation(key)).await;
+        }
+        fill
     }
 
     /// Does the same as [`Self::fill`] for a session that is shared with no other caller.
@@ -333,6 +490,7 @@ impl Store {
             generation,
             taken_at,
             snapshot,
+            ..
         } = ticket;
         // Read the generation before the comparisons. If this fill conflicts, the next one then
         // detects what is revoked from here on.
@@ -343,7 +501,7 @@ impl Store {
             FillCheck::Ended => return self.denied(&key, now, Denial::Ended).await,
             FillCheck::Expired => return Fill::Expired,
             FillCheck::Conflict => {
-                return match self.take_ticket(&key, ReplacePolicy::AnyOlder).await {
+                return match self.take_ticket(&key, None).await {
                     Lookup::Miss(ticket) => {
                         // The next fill may conflict as well, and its session is served.
                         let denial = match &self.redis {
@@ -439,8 +597,9 @@ impl Store {
     fn banned(&self, key: &CacheKey, now: Generation) -> Fill {
         if self.is_enabled {
             let error = ValidationError::forbidden(ForbiddenReason::Blocked);
+            let began = self.clock.elapsed();
             self.local
-                .cache_negative(key, RejectedBy::Provider, now, error);
+                .cache_negative(key, RejectedBy::Provider, (now, began), error, None);
         }
         Fill::Banned
     }
@@ -451,6 +610,7 @@ impl Store {
             generation,
             taken_at: self.clock.elapsed(),
             snapshot,
+            has_newer_record: false,
         }
     }
 

@@ -1,6 +1,11 @@
 //! Results of lookups and fills, and the ticket that connects them.
 
-use crate::{coherence::Generation, model::CachedSession, protocol::CacheKey, redis};
+use crate::{
+    coherence::Generation,
+    model::CachedSession,
+    protocol::CacheKey,
+    redis::{self, Reservation},
+};
 
 /// Result of a lookup.
 #[derive(Clone, Debug)]
@@ -29,6 +34,8 @@ pub struct Ticket {
     /// By the clock of this process, in microseconds.
     pub(crate) taken_at: u64,
     pub(crate) snapshot: RedisSnapshot,
+    /// Whether there is a record that may be newer than this node's rejection of the token.
+    pub(crate) has_newer_record: bool,
 }
 
 /// State that a lookup saw in Redis.
@@ -44,6 +51,28 @@ pub(crate) enum RedisSnapshot {
 }
 
 impl Ticket {
+    /// Returns generation and time of the lookup.
+    pub(crate) fn since(&self) -> (Generation, u64) {
+        (self.generation, self.taken_at)
+    }
+
+    /// Whether the validation is reserved for this node.
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.reservation() == Reservation::ThisNode
+    }
+
+    /// Whether the validation is reserved for another node.
+    pub(crate) fn is_reserved_elsewhere(&self) -> bool {
+        self.reservation() == Reservation::OtherNode
+    }
+
+    fn reservation(&self) -> Reservation {
+        match &self.snapshot {
+            RedisSnapshot::Taken(seen) => seen.reservation,
+            _ => Reservation::None,
+        }
+    }
+
     /// Whether the lookup learned the state that it needs. Without Redis it always has.
     pub(crate) fn is_answered(&self) -> bool {
         !matches!(

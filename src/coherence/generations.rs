@@ -38,6 +38,10 @@ impl TokenStripe {
         Self(token.stripe(STRIPES) as u32)
     }
 
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// Returns the stripe of a session. Sessions share the stripes of tokens, since both are rarely
     /// revoked.
     pub(crate) fn of_session(session: &IdentityDigest) -> Self {
@@ -115,10 +119,16 @@ impl Generations {
     }
 
     /// Revokes a token by its name in Redis. Ignores anything that is not the name of a token.
-    pub(crate) fn revoke_token_named(&self, hex: &[u8]) {
-        if let Some(stripe) = stripe_of_hex(hex, STRIPES) {
-            self.advance(&self.tokens[stripe]);
-        }
+    /// Returns its stripe.
+    pub(crate) fn revoke_token_named(&self, hex: &[u8]) -> Option<TokenStripe> {
+        let stripe = TokenStripe(stripe_of_hex(hex, STRIPES)? as u32);
+        self.advance(self.token(stripe));
+        Some(stripe)
+    }
+
+    /// Returns the number of the last change in a stripe.
+    pub(crate) fn pushes(&self, stripe: TokenStripe) -> u64 {
+        self.token(stripe).load(SeqCst)
     }
 
     pub(crate) fn revoke_session(&self, session: &IdentityDigest) {
@@ -136,6 +146,11 @@ impl Generations {
     pub(crate) fn is_current_for_all_users(&self, seen: Generation, token: &TokenDigest) -> bool {
         self.token(TokenStripe::of(token)).load(SeqCst) <= seen.0
             && self.any_user.load(SeqCst) <= seen.0
+    }
+
+    /// Whether any user was revoked since this time of the clock of this process.
+    pub(crate) fn is_any_user_revoked_since(&self, time: u64) -> bool {
+        self.any_user.load(SeqCst) >= time.max(1)
     }
 
     /// Whether nothing at all was revoked since `seen`.

@@ -11,14 +11,19 @@
 //! - An *epoch*, which is a number: between two connections nothing is pushed. What was read in one
 //!   epoch must not be used in the next.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+use std::{
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    },
 };
+
+use tokio::sync::Notify;
 
 use super::{
     bridge::Bridge,
-    generations::{Generation, Generations, Stripes, UserStripe},
+    generations::{Generation, Generations, Stripes, TokenStripe, UserStripe},
 };
 use crate::{
     protocol::{IdentityDigest, TokenDigest},
@@ -26,6 +31,9 @@ use crate::{
     telemetry::{ListenerMetrics, Timer},
     time::Clock,
 };
+
+/// Tasks that wait for tokens of different notifiers do not wake each other.
+const NOTIFIERS: usize = 256;
 
 pub(crate) struct Lease {
     clock: Clock,
@@ -38,6 +46,8 @@ pub(crate) struct Lease {
     runs: Mutex<Vec<Arc<str>>>,
     is_connected: AtomicBool,
     bridge: Bridge,
+    /// Wakes the tasks that wait for a change of a token, by the token's stripe.
+    pushed: Box<[Notify]>,
     metrics: ListenerMetrics,
 }
 
@@ -81,6 +91,7 @@ impl Lease {
             runs: Mutex::default(),
             is_connected: AtomicBool::new(false),
             bridge: Bridge::new(bridge),
+            pushed: (0..NOTIFIERS).map(|_| Notify::new()).collect(),
             metrics: ListenerMetrics::default(),
         }
     }
@@ -157,7 +168,32 @@ impl Lease {
     /// Counts a change in Redis of a key with this token's name.
     pub(crate) fn invalidate_token_name(&self, hex: &[u8]) {
         self.metrics.invalidations.increment();
-        self.generations.revoke_token_named(hex);
+        if let Some(stripe) = self.generations.revoke_token_named(hex) {
+            self.notify(stripe).notify_waiters();
+        }
+    }
+
+    /// Returns a number that changes when a change of the token is counted.
+    pub(crate) fn pushes(&self, token: &TokenDigest) -> u64 {
+        self.generations.pushes(TokenStripe::of(token))
+    }
+
+    /// Waits until [`pushes`](Self::pushes) is no longer `seen`.
+    pub(crate) async fn pushed(&self, token: &TokenDigest, seen: u64) {
+        let mut pushed = pin!(self.notify(TokenStripe::of(token)).notified());
+        loop {
+            // It must be listening before the number is read.
+            pushed.as_mut().enable();
+            if self.pushes(token) != seen {
+                return;
+            }
+            pushed.as_mut().await;
+            pushed.set(self.notify(TokenStripe::of(token)).notified());
+        }
+    }
+
+    fn notify(&self, stripe: TokenStripe) -> &Notify {
+        &self.pushed[stripe.index() % NOTIFIERS]
     }
 
     pub(crate) fn invalidate_user_mark(&self, mark_name: &str) {

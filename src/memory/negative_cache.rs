@@ -2,9 +2,10 @@
 //! that a flood of them does not become a flood of validations.
 //!
 //! A rejection by the identity provider counts for all layers of the namespace, one by a layer's
-//! own rules for that layer only. It is remembered for `negative_ttl`. A failure counts for the
-//! layer whose validator failed. It is remembered for one second, and twice as long each time the
-//! token fails again, up to `negative_ttl`, or until the provider's `Retry-After` has passed.
+//! own rules for that layer only. A failure counts for the layer whose validator failed. Each is
+//! remembered for one second, because a provider may not know a new session at once, and twice as
+//! long each time the token is rejected or fails again, up to `negative_ttl`. A failure is remembered
+//! at least until the provider's `Retry-After` has passed.
 //!
 //! Entries are in this process only and in a separate space, so that no session is evicted. Revoking
 //! a token ends its entries. Revoking a user ends all entries, because the user of such a token is
@@ -22,7 +23,7 @@ use crate::{
     validator::ValidationError,
 };
 
-/// How long the first failure of a token is remembered, in microseconds.
+/// How long the first rejection or failure of a token is remembered, in microseconds.
 const FIRST_WAIT: u64 = 1_000_000;
 
 /// Maximum time for which a provider's `Retry-After` is honored.
@@ -46,7 +47,7 @@ pub(crate) struct NegativeCache {
 #[derive(Clone)]
 struct NegativeEntry {
     until: u64,
-    /// For a failure, how long it was remembered. 0 for a rejection.
+    /// How long it was remembered, without the provider's `Retry-After`.
     wait: u64,
     generation: Generation,
     error: ValidationError,
@@ -61,57 +62,44 @@ impl NegativeCache {
         }
     }
 
-    /// Stores a rejection. `generation` was read before the validation that rejected the token.
+    /// Stores a rejection or a failure of a token whose validation began after `generation` was read,
+    /// at the time `began`. `last_wait` is how long the last rejection was used that nodes share. Returns how long this one
+    /// is remembered, in microseconds.
     pub(crate) fn insert(
         &self,
         key: &CacheKey,
         by: RejectedBy,
-        generation: Generation,
+        (generation, began): (Generation, u64),
         error: ValidationError,
-    ) {
-        self.insert_for((key.clone(), by), self.ttl, 0, generation, error);
-    }
-
-    /// Stores a failure of a token whose validation began after `generation` was read.
-    pub(crate) fn insert_failure(
-        &self,
-        key: &CacheKey,
-        layer: LayerId,
-        generation: Generation,
-        error: ValidationError,
-    ) {
-        let place = (key.clone(), RejectedBy::Layer(layer));
+        last_wait: Option<u64>,
+    ) -> u64 {
+        let place = (key.clone(), by);
         let now = self.clock.elapsed();
-        let wait = match self.tokens.get(&place) {
-            // A token that has not failed for a while starts again.
-            Some(last) if last.wait > 0 && now < last.until.saturating_add(self.ttl) => {
-                last.wait.saturating_mul(2)
-            }
-            _ => FIRST_WAIT,
-        };
+        let last = self.tokens.get(&place);
+        let last = last
+            // A token that has not been rejected for a while starts again.
+            .filter(|last| now < last.until.saturating_add(self.ttl))
+            // One that was used when the validation began is of a concurrent validation.
+            .map(|last| match last.until <= began {
+                true => last.wait.saturating_mul(2),
+                false => last.wait,
+            });
+        let shared = last_wait.map(|wait| wait.saturating_mul(2));
+        let wait = last.max(shared).unwrap_or(FIRST_WAIT);
         let wait = wait.min(self.ttl);
         let retry_after = error.retry_after().unwrap_or_default().min(MAX_RETRY_AFTER);
         let retry_after = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
-        self.insert_for(place, wait.max(retry_after), wait, generation, error);
-    }
-
-    fn insert_for(
-        &self,
-        place: (CacheKey, RejectedBy),
-        time: u64,
-        wait: u64,
-        generation: Generation,
-        error: ValidationError,
-    ) {
+        let time = wait.max(retry_after);
         if time > 0 {
             let entry = NegativeEntry {
-                until: self.clock.elapsed().saturating_add(time),
+                until: now.saturating_add(time),
                 wait,
                 generation,
                 error,
             };
             self.tokens.insert(place, entry);
         }
+        wait
     }
 
     pub(crate) fn remove(&self, key: &CacheKey, layer: Option<LayerId>) {
@@ -137,8 +125,8 @@ impl NegativeCache {
                 Some(_) => entry.error.with_retry_after(Duration::from_micros(left)),
                 None => entry.error,
             }),
-            // The next failure must know how long this one was remembered.
-            _ if is_current && entry.wait > 0 => None,
+            // The next one must know how long this one was remembered.
+            _ if is_current => None,
             _ => {
                 self.tokens
                     .remove_if(&place, |now| now.until == entry.until);

@@ -470,26 +470,18 @@ impl LocalStore {
         )
     }
 
-    /// Stores that a token was rejected in a validation that began after `generation` was read.
+    /// Stores that a token was rejected, or failed, in a validation that began at a time, after a
+    /// generation was read. `last_wait` is how long the last rejection was used that nodes share. Returns how long
+    /// this one is remembered, in microseconds.
     pub(crate) fn cache_negative(
         &self,
         key: &CacheKey,
         by: RejectedBy,
-        generation: Generation,
+        since: (Generation, u64),
         error: ValidationError,
-    ) {
-        self.negative.insert(key, by, generation, error);
-    }
-
-    /// Stores that a validation which began after `generation` was read had no result.
-    pub(crate) fn cache_failure(
-        &self,
-        key: &CacheKey,
-        layer: LayerId,
-        generation: Generation,
-        error: ValidationError,
-    ) {
-        self.negative.insert_failure(key, layer, generation, error);
+        last_wait: Option<u64>,
+    ) -> u64 {
+        self.negative.insert(key, by, since, error, last_wait)
     }
 
     /// Removes the rejections by the provider and by the rules of `layer`, and its failure, since a
@@ -501,6 +493,11 @@ impl LocalStore {
     /// Returns why the token has just been rejected or failed, if nothing was revoked since then.
     pub(crate) fn get_negative(&self, key: &CacheKey, by: RejectedBy) -> Option<ValidationError> {
         self.negative.get(key, by, &self.generations)
+    }
+
+    /// Whether this process has revoked any user since this time of its clock.
+    pub(crate) fn is_any_user_revoked_since(&self, time: u64) -> bool {
+        self.generations.is_any_user_revoked_since(time)
     }
 
     pub(crate) fn is_revoked(&self, key: &CacheKey) -> bool {

@@ -7,6 +7,7 @@ mod key;
 mod lifetime;
 mod local_key;
 mod record;
+mod rejection;
 mod revocation;
 mod sealing;
 mod space;
@@ -21,7 +22,10 @@ pub(crate) use self::{
     key::{CacheKey, KeyDeriver, TokenDigest, stripe_of_hex},
     lifetime::LifetimePolicy,
     local_key::{IdentityHasher, LocalKey},
-    record::{MAX_RECORD, Parsed, Provenance, Record, encode_prefix, encode_suffix},
+    record::{
+        MAX_RECORD, Parsed, Provenance, RECORD_VERSION, Record, encode_prefix, encode_suffix,
+    },
+    rejection::{LastingCause, SharedRejection},
     revocation::{RevocationMark, RevocationState, Tombstone, TombstoneKind},
     sealing::{Opened, Sealing, is_sealed},
     space::NamespaceContext,

@@ -27,8 +27,10 @@ use crate::{
 /// nor by the Python service.
 pub(crate) const MAX_RECORD: usize = 64 * 1024;
 
-/// Must be raised whenever a node that knows only older versions would misread a record.
-const VERSION: u32 = 3;
+/// Must be raised whenever a node that knows only older versions would misread a record, and the
+/// number in the marker of sealed records with it. A node does not replace a record of a later
+/// version.
+pub(crate) const RECORD_VERSION: u32 = 3;
 
 /// Members that versions before the first numbered one wrote on the top level.
 const UNVERSIONED: [&str; 4] = ["fence", "seen_tomb", "seen_mark", "run"];
@@ -153,7 +155,7 @@ impl Record {
             }
             // A later version may give members other types, so read only its version.
             _ => match serde_json::from_slice::<Versioned>(json) {
-                Ok(other) if other.session_cache.version != VERSION => Parsed::NotOurs,
+                Ok(other) if other.session_cache.version != RECORD_VERSION => Parsed::NotOurs,
                 Ok(_) | Err(_) => Parsed::Unreadable,
             },
         }
@@ -178,7 +180,7 @@ impl RawRecord<'_> {
         let (source, session_id, ends_with_token, attributes, provenance) = match self.session_cache
         {
             Some(native) => {
-                let is_ours = native.version == VERSION
+                let is_ours = native.version == RECORD_VERSION
                     && native.namespace.as_ref().map(AsRef::as_ref)
                         == Some(space.namespace().as_str())
                     && !is_unversioned();
@@ -266,7 +268,7 @@ pub(crate) fn encode_prefix(
     member(",", "session_expire", &date(expires_at));
     member(",", "cached_at", &cached_at.to_string());
     member(",", "session_cache", "");
-    member("{", "version", &VERSION.to_string());
+    member("{", "version", &RECORD_VERSION.to_string());
     let source = user.source();
     let namespace = source.map(|source| source.namespace.as_str());
     member(",", "namespace", &text(namespace));

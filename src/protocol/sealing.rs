@@ -30,6 +30,7 @@ struct SealingKeys {
     /// Distinguishes the keys, and reveals nothing about them.
     id: String,
     users: zeroize::Zeroizing<[u8; 32]>,
+    rejections: zeroize::Zeroizing<[u8; 32]>,
 }
 
 /// Result of opening the value of a session key.
@@ -61,6 +62,21 @@ impl Sealing {
     /// Returns the name of a user's mark from before the key was changed.
     pub(crate) fn previous_user(&self, id: &str) -> Option<String> {
         self.previous.as_ref().map(|sealer| sealer.user(id))
+    }
+
+    /// Returns the proof that a rejection was written by a node with the sealing key.
+    pub(crate) fn prove(&self, message: &[u8]) -> String {
+        self.current.prove(message)
+    }
+
+    /// Whether a proof was made with the current or the previous key.
+    pub(crate) fn is_proof(&self, message: &[u8], proof: &str) -> bool {
+        let sealers = [Some(&self.current), self.previous.as_ref()];
+        sealers.into_iter().flatten().any(|sealer| {
+            // Compare hashes, so that the time that it takes reveals nothing about the right proof.
+            let hash = |proof: &str| keyed(&*sealer.rejections, proof.as_bytes());
+            hash(proof) == hash(&sealer.prove(message))
+        })
     }
 
     /// Seals a record. Returns `None` if the system has no randomness.
@@ -120,7 +136,12 @@ impl SealingKeys {
             cipher: XChaCha20Poly1305::new((&*secret.derive("records")).into()),
             id: hex(&secret.derive("id")[..4]),
             users: secret.derive("users"),
+            rejections: secret.derive("rejections"),
         }
+    }
+
+    fn prove(&self, message: &[u8]) -> String {
+        hex(&keyed(&*self.rejections, message))
     }
 
     fn user(&self, id: &str) -> String {

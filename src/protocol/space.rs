@@ -6,10 +6,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use sha2::{Digest, Sha256};
 use siphasher::sip128::SipHasher24;
 
 use super::local_key::LocalKey;
 use crate::{
+    crypto::hex,
     model::{Authority, Branches, Namespace, RecordKey, Source},
     token::SessionToken,
 };
@@ -22,6 +24,8 @@ const MAX_SOURCES: usize = 64;
 pub(crate) struct NamespaceContext {
     hasher: SipHasher24,
     namespace: Namespace,
+    /// Name of the namespace in keys that records do not have: a hash of its text.
+    name: String,
     cache: u64,
     sources: RwLock<Vec<Arc<Source>>>,
 }
@@ -30,6 +34,7 @@ impl NamespaceContext {
     pub(crate) fn new(hasher: SipHasher24, namespace: Namespace, cache: u64) -> Self {
         Self {
             hasher,
+            name: hex(&Sha256::digest(namespace.as_str().as_bytes())[..8]),
             namespace,
             cache,
             sources: RwLock::default(),
@@ -43,6 +48,10 @@ impl NamespaceContext {
 
     pub(crate) fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether a session with this source belongs to this namespace in this cache.

@@ -11,6 +11,9 @@ const ENDED: &str = "session_ended:";
 /// Names of the marks of an open session's users, of which it usually has one.
 const USERS: &str = "session_users:";
 const BAN: &str = "session_ban:";
+/// Names the node that validates a token. Neither this nor the next is pushed.
+const RESERVATION: &str = "session_reservation:";
+const REJECTION: &str = "session_rejection:";
 /// Key without content. It is written only because its change is pushed.
 const PROBE: &str = "session_listener:";
 
@@ -28,6 +31,12 @@ pub(crate) struct SessionKeys {
     pub(crate) tombstone: String,
     /// What the keys of bans start with for users of foreign records. Empty if there are none.
     pub(crate) foreign_bans: String,
+}
+
+/// The keys by which the nodes share the validations of a token in one namespace.
+pub(crate) struct ValidationKeys {
+    pub(crate) rejection: String,
+    pub(crate) reservation: String,
 }
 
 /// The keys of a session, whatever its tokens are.
@@ -63,6 +72,18 @@ impl KeySpace {
             },
             python: session,
             foreign_bans: String::new(),
+        }
+    }
+
+    /// Returns the keys by which nodes share the validations of a token, in the slot of its record.
+    /// Two namespaces may have one key for their records, but never share validations.
+    pub(crate) fn validation(&self, key: &CacheKey) -> ValidationKeys {
+        let prefix = &self.prefix;
+        let session = format!("{{{prefix}{RECORD}{}}}", key.token.hex());
+        let namespace = key.space().name();
+        ValidationKeys {
+            rejection: format!("{prefix}{REJECTION}{session}:{namespace}"),
+            reservation: format!("{prefix}{RESERVATION}{session}:{namespace}"),
         }
     }
 

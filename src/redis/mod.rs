@@ -22,8 +22,8 @@ pub use self::endpoint::RedisCredentials;
 pub use self::endpoint::RedisTls;
 pub(crate) use self::{
     commands::{
-        Denial, EndedSession, FillReply, LookupResult, LookupSnapshot, RedisStore, ReplacePolicy,
-        StoreLimits,
+        Denial, EndedSession, FillReply, LookupResult, LookupSnapshot, RedisStore, Reservation,
+        Serve, StoreLimits,
     },
     config::{CheckedRedisConfig, RedisTimeouts},
     connection::Timeouts,

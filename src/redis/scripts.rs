@@ -19,12 +19,14 @@ pub(crate) enum Script {
     JoinSession,
     EndSession,
     Drop,
+    Reserve,
+    Reject,
     Probe,
 }
 
 /// The scripts. Each is loaded into every server on connecting, so that no request waits for a
 /// reload after a restart.
-pub(crate) const SCRIPTS: [&str; 8] = [
+pub(crate) const SCRIPTS: [&str; 10] = [
     script!("lookup.lua"),
     script!("fill.lua"),
     script!("revoke_token.lua"),
@@ -32,5 +34,7 @@ pub(crate) const SCRIPTS: [&str; 8] = [
     script!("join_session.lua"),
     script!("end_session.lua"),
     script!("drop.lua"),
+    script!("reserve.lua"),
+    script!("reject.lua"),
     script!("probe.lua"),
 ];

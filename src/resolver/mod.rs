@@ -3,7 +3,9 @@
 
 mod candidates;
 mod provider_monitor;
+mod reservation;
 mod resolve;
 mod validation;
+mod validation_times;
 
 pub(crate) use self::resolve::{LocalResult, Resolver};

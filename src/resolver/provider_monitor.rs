@@ -67,6 +67,16 @@ impl ProviderMonitor {
         }
     }
 
+    /// Whether one of the providers is down.
+    pub(crate) fn is_down(&self) -> bool {
+        !lock(&self.state).down.is_empty()
+    }
+
+    /// Whether it has been reported that the provider rejects all tokens.
+    pub(crate) fn is_rejecting_all(&self) -> bool {
+        lock(&self.state).is_rejecting_all.is_some()
+    }
+
     /// Records a decision of the provider: the token is accepted or rejected.
     pub(crate) fn record_decision(
         &self,
@@ -77,7 +87,9 @@ impl ProviderMonitor {
         let mut state = lock(&self.state);
         state.down.retain(|(is_down, _)| is_down.load(SeqCst));
         let rejection = match result {
-            Err(error) if error.is_lasting() => self.record_rejection(&mut state, token, error),
+            Err(error) if error.lasting_cause().is_some() => {
+                self.record_rejection(&mut state, token, error)
+            }
             // A reason to deny access applies to a user whom the provider knows.
             _ => {
                 if !self.has_accepted.swap(true, Relaxed) {

@@ -8,10 +8,12 @@
 //! wait, all of which began earlier, and nothing is stored. `tests/model/src/leader.rs` checks this
 //! order in every interleaving.
 
-use tokio::runtime::Handle;
+use std::{sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, time::Instant};
 use tracing::{Instrument, Span};
 
-use super::validation::ValidatorClient;
+use super::{validation::ValidatorClient, validation_times::ValidationTimes};
 use crate::{
     cache::{
         Accepted, Denied, Fill, Lookup, Outcome, Resolved, SessionCache, Store, Ticket,
@@ -19,8 +21,7 @@ use crate::{
     },
     memory::RejectedBy,
     model::{CachedSession, LayerId, Namespace, Origin, RecordVersion, UserData},
-    protocol::CacheKey,
-    redis::ReplacePolicy,
+    protocol::{CacheKey, LastingCause},
     sync::singleflight::{Closed, Open, Role, Validating, WaitResult},
     telemetry::{LOOKUP, LookupOutcome, Timer, VALIDATION, lookup_span, refresh_span},
     token::SessionToken,
@@ -39,6 +40,7 @@ pub(crate) struct Resolver<V> {
     client: ValidatorClient<V>,
     /// Identifies the rules of this layer's validator, since layers of one namespace may differ.
     id: LayerId,
+    times: Arc<ValidationTimes>,
 }
 
 impl<V> Clone for Resolver<V> {
@@ -47,6 +49,7 @@ impl<V> Clone for Resolver<V> {
             cache: self.cache.clone(),
             client: self.client.clone(),
             id: self.id,
+            times: Arc::clone(&self.times),
         }
     }
 }
@@ -61,6 +64,7 @@ impl<V> Resolver<V> {
             cache: cache.for_validator(client.validator()),
             client,
             id: LayerId::next(),
+            times: Arc::default(),
         }
     }
 
@@ -68,7 +72,19 @@ impl<V> Resolver<V> {
         &self.cache
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn client(&self) -> &ValidatorClient<V> {
+        &self.client
+    }
+
+    pub(super) fn times(&self) -> &ValidationTimes {
+        &self.times
+    }
+
+    pub(super) fn id(&self) -> LayerId {
+        self.id
+    }
+
+    pub(super) fn store(&self) -> &Store {
         self.cache.store()
     }
 
@@ -154,7 +170,7 @@ impl<V: SessionValidator> Resolver<V> {
         key: &CacheKey,
     ) -> (LookupOutcome, Outcome) {
         let completions = self.cache.validations().in_flight.completions();
-        match self.lookup(token, key).await {
+        match self.lookup_for_request(token, key).await {
             Ok(outcome) => {
                 let answer = LookupOutcome::from(&outcome);
                 self.store().record_lookup(answer);
@@ -218,7 +234,7 @@ impl<V: SessionValidator> Resolver<V> {
                 }
             }
             completions = self.cache.validations().in_flight.completions();
-            ticket = match self.lookup(token, key).await {
+            ticket = match self.lookup_for_request(token, key).await {
                 Ok(outcome) => return outcome,
                 Err(ticket) => ticket,
             };
@@ -302,8 +318,7 @@ impl<V: SessionValidator> Resolver<V> {
             && let Some(leader) = self.try_lead_in_background(&key)
         {
             refreshes.start(key.clone(), record);
-            self.store().metrics().refreshes.increment();
-            self.spawn_leader(leader, token.clone(), key, LeaderStart::Refresh);
+            self.spawn_leader(leader, token.clone(), key, LeaderStart::Refresh(record));
         }
     }
 
@@ -354,21 +369,32 @@ impl<V: SessionValidator> Resolver<V> {
         start: LeaderStart,
     ) -> Option<ValidationLeader<Open>> {
         let is_bridge = matches!(start, LeaderStart::Bridge);
-        let is_background = is_bridge || matches!(start, LeaderStart::Refresh);
-        let ticket = match start {
-            LeaderStart::Ticket(ticket) => Ok(ticket),
-            LeaderStart::Refresh => {
-                match self.store().take_ticket(key, ReplacePolicy::Observed).await {
-                    Lookup::Miss(ticket) => Ok(ticket),
-                    Lookup::Hit(_) | Lookup::Revoked => Err(Err(Denied::Revoked)),
+        let is_refresh = matches!(start, LeaderStart::Refresh(_));
+        let is_background = is_bridge || is_refresh;
+        let mut found = match start {
+            LeaderStart::Ticket(ticket) => Err(ticket),
+            LeaderStart::Refresh(record) => self.lookup_newer(token, key, record).await,
+            LeaderStart::Lookup | LeaderStart::Bridge => self.lookup(token, key).await,
+        };
+        let is_elsewhere = |found: &Result<Outcome, Ticket>| matches!(found, Err(ticket) if ticket.is_reserved_elsewhere());
+        if is_elsewhere(&found) && !is_background {
+            // Boxed, so that a task that validates itself reserves no space for it.
+            found = Box::pin(self.await_other_node(token, key)).await;
+        }
+        let (leader, ticket) = match found {
+            Err(_) if is_elsewhere(&found) && is_background => {
+                let leader = leader.close();
+                if !leader.is_awaited() {
+                    let elsewhere =
+                        ValidationError::unavailable("another node validates the session");
+                    return leader.complete(Err(elsewhere.not_called().into()), true);
+                }
+                match Box::pin(self.await_other_node(token, key)).await {
+                    Err(ticket) => (LeaderPhase::Closed(leader), ticket),
+                    Ok(outcome) => return leader.complete(outcome, true),
                 }
             }
-            LeaderStart::Lookup | LeaderStart::Bridge => {
-                self.lookup(token, key).await.map_or_else(Ok, Err)
-            }
-        };
-        let (leader, ticket) = match ticket {
-            Ok(ticket) => {
+            Err(ticket) => {
                 let leader = if ticket.is_answered() {
                     LeaderPhase::Validating(leader.start_validation())
                 } else {
@@ -377,26 +403,37 @@ impl<V: SessionValidator> Resolver<V> {
                 };
                 (leader, ticket)
             }
-            Err(Err(denied)) => return leader.close().complete(Err(denied), true),
+            Ok(Err(denied)) => return leader.close().complete(Err(denied), true),
             // Another validation completed after the request's own lookup, and the new lookup is a
             // hit. Close the leader and look up again: what is served to the callers that joined
             // must be looked up after the last of them joined.
-            Err(Ok(_)) => {
+            Ok(outcome) => {
                 let leader = leader.close();
+                if is_background && !leader.is_awaited() {
+                    return leader.complete(outcome, true);
+                }
                 match self.lookup(token, key).await {
                     Err(ticket) => (LeaderPhase::Closed(leader), ticket),
                     Ok(outcome) => return leader.complete(outcome, true),
                 }
             }
         };
-        let result = self.validate(token, &ticket, is_background).await;
+        if is_refresh {
+            self.store().metrics().refreshes.increment();
+        }
+        let began = Instant::now();
+        let (result, mut shared) = self.validate(token, &ticket, is_background).await;
         let leader = leader.close();
         let result = match result {
             Err(error) if is_background && error.is_not_called() => {
                 self.cache.validations().refreshes.forget(key);
                 match leader.is_awaited() {
                     // Requests have joined, so it may wait now.
-                    true => Box::pin(self.validate(token, &ticket, false)).await,
+                    true => {
+                        let result;
+                        (result, shared) = Box::pin(self.validate(token, &ticket, false)).await;
+                        result
+                    }
                     false => Err(error),
                 }
             }
@@ -406,22 +443,34 @@ impl<V: SessionValidator> Resolver<V> {
             // A rejection by this layer's own rules evicts nothing otherwise.
             self.store().end_bridge(key);
         }
+        let mut unfinished = None;
         let (outcome, is_rechecked) = match result {
             Ok(session) => {
                 // Boxed, so that a task that waits for the validator reserves no space for it.
                 let is_background = is_background && !leader.is_awaited();
-                Box::pin(self.fill_or_revalidate(&leader, token, ticket, session, is_background))
-                    .await
+                let filled =
+                    self.fill_or_revalidate(&leader, token, ticket, session, is_background);
+                let filled = Box::pin(filled).await;
+                self.times.record(began.elapsed());
+                filled
             }
             // If this node did not call the provider, it is not an outage: the provider might have
             // rejected this token.
             Err(error)
                 if error.kind() == ValidationErrorKind::Unavailable && !error.is_not_called() =>
             {
-                (Box::pin(self.stale(&leader, key, error)).await, true)
+                let stale = Box::pin(self.stale(&leader, key, error)).await;
+                unfinished = Some(ticket);
+                (stale, true)
             }
-            Err(error) => (Err(error.into()), true),
+            Err(error) => {
+                unfinished = Some(ticket);
+                (Err(error.into()), true)
+            }
         };
+        if let Some(ticket) = unfinished {
+            Box::pin(self.store().end_validation(&ticket, shared)).await;
+        }
         leader.complete(outcome, is_rechecked)
     }
 
@@ -442,28 +491,37 @@ impl<V: SessionValidator> Resolver<V> {
                 return (served(&fill, session), is_rechecked);
             }
         };
-        let outcome = match self.validate(token, &ticket, is_background).await {
+        let (result, shared) = self.validate(token, &ticket, is_background).await;
+        let outcome = match result {
             Ok(session) => {
                 let fill = self.store().fill(leader, ticket, &session, self.id).await;
                 served(&fill, session)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                Box::pin(self.store().end_validation(&ticket, shared)).await;
+                Err(error.into())
+            }
         };
         (outcome, true)
     }
 
     /// Validates a token. A rejection by the provider evicts what is cached. A token that has just
     /// failed fails again without a call. In the background it fails instead of waiting for a
-    /// permit.
+    /// permit. Also returns the cause of a rejection that nodes share, and how long it is remembered, in
+    /// microseconds.
     async fn validate(
         &self,
         token: &SessionToken,
         ticket: &Ticket,
         is_background: bool,
-    ) -> Result<ValidatedSession, ValidationError> {
+    ) -> (
+        Result<ValidatedSession, ValidationError>,
+        Option<(LastingCause, u64)>,
+    ) {
         if let Some(failure) = self.store().failure(ticket, self.id) {
-            return Err(failure);
+            return (Err(failure), None);
         }
+        let mut shared = None;
         let validation = match is_background {
             // Boxed, so that a task for which a request waits reserves no space for it.
             true => {
@@ -482,16 +540,18 @@ impl<V: SessionValidator> Resolver<V> {
                 if !is_own_rule {
                     Box::pin(self.store().evict(ticket)).await;
                 }
-                if error.is_lasting() {
+                if let Some(cause) = error.lasting_cause() {
                     let by = match is_own_rule {
                         true => RejectedBy::Layer(self.id),
                         false => RejectedBy::Provider,
                     };
-                    self.store().cache_negative(ticket, by, error.clone());
+                    let wait = self.store().cache_negative(ticket, by, error.clone());
+                    let is_shared = !is_own_rule && !self.client.monitor().is_rejecting_all();
+                    shared = is_shared.then_some((cause, wait));
                 }
             }
         }
-        validation.result
+        (validation.result, shared)
     }
 
     /// Returns a stale session because the provider is unavailable, or the error if there is none.
@@ -516,18 +576,62 @@ impl<V: SessionValidator> Resolver<V> {
         })
     }
 
-    /// Returns the outcome from the cache, or the ticket for the validation that is required.
-    async fn lookup(&self, token: &SessionToken, key: &CacheKey) -> Result<Outcome, Ticket> {
+    /// Does the same as [`Self::lookup`] for a request, which may be served by the bridge. Then a leader
+    /// in the background reserves the validation.
+    async fn lookup_for_request(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+    ) -> Result<Outcome, Ticket> {
         self.cache.start_delivery();
-        let lookup = match self.store().lookup(key).await {
+        let reserve = || match self.store().is_bridged(key) {
+            true => None,
+            false => self.reservation(key),
+        };
+        let lookup = self.store().lookup(key, reserve).await;
+        self.found(token, key, lookup, reserve).await
+    }
+
+    /// Returns the outcome from the cache, or the ticket for the validation that is required.
+    pub(super) async fn lookup(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+    ) -> Result<Outcome, Ticket> {
+        self.cache.start_delivery();
+        let reserve = || self.reservation(key);
+        let lookup = self.store().lookup(key, reserve).await;
+        self.found(token, key, lookup, reserve).await
+    }
+
+    /// Does the same as [`Self::lookup`] for a refresh, for which only a newer record is a hit.
+    async fn lookup_newer(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+        than: RecordVersion,
+    ) -> Result<Outcome, Ticket> {
+        let reserve = || self.reservation(key);
+        let lookup = self.store().lookup_newer(key, than, reserve).await;
+        self.found(token, key, lookup, reserve).await
+    }
+
+    async fn found(
+        &self,
+        token: &SessionToken,
+        key: &CacheKey,
+        lookup: Lookup,
+        reserve: impl Fn() -> Option<Duration>,
+    ) -> Result<Outcome, Ticket> {
+        let lookup = match lookup {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
-                self.store().take_ticket(key, ReplacePolicy::AnyOlder).await
+                self.store().take_ticket(key, reserve()).await
             }
             lookup => lookup,
         };
         match lookup {
             Lookup::Hit(hit) => Ok(Ok(self.resolved_from_hit(hit, token))),
-            Lookup::Miss(ticket) => match self.store().rejection(key, self.id) {
+            Lookup::Miss(ticket) => match self.store().rejection(&ticket, self.id) {
                 Some(error) => Ok(Err(error.into())),
                 None => Err(ticket),
             },
@@ -542,8 +646,9 @@ enum LeaderStart {
     Ticket(Ticket),
     /// A separate lookup, which may find that there is nothing to validate.
     Lookup,
-    /// A separate lookup, for a session whose cache entry expires soon.
-    Refresh,
+    /// A separate lookup, for a session whose cache entry expires soon, that was made from this
+    /// record.
+    Refresh(RecordVersion),
     /// A separate lookup, for a session that is served meanwhile although Redis was restarted.
     Bridge,
 }

@@ -54,6 +54,10 @@ impl<V> ValidatorClient<V> {
         &self.validator
     }
 
+    pub(crate) fn monitor(&self) -> &ProviderMonitor {
+        &self.monitor
+    }
+
     /// Whether the identity provider limits the rate at present.
     pub(crate) fn is_rate_limited(&self) -> bool {
         self.limit.is_active()

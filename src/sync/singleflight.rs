@@ -114,6 +114,11 @@ impl<K: Clone + Eq + Hash, T: Clone> Group<K, T> {
         self.0.gauge.get()
     }
 
+    /// Whether a call of a further key would be rejected.
+    pub(crate) fn is_full(&self) -> bool {
+        lock(&self.0.entries).len() >= self.0.limit
+    }
+
     /// Returns the number of completed calls. Must be read before a lookup.
     pub(crate) fn completions(&self) -> u64 {
         self.0.completions.load(SeqCst)

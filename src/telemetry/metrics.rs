@@ -41,6 +41,14 @@ label! {
 }
 
 label! {
+    /// How a node's wait for the validation of another node ended.
+    enum ReservationWaitOutcome: "outcome" {
+        Shared = "shared",
+        Lapsed = "lapsed",
+    }
+}
+
+label! {
     /// What is revoked.
     enum RevocationKind: "kind" {
         InvalidateToken = "invalidate_token",
@@ -84,6 +92,9 @@ metric_set! {
             "Number of layers that have rejected every token since the start";
         refreshes: Counter = "session_cache_refreshes_total",
             "Number of sessions whose validation was started before their cache entry expired";
+        reservation_waits: Family<ReservationWaitOutcome, Counter> =
+            "session_cache_reservation_waits_total",
+            "Number of waits for a validation by another node, by whether its result was shared";
         fills: Family<FillOutcome, Counter> = "session_cache_fills_total",
             "Number of validated sessions, stored or discarded because a revocation came first";
         revocations_started: Counter = "session_cache_revocations_started_total",
@@ -219,6 +230,14 @@ impl CacheMetrics {
             validations_accepted: validations(ValidationOutcome::Accepted),
             validations_rejected: validations(ValidationOutcome::Rejected),
             validations_unavailable: validations(ValidationOutcome::Unavailable),
+            shared_validations: self
+                .reservation_waits
+                .with(ReservationWaitOutcome::Shared)
+                .get(),
+            lapsed_reservations: self
+                .reservation_waits
+                .with(ReservationWaitOutcome::Lapsed)
+                .get(),
             fills: self.fills.with(FillOutcome::Stored).get(),
             fill_conflicts: self.fills.with(FillOutcome::Conflict).get(),
             revocations: self.revocations_started.get(),

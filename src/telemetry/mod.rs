@@ -16,8 +16,8 @@ pub(crate) use self::{
     instruments::{Gauge, GaugeGuard, Timer},
     metrics::{
         CacheMetrics, FillOutcome, ListenerMetrics, LookupOutcome, OLDEST_QUEUED_REVOCATION,
-        REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED, RedisMetrics, RevocationKind, RevocationOutcome,
-        VALIDATIONS_IN_FLIGHT, ValidationOutcome,
+        REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED, RedisMetrics, ReservationWaitOutcome,
+        RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT, ValidationOutcome,
     },
     targets::{
         INVALIDATION, LAYER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup_span, refresh_span,

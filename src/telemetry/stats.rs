@@ -28,6 +28,11 @@ pub struct Stats {
     pub refreshes: u64,
     /// Number of requests that waited for a validation which another request had started.
     pub coalesced: u64,
+    /// Number of times that this node waited for a validation by another node and used its result.
+    pub shared_validations: u64,
+    /// Number of times that this node waited for a validation by another node, and then validated the
+    /// token itself.
+    pub lapsed_reservations: u64,
     /// Number of validations that accepted the token.
     pub validations_accepted: u64,
     /// Number of validations that rejected the token.

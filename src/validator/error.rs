@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use crate::protocol::LastingCause;
+
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// Why a token was not validated. It is cheap to clone, because all requests that waited for the
@@ -284,15 +286,15 @@ impl ValidationError {
         }
     }
 
-    /// Returns `true` for a rejection that does not change while the token exists, so that it can be
-    /// remembered.
-    pub(crate) fn is_lasting(&self) -> bool {
+    /// Returns the cause of a rejection that does not change while the token exists, so that it can
+    /// be remembered.
+    pub(crate) fn lasting_cause(&self) -> Option<LastingCause> {
         match self.kind {
-            ValidationErrorKind::Invalid
-            | ValidationErrorKind::Forbidden(ForbiddenReason::NoUser) => true,
+            ValidationErrorKind::Invalid => Some(LastingCause::Invalid),
+            ValidationErrorKind::Forbidden(ForbiddenReason::NoUser) => Some(LastingCause::NoUser),
             ValidationErrorKind::Forbidden(_)
             | ValidationErrorKind::Unavailable
-            | ValidationErrorKind::Misconfigured => false,
+            | ValidationErrorKind::Misconfigured => None,
         }
     }
 
@@ -310,6 +312,15 @@ impl ValidationError {
             scope: Scope::Token,
             branch: None,
             source: None,
+        }
+    }
+}
+
+impl From<LastingCause> for ValidationError {
+    fn from(cause: LastingCause) -> Self {
+        match cause {
+            LastingCause::Invalid => Self::invalid(),
+            LastingCause::NoUser => Self::forbidden(ForbiddenReason::NoUser),
         }
     }
 }

@@ -27,6 +27,7 @@ mod end_to_end;
 mod events;
 mod example;
 mod faults;
+mod fleet;
 mod forward_auth;
 mod grpc;
 mod history;

@@ -286,7 +286,9 @@ async fn late_fill_is_reported_as_unavailable() {
     // A tombstone may have been written and have expired since the lookup.
     let hostile = Hostile::start().await;
     let (cache, _, _) = patient_node(&hostile.url());
-    hostile.says("*6\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n$-1\r\n");
+    hostile.says(
+        "*8\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$17\r\n1732444800.000000\r\n$-1\r\n$-1\r\n$-1\r\n",
+    );
     let Lookup::Miss(ticket) = cache.get(&token("t")).await else {
         panic!("nothing is stored")
     };

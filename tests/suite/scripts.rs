@@ -27,6 +27,7 @@ fn fill_over(redis: &Redis, fence: f64, run: &str, over: &str) -> String {
         over,
         "ada",
         "400",
+        "3",
         run,
     ]);
     let reply: Vec<String> = redis.run(&eval);

@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        CLOCK_SKEW_TOLERANCE, CacheKey, MAX_RECORD, RevocationState, Timestamp, Tombstone,
-        encode_prefix, encode_suffix,
+        CLOCK_SKEW_TOLERANCE, CacheKey, MAX_RECORD, RECORD_VERSION, RevocationState, Timestamp,
+        Tombstone, encode_prefix, encode_suffix,
     },
     redis::{
         connection::{Access, Unavailable},
@@ -91,7 +91,10 @@ impl RedisStore {
                 self.warnings.crowded();
             }
             return Ok(match compare().await? {
-                Ok(_) => FillReply::Skipped,
+                Ok(_) => {
+                    self.forget_rejection(&call, key).await;
+                    FillReply::Skipped
+                }
                 Err(filled) => filled,
             });
         }
@@ -127,26 +130,31 @@ impl RedisStore {
         }
         let observed = seen.observed.as_deref().filter(|_| seen.replaces_observed);
         let observed = observed.unwrap_or_default();
-        let answer = call
-            .run_together(
-                Script::Fill,
-                &together,
-                &[
-                    tombstone.unwrap_or_default().as_bytes(),
-                    mark.as_bytes(),
-                    seen.fence.0.to_string().as_bytes(),
-                    self.longest_fill().to_string().as_bytes(),
-                    CLOCK_SKEW_TOLERANCE.to_string().as_bytes(),
-                    ttl.to_string().as_bytes(),
-                    &value,
-                    seen.run_ids.of_token_server().as_bytes(),
-                    if is_complete { b"complete" } else { b"" },
-                    observed,
-                    mark_name.as_bytes(),
-                    name_ttl.as_bytes(),
-                ],
-            )
-            .await?;
+        let (fence, longest) = (seen.fence.0.to_string(), self.longest_fill().to_string());
+        let (slack, ttl) = (CLOCK_SKEW_TOLERANCE.to_string(), ttl.to_string());
+        let version = RECORD_VERSION.to_string();
+        let validation = self.key_space.validation(key);
+        let mut arguments = vec![
+            tombstone.unwrap_or_default().as_bytes(),
+            mark.as_bytes(),
+            fence.as_bytes(),
+            longest.as_bytes(),
+            slack.as_bytes(),
+            ttl.as_bytes(),
+            &value,
+            seen.run_ids.of_token_server().as_bytes(),
+            if is_complete { b"complete" } else { b"" },
+            observed,
+            mark_name.as_bytes(),
+            name_ttl.as_bytes(),
+            version.as_bytes(),
+        ];
+        if let Some(node) = &self.node {
+            arguments.extend([node.as_bytes(), validation.rejection.as_bytes()]);
+            arguments.push(validation.reservation.as_bytes());
+        }
+        let script = call.run_together(Script::Fill, &together, &arguments);
+        let answer = script.await?;
         // Nothing was revoked until the re-check, so the session may be served. The next fill can
         // store it.
         let Some(answer) = answer else {

@@ -4,10 +4,11 @@
 //! that tombstone and mark leave valid. Everything else goes through a script, so that all values
 //! that are compared are of one moment.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
-    outcome::{LookupResult, LookupSnapshot, ReplacePolicy},
+    outcome::{LookupResult, LookupSnapshot, Serve},
+    reservation::{ReservationRequest, Reserved},
     store::{RedisStore, read},
 };
 use crate::{
@@ -35,8 +36,16 @@ impl RedisStore {
     /// - if a native record was served before, but what is stored now cannot be accepted by `MGET`,
     /// - if the record's user is spelled in a way that the script cannot read,
     /// - for a miss while the pepper is being changed,
-    /// - on a cluster, for a token that is not known.
-    pub(crate) async fn lookup(&self, key: &CacheKey) -> LookupResult {
+    /// - on a cluster, for a token that is not known,
+    /// - for a record that cannot be accepted, if the validation is to be reserved.
+    ///
+    /// If nothing usable is found, reserves the validation for this node for as long as `reserve`
+    /// says.
+    pub(crate) async fn lookup(
+        &self,
+        key: &CacheKey,
+        reserve: impl Fn() -> Option<Duration>,
+    ) -> LookupResult {
         let call = self.topology.call(Access::Read);
         if let Some(listener) = &self.listener {
             listener.start(&self.topology);
@@ -49,30 +58,32 @@ impl RedisStore {
             }
         }
         // Boxed, so that the future of the shortcut stays small.
-        Box::pin(self.both_names(&call, key, None)).await
+        Box::pin(self.both_names(&call, key, Serve::Any, reserve())).await
     }
 
-    /// Looks up a token without serving any stored record.
+    /// Looks up a token without the shortcut.
     pub(crate) async fn take_snapshot(
         &self,
         key: &CacheKey,
-        replace: ReplacePolicy,
+        serve: Serve,
+        reserve: Option<Duration>,
     ) -> LookupResult {
         let call = self.topology.call(Access::Read);
-        Box::pin(self.both_names(&call, key, Some(replace))).await
+        Box::pin(self.both_names(&call, key, serve, reserve)).await
     }
 
     async fn both_names(
         &self,
         call: &Operation<'_>,
         key: &CacheKey,
-        replace: Option<ReplacePolicy>,
+        serve: Serve,
+        reserve: Option<Duration>,
     ) -> LookupResult {
-        let found = self.script_lookup(call, key, replace).await;
+        let found = self.script_lookup(call, key, serve, reserve).await;
         let (Ok(LookupResult::Miss(_)), Some(previous)) = (&found, key.previous()) else {
             return found.unwrap_or(LookupResult::Unavailable);
         };
-        match self.script_lookup(call, &previous, replace).await {
+        match self.script_lookup(call, &previous, serve, None).await {
             Ok(LookupResult::Miss(_)) => found.unwrap_or(LookupResult::Unavailable),
             // The invalidations of this record are pushed under the previous name, and the local
             // cache has no entry under that name.
@@ -130,16 +141,27 @@ impl RedisStore {
         &self,
         call: &Operation<'_>,
         key: &CacheKey,
-        replace: Option<ReplacePolicy>,
+        serve: Serve,
+        reserve: Option<Duration>,
     ) -> Result<LookupResult, Unavailable> {
         let keys = self.keys(key);
-        let (mut seen, mut time) = self.read(call, &keys, None).await?;
+        let reserve = reserve.and_then(|time| self.reservation(key, time));
+        let (mut seen, mut time, reserved) = self
+            .read_or_reserve(call, &keys, None, reserve.as_ref())
+            .await?;
         let decoded = seen
             .value
             .as_deref()
             .and_then(|value| self.decode(key, &keys, value));
         let Some((record, mark_name)) = decoded else {
-            return Ok(LookupResult::unusable(seen, time, None, None, replace));
+            let value = seen.value.take();
+            let mut found = LookupResult::unusable(seen, time, None, None, serve);
+            if let Some(reserve) = &reserve {
+                let value = value.as_deref();
+                self.reserve(call, &keys, reserve, reserved, value, &mut found)
+                    .await;
+            }
+            return Ok(found);
         };
         if seen.mark_name.as_deref() != Some(mark_name.as_bytes()) {
             // The script took the user from the text of the record. The mark counts only if it is
@@ -147,7 +169,7 @@ impl RedisStore {
             let (again, later) = self.read(call, &keys, Some(&mark_name)).await?;
             // The record that is stored now may be that of another user.
             if again.value != seen.value {
-                return Ok(LookupResult::unusable(again, later, None, None, replace));
+                return Ok(LookupResult::unusable(again, later, None, None, serve));
             }
             (seen, time) = (again, later);
         }
@@ -158,7 +180,12 @@ impl RedisStore {
         };
         let context = self.context(now, &seen.run_ids);
         let (state, lifetimes) = (&seen.revocations, &self.limits.lifetimes);
-        if replace.is_none()
+        let may_serve = match serve {
+            Serve::Any => true,
+            Serve::Newer(RecordVersion(version)) => record.since().0 > version,
+            Serve::Nothing => false,
+        };
+        if may_serve
             && is_acceptable(&record, state, &context, lifetimes)
             // The Python service knows no bans.
             && (record.provenance.is_some()
@@ -175,15 +202,15 @@ impl RedisStore {
             && let Some(value) = &seen.value
         {
             let _ = call.run(Script::Drop, &[&keys.record], &[value]).await;
+            seen.value = None;
         }
-        let observed = seen.value.take();
-        Ok(LookupResult::unusable(
-            seen,
-            time,
-            Some(mark_name),
-            observed,
-            replace,
-        ))
+        let value = seen.value.take();
+        let mut found = LookupResult::unusable(seen, time, Some(mark_name), value.clone(), serve);
+        if let Some(reserve) = &reserve {
+            self.reserve(call, &keys, reserve, None, value.as_deref(), &mut found)
+                .await;
+        }
+        Ok(found)
     }
 
     /// Deletes the record that the lookup found, after the identity provider has rejected its
@@ -344,10 +371,24 @@ impl RedisStore {
         keys: &SessionKeys,
         mark_name: Option<&str>,
     ) -> Result<(LookupReply, Timestamp), Unavailable> {
-        let (reply, time) = if self.topology.is_cluster() {
-            self.read_from_cluster(call, keys, mark_name).await?
+        let (reply, time, _) = self.read_or_reserve(call, keys, mark_name, None).await?;
+        Ok((reply, time))
+    }
+
+    /// Does the same as [`Self::read`]. If there is no record and nothing refuses the token, the
+    /// script also reserves the validation. On a cluster there is no script.
+    async fn read_or_reserve(
+        &self,
+        call: &Operation<'_>,
+        keys: &SessionKeys,
+        mark_name: Option<&str>,
+        reserve: Option<&ReservationRequest>,
+    ) -> Result<(LookupReply, Timestamp, Option<Reserved>), Unavailable> {
+        let (reply, time, reserved) = if self.topology.is_cluster() {
+            let (reply, time) = self.read_from_cluster(call, keys, mark_name).await?;
+            (reply, time, None)
         } else {
-            self.read_by_script(call, keys, mark_name).await?
+            self.read_by_script(call, keys, mark_name, reserve).await?
         };
         let RevocationState { tombstone, mark } = &reply.revocations;
         if tombstone
@@ -359,7 +400,7 @@ impl RedisStore {
         if mark.as_ref().is_some_and(|mark| !mark.is_readable()) {
             self.warnings.unreadable("revocation mark");
         }
-        Ok((reply, time))
+        Ok((reply, time, reserved))
     }
 
     async fn read_by_script(
@@ -367,11 +408,12 @@ impl RedisStore {
         call: &Operation<'_>,
         keys: &SessionKeys,
         mark_name: Option<&str>,
-    ) -> Result<(LookupReply, Timestamp), Unavailable> {
+        reserve: Option<&ReservationRequest>,
+    ) -> Result<(LookupReply, Timestamp, Option<Reserved>), Unavailable> {
         let marks = self.mark_key("");
         let longest = MAX_RECORD.to_string();
         let name = mark_name.unwrap_or_default();
-        let arguments = [
+        let mut arguments = vec![
             marks.as_bytes(),
             longest.as_bytes(),
             name.as_bytes(),
@@ -380,6 +422,9 @@ impl RedisStore {
         let mark = mark_name.map(|name| self.mark_key(name));
         let all = [&keys.record, &keys.tombstone].into_iter().chain(&mark);
         let all: Vec<_> = all.map(String::as_str).collect();
+        if let Some(request) = reserve {
+            arguments.extend(request.arguments());
+        }
         let answer = call.run(Script::Lookup, &all, &arguments).await?;
         type Reply = (
             Option<Vec<u8>>,
@@ -388,8 +433,10 @@ impl RedisStore {
             Option<Vec<u8>>,
             Vec<u8>,
             Option<bool>,
+            Option<Vec<u8>>,
+            Option<String>,
         );
-        let (value, tombstone, mark_name, mark, time, is_banned) =
+        let (value, tombstone, mark_name, mark, time, is_banned, rejection, reservation) =
             read::<Reply>(answer.value).ok_or(Unavailable)?;
         let reply = LookupReply {
             value,
@@ -398,7 +445,10 @@ impl RedisStore {
             run_ids: RunIds::of_one(answer.run_id),
             is_banned,
         };
-        Ok((reply, Timestamp::parse(&time).ok_or(Unavailable)?))
+        let time = Timestamp::parse(&time).ok_or(Unavailable)?;
+        // The script reserves nothing if there is a record.
+        let reserved = reply.value.is_none().then_some((rejection, reservation));
+        Ok((reply, time, reserved))
     }
 
     fn context(&self, time: Timestamp, run_ids: &RunIds) -> ReadContext {

@@ -5,12 +5,13 @@ mod fill;
 mod identity;
 mod lookup;
 mod outcome;
+mod reservation;
 mod revoke;
 mod store;
 mod warnings;
 
 pub(crate) use self::{
     identity::EndedSession,
-    outcome::{Denial, FillReply, LookupResult, LookupSnapshot, ReplacePolicy},
+    outcome::{Denial, FillReply, LookupResult, LookupSnapshot, Reservation, Serve},
     store::{RedisStore, StoreLimits},
 };

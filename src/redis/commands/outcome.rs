@@ -2,9 +2,10 @@
 
 use crate::{
     coherence::CacheableRecord,
+    model::RecordVersion,
     protocol::{
-        CLOCK_SKEW_TOLERANCE, LifetimePolicy, RevocationMark, RevocationState, Timestamp,
-        Tombstone, trust,
+        CLOCK_SKEW_TOLERANCE, LifetimePolicy, RevocationMark, RevocationState, SharedRejection,
+        Timestamp, Tombstone, trust,
     },
     redis::topology::{LookupReply, RunIds},
 };
@@ -29,6 +30,19 @@ pub(crate) struct LookupSnapshot {
     pub(crate) observed: Option<Vec<u8>>,
     /// Whether a fill may replace only that very record.
     pub(crate) replaces_observed: bool,
+    pub(crate) reservation: Reservation,
+    /// The last rejection by the provider that nodes share. It may not be in use any more.
+    pub(crate) rejection: Option<SharedRejection>,
+}
+
+/// Whether the validation of a token is reserved for one of the nodes. A reservation is no proof of
+/// anything, and only a reason for other nodes to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reservation {
+    /// For no node, or none was requested.
+    None,
+    ThisNode,
+    OtherNode,
 }
 
 #[derive(Clone, Debug)]
@@ -41,13 +55,14 @@ pub(crate) enum MarkSnapshot {
     },
 }
 
-/// Which stored record the fill after a lookup may replace.
+/// Which stored records a lookup may serve, if they are acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplacePolicy {
-    /// Any record that is not newer.
-    AnyOlder,
-    /// Only the very record that the lookup found.
-    Observed,
+pub(crate) enum Serve {
+    Any,
+    /// Only one that is newer than this. A fill then replaces only the very record that the lookup
+    /// found.
+    Newer(RecordVersion),
+    Nothing,
 }
 
 /// Outcome of a fill in Redis.
@@ -77,7 +92,7 @@ impl LookupResult {
         fence: Timestamp,
         mark_name: Option<String>,
         observed: Option<Vec<u8>>,
-        replace: Option<ReplacePolicy>,
+        serve: Serve,
     ) -> Self {
         let RevocationState { tombstone, mark } = reply.revocations;
         if tombstone.as_ref().is_some_and(Tombstone::refuses) {
@@ -91,8 +106,10 @@ impl LookupResult {
                 Some(name) => MarkSnapshot::Read { name, mark },
                 None => MarkSnapshot::Unread,
             },
-            replaces_observed: observed.is_some() && replace == Some(ReplacePolicy::Observed),
+            replaces_observed: observed.is_some() && matches!(serve, Serve::Newer(_)),
             observed,
+            reservation: Reservation::None,
+            rejection: None,
         }))
     }
 }
@@ -134,6 +151,8 @@ impl LookupSnapshot {
             },
             observed: self.observed.clone(),
             replaces_observed: self.replaces_observed,
+            reservation: self.reservation,
+            rejection: self.rejection,
         }))
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::hash_map::RandomState,
     fmt,
+    hash::BuildHasher,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -36,6 +37,8 @@ pub(crate) struct RedisStore {
     pub(crate) record_cache: RecordCache,
     pub(crate) warnings: RateLimitedWarnings,
     pub(crate) nonces: (RandomState, AtomicU64),
+    /// Identifies this node in its reservations. `None` if nodes do not share validations.
+    pub(crate) node: Option<String>,
 }
 
 /// Limits and timeouts of the protocol, in the units that it uses.
@@ -48,6 +51,9 @@ pub(crate) struct StoreLimits {
     pub(crate) validation_timeout: Duration,
     pub(crate) max_session_lifetime: Duration,
     pub(crate) tombstone_ttl: Duration,
+    /// How long a rejection is used at most, in microseconds.
+    pub(crate) negative_ttl: u64,
+    pub(crate) shares_validations: bool,
     pub(crate) capacity: usize,
 }
 
@@ -95,6 +101,9 @@ impl RedisStore {
             limits,
             record_cache: RecordCache::new(limits.capacity),
             warnings: RateLimitedWarnings::default(),
+            node: limits
+                .shares_validations
+                .then(|| format!("{:016x}", RandomState::new().hash_one(()))),
             nonces: (RandomState::new(), AtomicU64::new(0)),
         }
     }
@@ -102,6 +111,11 @@ impl RedisStore {
     /// Returns whether requests skip Redis, because they would wait in vain.
     pub(crate) fn is_circuit_open(&self) -> bool {
         self.topology.is_circuit_open()
+    }
+
+    /// Whether changed records are pushed to this process while it has a lease.
+    pub(crate) fn hears_records(&self) -> bool {
+        self.listener.as_ref().is_some_and(Listener::tracks_records)
     }
 
     /// Ends the invalidation listener.

@@ -49,6 +49,17 @@ impl RateLimitedWarnings {
         }
     }
 
+    pub(crate) fn unshared(&self) {
+        if self.is_news() {
+            tracing::warn!(
+                target: REDIS,
+                hint = "permit `~session_reservation:*` and `~session_rejection:*` for the user in the \
+                        URL, or set `share_validations(false)`",
+                "no permission for reservations, each node validates on its own"
+            );
+        }
+    }
+
     pub(crate) fn too_long(&self) {
         if self.is_news() {
             tracing::warn!(

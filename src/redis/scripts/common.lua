@@ -40,3 +40,42 @@ local function join(ended, users, mark, ttl)
   if redis.call('TTL', users) < ttl then redis.call('EXPIRE', users, ttl) end
 end
 
+
+-- Nodes share validations by two keys, a rejection and a reservation. Scripts do not declare them, and
+-- may fail to use them: a server that rejects this stores sessions as before, and each node validates on
+-- its own.
+
+-- Returns the time of the lookup before the validation that rejected a token, and until when the
+-- rejection is used.
+local function rejected(rejection)
+  local fence, expires = string.match(rejection or '', '^rejected1:([^:]*):([^:]*):')
+  return micros(fence), micros(expires)
+end
+
+-- Finds out whether a token without a usable record was rejected since it was revoked last, and if not,
+-- reserves its validation for a node unless another node has reserved it. Returns the text of the last rejection, or false, and
+-- 'held', 'other', 'denied' if the user lacks a permission, or false if nothing is reserved.
+local function reserve(tomb, rejection, reservation, node, millis)
+  local last = text(rejection, 512)
+  local fence, expires = rejected(last)
+  local revoked = tomb and (micros(string.match(tomb, '^([^:]*):')) or now)
+  local counts = fence and expires and now < expires and not (revoked and fence <= revoked)
+  if counts then return last, false end
+  local function failed(reply)
+    return string.find(reply.err or '', 'NOPERM', 1, true) and 'denied' or false
+  end
+  local holder = redis.pcall('GET', reservation)
+  if type(holder) == 'table' then return last, failed(holder) end
+  if holder == node then return last, 'held' end
+  -- No node makes one that lasts for longer than a second.
+  local left = holder and redis.pcall('TTL', reservation)
+  if left == 0 or left == 1 then return last, 'other' end
+  local set = redis.pcall('SET', reservation, node, 'PX', millis)
+  if set.err then return last, failed(set) end
+  return last, 'held'
+end
+
+-- Deletes the reservation of a node, unless another node has it now.
+local function release(reservation, node)
+  if text(reservation, 64) == node then redis.pcall('DEL', reservation) end
+end

@@ -1,6 +1,8 @@
 -- KEYS: record, tombstone, and the user's mark if Rust knows its name. ARGV: prefix of marks, maximum
 -- length of a record, the name of the mark if Rust knows it better than the text of the record, else
--- '', prefix of the bans of the Python service's users, or ''.
+-- '', prefix of the bans of the Python service's users, or ''; then, if the validation of a token
+-- without a record is to be reserved: rejection, reservation, node, how long the reservation lasts in
+-- milliseconds; the run ID.
 local record = text(KEYS[1], tonumber(ARGV[2]))
 local user, mark = ARGV[3], nil
 if KEYS[3] then
@@ -24,4 +26,9 @@ if ARGV[4] ~= '' and record and user and not string.find(record, '"session_cache
   local ban = redis.pcall('GET', ARGV[4] .. user)
   if type(ban) ~= 'table' then banned = ban and 1 or 0 end
 end
-return {record, text(KEYS[2], 128), user, mark, stamp(now), banned}
+local tomb = text(KEYS[2], 128)
+local rejection, reservation = false, false
+if ARGV[8] and not record and not (tomb and refuses(tomb)) then
+  rejection, reservation = reserve(tomb, ARGV[5], ARGV[6], ARGV[7], ARGV[8])
+end
+return {record, tomb, user, mark, stamp(now), banned, rejection, reservation}
