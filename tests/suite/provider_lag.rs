@@ -6,10 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{Request, StatusCode};
+use serde_json::json;
 use tokio::task::JoinSet;
+use tower::ServiceExt;
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer,
-    UserData, ValidatedSession, ValidationError, testing::ManualClock,
+    HeaderSecret, LocalCacheConfig, Origin, RedisConfig, RevocationReceiver, Revoked, SessionCache,
+    SessionCacheBuilder, SessionCacheLayer, UserData, ValidatedSession, ValidationError,
+    testing::ManualClock,
 };
 
 use crate::support::{
@@ -57,17 +61,47 @@ async fn until_landed(cache: &SessionCache) {
     .await;
 }
 
-async fn invalidate(cache: &SessionCache, by_user: bool) {
-    let _ = match by_user {
-        true => cache.invalidate_user("ada").await.unwrap(),
-        false => cache.invalidate_token(&token("t")).await.unwrap(),
-    };
+/// What makes the nodes validate a session of the user `ada` again.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// The application calls `invalidate_user`.
+    User,
+    /// The application calls `invalidate_token` for the token `t`.
+    Token,
+    /// The provider pushes an event that names only the user.
+    Event,
+}
+
+impl Cause {
+    async fn apply(self, cache: &SessionCache, user: &str) {
+        match self {
+            Self::User => {
+                let _ = cache.invalidate_user(user).await.unwrap();
+            }
+            Self::Token => {
+                let _ = cache.invalidate_token(&token("t")).await.unwrap();
+            }
+            Self::Event => {
+                let (name, secret) = ("x-webhook-secret", "x5Wd3kFq8Zr1Tt0v");
+                let source = HeaderSecret::new(name, secret, |event| Revoked::user(event.as_str()));
+                let receiver = RevocationReceiver::new(cache.clone(), source.unwrap());
+                let event = Request::post("/hooks/header").header(name, secret);
+                let event = event.body(json!(user).to_string()).unwrap();
+                let answer = receiver.oneshot(event).await.unwrap();
+                assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+            }
+        }
+    }
 }
 
 /// The whole TTL after the revocation, by a clock that the test moves.
 #[tokio::test]
 async fn session_is_validated_at_growing_intervals_after_a_revocation() {
-    for (lag, by_user) in LAGS.into_iter().flat_map(|lag| [(lag, true), (lag, false)]) {
+    let causes = [Cause::User, Cause::Token, Cause::Event];
+    let cases = LAGS
+        .into_iter()
+        .flat_map(|lag| causes.map(|cause| (lag, cause)));
+    for (lag, cause) in cases {
         let clock = ManualClock::new();
         let (cache, probe, layer) = node(SessionCache::builder().ttl(TTL).clock(clock.clone()));
         tier(&layer, "t").await.unwrap();
@@ -77,7 +111,7 @@ async fn session_is_validated_at_growing_intervals_after_a_revocation() {
             let is_late = (time.now() - changed).to_std().unwrap() < lag;
             Ok(of_tier("ada", if is_late { "old" } else { "new" }))
         });
-        invalidate(&cache, by_user).await;
+        cause.apply(&cache, "ada").await;
         let (before, step) = (probe.calls(), TTL * 11 / 10 / REQUESTS);
         for _ in 0..REQUESTS {
             let since = (clock.now() - changed).to_std().unwrap();
@@ -89,7 +123,7 @@ async fn session_is_validated_at_growing_intervals_after_a_revocation() {
             clock.advance(step);
         }
         let validations = probe.calls() - before;
-        println!("late by {lag:?}: {validations} validations within {TTL:?}");
+        println!("{cause:?}, late by {lag:?}: {validations} validations within {TTL:?}");
         assert!(validations <= MAX_VALIDATIONS, "{validations}");
     }
 }
@@ -110,9 +144,11 @@ async fn no_node_serves_a_late_reply_beyond_the_bound() {
     }
     let mut runs = JoinSet::new();
     for lag in lags {
-        // Each lag has caches of its own, so that each counts its own validations.
-        let nodes: Vec<_> = nodes.iter().cloned().map(node).collect();
-        runs.spawn(late_by(*lag, least, nodes));
+        for cause in [Cause::User, Cause::Event] {
+            // Each run has separate caches, so that it counts only its own validations.
+            let nodes: Vec<_> = nodes.iter().cloned().map(node).collect();
+            runs.spawn(late_by(*lag, cause, least, nodes));
+        }
     }
     while let Some(run) = runs.join_next().await {
         run.unwrap();
@@ -121,11 +157,12 @@ async fn no_node_serves_a_late_reply_beyond_the_bound() {
 
 async fn late_by(
     lag: Duration,
+    cause: Cause,
     least: Duration,
     nodes: Vec<(SessionCache, Probe, SessionCacheLayer<Probe>)>,
 ) {
-    let user: Arc<str> = format!("late by {} ms", lag.as_millis()).into();
-    let text: Arc<str> = format!("token-{}", lag.as_millis()).into();
+    let user: Arc<str> = format!("{cause:?}, late by {} ms", lag.as_millis()).into();
+    let text: Arc<str> = format!("token-{cause:?}-{}", lag.as_millis()).into();
     for (_, probe, layer) in &nodes {
         let id = Arc::clone(&user);
         probe.answer(move |_| Ok(session(&id)));
@@ -145,7 +182,7 @@ async fn late_by(
         });
     }
     let before: Vec<_> = nodes.iter().map(|(_, probe, _)| probe.calls()).collect();
-    let _ = nodes[0].0.invalidate_user(&user).await.unwrap();
+    cause.apply(&nodes[0].0, &user).await;
     let bound = lag + 2 * lag + Duration::from_secs(1);
     let end = (bound + Duration::from_millis(500)).max(least);
     let mut tasks = JoinSet::new();
@@ -156,7 +193,10 @@ async fn late_by(
             while requests < REQUESTS || changed.elapsed() < end {
                 let since = changed.elapsed();
                 if tier(&layer, &text).await.unwrap() != "new" {
-                    assert!(since <= bound, "late by {lag:?}, served after {since:?}");
+                    assert!(
+                        since <= bound,
+                        "{cause:?}, late by {lag:?}, served after {since:?}"
+                    );
                     last_old = since;
                 }
                 requests += 1;
@@ -175,7 +215,8 @@ async fn late_by(
     let calls = nodes.iter().map(|(_, probe, _)| probe.calls());
     let validations: Vec<_> = calls.zip(before).map(|(now, then)| now - then).collect();
     println!(
-        "late by {lag:?}: last served {last_old:?} after the revocation, {validations:?} validations"
+        "{cause:?}, late by {lag:?}: last served {last_old:?} after the revocation, \
+         {validations:?} validations"
     );
     assert!(validations.iter().all(|count| *count <= MAX_VALIDATIONS));
 }
@@ -183,14 +224,20 @@ async fn late_by(
 /// Served from Redis only, so that each request shows what Redis holds.
 #[tokio::test]
 async fn young_record_in_redis_is_validated_again_after_a_second() {
-    for (by_user, by_peer) in [(true, false), (false, false), (true, true)] {
+    // `None` is an invalidation by the Python service.
+    for cause in [
+        Some(Cause::User),
+        Some(Cause::Token),
+        Some(Cause::Event),
+        None,
+    ] {
         let redis = Redis::start();
         // Without refresh-ahead, so that the record's end shows.
         let (cache, probe, layer) = node(with_redis(&redis).refresh_ahead(100));
         tier(&layer, "t").await.unwrap();
-        match by_peer {
-            true => Peer(&redis).invalidate_user("ada"),
-            false => invalidate(&cache, by_user).await,
+        match cause {
+            Some(cause) => cause.apply(&cache, "ada").await,
+            None => Peer(&redis).invalidate_user("ada"),
         }
         let before = probe.calls();
         assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
@@ -215,7 +262,7 @@ async fn without_a_lag_one_validation_follows_a_revocation() {
     for builder in [with_redis(&redis), in_process] {
         let (cache, probe, layer) = node(builder.provider_lag(Duration::ZERO));
         tier(&layer, "t").await.unwrap();
-        invalidate(&cache, true).await;
+        Cause::User.apply(&cache, "ada").await;
         tier(&layer, "t").await.unwrap();
         clock.advance(Duration::from_secs(200));
         for _ in 0..10 {
@@ -235,7 +282,7 @@ async fn session_validated_after_the_lag_is_trusted_for_its_ttl() {
     let builder = SessionCache::builder().clock(clock.clone());
     let (cache, probe, layer) = node(builder.provider_lag(lag).refresh_ahead(100));
     tier(&layer, "t").await.unwrap();
-    invalidate(&cache, true).await;
+    Cause::User.apply(&cache, "ada").await;
     clock.advance(lag - Duration::from_millis(1));
     assert_eq!(ask(&layer, "t").await.unwrap().1, Origin::Validator);
     clock.advance(lag);
@@ -251,7 +298,7 @@ async fn trust_is_counted_from_before_the_validation() {
     let clock = ManualClock::new();
     let (cache, probe, layer) = node(SessionCache::builder().clock(clock.clone()));
     tier(&layer, "t").await.unwrap();
-    invalidate(&cache, true).await;
+    Cause::User.apply(&cache, "ada").await;
     probe.hold();
     let waiting = tokio::spawn({
         let layer = layer.clone();
@@ -274,7 +321,7 @@ async fn young_session_is_not_served_stale() {
     for builder in [with_redis(&redis).local_cache(local), in_process] {
         let (cache, probe, layer) = node(builder.stale_if_error(stale));
         tier(&layer, "t").await.unwrap();
-        invalidate(&cache, true).await;
+        Cause::User.apply(&cache, "ada").await;
         soon("a local hit", async {
             while ask(&layer, "t").await.unwrap().1 != Origin::Local {
                 pass().await;
