@@ -37,6 +37,7 @@ mod introspection;
 mod layer;
 mod local_cache;
 mod local_stress;
+mod logout_times;
 mod metrics;
 mod namespaces;
 mod newcomer;

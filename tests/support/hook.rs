@@ -1,6 +1,6 @@
 //! Route of an application that an identity provider calls.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{Router, body::Body, routing::any};
 use futures_util::future::BoxFuture;
@@ -17,8 +17,18 @@ pub struct Hook {
     pub url: String,
 }
 
+/// Answer that the provider has got.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    /// When the request arrived.
+    pub arrived: Instant,
+    /// When the receiver had answered it.
+    pub answered: Instant,
+}
+
 /// The answers that the provider has got, in order.
-pub struct Answers(mpsc::UnboundedReceiver<StatusCode>);
+pub struct Answers(mpsc::UnboundedReceiver<Answer>);
 
 impl Hook {
     pub async fn bind() -> Self {
@@ -44,10 +54,16 @@ impl Hook {
             let (receiver, meanwhile) = (receiver.clone(), Arc::clone(&meanwhile));
             let sender = sender.clone();
             async move {
+                let arrived = Instant::now();
                 let answer: Response<_> = receiver.oneshot(request).await.unwrap();
+                let answered = Instant::now();
                 meanwhile().await;
                 // The test may have ended.
-                let _ = sender.send(answer.status());
+                let _ = sender.send(Answer {
+                    status: answer.status(),
+                    arrived,
+                    answered,
+                });
                 answer
             }
         };
@@ -59,6 +75,10 @@ impl Hook {
 
 impl Answers {
     pub async fn next(&mut self) -> StatusCode {
+        self.next_answer().await.status
+    }
+
+    pub async fn next_answer(&mut self) -> Answer {
         let answer = soon("a request of the provider", self.0.recv()).await;
         answer.unwrap()
     }

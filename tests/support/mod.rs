@@ -18,6 +18,7 @@ pub mod keycloak;
 pub mod log;
 /// Function that the crate's documentation shows.
 pub mod may_stay;
+pub mod node;
 pub mod oidc_provider;
 pub mod peer;
 pub mod probe;
