@@ -2,11 +2,11 @@
 //!
 //! [RFC 8936]: https://www.rfc-editor.org/rfc/rfc8936
 
-use std::{fmt, time::Duration};
+use std::{error::Error as StdError, fmt, future::Future, pin::Pin, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
 use super::{
@@ -22,12 +22,15 @@ use crate::{
     telemetry::{EVENTS, EventStats},
     validator::{
         ErrorChain,
-        http::{ClientFault, Failure, HttpClient, HttpError, HttpSettings, Repeat},
+        http::{ClientFault, Failure, HttpClient, HttpError, HttpResponse, HttpSettings, Repeat},
     },
 };
 
 /// How long the transmitter may hold a poll until there is an event.
 const POLL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the application may take to return an access token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most events of one poll. A response may have 256 KiB, and an event has about 2 KiB.
 const MAX_EVENTS: usize = 50;
@@ -47,19 +50,22 @@ const HELD: Duration = Duration::from_secs(5);
 /// transmitter cannot reach.
 ///
 /// A background task polls while this value exists, and ends when it is dropped. A poll lasts up to
-/// 60 seconds and ends earlier if there is an event. An event is acknowledged with the next poll
-/// after it has been applied on all nodes; one that is only queued is delivered again. After a
-/// failure the task waits for up to 60 seconds.
+/// 60 seconds and ends earlier if there is an event. If the transmitter replies immediately although
+/// there is no event, as Keycloak does, the task pauses for up to 5 seconds. An event is acknowledged
+/// with the next poll after it has been applied on all nodes; one that is only queued is delivered
+/// again. After a failure the task waits for up to 60 seconds.
 ///
 /// One process of a service is enough: what it applies holds on every node.
 ///
 /// ```no_run
 /// use tower_session_cache::{EventIssuer, SessionCache, SharedSignals};
 ///
-/// # async fn poll(cache: SessionCache, token: String) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn client_credentials() -> Result<String, std::io::Error> { Ok(String::new()) }
+/// # async fn poll(cache: SessionCache, endpoint: &str) -> Result<(), Box<dyn std::error::Error>> {
 /// let realm = EventIssuer::new("https://keycloak.example.com/realms/shop")?;
 /// let signals = SharedSignals::new(realm, ["signals/0b1f5c9e-6f0a-4b43-9f0e-2d1a5c7d8e9f"])?;
-/// let _polling = signals.poll(cache, "https://keycloak.example.com/poll/0b1f5c9e", token)?;
+/// // The application's function that requests an access token with the scope `ssf.read`.
+/// let _polling = signals.poll(cache, endpoint, || async { Ok(client_credentials().await?) })?;
 /// # Ok(()) }
 /// ```
 #[must_use = "polling ends when this value is dropped"]
@@ -69,29 +75,28 @@ pub struct SharedSignalsPoll {
 }
 
 impl SharedSignals {
-    /// Polls the endpoint of a stream with a bearer token, and revokes in this cache. The endpoint is
-    /// the `delivery.endpoint_url` that the transmitter returned. It must satisfy the same rules as
-    /// the URL of the issuer, whose CAs and cryptography provider are used.
+    /// Polls the endpoint of a stream and revokes in this cache. The endpoint is the
+    /// `delivery.endpoint_url` that the transmitter returned. It must satisfy the same rules as the URL
+    /// of the issuer, whose CAs and cryptography provider are used.
+    ///
+    /// `access_token` returns the bearer token of the stream within 10 seconds. It is called before the
+    /// first poll, and again whenever the transmitter rejects the token with 401 or 403, because it may
+    /// have expired. If it fails, its error is logged and the poll is repeated later, so the error must
+    /// contain no secret.
     ///
     /// # Errors
     ///
-    /// Returns an error if the endpoint is invalid, if the token cannot be sent in a header, or if
-    /// there is no Tokio runtime.
-    pub fn poll(
+    /// Returns an error if the endpoint is invalid, or if there is no Tokio runtime.
+    pub fn poll<F, R>(
         self,
         cache: SessionCache,
         endpoint: impl AsRef<str>,
-        bearer_token: impl Into<String>,
-    ) -> Result<SharedSignalsPoll, ConfigError> {
-        let token = Zeroizing::new(bearer_token.into());
-        let authorization = Zeroizing::new(format!("Bearer {}", &*token));
-        let mut authorization = HeaderValue::from_str(&authorization).map_err(|_| {
-            ConfigError::new(
-                "the token for polling must be visible ASCII; pass the access token without \
-                 \"Bearer\"",
-            )
-        })?;
-        authorization.set_sensitive(true);
+        access_token: F,
+    ) -> Result<SharedSignalsPoll, ConfigError>
+    where
+        F: Fn() -> R + Send + Sync + 'static,
+        R: Future<Output = Result<String, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+    {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(ConfigError::new(
                 "polling requires a Tokio runtime; call `poll` from within one",
@@ -103,11 +108,8 @@ impl SharedSignals {
             ..settings
         };
         let json = HeaderValue::from_static("application/json");
-        let headers = HeaderMap::from_iter([
-            (header::ACCEPT, json.clone()),
-            (header::CONTENT_TYPE, json),
-            (header::AUTHORIZATION, authorization),
-        ]);
+        let headers =
+            HeaderMap::from_iter([(header::ACCEPT, json.clone()), (header::CONTENT_TYPE, json)]);
         let http = HttpClient::new(&endpoint, headers, &settings).map_err(|fault| match fault {
             ClientFault::Roots | ClientFault::Other(_) => ConfigError::new(
                 "the HTTP client for polling could not be created; check `root_certificates` of \
@@ -119,6 +121,10 @@ impl SharedSignals {
             http,
             endpoint: endpoint.into(),
             receiver: receiver.clone(),
+            token: AccessToken {
+                request: Box::new(move || Box::pin(access_token())),
+                header: None,
+            },
             answers: Answers::default(),
             max_events: MAX_EVENTS,
         };
@@ -143,8 +149,45 @@ struct Poller {
     http: HttpClient,
     endpoint: String,
     receiver: RevocationReceiver<SharedSignals>,
+    token: AccessToken,
     answers: Answers,
     max_events: usize,
+}
+
+type TokenRequest =
+    Pin<Box<dyn Future<Output = Result<String, Box<dyn StdError + Send + Sync>>> + Send>>;
+
+struct AccessToken {
+    request: Box<dyn Fn() -> TokenRequest + Send + Sync>,
+    /// The newest token, as a header, unless the transmitter has rejected it.
+    header: Option<HeaderValue>,
+}
+
+impl AccessToken {
+    async fn header(&mut self) -> Result<HeaderValue, Failure> {
+        if let Some(header) = &self.header {
+            return Ok(header.clone());
+        }
+        let token = match timeout(TOKEN_TIMEOUT, (self.request)()).await {
+            Ok(Ok(token)) => Zeroizing::new(token),
+            Ok(Err(error)) => return Err(failure("`access_token` failed").with_source(error)),
+            Err(_) => {
+                let late = "`access_token` did not return within 10 seconds; set a shorter timeout \
+                            for its request";
+                return Err(failure(late));
+            }
+        };
+        let text = Zeroizing::new(format!("Bearer {}", &*token));
+        let mut header = HeaderValue::from_str(&text).map_err(|_| {
+            failure(
+                "`access_token` must return visible ASCII; return the access token without \
+                 \"Bearer\"",
+            )
+        })?;
+        header.set_sensitive(true);
+        self.header = Some(header.clone());
+        Ok(header)
+    }
 }
 
 /// What the next poll reports about the events of the one before.
@@ -197,6 +240,30 @@ impl Poller {
         }
     }
 
+    /// Sends a poll. Returns `None` if the transmitter has held it for longer than this client waits,
+    /// and forgets the token if it was rejected.
+    async fn call(&mut self, request: Vec<u8>) -> Result<Option<HttpResponse>, Failure> {
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, self.token.header().await?)]);
+        // A repeated poll acknowledges the same events and delivers the same ones.
+        let call = self.http.call(
+            Repeat::Once,
+            Method::POST,
+            &self.endpoint,
+            headers,
+            Some(request),
+        );
+        match call.await {
+            Ok(response) => {
+                if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&response.status) {
+                    self.token.header = None;
+                }
+                Ok(Some(response))
+            }
+            Err(HttpError::Timeout(_)) => Ok(None),
+            Err(error) => Err(unanswered(error, None)),
+        }
+    }
+
     /// Polls once and handles the events, one after the other.
     async fn poll(&mut self) -> Result<Polled, Failure> {
         let request = json!({
@@ -205,25 +272,19 @@ impl Poller {
             "ack": self.answers.acknowledged,
             "setErrs": self.answers.errors,
         });
-        // A repeated poll acknowledges the same events and delivers the same ones.
-        let call = self.http.call(
-            Repeat::Once,
-            Method::POST,
-            &self.endpoint,
-            HeaderMap::new(),
-            Some(request.to_string().into_bytes()),
-        );
-        let response = match call.await {
-            Ok(response) => response,
-            // The transmitter has held the poll for longer than this client waits.
-            Err(HttpError::Timeout(_)) => {
-                return Ok(Polled {
-                    events: 0,
-                    postponed: 0,
-                    has_more: false,
-                });
-            }
-            Err(error) => return Err(unanswered(error, None)),
+        let request = request.to_string().into_bytes();
+        let has_used_token = self.token.header.is_some();
+        let mut response = self.call(request.clone()).await?;
+        // A token that was accepted before has expired.
+        if has_used_token && self.token.header.is_none() {
+            response = self.call(request).await?;
+        }
+        let Some(response) = response else {
+            return Ok(Polled {
+                events: 0,
+                postponed: 0,
+                has_more: false,
+            });
         };
         let status = response.status;
         if status != StatusCode::OK {

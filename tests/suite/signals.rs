@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -14,12 +17,18 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Notify};
 use tower::ServiceExt;
 use tower_session_cache::{
-    EventIssuer, EventResponseBody, JwsAlgorithm, Origin, RedisConfig, RevocationReceiver,
-    SessionCache, SessionCacheLayer, SharedSignals, testing::TestIssuer,
+    EventIssuer, EventResponseBody, IntrospectionAuth, IntrospectionValidator, JwsAlgorithm,
+    Origin, RedisConfig, RevocationReceiver, SessionCache, SessionCacheLayer, SharedSignals,
+    testing::TestIssuer,
 };
 
 use crate::support::{
     client::ask,
+    hook::Hook,
+    idp::Tokens,
+    keycloak::{self, Keycloak, User},
+    log::record,
+    node::{Node, issuer_with_keys},
     probe::{self, Probe, session},
     redis::Redis,
     soon, until,
@@ -320,9 +329,13 @@ struct StreamState {
     errors: BTreeMap<String, Value>,
     polls: usize,
     is_failing: bool,
+    /// How many access tokens have expired, which is the number in the valid one.
+    expired_tokens: usize,
 }
 
-const POLL_TOKEN: &str = "a token of the stream";
+fn access_token(number: usize) -> String {
+    format!("access token {number}")
+}
 
 impl Transmitter {
     async fn start() -> Self {
@@ -353,8 +366,8 @@ async fn poll(
     headers: HeaderMap,
     Json(request): Json<Value>,
 ) -> Result<Json<Value>, StatusCode> {
-    let authorization = headers.get(header::AUTHORIZATION);
-    if authorization.is_none_or(|value| value != &format!("Bearer {POLL_TOKEN}")) {
+    let valid = access_token(stream.state.lock().unwrap().expired_tokens);
+    if headers[header::AUTHORIZATION] != format!("Bearer {valid}") {
         return Err(StatusCode::UNAUTHORIZED);
     }
     assert_eq!(request["returnImmediately"], false);
@@ -393,7 +406,8 @@ async fn polled_events_are_applied_and_answered_until_the_owner_ends() {
     let (issuer, cache) = (issuer(), SessionCache::default());
     let transmitter = Transmitter::start().await;
     let polling = source(&issuer);
-    let polling = polling.poll(cache.clone(), &transmitter.url, POLL_TOKEN);
+    let token = || async { Ok(access_token(0)) };
+    let polling = polling.poll(cache.clone(), &transmitter.url, token);
     let polling = polling.unwrap();
 
     for number in 0..120 {
@@ -447,7 +461,8 @@ async fn polled_event_is_acknowledged_only_once_it_is_applied() {
     let cache = cache.build().unwrap();
     let transmitter = Transmitter::start().await;
     redis.pause();
-    let polling = source(&issuer).poll(cache.clone(), &transmitter.url, POLL_TOKEN);
+    let token = || async { Ok(access_token(0)) };
+    let polling = source(&issuer).poll(cache.clone(), &transmitter.url, token);
     let polling = polling.unwrap();
     transmitter.deliver("e", sign(&issuer, &claims("e", &json!({}))));
     until("the event to be queued", || polling.stats().queued > 0).await;
@@ -465,16 +480,217 @@ async fn polled_event_is_acknowledged_only_once_it_is_applied() {
     assert!(polling.stats().applied > 0);
 }
 
+const ADA: User<'_> = User {
+    name: "ada",
+    password: "the password of ada",
+    email: "ada@example.com",
+    is_email_verified: true,
+};
+
+/// A realm of a real Keycloak that sends security events about one user, and two nodes.
+struct Realm {
+    keycloak: Arc<Keycloak>,
+    name: &'static str,
+    shop: keycloak::Client,
+    signals: keycloak::Client,
+    ada: String,
+    nodes: [Node; 2],
+    _redis: Redis,
+}
+
+impl Realm {
+    async fn new(name: &'static str, push_url: &str) -> Option<Self> {
+        let keycloak = Keycloak::shared().await?;
+        let shop = keycloak::Client::new("shop", "the secret of shop").audience("api");
+        let api = keycloak::Client::new("api", "the secret of api");
+        let signals = keycloak::Client::new("signals", "the secret of signals");
+        // An access token expires while the test polls.
+        let signals = signals
+            .signals(push_url)
+            .attribute("access.token.lifespan", "3");
+        keycloak.create_realm(name).await;
+        keycloak.enable_signals(name).await;
+        for client in [&shop, &api, &signals] {
+            keycloak.create_client(name, client).await;
+        }
+        let ada = keycloak.create_user(name, ADA).await;
+        let redis = Redis::start();
+        let node = || {
+            let auth = IntrospectionAuth::basic(api.id.as_str(), api.secret.as_str());
+            let endpoint = keycloak.introspection_endpoint(name);
+            let validator = IntrospectionValidator::builder(endpoint, auth);
+            Node::new(&redis, validator.issuer(keycloak.issuer(name)))
+        };
+        Some(Self {
+            nodes: [node(), node()],
+            name,
+            shop,
+            signals,
+            ada,
+            _redis: redis,
+            keycloak,
+        })
+    }
+
+    async fn stream(&self, delivery: Value) -> keycloak::Stream {
+        self.keycloak
+            .create_stream(self.name, &self.signals, delivery, &self.ada)
+            .await
+    }
+
+    async fn source(&self, stream: &keycloak::Stream) -> SharedSignals {
+        let issuer = issuer_with_keys(self.keycloak.issuer(self.name)).await;
+        SharedSignals::new(issuer, [stream.audience.as_str()]).unwrap()
+    }
+
+    async fn login(&self) -> Tokens {
+        let tokens = self
+            .keycloak
+            .login(self.name, &self.shop, ADA.name, ADA.password);
+        let tokens = tokens.await;
+        for node in &self.nodes {
+            node.caches(&tokens.access).await;
+        }
+        tokens
+    }
+
+    /// Ends one session and then all of a user, and waits for both nodes to reject them. `applied`
+    /// waits for an event, of which there are three.
+    async fn end_sessions(&self, mut applied: impl AsyncFnMut()) {
+        let [ended, other, another] = [self.login().await, self.login().await, self.login().await];
+        // Keycloak sends no event for one session that an administrator ends.
+        let deleted = self.login().await;
+        self.keycloak.end_session(self.name, &deleted.sid()).await;
+        let logout = self.keycloak.logout(self.name, &self.shop, &ended.refresh);
+        logout.await;
+        applied().await;
+        for node in &self.nodes {
+            node.rejects(&ended.access).await;
+            // The other sessions of the user are validated again.
+            node.rejects(&deleted.access).await;
+            node.caches(&other.access).await;
+        }
+        // Keycloak names the session `ALL`, so the user counts.
+        self.keycloak.log_out_user(self.name, &self.ada).await;
+        applied().await;
+        for node in &self.nodes {
+            node.rejects(&other.access).await;
+            node.rejects(&another.access).await;
+        }
+        // The session stays active, and is validated again.
+        let kept = self.login().await;
+        let password = "another password of ada";
+        self.keycloak
+            .reset_password(self.name, &self.ada, password)
+            .await;
+        applied().await;
+        let (_, origin) = ask(&self.nodes[0].layer, &kept.access).await.unwrap();
+        assert_eq!(origin, Origin::Validator);
+    }
+}
+
+#[tokio::test]
+async fn event_that_keycloak_pushes_ends_the_session_on_every_node() {
+    let hook = Hook::bind().await;
+    let Some(realm) = Realm::new("push", &hook.url).await else {
+        return;
+    };
+    let authorization = "Bearer x5Wd3kFq8Zr1Tt0v";
+    let delivery = json!({
+        "method": "urn:ietf:rfc:8935",
+        "endpoint_url": hook.url,
+        "authorization_header": authorization,
+    });
+    let stream = realm.stream(delivery).await;
+    let source = realm.source(&stream).await.authorization(authorization);
+    let receiver = RevocationReceiver::new(realm.nodes[0].cache.clone(), source.unwrap());
+    let mut answers = hook.serve(&receiver);
+    realm
+        .end_sessions(async || assert_eq!(answers.next().await, 202))
+        .await;
+    let stats = receiver.stats();
+    assert_eq!((stats.applied, stats.rejected), (3, 0));
+}
+
+#[tokio::test]
+async fn event_that_is_polled_at_keycloak_ends_the_session_on_every_node() {
+    let Some(realm) = Realm::new("poll", "http://127.0.0.1/unused").await else {
+        return;
+    };
+    let stream = realm.stream(json!({ "method": "urn:ietf:rfc:8936" })).await;
+    let tokens = Arc::new(AtomicUsize::new(0));
+    let (keycloak, client) = (Arc::clone(&realm.keycloak), realm.signals.clone());
+    let (name, requested) = (realm.name, Arc::clone(&tokens));
+    let token = move || {
+        requested.fetch_add(1, SeqCst);
+        let (keycloak, client) = (Arc::clone(&keycloak), client.clone());
+        async move { Ok(keycloak.signals_token(name, &client).await) }
+    };
+    let cache = realm.nodes[0].cache.clone();
+    let source = realm.source(&stream).await;
+    let polling = source.poll(cache, &stream.endpoint, token).unwrap();
+    let mut applied = 0;
+    realm
+        .end_sessions(async || {
+            applied += 1;
+            until("an event to be applied", || {
+                polling.stats().applied >= applied
+            })
+            .await;
+        })
+        .await;
+    until("the next access token", || tokens.load(SeqCst) > 1).await;
+    let stats = polling.stats();
+    assert_eq!((stats.applied, stats.rejected), (3, 0));
+}
+
+/// An access token lives for minutes, and a poll goes on for as long as the service.
+#[tokio::test]
+async fn poll_goes_on_with_the_next_access_token_when_one_has_expired() {
+    let log = record();
+    let (issuer, cache) = (issuer(), SessionCache::default());
+    let transmitter = Transmitter::start().await;
+    let requested = Arc::new(AtomicUsize::new(0));
+    let number = Arc::clone(&requested);
+    let token = move || {
+        let number = number.fetch_add(1, SeqCst);
+        async move {
+            match number {
+                0 => Err("the token endpoint is down".into()),
+                number => Ok(access_token(number)),
+            }
+        }
+    };
+    transmitter.with(|state| state.expired_tokens = 1);
+    let polling = source(&issuer).poll(cache.clone(), &transmitter.url, token);
+    let polling = polling.unwrap();
+    for number in 1..4_u64 {
+        let id = format!("e{number}");
+        transmitter.deliver(&id, sign(&issuer, &claims(&id, &json!({}))));
+        until("the event to be acknowledged", || {
+            transmitter.with(|state| state.acknowledged.contains(&id))
+        })
+        .await;
+        assert_eq!(polling.stats().applied, number);
+        // The poll that waits for the next event is answered before its token expires.
+        transmitter.with(|state| state.expired_tokens += 1);
+    }
+    assert_eq!(requested.load(SeqCst), 4);
+    let text = log.text();
+    assert!(text.contains("the token endpoint is down"), "{text}");
+    assert_eq!(text.matches("polling for events failed").count(), 1);
+    assert!(!text.contains("access token "), "{text}");
+}
+
 #[tokio::test]
 async fn settings_of_a_poll_are_checked() {
     let issuer = issuer();
-    let poll = |url: &str, token: &str| source(&issuer).poll(SessionCache::default(), url, token);
-    assert!(poll("https://op.example.com/poll", "token").is_ok());
-    for (url, token) in [
-        ("op.example.com", "token"),
-        ("ftp://op.example.com", "token"),
-        ("https://op.example.com/poll", "to\nken"),
-    ] {
-        assert!(poll(url, token).is_err(), "{url} {token:?}");
+    let poll = |url: &str| {
+        let token = || async { Ok(access_token(0)) };
+        source(&issuer).poll(SessionCache::default(), url, token)
+    };
+    assert!(poll("https://op.example.com/poll").is_ok());
+    for url in ["op.example.com", "ftp://op.example.com"] {
+        assert!(poll(url).is_err(), "{url}");
     }
 }

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Folder of the distribution, with the same name as in `tests/idp/fetch`.
-const DISTRIBUTION: &str = "keycloak-26.7.3-2";
+const DISTRIBUTION: &str = "keycloak-26.7.3-3";
 const ADMIN: &str = "admin";
 /// Permits for concurrent servers. Each takes 0.5 GB of memory, and a processor while it starts.
 /// One test needs two.
@@ -42,7 +42,16 @@ pub struct Client {
     audiences: Vec<String>,
     has_service_account: bool,
     is_lightweight: bool,
+    optional_scopes: Vec<&'static str>,
     attributes: Map<String, Value>,
+}
+
+/// Stream of security events of one client.
+#[derive(Debug)]
+pub struct Stream {
+    pub audience: String,
+    /// Where the client polls, if it does.
+    pub endpoint: String,
 }
 
 impl Client {
@@ -53,6 +62,7 @@ impl Client {
             audiences: Vec::new(),
             has_service_account: false,
             is_lightweight: false,
+            optional_scopes: Vec::new(),
             attributes: Map::new(),
         }
     }
@@ -74,6 +84,14 @@ impl Client {
     pub fn lightweight(mut self) -> Self {
         self.is_lightweight = true;
         self
+    }
+
+    /// Allows a stream of security events, by push to this URL or by poll.
+    pub fn signals(mut self, push_url: &str) -> Self {
+        self.optional_scopes = vec!["ssf.read", "ssf.manage"];
+        self.service_account()
+            .attribute("ssf.enabled", "true")
+            .attribute("ssf.validPushUrls", push_url)
     }
 
     /// Sets an attribute, such as `backchannel.logout.url`.
@@ -101,7 +119,7 @@ impl Client {
             "client.use.lightweight.access.token.enabled".to_owned(),
             json!(self.is_lightweight.to_string()),
         );
-        json!({
+        let mut client = json!({
             "clientId": self.id,
             "secret": self.secret,
             "publicClient": false,
@@ -111,7 +129,12 @@ impl Client {
             "serviceAccountsEnabled": self.has_service_account,
             "attributes": attributes,
             "protocolMappers": self.audiences.iter().map(mapper).collect::<Vec<_>>(),
-        })
+        });
+        // Otherwise Keycloak would add its usual scopes.
+        if !self.optional_scopes.is_empty() {
+            client["optionalClientScopes"] = json!(self.optional_scopes);
+        }
+        client
     }
 }
 
@@ -163,7 +186,12 @@ impl Keycloak {
             .args(["start", "--optimized", "--cache=local"])
             // Keycloak picks a free port and logs it. The issuer follows the address of a request.
             .args(["--http-host=127.0.0.1", "--http-port=0"])
-            .args(["--http-enabled=true", "--hostname-strict=false"]);
+            .args(["--http-enabled=true", "--hostname-strict=false"])
+            // Pushes security events to a test, and every 250 ms instead of every 30 s.
+            .args([
+                "--spi-ssf-transmitter--default--allow-insecure-push-targets=true",
+                "--spi-ssf-transmitter--default--outbox-drainer-interval=250ms",
+            ]);
         let mut server = Server::spawn(java);
         let ready = "Listening on: ";
         let line = tokio::time::timeout(START_TIMEOUT, server.line_with(ready)).await;
@@ -381,6 +409,65 @@ impl Keycloak {
         let mut user = self.admin(Method::GET, &path, None).await.json;
         user["enabled"] = json!(is_enabled);
         self.admin(Method::PUT, &path, Some(user)).await;
+    }
+
+    /// Sets another password, as an administrator. It ends no session.
+    pub async fn reset_password(&self, realm: &str, user_id: &str, password: &str) {
+        let path = format!("/{realm}/users/{user_id}/reset-password");
+        let password = json!({ "type": "password", "value": password, "temporary": false });
+        self.admin(Method::PUT, &path, Some(password)).await;
+    }
+
+    /// Makes the realm a transmitter of security events.
+    pub async fn enable_signals(&self, realm: &str) {
+        let path = format!("/{realm}");
+        let mut settings = self.admin(Method::GET, &path, None).await.json;
+        settings["attributes"]["ssf.transmitterEnabled"] = json!("true");
+        self.admin(Method::PUT, &path, Some(settings)).await;
+    }
+
+    /// Returns an access token for the streams of the client.
+    pub async fn signals_token(&self, realm: &str, client: &Client) -> String {
+        let fields = [
+            ("grant_type", "client_credentials"),
+            ("scope", "ssf.read ssf.manage"),
+        ];
+        let response = self.post_as(realm, client, "token", &fields).await;
+        let token = &response.expect_success().json["access_token"];
+        token.as_str().unwrap().to_owned()
+    }
+
+    /// Creates the stream of a client, with events about this user. The method and its settings are
+    /// those of the Shared Signals Framework.
+    pub async fn create_stream(
+        &self,
+        realm: &str,
+        client: &Client,
+        delivery: Value,
+        user_id: &str,
+    ) -> Stream {
+        let token = self.signals_token(realm, client).await;
+        let post = async |url: &Value, body: Value| {
+            let request = http().post(url.as_str().unwrap()).bearer_auth(&token);
+            send(request.json(&body)).await.expect_success().json
+        };
+        let metadata = format!("{}/.well-known/ssf-configuration", self.issuer(realm));
+        let metadata = send(http().get(metadata)).await.expect_success().json;
+        let prefix = "https://schemas.openid.net/secevent/caep/event-type";
+        let events = ["session-revoked", "credential-change"];
+        let stream = json!({
+            "delivery": delivery,
+            "events_requested": events.map(|event| format!("{prefix}/{event}")),
+        });
+        let stream = post(&metadata["configuration_endpoint"], stream).await;
+        let user = json!({ "format": "iss_sub", "iss": self.issuer(realm), "sub": user_id });
+        let subject = json!({ "stream_id": stream["stream_id"], "subject": user });
+        post(&metadata["add_subject_endpoint"], subject).await;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Stream {
+            audience: text(&stream["aud"][0]),
+            endpoint: text(&stream["delivery"]["endpoint_url"]),
+        }
     }
 
     pub async fn delete_user(&self, realm: &str, user_id: &str) {

@@ -55,6 +55,13 @@ impl Failure {
         self.is_unconnected
     }
 
+    /// Adds an error of the application.
+    #[cfg(feature = "oidc-events")]
+    pub(crate) fn with_source(mut self, source: BoxError) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// Adds the reason why there is no response, or no body of the response that has the status.
     pub(crate) fn with_error(mut self, error: HttpError, status: Option<StatusCode>) -> Self {
         self.status = status;

@@ -10,10 +10,8 @@ mod settings;
 
 pub(crate) use reqwest::Url;
 
-#[cfg(feature = "introspection")]
-pub(crate) use self::client::HttpResponse;
 #[cfg(any(feature = "introspection", feature = "oidc-events"))]
-pub(crate) use self::endpoint::is_loopback;
+pub(crate) use self::{client::HttpResponse, endpoint::is_loopback};
 pub(crate) use self::{
     client::{HttpClient, HttpError, Repeat},
     endpoint::{EndpointError, parse_endpoint},
