@@ -28,6 +28,7 @@ use crate::support::{
     hook::Hook,
     hydra::{self, Hydra},
     keycloak::{self, Keycloak, User},
+    log::record,
     node::{Node, issuer_with_keys},
     oidc_provider::{self, OidcProvider},
     pass, pass_time,
@@ -479,6 +480,48 @@ async fn metadata_of_another_issuer_is_not_used() {
     let receiver = receiver_of(&cache, configured.build().unwrap());
     assert_eq!(status(&receiver, &token).await, 200);
     assert_eq!(provider.fetches(), (1, 1));
+}
+
+#[tokio::test]
+async fn log_shows_nothing_of_a_logout_token() {
+    let log = record();
+    let (issuer, cache) = (issuer(), SessionCache::default());
+    let receiver = receiver(&cache, &issuer);
+    let logout = json!({ "typ": "logout+jwt" });
+    let private = |others: Value| {
+        let mut claims = claims("private-id", &others);
+        claims["sub"] = json!("private-user");
+        claims["sid"] = json!("private-session");
+        claims["email"] = json!("private@example.com");
+        claims
+    };
+    let (valid, foreign) = (
+        private(json!({})),
+        private(json!({ "aud": "private-client" })),
+    );
+    let attacker = self::issuer();
+    let tokens = [
+        (issuer.sign(&logout, &valid), 200),
+        (issuer.sign(&logout, &valid), 200),
+        (issuer.sign(&logout, &foreign), 400),
+        (attacker.sign(&logout, &valid), 400),
+        (issuer.sign(&json!({ "kid": "private-key" }), &valid), 400),
+        ("private".to_owned(), 400),
+    ];
+    for (token, expected) in &tokens {
+        assert_eq!(status(&receiver, token).await, *expected);
+    }
+    // The keys of this issuer cannot be fetched.
+    let (provider, issuer) = (Provider::start().await, self::issuer());
+    let token = issuer.sign(&logout, &private(json!({ "iss": provider.url })));
+    assert_eq!(status(&provider.receiver(&cache), &token).await, 503);
+    let text = log.text();
+    assert!(text.contains("pushed event finished") && text.contains("pushed event refused"));
+    // A token is private as well, of which each part is as long as this.
+    let parts = tokens.iter().flat_map(|(token, _)| token.split('.'));
+    for private in parts.chain(token.split('.')).chain(["private"]) {
+        assert!(!text.contains(private), "{private} in {text}");
+    }
 }
 
 #[test]

@@ -853,6 +853,40 @@ async fn event_of_several_users_concerns_all_of_them() {
     assert_eq!(receiver.stats().ignored, 1);
 }
 
+/// A source of an application with several issuers. The body is the issuer, the ID and the user.
+struct Issuers;
+
+impl RevocationSource for Issuers {
+    fn name(&self) -> &'static str {
+        "issuers"
+    }
+
+    async fn read(&self, _: &Parts, body: &[u8], _: DateTime<Utc>) -> Result<Revoked, Refusal> {
+        let parts: Vec<_> = std::str::from_utf8(body).unwrap().split(' ').collect();
+        Ok(Revoked::user(parts[2]).with_event_id(parts[0], parts[1]))
+    }
+}
+
+#[tokio::test]
+async fn equal_ids_of_two_issuers_are_two_events_of_one_receiver() {
+    let receiver = RevocationReceiver::new(SessionCache::default(), Issuers);
+    for (event, is_new) in [
+        ("one 1 ada", true),
+        ("other 1 ada", true),
+        // The same text, if it is not known where the ID begins.
+        ("on e1 ada", true),
+        ("one 1 ada", false),
+        ("other 1 ada", false),
+    ] {
+        let before = receiver.stats();
+        assert_eq!(status(&receiver, list(event)).await, 204);
+        let after = receiver.stats();
+        assert_eq!(after.applied - before.applied, u64::from(is_new), "{event}");
+        let duplicates = after.duplicates - before.duplicates;
+        assert_eq!(duplicates, u64::from(!is_new), "{event}");
+    }
+}
+
 /// A sender may close the connection before it is answered.
 #[tokio::test]
 async fn event_is_applied_when_its_sender_no_longer_waits() {
