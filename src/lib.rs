@@ -228,7 +228,7 @@ pub use redis::{RedisConfig, RedisCredentials};
 #[cfg(feature = "events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "events")))]
 pub use telemetry::EventStats;
-pub use telemetry::{RevocationCounts, Stats};
+pub use telemetry::{CanaryStats, RevocationCounts, Stats};
 pub use token::{CookieRemoval, SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]

@@ -216,6 +216,21 @@ impl SessionCacheBuilder {
         self
     }
 
+    /// Turns on a canary, which measures how long revocations take. Defaults to off. Must be between
+    /// 1 second and 1 minute. Requires a [`local_cache`](Self::local_cache) if Redis is used, because
+    /// without one a revocation applies immediately. Has no effect without Redis.
+    ///
+    /// The nodes that share the Redis revoke a session of the canary once per `interval`, by one
+    /// command in total, and each node measures how long it would still have served it. Set it to
+    /// the [`lease`](LocalCacheConfig::lease), and to the same on all nodes. A node that receives no
+    /// revocations then reports this within two leases. The results are in
+    /// [`Stats::canary`](crate::Stats::canary), in the
+    /// [metrics](crate::docs::observability#canary) and in a warning. They change no guarantee.
+    pub fn canary(mut self, interval: Duration) -> Self {
+        self.settings.canary = Some(interval);
+        self
+    }
+
     /// Sets how long after its TTL a session may be served if the identity provider is unavailable.
     /// Defaults to 0, which turns this off. Must be less than 1 hour. The defaults of
     /// [`ttl`](Self::ttl) and [`validation_timeout`](Self::validation_timeout) are shortened to
@@ -432,11 +447,14 @@ impl SessionCacheBuilder {
             capacity: self.settings.capacity,
         };
         let tier = local.map(|local| TrackingConfig {
-            lease: Arc::new(Lease::new(
-                micros(local.lease),
-                micros(self.settings.stale_after_restart),
-                self.clock.clone(),
-            )),
+            lease: Arc::new(
+                Lease::new(
+                    micros(local.lease),
+                    micros(self.settings.stale_after_restart),
+                    self.clock.clone(),
+                )
+                .with_canary(self.settings.canary.map(micros)),
+            ),
             tracks_records: local.tracks_records,
         });
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));

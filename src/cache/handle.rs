@@ -17,6 +17,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
+    canary,
     revocation_queue::RevocationRequest,
     revoke::{Revocation, RevokeError},
     store::Store,
@@ -24,6 +25,7 @@ use super::{
     validations::Validations,
 };
 use crate::{
+    coherence::Canary,
     model::{Authority, CachedSession, Namespace},
     protocol::{CacheKey, NamespaceContext, TombstoneKind},
     redis::RedisStore,
@@ -70,11 +72,14 @@ pub struct SessionCache {
 
 impl SessionCache {
     pub(crate) fn new(store: Store, validations: Validations) -> Self {
+        let space = store.key_deriver.space(Namespace::unnamed());
+        let store = Arc::new(store);
+        canary::watch(&store, &space);
         Self {
-            space: store.key_deriver.space(Namespace::unnamed()),
+            space,
             is_named: false,
             authority: None,
-            store: Arc::new(store),
+            store,
             validations: Arc::new(validations),
         }
     }
@@ -267,12 +272,14 @@ impl SessionCache {
         let (entries, revoked, negative) = store.local.len();
         let status = store.local.lease().map(|lease| lease.status());
         let status = status.unwrap_or_default();
+        let canary = store.local.lease().and_then(|lease| lease.canary());
         let redis = store.redis.as_ref().map(RedisStore::metrics);
         Stats {
             listener_connected: status.is_connected,
             lease_age: status.age.map(Duration::from_micros),
             invalidations: status.pushes,
             local_resets: status.epochs,
+            canary: canary.map(Canary::stats).unwrap_or_default(),
             local_entries: entries as u64,
             revoked_token_entries: revoked as u64,
             negative_entries: negative as u64,

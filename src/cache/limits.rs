@@ -50,6 +50,8 @@ const LONGEST_MAX_SESSION_LIFETIME: Duration = Duration::from_secs(10 * 366 * 24
 
 const MIN_LEASE: Duration = Duration::from_millis(100);
 const MAX_LEASE: Duration = Duration::from_secs(60);
+/// The fleet sends one command per interval.
+const MIN_CANARY: Duration = Duration::from_secs(1);
 
 pub(crate) const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99_999);
 const MAX_CAPACITY: usize = u32::MAX as usize;
@@ -71,6 +73,7 @@ pub(crate) struct CacheSettings {
     pub(crate) local_cache: Option<LocalCacheConfig>,
     pub(crate) fleet_lease: Option<Duration>,
     pub(crate) shares_validations: bool,
+    pub(crate) canary: Option<Duration>,
 }
 
 /// Values in effect, whether they were set or not.
@@ -104,6 +107,7 @@ impl Default for CacheSettings {
             local_cache: None,
             fleet_lease: None,
             shares_validations: true,
+            canary: None,
         }
     }
 }
@@ -193,6 +197,21 @@ impl CacheSettings {
                 "`stale_after_restart` requires `local_cache` if Redis is used, because such \
                  sessions are served from local memory; set `local_cache` as well",
             ));
+        }
+        if let Some(interval) = self.canary {
+            if !(MIN_CANARY..=MAX_LEASE).contains(&interval) {
+                return Err(ConfigError::new(
+                    "`canary` must be between 1 s and 1 minute, for example the `lease` of \
+                     `local_cache`",
+                ));
+            }
+            if redis.is_some() && self.local_cache.is_none() {
+                return Err(ConfigError::new(
+                    "`canary` requires `local_cache` if Redis is used, because without one a \
+                     revocation applies immediately; set `local_cache` as well, or leave out \
+                     `canary`",
+                ));
+            }
         }
         if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_concurrent_validations) {
             return Err(ConfigError::new(
@@ -594,6 +613,12 @@ mod tests {
             ("`stale_if_error`", |s, _| s.stale_if_error = minutes(60)),
             ("`stale_after_restart`", |s, _| {
                 s.stale_after_restart = seconds(3601);
+            }),
+            ("`canary` must be", |s, _| s.canary = Some(millis(999))),
+            ("`canary` must be", |s, _| s.canary = Some(seconds(61))),
+            ("`canary` requires", |s, _| {
+                s.canary = Some(seconds(1));
+                s.local_cache = None;
             }),
             ("reduce `stale_if_error`", |s, _| {
                 s.ttl = Some(seconds(300));

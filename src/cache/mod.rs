@@ -1,6 +1,7 @@
 //! Public cache handle, with the two cache tiers and the revocation queue behind it.
 
 mod builder;
+mod canary;
 mod close;
 mod config;
 mod handle;

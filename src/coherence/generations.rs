@@ -42,6 +42,12 @@ impl TokenStripe {
         self.0 as usize
     }
 
+    /// Returns the stripe of the token that has this name in Redis, or `None` if this is not the name
+    /// of a token.
+    pub(super) fn of_name(hex: &[u8]) -> Option<Self> {
+        stripe_of_hex(hex, STRIPES).map(|stripe| Self(stripe as u32))
+    }
+
     /// Returns the stripe of a session. Sessions share the stripes of tokens, since both are rarely
     /// revoked.
     pub(crate) fn of_session(session: &IdentityDigest) -> Self {

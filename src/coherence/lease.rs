@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use super::{
     bridge::Bridge,
+    canary::Canary,
     generations::{Generation, Generations, Stripes, TokenStripe, UserStripe},
 };
 use crate::{
@@ -48,6 +49,7 @@ pub(crate) struct Lease {
     bridge: Bridge,
     /// Wakes the tasks that wait for a change of a token, by the token's stripe.
     pushed: Box<[Notify]>,
+    canary: Option<Canary>,
     metrics: ListenerMetrics,
 }
 
@@ -92,8 +94,21 @@ impl Lease {
             is_connected: AtomicBool::new(false),
             bridge: Bridge::new(bridge),
             pushed: (0..NOTIFIERS).map(|_| Notify::new()).collect(),
+            canary: None,
             metrics: ListenerMetrics::default(),
         }
+    }
+
+    /// Adds a canary with this interval.
+    pub(crate) fn with_canary(self, interval: Option<u64>) -> Self {
+        Self {
+            canary: interval.map(|interval| Canary::new(interval, self.clock.clone())),
+            ..self
+        }
+    }
+
+    pub(crate) fn canary(&self) -> Option<&Canary> {
+        self.canary.as_ref()
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -170,6 +185,9 @@ impl Lease {
         self.metrics.invalidations.increment();
         if let Some(stripe) = self.generations.revoke_token_named(hex) {
             self.notify(stripe).notify_waiters();
+        }
+        if let Some(canary) = &self.canary {
+            canary.received(hex);
         }
     }
 

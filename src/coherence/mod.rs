@@ -2,11 +2,13 @@
 
 mod admission;
 mod bridge;
+mod canary;
 mod generations;
 mod lease;
 
 pub(crate) use self::{
     admission::{Admission, CacheableRecord},
+    canary::{Canary, CanarySession},
     generations::{Generation, Generations, Stripes, TokenStripe, UserStripe},
     lease::{Lease, ReadVersion},
 };

@@ -346,6 +346,36 @@ impl LocalStore {
         );
     }
 
+    /// Stores the session of the canary, as if it had just been read from Redis. Without a lease
+    /// nothing is stored. No request can have its key.
+    pub(crate) fn insert_canary(&self, key: LocalKey, stripe: TokenStripe) {
+        let Some(lease) = &self.lease else { return };
+        let Some(version) = lease.read_version() else {
+            return;
+        };
+        let user = UserData::new("canary");
+        let life = self.lifetimes.ttl().min(self.times.max_age);
+        let usable_until = self.clock.elapsed().saturating_add(life);
+        let stripes = Stripes {
+            token: stripe,
+            session: stripe,
+            user: lease.user(user.id()),
+        };
+        self.entries.insert(
+            key,
+            Entry {
+                user,
+                expires_at: None,
+                usable_until,
+                refresh_at: u64::MAX,
+                record: RecordVersion(usable_until.cast_signed()),
+                version,
+                stripes,
+                stale: None,
+            },
+        );
+    }
+
     pub(crate) fn invalidate_token(&self, key: &CacheKey) {
         self.generations.revoke_token(&key.token);
         if let Some(lease) = &self.lease {

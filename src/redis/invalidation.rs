@@ -22,7 +22,7 @@ use bb8_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, ProtocolVersion, PushInfo, PushKind, RedisError,
     ServerErrorKind, Value, cmd,
 };
-use futures_util::future::try_join_all;
+use futures_util::future::{join, try_join_all};
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -35,7 +35,7 @@ use super::{
 use crate::{
     coherence::Lease,
     redis::{
-        connection::{field, identity},
+        connection::{Access, field, identity},
         endpoint::{
             Connected, Connection, Endpoint, Login, PrimaryTerm, TrackedNode, connection_config,
         },
@@ -116,8 +116,13 @@ impl Listener {
     /// Starts the listener unless it is running: at the first lookup, and again if the runtime of
     /// that lookup has ended.
     pub(crate) fn start(&self, servers: &Topology) {
-        self.task
-            .start(|| listen(Arc::clone(&self.subscription), servers.clone()));
+        self.task.start(|| {
+            let (subscription, servers) = (Arc::clone(&self.subscription), servers.clone());
+            async move {
+                let canary = write_rounds(&subscription, &servers);
+                join(listen(Arc::clone(&subscription), servers.clone()), canary).await;
+            }
+        });
     }
 }
 
@@ -152,6 +157,26 @@ async fn listen(subscription: Arc<Subscription>, servers: Topology) {
             }
         }
         sleep(backoff.pause(longest)).await;
+    }
+}
+
+/// Writes the rounds of the canary that are due on this node, if it has one.
+async fn write_rounds(subscription: &Subscription, servers: &Topology) {
+    let Some(canary) = subscription.lease.canary() else {
+        return;
+    };
+    let life = u64::try_from(canary.life().as_millis()).unwrap_or(u64::MAX);
+    loop {
+        if let Some(round) = canary.tick() {
+            let key = subscription.key_space.tombstone(&round.name());
+            let mut set = cmd("SET");
+            // A command that is sent twice must not be pushed twice.
+            set.arg(&key).arg("canary").arg("NX").arg("PX").arg(life);
+            if servers.call(Access::Write).send(&key, &set).await.is_ok() {
+                canary.written(round);
+            }
+        }
+        sleep(canary.pause()).await;
     }
 }
 
@@ -320,7 +345,13 @@ impl Subscription {
 
     /// Returns the run ID of the server. Fails unless the server is a primary.
     async fn identify(&self, connection: &mut Connection) -> Result<Arc<str>, ListenError> {
+        let sent = self.lease.now();
         let info: String = self.ask(connection, &cmd("INFO")).await?;
+        if let Some(canary) = self.lease.canary()
+            && let Ok(time) = field(&info, "server_time_usec").parse()
+        {
+            canary.compare_clocks(time, sent);
+        }
         match field(&info, "role") {
             "master" => Ok(identity(&info)),
             _ => Err(ListenError::Unavailable),
@@ -369,6 +400,10 @@ fn on_push(lease: &Lease, key_space: &KeySpace, probe: Option<&Probe>, push: &Pu
                     None => {
                         if let Some(probe) = probe.filter(|probe| key == probe.name.as_bytes()) {
                             probe.pushed.notify_one();
+                        } else if let Some(canary) = lease.canary()
+                            && key_space.is_probe_without_canary(key)
+                        {
+                            canary.found_node_without_canary(key);
                         }
                     }
                 }

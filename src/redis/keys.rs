@@ -17,9 +17,13 @@ const REJECTION: &str = "session_rejection:";
 /// Key without content. It is written only because its change is pushed.
 const PROBE: &str = "session_listener:";
 
+/// End of the probe key of a node with a canary.
+const CANARY: &str = ":canary";
+
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
     prefix: String,
+    has_canary: bool,
 }
 
 #[derive(Clone)]
@@ -56,7 +60,15 @@ pub(crate) enum ChangedKey<'a> {
 
 impl KeySpace {
     pub(crate) fn new(prefix: String) -> Self {
-        Self { prefix }
+        Self {
+            prefix,
+            has_canary: false,
+        }
+    }
+
+    /// Sets whether this node has a canary, which its probe keys show to the others.
+    pub(crate) fn with_canary(self, has_canary: bool) -> Self {
+        Self { has_canary, ..self }
     }
 
     /// Returns the keys of a token. The braces are the hash tag that keeps them all in one slot of
@@ -65,7 +77,7 @@ impl KeySpace {
         let prefix = &self.prefix;
         let session = format!("{prefix}{RECORD}{}", key.token.hex());
         SessionKeys {
-            tombstone: format!("{prefix}{TOMB}{{{session}}}"),
+            tombstone: self.tombstone(&key.token.hex()),
             record: match key.space().namespace().record_key() {
                 RecordKey::Python(_) => session.clone(),
                 RecordKey::Own(suffix) => format!("{prefix}{SPACE}{{{session}}}:{suffix}"),
@@ -85,6 +97,12 @@ impl KeySpace {
             rejection: format!("{prefix}{REJECTION}{session}:{namespace}"),
             reservation: format!("{prefix}{RESERVATION}{session}:{namespace}"),
         }
+    }
+
+    /// Returns the tombstone of the token with this name.
+    pub(crate) fn tombstone(&self, hex: &str) -> String {
+        let prefix = &self.prefix;
+        format!("{prefix}{TOMB}{{{prefix}{RECORD}{hex}}}")
     }
 
     pub(crate) fn mark(&self, name: &str) -> String {
@@ -107,7 +125,16 @@ impl KeySpace {
     }
 
     pub(crate) fn probe(&self, nonce: u64) -> String {
-        format!("{}{PROBE}{nonce:016x}", self.prefix)
+        let end = if self.has_canary { CANARY } else { "" };
+        format!("{}{PROBE}{nonce:016x}{end}", self.prefix)
+    }
+
+    /// Whether the listener of a node without a canary has written this key.
+    pub(crate) fn is_probe_without_canary(&self, key: &[u8]) -> bool {
+        let own = key.strip_prefix(self.prefix.as_bytes());
+        own.is_some_and(|own| {
+            own.starts_with(PROBE.as_bytes()) && !own.ends_with(CANARY.as_bytes())
+        })
     }
 
     /// Returns the key that is written to find out whether the server takes writes.

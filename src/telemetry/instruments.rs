@@ -6,12 +6,13 @@
 //! additions and builds no labels. All label values are constants of this crate, so no part of a
 //! request can become one.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
-#[cfg(feature = "events")]
-use std::time::Duration;
 
 #[cfg(not(feature = "metrics"))]
 use super::noop as recorder;
@@ -167,7 +168,6 @@ impl Histogram {
     }
 
     /// Records a duration that was measured elsewhere.
-    #[cfg(feature = "events")]
     pub(crate) fn record_duration(&self, duration: Duration) {
         self.0.record_duration(duration);
     }

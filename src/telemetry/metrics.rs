@@ -7,7 +7,7 @@ use super::{
     instruments::{
         Counter, Family, Gauge, Histogram, Instrument, Label, Metric, label, metric_set,
     },
-    stats::{RevocationCounts, Stats},
+    stats::{CanaryStats, RevocationCounts, Stats},
 };
 
 label! {
@@ -128,6 +128,43 @@ metric_set! {
             "Number of invalidations received from Redis";
         local_resets: Counter = "session_cache_local_resets_total",
             "Number of times the local cache was discarded because an invalidation may have been missed";
+    }
+}
+
+label! {
+    /// What a canary has found.
+    enum CanaryFault: "fault" {
+        NotReceived = "not_received",
+        Deleted = "deleted",
+        ClockSkew = "clock_skew",
+        NodeWithoutCanary = "node_without_canary",
+    }
+}
+
+metric_set! {
+    /// The canary, a session that the fleet revokes at intervals.
+    struct CanaryMetrics {
+        latency: Histogram = "session_cache_revocation_latency_seconds",
+            "Time for which this node would have served the canary after its revocation";
+        rounds: Counter = "session_cache_canary_rounds_total",
+            "Number of revocations of the canary that this node has received";
+        faults: Family<CanaryFault, Counter> = "session_cache_canary_faults_total",
+            "Number of faults of revocations that the canary has found";
+    }
+}
+
+impl CanaryMetrics {
+    /// Returns the counts, without the latency.
+    pub(crate) fn stats(&self) -> CanaryStats {
+        let count = |fault| self.faults.with(fault).get();
+        CanaryStats {
+            rounds: self.rounds.get(),
+            latency: None,
+            not_received: count(CanaryFault::NotReceived),
+            deleted: count(CanaryFault::Deleted),
+            clock_skew: count(CanaryFault::ClockSkew),
+            nodes_without_canary: count(CanaryFault::NodeWithoutCanary),
+        }
     }
 }
 

@@ -11,13 +11,14 @@ mod targets;
 
 #[cfg(feature = "events")]
 pub use self::stats::EventStats;
-pub use self::stats::{RevocationCounts, Stats};
+pub use self::stats::{CanaryStats, RevocationCounts, Stats};
 pub(crate) use self::{
     instruments::{Gauge, GaugeGuard, Timer},
     metrics::{
-        CacheMetrics, FillOutcome, ListenerMetrics, LookupOutcome, OLDEST_QUEUED_REVOCATION,
-        REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED, RedisMetrics, ReservationWaitOutcome,
-        RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT, ValidationOutcome,
+        CacheMetrics, CanaryFault, CanaryMetrics, FillOutcome, ListenerMetrics, LookupOutcome,
+        OLDEST_QUEUED_REVOCATION, REDIS_CIRCUIT_OPEN, REVOCATIONS_QUEUED, RedisMetrics,
+        ReservationWaitOutcome, RevocationKind, RevocationOutcome, VALIDATIONS_IN_FLIGHT,
+        ValidationOutcome,
     },
     targets::{
         INVALIDATION, LAYER, LOOKUP, REDIS, REVOCATION, VALIDATION, lookup_span, refresh_span,

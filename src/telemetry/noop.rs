@@ -34,7 +34,6 @@ impl Histogram {
 
     pub(super) fn record(&self, _: Timer) {}
 
-    #[cfg(feature = "events")]
     pub(super) fn record_duration(&self, _: std::time::Duration) {}
 }
 

@@ -1,8 +1,6 @@
 //! Instruments that forward to the `metrics` facade.
 
-#[cfg(feature = "events")]
-use std::time::Duration;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use metrics::{Label, Unit};
 
@@ -51,7 +49,6 @@ impl Histogram {
         self.0.record(timer.0.elapsed());
     }
 
-    #[cfg(feature = "events")]
     pub(super) fn record_duration(&self, duration: Duration) {
         self.0.record(duration);
     }

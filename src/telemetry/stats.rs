@@ -87,6 +87,31 @@ pub struct Stats {
     pub invalidations: u64,
     /// Number of times the local cache was discarded because an invalidation may have been missed.
     pub local_resets: u64,
+    /// What the canary has found. All zero without [`canary`](crate::SessionCacheBuilder::canary).
+    pub canary: CanaryStats,
+}
+
+/// What the [canary](crate::SessionCacheBuilder::canary) of a node has found since the cache was
+/// built. All counts start at zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CanaryStats {
+    /// Number of revocations of the canary that this node has received.
+    pub rounds: u64,
+    /// Time for which this node would have served the canary after its last revocation that it
+    /// could measure. `None` if there was none.
+    pub latency: Option<Duration>,
+    /// Number of times that this node began to receive no revocations, while it could write them or
+    /// while Redis was unavailable.
+    pub not_received: u64,
+    /// Number of revocations of the canary that were deleted in Redis before their time.
+    pub deleted: u64,
+    /// Number of times that the clocks of this node and of Redis began to differ by more than 5
+    /// seconds.
+    pub clock_skew: u64,
+    /// Number of times that a listener connected whose node has no canary: one of an older version,
+    /// or without the setting.
+    pub nodes_without_canary: u64,
 }
 
 /// Number of revocations of one kind, by outcome.

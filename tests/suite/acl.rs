@@ -14,7 +14,7 @@ use crate::support::{
     probe::{Probe, authority, session},
     redis::Redis,
     rules::rules,
-    soon,
+    soon, until,
 };
 
 /// A primary with a replica, and a Redis user with the given ACL rules.
@@ -161,6 +161,18 @@ async fn documented_acl_rules_are_sufficient_and_each_is_required() {
         assert!(works.is_err(), "{grant} is not needed");
         assert!(!guarded.denied().is_empty(), "{grant} was not used");
     }
+}
+
+#[tokio::test]
+async fn documented_acl_rules_allow_the_canary() {
+    let guarded = Guarded::start();
+    let second = Duration::from_secs(1);
+    let builder = guarded.node(&rules()).canary(second);
+    let local = LocalCacheConfig::new(100).lease(second);
+    let cache = builder.local_cache(local).build().unwrap();
+    let _ = cache.get(&token("t")).await;
+    until("a round", || cache.stats().canary.rounds > 0).await;
+    assert_eq!(guarded.denied(), [""; 0]);
 }
 
 /// If the Redis user lacks a permission, one log line names the page to read.

@@ -15,6 +15,7 @@ mod appwrite;
 mod architecture;
 mod axum_handlers;
 mod backchannel;
+mod canary;
 mod close;
 mod cluster;
 mod composition;

@@ -87,6 +87,7 @@ fn dashboard_and_docs_list_exactly_the_metrics() {
             .redis("redis://127.0.0.1:1")
             .unwrap()
             .local_cache(LocalCacheConfig::new(1))
+            .canary(Duration::from_secs(1))
             .build()
             .unwrap();
         let appwrite = AppwriteWebhook::new("https://example.com/", "signature key").unwrap();

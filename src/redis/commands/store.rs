@@ -81,7 +81,9 @@ impl RedisStore {
             address_map,
         };
         let database = database.unwrap_or(default_database);
-        let key_space = KeySpace::new(key_prefix);
+        let has_canary = |tier: &TrackingConfig| tier.lease.canary().is_some();
+        let key_space =
+            KeySpace::new(key_prefix).with_canary(tier.as_ref().is_some_and(has_canary));
         let lease = tier.as_ref().map(|tier| Arc::clone(&tier.lease));
         Self {
             listener: tier.map(|tier| Listener::new(tier, key_space.clone())),
