@@ -120,6 +120,11 @@ pub struct Bounds {
     /// Whether every result must be a session, so that no user is locked out. Tokens of a session
     /// that ends are exempt.
     pub must_serve: bool,
+    /// Whether nodes reserve validations. The reservations may be lost, late, stolen, or outlive
+    /// their node: a leader that has found nothing may always wait for another node, or go on.
+    pub reserves: bool,
+    /// How long a rejection by the provider is shared at most, in ticks. Zero if it is not.
+    pub negative_ttl: u8,
 }
 
 impl Kind {
@@ -189,6 +194,7 @@ impl Bounds {
             losses: 0,
             snapshots: 0,
             evictions: 0,
+            refreshes: 0,
         },
         has_pipe: false,
         lag: 0,
@@ -202,5 +208,7 @@ impl Bounds {
         keeps_data: false,
         newcomers: false,
         must_serve: false,
+        reserves: false,
+        negative_ttl: 0,
     };
 }

@@ -69,6 +69,26 @@ const ENDINGS: Ticks = Ticks {
     max_session_lifetime: 6,
 };
 
+/// Nodes that validate a token once for all of them.
+const FLEET: Bounds = Bounds {
+    reserves: true,
+    ..BASE
+};
+
+const REFRESH: Left = Left {
+    refreshes: 1,
+    ..NOTHING
+};
+
+/// Nodes that share rejections. What is invalidated is so only after the provider accepts the token
+/// again.
+const SHARING: Bounds = Bounds {
+    requests: 2,
+    is_ordered: true,
+    negative_ttl: 2,
+    ..BASE
+};
+
 /// A TTL that is longer than the trust in a record that was validated while the provider lagged.
 const LAGGING: Ticks = Ticks {
     end: 5,
@@ -709,6 +729,157 @@ pub const REFUSALS: &[Bounds] = &[
     },
 ];
 
+/// Nodes reserve validations, and refresh sessions before their records end.
+pub const RESERVATIONS: &[Bounds] = &[
+    Bounds {
+        name: "reservations: a token is invalidated",
+        revocations: [FORGET_A, None, None],
+        left: REFRESH,
+        must_serve: true,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: a user is invalidated",
+        revocations: [RESET_A, None, None],
+        left: REFRESH,
+        is_warm: true,
+        must_serve: true,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: a logout",
+        requests: 3,
+        revocations: [LOGOUT_A, None, None],
+        forgives: true,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: Redis unavailable",
+        revocations: [RESET_A, None, None],
+        left: Left { cuts: 1, ..NOTHING },
+        is_warm: true,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: lost data, or a node crashes",
+        revocations: [FORGET_A, None, None],
+        left: Left {
+            losses: 1,
+            crashes: 1,
+            ..NOTHING
+        },
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: expiry",
+        asked: 1,
+        revocations: [FORGET_B, None, None],
+        ticks: ENDINGS,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: a session ends",
+        tokens: 1,
+        session: 1,
+        revocations: [END_A, None, None],
+        left: REFRESH,
+        forgives: true,
+        ..FLEET
+    },
+    Bounds {
+        name: "reservations: cluster",
+        mode: Mode::Cluster,
+        asked: 1,
+        revocations: [RESET_B, None, None],
+        left: REFRESH,
+        must_serve: true,
+        ..FLEET
+    },
+];
+
+/// The provider rejects a token, accepts it again, and nodes share the rejection.
+pub const REJECTIONS: &[Bounds] = &[
+    Bounds {
+        name: "shared rejections: a user is invalidated",
+        asked: 1,
+        revocations: [WAVERS, RESET_B, None],
+        left: REFRESH,
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: a token is invalidated",
+        revocations: [WAVERS, FORGET_B, None],
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: a node invalidates a user",
+        nodes: 1,
+        asked: 1,
+        revocations: [WAVERS, RESET_A, None],
+        left: REFRESH,
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: a logout",
+        revocations: [WAVERS, LOGOUT_A, None],
+        forgives: true,
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: the first",
+        requests: 3,
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 1,
+            ..Ticks::SHORT
+        },
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: the second",
+        nodes: 1,
+        asked: 1,
+        requests: 3,
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 3,
+            ..Ticks::SHORT
+        },
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: lost data",
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 1,
+            ..Ticks::SHORT
+        },
+        left: Left {
+            losses: 1,
+            snapshots: 1,
+            ..NOTHING
+        },
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: Redis unavailable",
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 1,
+            ..Ticks::SHORT
+        },
+        left: Left { cuts: 1, ..NOTHING },
+        ..SHARING
+    },
+    Bounds {
+        name: "shared rejections: next to the Python service",
+        revocations: [WAVERS, None, None],
+        ticks: Ticks { end: 1, ..CLOCKS },
+        peer: 1,
+        ..SHARING
+    },
+];
+
 /// Where the guarantee does not hold, and for how long.
 pub const LIMITS: &[Bounds] = &[
     Bounds {
@@ -761,6 +932,27 @@ pub const LIMITS: &[Bounds] = &[
         lag: 2,
         peer: 1,
         ..BASE
+    },
+    Bounds {
+        name: "limit: the provider lags behind a reset, and nodes share validations",
+        asked: 1,
+        requests: 1,
+        revocations: [RESET_B, None, None],
+        ticks: Ticks { end: 4, ..LAGGING },
+        left: REFRESH,
+        lag: 1,
+        ..FLEET
+    },
+    Bounds {
+        name: "limit: the provider ends a session, and its rejection is shared",
+        revocations: [WAVERS, None, None],
+        ticks: Ticks {
+            end: 4,
+            ttl: [1, 1],
+            ..Ticks::SHORT
+        },
+        is_warm: true,
+        ..SHARING
     },
     Bounds {
         name: "limit: Python logs out",
@@ -909,8 +1101,20 @@ pub const LIMITS: &[Bounds] = &[
 ];
 
 /// All configurations, in groups.
-pub const GROUPS: [&[Bounds]; 11] = [
-    ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, IN_PROCESS, SESSIONS, BANS, REFUSALS, LIMITS,
+pub const GROUPS: [&[Bounds]; 13] = [
+    ANSWERED,
+    UNANSWERED,
+    LOST,
+    PEER,
+    AGES,
+    CLUSTER,
+    IN_PROCESS,
+    SESSIONS,
+    BANS,
+    REFUSALS,
+    RESERVATIONS,
+    REJECTIONS,
+    LIMITS,
 ];
 
 /// Returns the configuration with a name.

@@ -50,6 +50,7 @@ impl Model {
                         Step::Begins
                     },
                     next: None,
+                    is_refresh: false,
                 });
                 Ask::Waits {
                     is_early: true,
@@ -86,7 +87,11 @@ impl Model {
             // The result for the joiners must come from a lookup that begins after the last one has
             // joined.
             Step::Hit(outcome) => {
-                if !self.holds(Rule::HitLooksAgain) {
+                let looks_again = match outcome {
+                    Outcome::Shared => Rule::RejectionLooksAgain,
+                    _ => Rule::HitLooksAgain,
+                };
+                if !self.holds(looks_again) {
                     goes("completes with its hit", state, phase, completes(outcome));
                 } else {
                     goes("closes the call", state, Phase::Closed, Step::Closing);
@@ -102,6 +107,7 @@ impl Model {
                 });
             }
             Step::HasTicket(ticket) => {
+                self.waits_or_gives_up(state, node, token, leader, ticket, &mut goes);
                 let phase = match phase {
                     Phase::Open
                         if ticket.is_answered() || !self.holds(Rule::UnansweredTakesNone) =>
@@ -118,17 +124,21 @@ impl Model {
                     Step::Validates { ticket, again },
                 );
             }
+            Step::GivesUp(ticket) => self.gives_up(state, node, token, ticket, &mut goes),
             Step::Validates { ticket, again } => {
                 if self.is_rejection(state, token) {
                     let mut next = *state;
                     self.remember_refusal(&mut next, node, token);
-                    let rejected = Outcome::Rejected(state.provider.versions[token]);
-                    goes(
-                        "is rejected by the provider",
-                        &next,
-                        phase,
-                        completes(rejected),
-                    );
+                    let outcome = Outcome::Rejected(state.provider.versions[token]);
+                    let step = match ticket.snapshot {
+                        RedisSnapshot::Taken(seen) if self.bounds.negative_ttl > 0 => {
+                            self.counts_rejection(&mut next, token, &seen);
+                            let at = state.time;
+                            Step::Shares { seen, at, outcome }
+                        }
+                        _ => completes(outcome),
+                    };
+                    goes("is rejected by the provider", &next, phase, step);
                 } else {
                     let current = Some(state.provider.versions[token]);
                     let versions = [current, self.late_version(state, token)];
@@ -141,6 +151,17 @@ impl Model {
                         goes("receives the validated session", state, phase, step);
                     }
                 }
+            }
+            Step::Shares { seen, at, outcome } => {
+                let mut next = *state;
+                let what = if state.nodes[node].is_cut {
+                    "receives no reply to its rejection"
+                } else {
+                    self.meet(&mut next, node);
+                    self.reject(&mut next, token, &seen, at);
+                    "shares the rejection"
+                };
+                goes(what, &next, phase, completes(outcome));
             }
             Step::Validated {
                 ticket,
@@ -276,7 +297,7 @@ impl Model {
                 ticket,
                 again: true,
             },
-            Lookup::Hit(_) | Lookup::Revoked => completes(Outcome::Denied),
+            Lookup::Hit(_) | Lookup::Revoked | Lookup::Rejected => completes(Outcome::Denied),
         }
     }
 
@@ -329,6 +350,7 @@ impl Model {
                 tomb: standing(state.redis.data.tombs[token]),
                 mark: MarkSnapshot::Read(standing(state.redis.data.mark)),
                 mark_run: state.redis.mark_run,
+                last_wait: 0,
             },
             RedisSnapshot::Taken(seen) => seen,
         };
@@ -421,6 +443,7 @@ impl Model {
                         tomb: standing(next.redis.data.tombs[token]),
                         mark: MarkSnapshot::Read(read),
                         mark_run,
+                        last_wait: seen.last_wait,
                     })
                 };
                 let phase = self.phase_of(step, phase);
@@ -499,6 +522,7 @@ impl Model {
                 Step::HasTicket(ticket)
             },
             next: None,
+            is_refresh: false,
         });
         let mut event = Event::None;
         for n in 0..self.bounds.requests {
@@ -563,27 +587,29 @@ fn worse(a: Event, b: Event) -> Event {
     }
 }
 
-fn completes(outcome: Outcome) -> Step {
+pub(crate) fn completes(outcome: Outcome) -> Step {
     Step::Completes {
         outcome,
         is_checked: true,
     }
 }
 
-fn own_lookup(progress: Progress) -> Step {
+pub(crate) fn own_lookup(progress: Progress) -> Step {
     match progress {
         Progress::Goes(look) => Step::OwnLookup(look),
         Progress::Ends(Lookup::Hit(record)) => Step::Hit(Outcome::Cached(record)),
         Progress::Ends(Lookup::Revoked) => Step::Hit(Outcome::Denied),
+        Progress::Ends(Lookup::Rejected) => Step::Hit(Outcome::Shared),
         Progress::Ends(Lookup::Miss(ticket)) => Step::HasTicket(ticket),
     }
 }
 
-fn second_lookup(progress: Progress) -> Step {
+pub(crate) fn second_lookup(progress: Progress) -> Step {
     match progress {
         Progress::Goes(look) => Step::LooksAgain(look),
         Progress::Ends(Lookup::Hit(record)) => completes(Outcome::Cached(record)),
         Progress::Ends(Lookup::Revoked) => completes(Outcome::Denied),
+        Progress::Ends(Lookup::Rejected) => completes(Outcome::Shared),
         Progress::Ends(Lookup::Miss(ticket)) => Step::HasTicket(ticket),
     }
 }

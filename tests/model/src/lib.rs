@@ -16,6 +16,7 @@
 //! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/denials.rs` |
 //! | `session` | ended sessions and bans: the same scripts, `cache/revoke.rs`, the fill of `cache/store.rs` |
 //! | `refusals` | rejections by the provider that Redis does not know: `memory/rejections.rs` |
+//! | `fleet` | validations that one node makes for all: `resolver/resolve.rs`, `reject.lua`, `fill.lua` |
 //! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
@@ -24,6 +25,7 @@
 pub mod bounds;
 pub mod bridge;
 pub mod configurations;
+mod fleet;
 mod lag;
 mod leader;
 mod lookup;
@@ -113,6 +115,7 @@ impl Model {
         for node in 0..self.bounds.nodes.into() {
             for token in 0..self.bounds.tokens.into() {
                 self.lead(state, node, token, &mut emit);
+                self.refreshes(state, node, token, &mut emit);
             }
         }
         self.revocations(state, &mut emit);

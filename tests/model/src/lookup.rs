@@ -7,6 +7,7 @@
 use crate::{
     Model,
     bounds::Mode,
+    fleet::last_wait,
     rules::Rule,
     state::{
         Entry, Found, Generation, Look, Lookup, LookupSnapshot, MarkSnapshot, Record,
@@ -132,6 +133,10 @@ impl Model {
                             Progress::Goes(look),
                         );
                     }
+                    Found::Rejected => {
+                        let rejected = Progress::Ends(Lookup::Rejected);
+                        return goes("is rejected by a shared rejection", *state, rejected);
+                    }
                     Found::Refused => {
                         let revoked = Progress::Ends(Lookup::Revoked);
                         return goes("is rejected by a tombstone", *state, revoked);
@@ -189,7 +194,7 @@ impl Model {
             })
         };
         if self.bounds.mode == Mode::Standalone {
-            let found = self.judge(&state, node, now, serve, turn);
+            let found = self.judge(&state, (node, token), now, serve, turn);
             goes("looks up in Redis", state, hears(found));
             if self.bounds.has_hints
                 && serve
@@ -235,7 +240,7 @@ impl Model {
                 && (more.mark.is_some() || more.record == Some(None));
             // The mark may have been read first, and the record may then turn out to be gone.
             let progress = if is_read {
-                hears(self.judge(&state, node, more, serve, turn))
+                hears(self.judge(&state, (node, token), more, serve, turn))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
@@ -255,7 +260,7 @@ impl Model {
                 ..replies
             };
             let progress = if more.tomb.is_some() {
-                hears(self.judge(&state, node, more, serve, turn))
+                hears(self.judge(&state, (node, token), more, serve, turn))
             } else {
                 Progress::Goes(Look::Sent {
                     seen,
@@ -271,23 +276,46 @@ impl Model {
     }
 
     /// Models `RedisStore::script_lookup` after the reply.
-    fn judge(&self, state: &State, node: usize, replies: Replies, serve: bool, turn: u8) -> Found {
+    fn judge(
+        &self,
+        state: &State,
+        (node, token): (usize, usize),
+        replies: Replies,
+        serve: bool,
+        turn: u8,
+    ) -> Found {
         let (record, tomb) = (replies.record.flatten(), replies.tomb.flatten());
         let now = Timestamp::at(state.time);
+        // Only a lookup that serves reads the shared rejection.
+        let asked = serve.then_some((node, token));
+        if !self.holds(Rule::RecordBeforeRejection) && self.is_rejected(state, asked) {
+            return Found::Rejected;
+        }
         let Some(record) = record else {
-            return self.nothing(state, replies, MarkSnapshot::Unread, turn);
+            return self.nothing(state, asked, replies, MarkSnapshot::Unread, turn);
         };
         let read_mark = replies.mark.unwrap_or((None, turn));
         if serve && self.accepts(state, node, &record, tomb, read_mark, now) {
             return Found::Record(record);
         }
-        self.nothing(state, replies, MarkSnapshot::Read(read_mark.0), read_mark.1)
+        let mark = MarkSnapshot::Read(read_mark.0);
+        self.nothing(state, asked, replies, mark, read_mark.1)
     }
 
-    fn nothing(&self, state: &State, replies: Replies, mark: MarkSnapshot, mark_run: u8) -> Found {
+    fn nothing(
+        &self,
+        state: &State,
+        asked: Option<(usize, usize)>,
+        replies: Replies,
+        mark: MarkSnapshot,
+        mark_run: u8,
+    ) -> Found {
         let tomb = replies.tomb.flatten();
         if self.holds(Rule::LookupRefuses) && tomb.is_some_and(|tomb| tomb.refuses) {
             return Found::Refused;
+        }
+        if self.is_rejected(state, asked) {
+            return Found::Rejected;
         }
         Found::Nothing(LookupSnapshot {
             run: state.redis.run,
@@ -295,6 +323,7 @@ impl Model {
             tomb,
             mark,
             mark_run,
+            last_wait: asked.map_or(0, |(_, token)| last_wait(state, token)),
         })
     }
 

@@ -128,6 +128,7 @@ impl Model {
                 };
                 let end = state.time + self.bounds.ticks.ttl[1];
                 next.redis.data.records[0] = Some(Key(record, end));
+                self.has_stored(&mut next, 0, version);
                 goes(
                     "writes the record",
                     next,

@@ -33,6 +33,9 @@ impl Data {
             self.tombs[token] = self.tombs[token].filter(|key| time < key.1);
         }
         self.mark = self.mark.filter(|key| time < key.1);
+        for rejection in &mut self.rejections {
+            *rejection = rejection.filter(|key| time < key.1);
+        }
         for key in [&mut self.ended, &mut self.names, &mut self.ban] {
             *key = key.filter(|key| time < key.1);
         }
@@ -111,7 +114,11 @@ impl Model {
                 tomb,
                 mark: MarkSnapshot::Read(mark),
                 mark_run: now_mark_run,
+                last_wait: seen.last_wait,
             });
+        }
+        if !self.ends_rejection(state, token, seen.fence) {
+            return FillReply::Skipped;
         }
         let late = seen.fence.plus(self.bounds.ticks.deadline + slack);
         if self.holds(Rule::FillAge) && now > late {
@@ -161,6 +168,7 @@ impl Model {
             }),
         };
         data.records[token] = Some(Key(record, state.time + ttl));
+        self.has_stored(state, token, version);
         FillReply::Stored
     }
 
@@ -204,6 +212,9 @@ impl Model {
         } else {
             0
         };
+        if self.holds(Rule::InvalidationEndsRejection) {
+            redis.data.rejections[token] = None;
+        }
         let tomb = Tombstone {
             time: now,
             refuses: refuses || (kept && self.holds(Rule::KeepsVerdict)),

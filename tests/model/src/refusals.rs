@@ -5,7 +5,7 @@ use crate::{
     Emit, Model,
     bounds::Kind,
     rules::Rule,
-    state::{Revoking, State, Timestamp},
+    state::{Revoking, State, TOKENS, Timestamp},
 };
 
 impl Model {
@@ -18,6 +18,11 @@ impl Model {
             Revoking::Idle => {
                 provider.versions[token] += 1;
                 provider.dead[token] = true;
+                if self.bounds.negative_ttl > 0 {
+                    let mut versions = [0; TOKENS];
+                    versions[token] = provider.versions[token];
+                    self.limit(&mut next, versions);
+                }
                 next.revocations[n] = Revoking::Written(Default::default());
                 "rejects the token from now on"
             }

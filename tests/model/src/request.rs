@@ -50,6 +50,7 @@ impl Model {
         let mut floor = Floor {
             strict,
             limit: version,
+            must_ask: self.must_ask(state, node, token),
             ..self.refusals_of(state, node, token)
         };
         if state.time > since + self.limit_of(node.unwrap_or_default()) {
@@ -106,6 +107,10 @@ impl Model {
             }
             Progress::Ends(Lookup::Revoked) => {
                 let event = self.serve(state, token.into(), floor, Outcome::Denied);
+                (Request::Answered, event)
+            }
+            Progress::Ends(Lookup::Rejected) => {
+                let event = self.serve(state, token.into(), floor, Outcome::Shared);
                 (Request::Answered, event)
             }
         };
@@ -175,6 +180,9 @@ impl Model {
         let (version, record) = match outcome {
             Outcome::Served(version) | Outcome::Unchecked(version) => (version, None),
             Outcome::Cached(record) => (record.version, Some(record)),
+            Outcome::Shared if floor.must_ask => {
+                return Event::Violation("a rejection was repeated for too long");
+            }
             _ if must_serve => return Event::Violation("a valid session was rejected"),
             _ if floor.is_lifted => {
                 return Event::Violation("a refusal that was taken back was repeated");

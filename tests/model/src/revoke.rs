@@ -256,6 +256,7 @@ impl Model {
             versions = self.tell_provider(state, what);
         }
         self.list(state, node, what);
+        self.calls_for_an_answer(state, node, what, is_queued);
         let here = &mut state.nodes[node];
         match what {
             Revoke::Session | Revoke::LogOut(_) => here.ended_here |= self.bounds.forgives,
@@ -347,6 +348,7 @@ impl Model {
     /// Models the second step of `Generations::advance`.
     fn apply(&self, state: &mut State, node: usize, what: Revoke, number: u8) {
         self.lift_here(state, node, what);
+        let time = state.time;
         let node = &mut state.nodes[node];
         if let Revoke::Token(token, _) | Revoke::LogOut(token) | Revoke::LiftToken(token) = what {
             let token = usize::from(token);
@@ -358,6 +360,9 @@ impl Model {
             Revoke::User | Revoke::Ban | Revoke::LiftBan => true,
             Revoke::Session | Revoke::LogOut(_) => self.holds(Rule::EndCountsUser),
         };
+        if counts_user && self.bounds.negative_ttl > 0 {
+            node.revoked_user_at = Some(time);
+        }
         if counts_user {
             node.user_stripe = number.max(node.user_stripe);
         }

@@ -143,6 +143,36 @@ rules! {
     /// A refusal for which there is no space counts for all tokens.
     FullRefusalsRaiseFloor,
 
+    // One validation for all nodes: `resolver/resolve.rs`, `lookup.lua`, `reject.lua`, `fill.lua`.
+    /// A node that has waited for another one decides by the rules of acceptance.
+    WaiterDecidesAsAlways,
+    /// A refresh is left to another node only if no request waits for it once it is closed.
+    AsksOnceClosed,
+    /// A leader whose own lookup finds a shared rejection closes and repeats the lookup.
+    RejectionLooksAgain,
+    /// A shared rejection is used only if there is no acceptable record.
+    RecordBeforeRejection,
+    /// A rejection is not shared if there is a record by then.
+    RejectionYieldsToRecord,
+    /// A rejection is shared only if the tombstone is the one that was seen before the validation.
+    RejectionComparesTomb,
+    /// A rejection is not shared over one whose validation began later.
+    RejectionYieldsToLater,
+    /// A shared rejection is used for a time that begins with the provider's reply.
+    RejectionLastsFromReply,
+    /// The first rejection of a token is used for the shortest time.
+    FirstRejectionIsShort,
+    /// A rejection is the next one only if its lookup saw the one before.
+    RejectionCountsOnce,
+    /// A success ends the shared rejection.
+    SuccessEndsRejection,
+    /// A fill stores nothing if a later validation was rejected.
+    FillYieldsToRejection,
+    /// The invalidation of a token ends its shared rejection.
+    InvalidationEndsRejection,
+    /// A process that has revoked a user uses no shared rejection from before.
+    OwnRevocationEndsRejections,
+
     // Joining: `sync/singleflight.rs`, `resolver/resolve.rs`.
     ClosesBeforeRecheck,
     /// The second validation takes no joiners.

@@ -232,7 +232,7 @@ impl Model {
         match outcome {
             Outcome::Served(_) | Outcome::Cached(_) => refusal != Refusal::None,
             Outcome::Unchecked(_) => refusal == Refusal::Here,
-            Outcome::Denied | Outcome::Rejected(_) => false,
+            Outcome::Denied | Outcome::Rejected(_) | Outcome::Shared => false,
         }
     }
 

@@ -64,6 +64,17 @@ pub struct Record {
     pub provenance: Option<Provenance>,
 }
 
+/// Rejection by the provider that nodes share. Its key outlasts its use, because the next one is used
+/// for twice as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Rejection {
+    /// Time of the lookup before the validation.
+    pub fence: Timestamp,
+    /// First tick in which it is not used any more.
+    pub until: u8,
+    pub wait: u8,
+}
+
 /// Value, and the tick at which its key expires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key<T>(pub T, pub u8);
@@ -80,6 +91,7 @@ pub struct Data {
     /// Set if the name of the user's mark is in the set of the session. All tokens have one user.
     pub names: Option<Key<()>>,
     pub ban: Option<Key<()>>,
+    pub rejections: [Option<Key<Rejection>>; TOKENS],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -138,6 +150,8 @@ pub struct LookupSnapshot {
     /// Run ID of the primary that sent the mark. If the lookup read no mark, the run ID at the
     /// start of the lookup.
     pub mark_run: u8,
+    /// How long the last shared rejection was used. Zero if there was none.
+    pub last_wait: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -167,6 +181,8 @@ pub enum Found {
     Record(Record),
     Nothing(LookupSnapshot),
     Refused,
+    /// Nothing usable, but the provider has just rejected the token on some node.
+    Rejected,
     Unanswered,
 }
 
@@ -200,6 +216,8 @@ pub enum Lookup {
     Hit(Record),
     Miss(Ticket),
     Revoked,
+    /// Another node knows that the provider has just rejected the token.
+    Rejected,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -219,6 +237,8 @@ pub enum Outcome {
     Denied,
     /// Rejected by the provider, at this version.
     Rejected(Version),
+    /// Rejected because the provider has rejected the token on some node.
+    Shared,
 }
 
 /// Progress of a leader's task (`Resolver::lead`).
@@ -231,6 +251,16 @@ pub enum Step {
     Closing,
     LooksAgain(Look),
     HasTicket(Ticket),
+    /// A refresh that another node has reserved. The leader is closed, and asks next whether a
+    /// request waits.
+    GivesUp(Ticket),
+    /// The provider has rejected the token. This is shared next.
+    Shares {
+        seen: LookupSnapshot,
+        /// When the provider replied.
+        at: u8,
+        outcome: Outcome,
+    },
     Validates {
         ticket: Ticket,
         again: bool,
@@ -289,6 +319,8 @@ pub struct Leader {
     /// Set if a request waits for the next leader. With the guard off, the next leader uses this
     /// ticket, which is that of the first such request.
     pub next: Option<Ticket>,
+    /// Whether it was started without a request.
+    pub is_refresh: bool,
 }
 
 /// Whether a request must be refused because of its session or its user, although the provider
@@ -314,6 +346,8 @@ pub struct Floor {
     pub banned: Refusal,
     /// Whether a ban or a revocation was taken back, so that the request must be served.
     pub is_lifted: bool,
+    /// Whether a rejection from before the request must not be its outcome.
+    pub must_ask: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -455,6 +489,10 @@ pub struct Node {
     pub refusals: [Option<Timestamp>; TOKENS],
     /// The latest refusal for which there was no space.
     pub refusal_floor: Timestamp,
+    /// When this process has last revoked a user.
+    pub revoked_user_at: Option<u8>,
+    /// This node has revoked a user since the provider accepts the token again.
+    pub must_ask: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -479,6 +517,19 @@ pub enum PeerRequest {
     Answered,
 }
 
+/// What ends the shared rejection of a token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Wavering {
+    /// When the provider has last rejected the token.
+    pub rejected_at: Option<u8>,
+    /// It has done so again, after the time of a rejection had passed.
+    pub is_repeated: bool,
+    /// The provider accepts the token again, and its session was stored.
+    pub is_stored: bool,
+    /// The token was invalidated since then, and the call has returned.
+    pub is_renewed: bool,
+}
+
 /// What revocations have guaranteed so far. No part of the modeled system can read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ghost {
@@ -494,6 +545,7 @@ pub struct Ghost {
     pub is_disputed: bool,
     /// Redis has lost the names of a session.
     pub has_lost_names: bool,
+    pub wavering: [Wavering; TOKENS],
 }
 
 /// Number of faults that may still occur.
@@ -504,6 +556,8 @@ pub struct Left {
     pub losses: u8,
     pub snapshots: u8,
     pub evictions: u8,
+    /// Refreshes of a session, which no request waits for.
+    pub refreshes: u8,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -95,6 +95,9 @@ impl Model {
     fn lose(&self, state: &State) -> State {
         let mut next = *state;
         next.left.losses -= 1;
+        for wavering in &mut next.ghost.wavering {
+            wavering.is_stored = false;
+        }
         if !self.bounds.keeps_data {
             next.redis.data = state.redis.snapshot.unwrap_or_default();
         }

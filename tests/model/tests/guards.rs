@@ -142,6 +142,43 @@ const GUARDS: &[(Rule, &str)] = &[
         FullRefusalsRaiseFloor,
         "Redis unavailable: there is no space for a refusal",
     ),
+    (HitLooksAgain, "reservations: a token is invalidated"),
+    (
+        WaiterDecidesAsAlways,
+        "reservations: a token is invalidated",
+    ),
+    (AsksOnceClosed, "reservations: a token is invalidated"),
+    (
+        RecordBeforeRejection,
+        "shared rejections: next to the Python service",
+    ),
+    (
+        RejectionLooksAgain,
+        "shared rejections: a node invalidates a user",
+    ),
+    (
+        RejectionYieldsToRecord,
+        "shared rejections: a user is invalidated",
+    ),
+    (
+        RejectionComparesTomb,
+        "shared rejections: a token is invalidated",
+    ),
+    (RejectionLastsFromReply, "shared rejections: the first"),
+    (FirstRejectionIsShort, "shared rejections: the first"),
+    (RejectionCountsOnce, "shared rejections: the first"),
+    (
+        SuccessEndsRejection,
+        "shared rejections: a user is invalidated",
+    ),
+    (
+        InvalidationEndsRejection,
+        "shared rejections: a token is invalidated",
+    ),
+    (
+        OwnRevocationEndsRejections,
+        "shared rejections: a node invalidates a user",
+    ),
 ];
 
 #[test]
@@ -175,6 +212,8 @@ const SPARE: &[Rule] = &[
     DeniedMissIsUnanswered,
     DeniesBeforeCounting,
     EndedRefusesToken,
+    RejectionYieldsToLater,
+    FillYieldsToRejection,
 ];
 
 /// Pairs of rules of which either prevents the same violation.

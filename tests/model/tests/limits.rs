@@ -25,6 +25,15 @@ fn staleness_after_a_late_reply_of_the_provider_is_bounded() {
     is_met_and_bounded("limit: the provider lags behind the change of a session");
     is_met_and_bounded("limit: the provider lags behind a reset, on a cluster");
     is_met_and_bounded("limit: the provider lags behind a reset by Python");
+    if std::env::var_os("SESSION_CACHE_FULL").is_some() {
+        is_met_and_bounded("limit: the provider lags behind a reset, and nodes share validations");
+    }
+}
+
+/// A shared rejection ends no record that another node has stored.
+#[test]
+fn staleness_after_a_shared_rejection_is_bounded() {
+    is_met_and_bounded("limit: the provider ends a session, and its rejection is shared");
 }
 
 /// The plain `DEL` of the Python service leaves no tombstone for an in-flight validation of this

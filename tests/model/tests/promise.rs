@@ -69,6 +69,29 @@ fn node_serves_nothing_older_than_a_refusal() {
     holds(REFUSALS);
 }
 
+/// Reservations do not matter for the guarantee: in the model they may do anything.
+#[test]
+fn guarantee_holds_whatever_happens_to_reservations() {
+    holds(RESERVATIONS);
+    // Takes minutes.
+    if std::env::var_os("SESSION_CACHE_FULL").is_some() {
+        let others = [
+            ANSWERED, UNANSWERED, LOST, PEER, AGES, CLUSTER, SESSIONS, BANS, REFUSALS,
+        ];
+        for bounds in others.concat() {
+            let reserves = true;
+            let report = Model::new(Bounds { reserves, ..bounds }).check();
+            report.print(bounds.name);
+            assert!(report.trace.is_none(), "{}: {report}", bounds.name);
+        }
+    }
+}
+
+#[test]
+fn shared_rejection_hides_no_later_success() {
+    holds(REJECTIONS);
+}
+
 /// A user who resets a password and logs in again is served immediately, as `must_serve` has shown
 /// above, and from the cache while the mark is still recent.
 #[test]
