@@ -1,5 +1,6 @@
 //! Two processes of the example with one Redis and one Appwrite that responds late. After a logout
-//! or a password reset, neither process serves a session that was validated before it.
+//! or a password reset, neither process serves a session that was validated before it. During a
+//! deployment one of them is of the previous version.
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -27,7 +28,13 @@ struct Nodes {
 }
 
 impl Nodes {
+    /// Starts two servers of this version.
     async fn start() -> Self {
+        Self::start_beside(example::start).await
+    }
+
+    /// Starts a server of this version, and another one.
+    async fn start_beside(start: impl FnOnce(&[(&str, &str)]) -> Running) -> Self {
         let appwrite = Appwrite::start().await;
         for user in 0..USERS {
             appwrite.add_user(&id(user), &email(user), "password-0");
@@ -43,7 +50,7 @@ impl Nodes {
             ("RUST_LOG", "off".to_owned()),
         ];
         let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
-        let mut processes = [example::start(&settings), example::start(&settings)];
+        let mut processes = [example::start(&settings), start(&settings)];
         let urls = processes.each_mut().map(example::url);
         Self {
             appwrite,
@@ -130,7 +137,31 @@ fn randomness() -> (u64, StdRng) {
 
 #[tokio::test]
 async fn all_nodes_reject_a_token_after_logout_at_one_node() {
-    let nodes = Nodes::start().await;
+    log_out_at_one_node(Nodes::start().await).await;
+}
+
+#[tokio::test]
+async fn all_nodes_reject_old_sessions_after_a_password_reset() {
+    reset_passwords(Nodes::start().await).await;
+}
+
+#[tokio::test]
+async fn previous_version_rejects_a_token_after_logout_at_this_one() {
+    if let Some(server) = example::previous_server() {
+        let nodes = Nodes::start_beside(|settings| example::start_program(server, settings));
+        log_out_at_one_node(nodes.await).await;
+    }
+}
+
+#[tokio::test]
+async fn previous_version_rejects_old_sessions_after_a_password_reset_at_this_one() {
+    if let Some(server) = example::previous_server() {
+        let nodes = Nodes::start_beside(|settings| example::start_program(server, settings));
+        reset_passwords(nodes.await).await;
+    }
+}
+
+async fn log_out_at_one_node(nodes: Nodes) {
     let (seed, mut random) = randomness();
     for round in 0..rounds() {
         let at = format!("round {round}, SESSION_CACHE_SEED={seed}");
@@ -181,9 +212,7 @@ async fn all_nodes_reject_a_token_after_logout_at_one_node() {
     assert_eq!(nodes.appwrite.violations(), [""; 0]);
 }
 
-#[tokio::test]
-async fn all_nodes_reject_old_sessions_after_a_password_reset() {
-    let nodes = Nodes::start().await;
+async fn reset_passwords(nodes: Nodes) {
     let (seed, mut random) = randomness();
     for round in 0..rounds() {
         let at = format!("round {round}, SESSION_CACHE_SEED={seed}");

@@ -29,7 +29,21 @@ fn built(name: &str) -> PathBuf {
 
 /// Starts a server on a free port, with these settings and no others.
 pub fn start(settings: &[(&str, &str)]) -> Running {
-    let mut server = command(built("server"));
+    start_program(built("server"), settings)
+}
+
+/// Returns the server of the previous version, or `None` if it was not built.
+pub fn previous_server() -> Option<PathBuf> {
+    let server = std::env::var_os("SESSION_CACHE_PREVIOUS_SERVER");
+    if server.is_none() {
+        eprintln!("SKIPPED: `tests/run --full` builds the previous version");
+    }
+    server.map(PathBuf::from)
+}
+
+/// Does the same as [`start`] with the server of another version.
+pub fn start_program(server: PathBuf, settings: &[(&str, &str)]) -> Running {
+    let mut server = command(server);
     for name in [
         "APPWRITE_ENDPOINT",
         "APPWRITE_PROJECT_ID",
