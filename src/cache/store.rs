@@ -347,6 +347,10 @@ impl Store {
         let RedisSnapshot::Taken(seen) = &ticket.snapshot else {
             return None;
         };
+        // The result of another validation counts, whether it can be used or not.
+        if seen.observed.is_some() {
+            return None;
+        }
         let redis = self.redis.as_ref()?;
         let rejection = redis.rejection(seen)?;
         let slack = CLOCK_SKEW_TOLERANCE.unsigned_abs();

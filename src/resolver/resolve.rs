@@ -376,7 +376,6 @@ impl<V: SessionValidator> Resolver<V> {
             LeaderStart::Refresh(record) => self.lookup_newer(token, key, record).await,
             LeaderStart::Lookup | LeaderStart::Bridge => self.lookup(token, key).await,
         };
-        let is_elsewhere = |found: &Result<Outcome, Ticket>| matches!(found, Err(ticket) if ticket.is_reserved_elsewhere());
         if is_elsewhere(&found) && !is_background {
             // Boxed, so that a task that validates itself reserves no space for it.
             found = Box::pin(self.await_other_node(token, key)).await;
@@ -699,6 +698,11 @@ pub(super) fn has_runtime() -> bool {
 
 pub(super) fn unavailable<T>(why: &'static str) -> Result<T, Denied> {
     Err(ValidationError::unavailable(why).into())
+}
+
+/// Whether another node validates the token.
+fn is_elsewhere(found: &Result<Outcome, Ticket>) -> bool {
+    matches!(found, Err(ticket) if ticket.is_reserved_elsewhere())
 }
 
 fn served(fill: &Fill, session: ValidatedSession) -> Outcome {

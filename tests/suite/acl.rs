@@ -158,7 +158,9 @@ async fn documented_acl_rules_are_sufficient_and_each_is_required() {
             Ok(()) => works(guarded.node(&without), true).await,
             failed => failed,
         };
-        assert!(works.is_err(), "{grant} is not needed");
+        // Without these two, each node validates on its own.
+        let is_optional = ["~session_reservation:*", "~session_rejection:*"].contains(&&**grant);
+        assert_eq!(works.is_err(), !is_optional, "{grant}");
         assert!(!guarded.denied().is_empty(), "{grant} was not used");
     }
 }
