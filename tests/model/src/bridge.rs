@@ -4,7 +4,8 @@
 //! This separate model has one token, whose session is in the local cache when it begins. The
 //! guarantee is that a request is not served with it after a revocation that returned before, if
 //! the new server holds the revocation, or if this node made or received it. A revocation that only
-//! the old server held is not guaranteed to apply.
+//! the old server held is not guaranteed to apply. Nor is a request served with it after one that was
+//! answered with a rejection by the provider which another node has shared.
 
 use crate::search::{Event, Label, Next, System};
 
@@ -22,6 +23,8 @@ pub enum Guard {
     /// The generations are copied when the listener connects to the new server, not when that
     /// server is noticed.
     CopiesOnConnection,
+    /// A request that is answered with a shared rejection evicts the entry.
+    RejectionEvicts,
 }
 
 /// Which rules hold.
@@ -56,6 +59,16 @@ enum Revoking {
     Returned(Server),
 }
 
+/// Rejection by the provider that another node shares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Rejection {
+    #[default]
+    None,
+    Shared,
+    /// A request to this node was answered with it.
+    Answered,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 enum Request {
     #[default]
@@ -83,6 +96,8 @@ pub struct State {
     is_known: [bool; REVOCATIONS],
     /// Whether the new server has pushed that the session was stored again.
     has_refilled: bool,
+    rejection: Rejection,
+    is_evicted: bool,
     request: Request,
 }
 
@@ -101,7 +116,9 @@ impl Bridge {
     /// Models `Lease::is_bridged`.
     fn covers(self, state: &State) -> bool {
         let is_current = state.copy.unwrap_or(state.stripe) == 0;
-        state.is_noticed && (is_current || !self.holds(Guard::ComparesGenerations))
+        state.is_noticed
+            && !state.is_evicted
+            && (is_current || !self.holds(Guard::ComparesGenerations))
     }
 
     fn revokes(self, state: &State, n: usize, goes: &mut dyn FnMut(&'static str, State)) {
@@ -179,12 +196,29 @@ impl Bridge {
         }
     }
 
+    fn rejects(self, state: &State, goes: &mut dyn FnMut(&'static str, State)) {
+        let mut next = *state;
+        match state.rejection {
+            Rejection::None if state.server == Server::New => {
+                next.rejection = Rejection::Shared;
+                goes("another node shares a rejection by the provider", next);
+            }
+            Rejection::Shared => {
+                next.rejection = Rejection::Answered;
+                next.is_evicted = self.holds(Guard::RejectionEvicts);
+                goes("a request is answered with the shared rejection", next);
+            }
+            Rejection::None | Rejection::Answered => {}
+        }
+    }
+
     /// Models `Store::bridged`, called by a request that may begin at any time.
     fn requests(self, state: &State) -> Option<(&'static str, State, Event)> {
         let mut next = *state;
         match state.request {
             Request::Unborn => {
-                let (mut must_apply, mut is_lost) = (false, false);
+                let mut must_apply = state.rejection == Rejection::Answered;
+                let mut is_lost = false;
                 for (n, revoking) in state.revoking.iter().enumerate() {
                     if let Revoking::Returned(server) = *revoking {
                         let applies = n == 0 || server == Server::New || state.is_known[n];
@@ -253,6 +287,7 @@ impl System for Bridge {
             self.revokes(state, n, &mut goes);
         }
         self.listens(state, &mut goes);
+        self.rejects(state, &mut goes);
     }
 
     fn is_at_rest(&self, _: &State) -> bool {

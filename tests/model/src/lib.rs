@@ -20,6 +20,8 @@
 //! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
+//! | `reservation` | how many nodes validate, and how long one waits: `reserve.lua`, `Resolver::lead` |
+//! | `takeover` | how long a node serves what another node has validated: `Store::lookup_newer` |
 //! | `bridge` | what is served after a restart: `coherence/bridge.rs`, `Store::bridged` |
 
 pub mod bounds;
@@ -33,11 +35,13 @@ mod peer;
 mod redis;
 mod refusals;
 mod request;
+pub mod reservation;
 mod revoke;
 pub mod rules;
 pub mod search;
 mod session;
 pub mod state;
+pub mod takeover;
 pub mod tier;
 mod world;
 

@@ -20,6 +20,7 @@ fn each_guard_is_necessary() {
         ReadsServer,
         OwnAdvancesCopy,
         CopiesOnConnection,
+        RejectionEvicts,
     ] {
         let report = Bridge::default().without(guard).check();
         assert!(report.trace.is_some(), "{guard:?}");
