@@ -20,6 +20,7 @@
 //! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
+//! | `events` | what a provider pushes: `events/receiver.rs`, `events/applied_events.rs` |
 //! | `reservation` | how many nodes validate, and how long one waits: `reserve.lua`, `Resolver::lead` |
 //! | `takeover` | how long a node serves what another node has validated: `Store::lookup_newer` |
 //! | `bridge` | what is served after a restart: `coherence/bridge.rs`, `Store::bridged` |
@@ -27,6 +28,7 @@
 pub mod bounds;
 pub mod bridge;
 pub mod configurations;
+pub mod events;
 mod fleet;
 mod lag;
 mod leader;
