@@ -176,11 +176,7 @@ fn router(app: App, hooks: Router<App>, demo: Option<Demo>) -> Router {
 }
 
 /// Adds the origin of the session to the response.
-async fn show_origin(
-    Extension(session): Extension<SessionInfo>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn show_origin(session: SessionInfo, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let origin = HeaderValue::from_static(session.origin().as_str());
     let name = HeaderName::from_static("x-session-origin");
@@ -245,10 +241,7 @@ fn cookie(appwrite: &AppwriteValidator, token: &str, more: &str) -> Result<Heade
 /// The user is logged out of the cache even if the provider's call failed. Appwrite accepts 100
 /// logouts an hour from one host. One attacker could otherwise use them up and thereby keep the
 /// sessions of all other users cached.
-async fn logout(
-    State(app): State<App>,
-    Extension(session): Extension<SessionInfo>,
-) -> Result<Response, Problem> {
+async fn logout(State(app): State<App>, session: SessionInfo) -> Result<Response, Problem> {
     let at_provider = app.provider.log_out(session.token()).await;
     // Once Appwrite has ended a session, nothing prolongs it, so Redis need not remember it for long.
     let in_cache = match (&at_provider, &app.provider) {
@@ -356,7 +349,7 @@ fn back_channel_logout() -> Result<Option<BackChannelLogout>, Box<dyn Error>> {
 /// Ends the session at the embedded Appwrite as its console would, and sends the webhook.
 async fn end_at_appwrite(
     State(demo): State<Demo>,
-    Extension(session): Extension<SessionInfo>,
+    session: SessionInfo,
     Extension(user): Extension<UserData>,
 ) -> Result<StatusCode, Problem> {
     demo.server.revoke(session.token().expose_secret());

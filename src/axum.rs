@@ -30,7 +30,7 @@
 //! # app().unwrap();
 //! ```
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, ops::Deref, sync::Arc};
 
 use axum_core::{
     body::Body,
@@ -38,18 +38,87 @@ use axum_core::{
     response::{IntoResponse, Response},
 };
 use http::{Extensions, StatusCode, header, request::Parts};
+use serde::de::DeserializeOwned;
 
 use crate::{
     cache::RevokeError,
     middleware::{Rejection, RejectionBody, RejectionKind, RejectionResponse},
-    model::{SessionInfo, UserData},
+    model::{DecodeUserError, SessionInfo, UserData},
     telemetry::LAYER,
 };
 
 /// Upper bound, in seconds, of the time until a queued revocation is sent to Redis again.
 const REVOKE_RETRY_AFTER: &str = "1";
 
-/// Why [`UserData`] or [`SessionInfo`] could not be extracted.
+/// The user of a request as a type of the application ([`UserData::decode`]), as an argument of a
+/// handler. Behind a layer in `optional` mode, use `Option<Session<T>>`.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use serde::{Deserialize, Serialize};
+/// use tower_session_cache::{
+///     Session, SessionCache, SessionCacheLayer, SessionValidator, UserData, ValidationError,
+///     validator_fn,
+/// };
+///
+/// #[derive(Deserialize, Serialize)]
+/// struct Profile {
+///     tenant: String,
+///     roles: Vec<String>,
+/// }
+///
+/// async fn tenant(profile: Session<Profile>) -> String {
+///     format!("{} of {}", profile.user().id(), profile.tenant)
+/// }
+///
+/// # fn app() -> Result<Router, Box<dyn std::error::Error>> {
+/// let validator = validator_fn("people", |_token| async {
+///     let profile = Profile { tenant: "acme".into(), roles: vec!["admin".into()] };
+///     let user = UserData::builder("ada").attributes_of(&profile);
+///     Ok(user.map_err(ValidationError::unavailable)?.build().into())
+/// });
+/// let layer = SessionCacheLayer::new(SessionCache::default(), validator.decodes::<Profile>());
+/// # Ok(
+/// Router::new().route("/tenant", get(tenant)).layer(layer)
+/// # ) }
+/// # app().unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct Session<T> {
+    user: UserData,
+    decoded: Arc<T>,
+}
+
+impl<T> Session<T> {
+    /// Returns the user as the layer has inserted it.
+    #[must_use]
+    pub fn user(&self) -> &UserData {
+        &self.user
+    }
+
+    /// Returns the session of the request, which a logout handler needs. Returns `None` if another
+    /// layer has authenticated the user.
+    #[must_use]
+    pub fn info(&self) -> Option<&SessionInfo> {
+        self.user.session()
+    }
+
+    /// Returns the decoded user, which all requests of the session share.
+    #[must_use]
+    pub fn into_inner(self) -> Arc<T> {
+        self.decoded
+    }
+}
+
+impl<T> Deref for Session<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.decoded
+    }
+}
+
+/// Why [`UserData`], [`SessionInfo`] or [`Session`] could not be extracted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExtractError {
@@ -60,6 +129,9 @@ pub enum ExtractError {
     /// The request did not pass a `SessionCacheLayer`. The response is 500 without a body.
     /// `Display` and the log say how to fix it.
     MissingLayer,
+    /// The user cannot be decoded as the type of the application. The response is 500 without a
+    /// body. [`SessionValidator::decodes`](crate::SessionValidator::decodes) rules this out.
+    Undecodable(DecodeUserError),
 }
 
 impl fmt::Display for ExtractError {
@@ -70,6 +142,7 @@ impl fmt::Display for ExtractError {
                 "`SessionCacheLayer` is missing on a route whose handler extracts the user; add \
                  `.layer(SessionCacheLayer::new(cache, validator))` after the route"
             }
+            Self::Undecodable(error) => return error.fmt(f),
         })
     }
 }
@@ -87,7 +160,7 @@ impl IntoResponse for ExtractError {
                 };
                 refusal.into_response::<Body>().map(Body::new)
             }
-            Self::MissingLayer => {
+            Self::MissingLayer | Self::Undecodable(_) => {
                 tracing::error!(target: LAYER, error = %self, "session extraction failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
             }
@@ -95,25 +168,39 @@ impl IntoResponse for ExtractError {
     }
 }
 
-/// Returns what the layer has inserted into a request, or the reason why it has not.
-fn find<T: Clone + Send + Sync + 'static>(extensions: &Extensions) -> Result<T, ExtractError> {
-    if let Some(found) = extensions.get::<T>() {
-        return Ok(found.clone());
+/// Returns the user that the layer has inserted into a request, or the reason why it has not.
+fn user(extensions: &Extensions) -> Result<&UserData, ExtractError> {
+    if let Some(user) = extensions.get::<UserData>() {
+        return Ok(user);
     }
     let rejection = match extensions.get::<Rejection>() {
         Some(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => rejection.clone(),
         Some(_) => Rejection::new(RejectionKind::Invalid),
-        None if extensions.get::<UserData>().is_some() => Rejection::new(RejectionKind::Missing),
         None => return Err(ExtractError::MissingLayer),
     };
     Err(ExtractError::Unauthenticated(rejection))
 }
 
-fn find_optional<T>(extensions: &Extensions) -> Result<Option<T>, ExtractError>
+fn session(extensions: &Extensions) -> Result<SessionInfo, ExtractError> {
+    let session = user(extensions)?.session().cloned();
+    session.ok_or_else(|| {
+        let rejection = extensions.get::<Rejection>().cloned();
+        let rejection = rejection.unwrap_or_else(|| Rejection::new(RejectionKind::Missing));
+        ExtractError::Unauthenticated(rejection)
+    })
+}
+
+fn decoded<T>(extensions: &Extensions) -> Result<Session<T>, ExtractError>
 where
-    T: Clone + Send + Sync + 'static,
+    T: DeserializeOwned + Send + Sync + 'static,
 {
-    match find(extensions) {
+    let user = user(extensions)?.clone();
+    let decoded = user.decode().map_err(ExtractError::Undecodable)?;
+    Ok(Session { user, decoded })
+}
+
+fn optional<T>(found: Result<T, ExtractError>) -> Result<Option<T>, ExtractError> {
+    match found {
         Ok(found) => Ok(Some(found)),
         Err(ExtractError::Unauthenticated(_)) => Ok(None),
         Err(error) => Err(error),
@@ -121,30 +208,35 @@ where
 }
 
 macro_rules! extractor {
-    ($type:ty) => {
-        impl<S: Sync> FromRequestParts<S> for $type {
+    ($find:expr, $type:ty $(, $generic:ident)?) => {
+        impl<S: Sync $(, $generic)?> FromRequestParts<S> for $type
+        $(where $generic: DeserializeOwned + Send + Sync + 'static)?
+        {
             type Rejection = ExtractError;
 
             async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ExtractError> {
-                find(&parts.extensions)
+                $find(&parts.extensions)
             }
         }
 
-        impl<S: Sync> OptionalFromRequestParts<S> for $type {
+        impl<S: Sync $(, $generic)?> OptionalFromRequestParts<S> for $type
+        $(where $generic: DeserializeOwned + Send + Sync + 'static)?
+        {
             type Rejection = ExtractError;
 
             async fn from_request_parts(
                 parts: &mut Parts,
                 _: &S,
             ) -> Result<Option<Self>, ExtractError> {
-                find_optional(&parts.extensions)
+                optional($find(&parts.extensions))
             }
         }
     };
 }
 
-extractor!(UserData);
-extractor!(SessionInfo);
+extractor!(|extensions| user(extensions).cloned(), UserData);
+extractor!(session, SessionInfo);
+extractor!(decoded, Session<T>, T);
 
 /// 503 with `Retry-After`, because the revocation is not effective on all nodes yet.
 impl IntoResponse for RevokeError {

@@ -9,7 +9,8 @@
 //! The layer reads the token from the request's headers and looks for its session in memory, then
 //! in Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
 //! requests that wait for the token. It stores the session unless something was revoked in the
-//! meantime. The inner service finds [`UserData`] and [`SessionInfo`] in the request's extensions.
+//! meantime. The inner service finds [`UserData`] in the request's extensions, which leads to the
+//! session of the request ([`UserData::session`]).
 //! A rejected request gets a response with a [`Rejection`] in its extensions. `ARCHITECTURE.md`,
 //! next to `README.md` in the repository and in the published package, describes the files and the
 //! revocation protocol.
@@ -157,7 +158,7 @@
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
 //! | `events` | [`RevocationReceiver`], which takes the events that identity providers push, such as Appwrite's webhooks | *ring* |
 //! | `oidc-events` | `BackChannelLogout` and `SharedSignals`, which read the events that OpenID providers sign | `events`, reqwest, rustls with *ring* |
-//! | `axum` | [`UserData`] and [`SessionInfo`] as arguments of axum handlers, errors as responses | axum-core |
+//! | `axum` | [`UserData`], [`SessionInfo`] and `Session<T>`, a user type of your own, as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
 //! | `testing` | a validator that uses a table, a one-line layer, and a clock that tests move by hand | nothing |
@@ -192,7 +193,7 @@ mod validator;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use axum::ExtractError;
+pub use axum::{ExtractError, Session};
 pub use cache::{
     CloseError, Fill, Health, Lookup, ProviderHealth, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
@@ -219,7 +220,8 @@ pub use middleware::{
     SessionCacheService,
 };
 pub use model::{
-    Authority, CachedSession, Namespace, Origin, SessionInfo, UserData, UserDataBuilder,
+    Authority, CachedSession, DecodeUserError, Namespace, Origin, SessionInfo, UserData,
+    UserDataBuilder,
 };
 #[cfg(feature = "tls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
@@ -243,9 +245,9 @@ pub use validator::introspection::{
     IntrospectionValidatorBuilder,
 };
 pub use validator::{
-    AndThen, ErasedValidator, Filter, ForbiddenReason, LayeredValidator, Map, Or, SessionValidator,
-    ValidatedSession, ValidationError, ValidationErrorKind, ValidatorCall, ValidatorFn,
-    validator_fn,
+    AndThen, Decodes, ErasedValidator, Filter, ForbiddenReason, LayeredValidator, Map, Or,
+    SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind, ValidatorCall,
+    ValidatorFn, validator_fn,
 };
 
 /// Compiles what the README shows.

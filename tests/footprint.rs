@@ -216,16 +216,16 @@ fn assert_that_hits_are_cheap(cache: &SessionCache) {
     };
     hit();
     let hit = hit();
-    // The first inserted value allocates the map and its table, the second only itself. Here these
-    // are the user and the session.
-    let two = measure(|| {
+    // The first inserted value allocates the map, its table and itself. Here it is the user, who leads
+    // to the session.
+    let one = measure(|| {
         let mut extensions = http::Extensions::new();
         extensions.insert(String::new());
-        extensions.insert(Vec::<u8>::new());
     });
     assert_eq!(cache.stats().hits, before + 2);
-    assert_eq!(hit.count_total, two.count_total, "{hit:?} {two:?}");
-    assert!(hit.count_total <= 5, "{hit:?}");
+    println!("{} allocations in a local hit", hit.count_total);
+    assert_eq!(hit.count_total, one.count_total, "{hit:?} {one:?}");
+    assert!(hit.count_total <= 4, "{hit:?}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use std::{path::PathBuf, process::Command};
 
 /// The compiler for which the figures below were counted. For another one the tolerance is larger.
 const COMPILER: &str = "rustc 1.95.0";
-const LOCAL: u64 = 3_392;
+const LOCAL: u64 = 3_156;
 const REDIS: u64 = 38_600;
 
 /// Builds the program as users build it.

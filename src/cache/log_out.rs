@@ -9,7 +9,7 @@ use super::{
     revoke::{Revocation, RevokeError},
 };
 use crate::{
-    model::{Authority, SessionInfo},
+    model::{Authority, SessionInfo, UserData},
     protocol::{IdentityDigest, TombstoneKind},
     time::wall_micros,
     token::SessionToken,
@@ -223,7 +223,7 @@ impl SessionCache {
     }
 
     fn logout_of(&self, session: &SessionInfo, is_confirmed: bool) -> Vec<RevocationRequest> {
-        let user = &session.user;
+        let user = &UserData::from(session.user.clone());
         let ends_with_token = user.ends_with_token();
         let left = session.expires_at.map(|at| {
             let left = wall_micros(at).saturating_sub(self.store.clock().wall());

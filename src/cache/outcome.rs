@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 
 use crate::{
-    model::{Origin, UserData},
+    model::{Origin, SharedUser},
     telemetry::LookupOutcome,
     token::SessionToken,
     validator::{ValidationError, ValidationErrorKind},
@@ -14,7 +14,7 @@ pub(crate) type Outcome = Result<Resolved, Denied>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
-    pub(crate) user: UserData,
+    pub(crate) user: SharedUser,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) origin: Origin,
     /// Whether its cache entry had expired.

@@ -27,7 +27,7 @@ use crate::{
         CacheableRecord, Generation, Generations, Lease, ReadVersion, Stripes, TokenStripe,
         UserStripe,
     },
-    model::{CachedSession, LayerId, Origin, RecordVersion, UserData},
+    model::{CachedSession, LayerId, Origin, RecordVersion, SharedUser, UserData},
     protocol::{
         CacheKey, IdentityDigest, IdentityHasher, LifetimePolicy, LocalKey, Provenance, TokenDigest,
     },
@@ -68,7 +68,7 @@ pub(crate) struct Ttls {
 
 #[derive(Clone)]
 struct Entry {
-    user: UserData,
+    user: SharedUser,
     expires_at: Option<DateTime<Utc>>,
     usable_until: u64,
     refresh_at: u64,
@@ -102,7 +102,7 @@ impl Entry {
         let window = self.stale?;
         let until = window.ends.saturating_add(duration);
         (clock.elapsed() < until && !ended(self.expires_at, clock)).then_some(StaleEntry {
-            user: self.user,
+            user: self.user.into(),
             expires_at: self.expires_at,
             generation: self.version.generation,
             window,
@@ -176,7 +176,7 @@ impl LocalStore {
         let has_ended = ended(entry.expires_at, &self.clock);
         if is_unchanged && now < entry.usable_until && !has_ended {
             return Some(CachedSession {
-                user: entry.user,
+                user: entry.user.into(),
                 expires_at: entry.expires_at,
                 origin: Origin::Local,
                 due: (now >= entry.refresh_at).then_some(entry.record),
@@ -296,7 +296,7 @@ impl LocalStore {
         self.entries.insert(
             key.local,
             Entry {
-                user: session.user.clone(),
+                user: session.user.shared().clone(),
                 expires_at: session.expires_at,
                 usable_until,
                 refresh_at: now.saturating_add(refresh_after),
@@ -331,7 +331,7 @@ impl LocalStore {
         self.entries.insert(
             key.local,
             Entry {
-                user: record.user.clone(),
+                user: record.user.shared().clone(),
                 expires_at: record.expires_at,
                 usable_until: ends.min(sent.saturating_add(self.times.max_age)),
                 refresh_at: sent.saturating_add(served.refresh_in.unwrap_or(u64::MAX)),
@@ -364,7 +364,7 @@ impl LocalStore {
         self.entries.insert(
             key,
             Entry {
-                user,
+                user: user.into_shared(),
                 expires_at: None,
                 usable_until,
                 refresh_at: u64::MAX,

@@ -19,7 +19,7 @@ use tower_service::Service;
 use super::{body::ResponseBody, policy::Policy, response::RejectionResponse};
 use crate::{
     cache::{Accepted, Denied},
-    model::SessionInfo,
+    model::{SessionInfo, UserData},
 };
 
 pin_project! {
@@ -78,7 +78,8 @@ where
     }
 }
 
-/// Inserts the user and the session of an accepted request into its extensions.
+/// Inserts the user of an accepted request, who leads to its session, into its extensions. One
+/// value is cheaper than two.
 #[inline]
 pub(crate) fn insert_extensions<ReqBody>(request: &mut Request<ReqBody>, accepted: Accepted) {
     let Accepted {
@@ -86,16 +87,14 @@ pub(crate) fn insert_extensions<ReqBody>(request: &mut Request<ReqBody>, accepte
         resolved,
         rejected_tokens,
     } = accepted;
-    let extensions = request.extensions_mut();
-    extensions.insert(SessionInfo {
+    request.extensions_mut().insert(UserData::from(SessionInfo {
         token,
         origin: resolved.origin,
         expires_at: resolved.expires_at,
         stale: resolved.is_stale,
         rejected_tokens,
-        user: resolved.user.clone(),
-    });
-    extensions.insert(resolved.user);
+        user: resolved.user,
+    }));
 }
 
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>

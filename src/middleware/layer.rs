@@ -17,9 +17,9 @@ use crate::{
 
 /// Layer that authenticates requests by their session token.
 ///
-/// An accepted request carries [`UserData`](crate::UserData) and
-/// [`SessionInfo`](crate::SessionInfo) in its extensions. For any other request, the layer returns
-/// a response ([`Rejection`]) and does not call the inner service.
+/// An accepted request carries [`UserData`](crate::UserData) in its extensions, which leads to the
+/// [session](crate::UserData::session). For any other request, the layer returns a response
+/// ([`Rejection`]) and does not call the inner service.
 ///
 /// A request that already carries `UserData` is passed on unchanged if this layer would have
 /// accepted that user itself. That is the case if an outer `SessionCacheLayer` of the same
@@ -86,7 +86,7 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
 
     /// Also passes on requests without a session. If the token is absent, rejected or forbidden,
     /// or has an authorization scheme that the layer does not read, the request reaches the inner
-    /// service without `UserData` and `SessionInfo`, and the inner service decides. The
+    /// service without `UserData`, and the inner service decides. The
     /// [`Rejection`] in the request's extensions gives the reason.
     ///
     /// A malformed token is still rejected with 400. If the token could not be validated, the

@@ -17,7 +17,7 @@ use super::{
     response::RejectionResponse,
 };
 use crate::{
-    model::{SessionInfo, UserData},
+    model::UserData,
     telemetry::LAYER,
     token::{SessionToken, TokenError, TokenSource},
 };
@@ -94,7 +94,6 @@ impl Policy {
             let extensions = request.extensions_mut();
             // The inner service must not treat a user that this layer rejects as authenticated.
             extensions.remove::<UserData>();
-            extensions.remove::<SessionInfo>();
             extensions.insert(rejection);
             return None;
         }

@@ -1,26 +1,28 @@
 //! Details of a request's session besides the user, such as the token, which a logout handler
 //! needs.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 
 use super::{
     namespace::{Authority, Namespace},
-    user::UserData,
+    shared_user::SharedUser,
 };
 use crate::token::SessionToken;
 
-/// The session of a request. The layer inserts it into the request's extensions together with
-/// [`UserData`](crate::UserData).
+/// The session of a request, which [`UserData::session`](crate::UserData::session) returns. With the
+/// feature `axum` it is an extractor as well.
 ///
-/// `Debug` does not show the token.
-#[derive(Clone, Debug)]
+/// Cloning copies the token. `Debug` does not show it.
+#[derive(Clone)]
 pub struct SessionInfo {
     pub(crate) token: SessionToken,
     pub(crate) origin: Origin,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) stale: bool,
     pub(crate) rejected_tokens: u8,
-    pub(crate) user: UserData,
+    pub(crate) user: SharedUser,
 }
 
 impl SessionInfo {
@@ -55,7 +57,7 @@ impl SessionInfo {
     /// Returns `None` if the application itself stored the user in the cache.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
-        self.user.authority()
+        self.user.source().map(|source| &source.authority)
     }
 
     /// Returns the namespace in which the session was validated, and whose records contain it.
@@ -92,6 +94,17 @@ impl SessionInfo {
     }
 }
 
+impl fmt::Debug for SessionInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionInfo")
+            .field("user", &self.user.id())
+            .field("origin", &self.origin)
+            .field("expires_at", &self.expires_at)
+            .field("is_stale", &self.stale)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Where a session came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -115,20 +128,6 @@ impl Origin {
             Self::Validator => "validator",
         }
     }
-}
-
-/// A session in the cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CachedSession {
-    /// The user of the session.
-    pub user: UserData,
-    /// When the session expires, if known. It was in the future at the time of the lookup.
-    pub expires_at: Option<DateTime<Utc>>,
-    /// Where the session was found.
-    pub origin: Origin,
-    /// Set if the session is due to be validated again, although it may still be served.
-    pub(crate) due: Option<RecordVersion>,
 }
 
 /// Identifies a record whose session is due to be validated again, by the time of its lookup or by

@@ -3,18 +3,26 @@
 //! [`UserData`] is shared, so that a hit copies no strings, and opaque, so that adding fields is
 //! not a breaking change.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use serde::{Serialize, Serializer, ser::SerializeStruct};
+use serde::{Serialize, Serializer, de::DeserializeOwned, ser::SerializeStruct};
 use serde_json::{Map, Value};
 
-use super::namespace::{Authority, Source};
+use super::{
+    decode::DecodeUserError,
+    namespace::{Authority, Source},
+    session::SessionInfo,
+    shared_user::{SharedUser, UserFields},
+};
 use crate::time::isoformat;
 
 /// The authenticated user. The layer inserts it into the request's extensions.
 ///
-/// Cloning shares the data. `Serialize` writes exactly the members `id`, `email`, `name`,
+/// It leads to everything else that is known of the request: its [session](Self::session), and the
+/// user [as a type of the application](Self::decode).
+///
+/// Cloning shares the data, except the token of the session, which is copied. `Serialize` writes exactly the members `id`, `email`, `name`,
 /// `email_verified`, `tier`, `created_at` and `updated_at`, with dates as Python's
 /// `datetime.isoformat()` writes them. It omits [`attributes`](Self::attributes), so that a
 /// response does not accidentally show a client what a validator added.
@@ -36,68 +44,19 @@ use crate::time::isoformat;
 /// assert!(!format!("{user:?}").contains("ada@"));
 /// ```
 #[derive(Clone)]
-pub struct UserData(Arc<Fields>);
+pub struct UserData(Repr);
 
 #[derive(Clone)]
-struct Fields {
-    /// ID, tier, name, e-mail address and session ID in one allocation, because there may be a
-    /// million of each in memory. The fields that a handler reads first come first.
-    texts: Box<str>,
-    /// The end of each text except the last.
-    ends: [usize; 4],
-    email_verified: bool,
-    ends_with_token: bool,
-    created_at: Option<DateTime<Utc>>,
-    updated_at: Option<DateTime<Utc>>,
-    attributes: Map<String, Value>,
-    /// Set only where a session is validated or read from Redis.
-    source: Option<Arc<Source>>,
-}
-
-impl Fields {
-    fn text(&self, range: Range<usize>) -> &str {
-        // The ranges end where texts end, so the fallback is never used.
-        self.texts.get(range).unwrap_or_default()
-    }
-}
-
-/// The fields of a user before their texts are joined.
-#[derive(Clone)]
-pub(crate) struct UserFields<T> {
-    pub(crate) id: T,
-    pub(crate) email: T,
-    pub(crate) name: T,
-    pub(crate) email_verified: bool,
-    pub(crate) tier: T,
-    pub(crate) created_at: Option<DateTime<Utc>>,
-    pub(crate) updated_at: Option<DateTime<Utc>>,
-    pub(crate) attributes: Map<String, Value>,
-    pub(crate) session_id: Option<T>,
-    pub(crate) ends_with_token: bool,
-    pub(crate) source: Option<Arc<Source>>,
+enum Repr {
+    Alone(SharedUser),
+    /// The user of a request, with the session that the request belongs to. So one value in the
+    /// request's extensions leads to both.
+    InSession(SessionInfo),
 }
 
 impl<T: AsRef<str>> UserFields<T> {
     pub(crate) fn build(self) -> UserData {
-        let [id, tier, name, email] =
-            [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
-        let session_id = self.session_id.as_ref().map_or("", AsRef::as_ref);
-        let texts = [id, tier, name, email, session_id];
-        let mut end = 0;
-        let [id, tier, name, email, _] = texts.map(|text: &str| {
-            end += text.len();
-            end
-        });
-        UserData(Arc::new(Fields {
-            texts: texts.concat().into(),
-            ends: [id, tier, name, email],
-            email_verified: self.email_verified,
-            ends_with_token: self.ends_with_token,
-            created_at: self.created_at,
-            updated_at: self.updated_at,
-            attributes: self.attributes,
-            source: self.source,
-        }))
+        self.share().into()
     }
 }
 
@@ -130,25 +89,25 @@ impl UserData {
     /// the layer.
     #[must_use]
     pub fn id(&self) -> &str {
-        self.0.text(0..self.0.ends[0])
+        self.shared().id()
     }
 
     /// Returns the e-mail address. Empty if the user has none.
     #[must_use]
     pub fn email(&self) -> &str {
-        self.0.text(self.0.ends[2]..self.0.ends[3])
+        self.shared().email()
     }
 
     /// Returns the display name, which may be empty.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.0.text(self.0.ends[1]..self.0.ends[2])
+        self.shared().name()
     }
 
     /// Returns `true` if the identity provider has verified the e-mail address.
     #[must_use]
     pub fn email_verified(&self) -> bool {
-        self.0.email_verified
+        self.shared().email_verified()
     }
 
     /// Returns the plan or role. It is `free` unless the validator sets another.
@@ -157,19 +116,19 @@ impl UserData {
     /// service chose. If that service must not choose tiers, give the validator its own namespace.
     #[must_use]
     pub fn tier(&self) -> &str {
-        self.0.text(self.0.ends[0]..self.0.ends[1])
+        self.shared().tier()
     }
 
     /// Returns the time at which the account was created, if the identity provider reports it.
     #[must_use]
     pub fn created_at(&self) -> Option<DateTime<Utc>> {
-        self.0.created_at
+        self.shared().created_at()
     }
 
     /// Returns the time at which the account was last changed, if the identity provider reports it.
     #[must_use]
     pub fn updated_at(&self) -> Option<DateTime<Utc>> {
-        self.0.updated_at
+        self.shared().updated_at()
     }
 
     /// Returns the issuer of this user's session. Returns `None` for a user without a session,
@@ -182,18 +141,17 @@ impl UserData {
     }
 
     pub(crate) fn source(&self) -> Option<&Arc<Source>> {
-        self.0.source.as_ref()
+        self.shared().source()
     }
 
     /// Returns the identity provider's ID of the session, if it reports one.
     pub(crate) fn session_id(&self) -> Option<&str> {
-        let id = self.0.text(self.0.ends[3]..self.0.texts.len());
-        (!id.is_empty()).then_some(id)
+        self.shared().session_id()
     }
 
     /// Whether the expiry of the session is that of its token, which nothing can prolong.
     pub(crate) fn ends_with_token(&self) -> bool {
-        self.0.ends_with_token
+        self.shared().ends_with_token()
     }
 
     /// Returns this user as the user of a session.
@@ -203,21 +161,80 @@ impl UserData {
         session_id: Option<&str>,
         ends_with_token: bool,
     ) -> Self {
-        let fields = &*self.0;
-        let texts = fields.text(0..fields.ends[3]);
-        Self(Arc::new(Fields {
-            texts: [texts, session_id.unwrap_or_default()].concat().into(),
-            ends_with_token,
-            source: Some(source),
-            ..fields.clone()
-        }))
+        let user = self
+            .shared()
+            .in_session(source, session_id, ends_with_token);
+        user.into()
+    }
+
+    pub(crate) fn shared(&self) -> &SharedUser {
+        match &self.0 {
+            Repr::Alone(user) => user,
+            Repr::InSession(session) => &session.user,
+        }
+    }
+
+    pub(crate) fn into_shared(self) -> SharedUser {
+        match self.0 {
+            Repr::Alone(user) => user,
+            Repr::InSession(session) => session.user,
+        }
     }
 
     /// Returns the attributes that the validator added, and members of a shared record that this
     /// crate does not know.
     #[must_use]
     pub fn attributes(&self) -> &Map<String, Value> {
-        &self.0.attributes
+        self.shared().attributes()
+    }
+
+    /// Returns the session of the request that this user made. Returns `None` for a user who was not
+    /// taken from a request behind the layer, and for one that another layer has inserted.
+    #[inline]
+    #[must_use]
+    pub fn session(&self) -> Option<&SessionInfo> {
+        match &self.0 {
+            Repr::Alone(_) => None,
+            Repr::InSession(session) => Some(session),
+        }
+    }
+
+    /// Returns the user as a type of the application, for example with roles, tenant and
+    /// permissions. A user is decoded once for each entry of the cache and each type, and all
+    /// requests of the session share the result.
+    ///
+    /// The type is decoded from the members that `Serialize` writes and from the
+    /// [attributes](Self::attributes). An attribute with the name of such a member is not decoded.
+    ///
+    /// With [`SessionValidator::decodes`](crate::SessionValidator::decodes) the layer accepts only
+    /// users that can be decoded, so that this cannot fail in a handler. With the feature `axum`,
+    /// `Session<T>` is an extractor for it.
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tower_session_cache::UserData;
+    ///
+    /// #[derive(Deserialize, Serialize)]
+    /// struct Profile {
+    ///     tenant: String,
+    ///     roles: Vec<String>,
+    /// }
+    ///
+    /// let profile = Profile { tenant: "acme".into(), roles: vec!["admin".into()] };
+    /// let user = UserData::builder("ada").attributes_of(&profile)?.build();
+    /// assert_eq!(user.decode::<Profile>()?.roles, ["admin"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a field is missing, or if a member has another type or value than the
+    /// field. The error is kept as well.
+    pub fn decode<T>(&self) -> Result<Arc<T>, DecodeUserError>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        self.shared().decode()
     }
 
     /// Returns a builder that starts from this user.
@@ -238,14 +255,32 @@ impl UserData {
     }
 }
 
+impl From<SharedUser> for UserData {
+    #[inline]
+    fn from(user: SharedUser) -> Self {
+        Self(Repr::Alone(user))
+    }
+}
+
+/// The user of a session, who leads back to the session.
+impl From<SessionInfo> for UserData {
+    #[inline]
+    fn from(session: SessionInfo) -> Self {
+        Self(Repr::InSession(session))
+    }
+}
+
+impl SessionInfo {
+    /// Returns the user of the session.
+    #[must_use]
+    pub fn user(&self) -> UserData {
+        self.clone().into()
+    }
+}
+
 impl PartialEq for UserData {
     fn eq(&self, other: &Self) -> bool {
-        let (one, two) = (&*self.0, &*other.0);
-        one.ends == two.ends
-            && one.text(0..one.ends[3]) == two.text(0..two.ends[3])
-            && one.email_verified == two.email_verified
-            && (one.created_at, one.updated_at) == (two.created_at, two.updated_at)
-            && one.attributes == two.attributes
+        self.shared() == other.shared()
     }
 }
 
@@ -253,10 +288,7 @@ impl Eq for UserData {}
 
 impl fmt::Debug for UserData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UserData")
-            .field("id", &self.id())
-            .field("tier", &self.tier())
-            .finish_non_exhaustive()
+        self.shared().fmt(f)
     }
 }
 
@@ -322,6 +354,19 @@ impl UserDataBuilder {
     pub fn attribute(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.0.attributes.insert(name.into(), value.into());
         self
+    }
+
+    /// Adds each member of a value as an attribute, so that the user can be
+    /// [decoded](UserData::decode) as a type with the same members.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the value cannot be serialized, or is not a structure or a map with texts
+    /// as keys.
+    pub fn attributes_of(mut self, value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        let members: Map<String, Value> = serde_json::from_value(serde_json::to_value(value)?)?;
+        self.0.attributes.extend(members);
+        Ok(self)
     }
 
     /// Builds the user.

@@ -81,7 +81,7 @@ impl ProviderMonitor {
     pub(crate) fn record_decision(
         &self,
         token: &SessionToken,
-        result: &Result<ValidatedSession, ValidationError>,
+        result: &Result<Box<ValidatedSession>, ValidationError>,
     ) {
         self.provider.record_decision(token);
         let mut state = lock(&self.state);

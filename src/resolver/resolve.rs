@@ -157,7 +157,12 @@ impl<V: SessionValidator> Resolver<V> {
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "session lookup finished");
         // Call `accepts` last, so that it applies to coalesced, shared and stale sessions as well.
         match outcome {
-            Ok(resolved) if !self.client.validator().accepts(&resolved.user) => {
+            Ok(resolved)
+                if !self
+                    .client
+                    .validator()
+                    .accepts(&resolved.user.clone().into()) =>
+            {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())
             }
             outcome => outcome.map(|resolved| Accepted::first(token, resolved)),
@@ -295,7 +300,7 @@ impl<V: SessionValidator> Resolver<V> {
             self.refresh(token, due);
         }
         Resolved {
-            user: hit.user,
+            user: hit.user.into_shared(),
             expires_at: hit.expires_at,
             origin: hit.origin,
             is_stale: false,
@@ -480,21 +485,21 @@ impl<V: SessionValidator> Resolver<V> {
         leader: &ValidationLeader<Closed>,
         token: &SessionToken,
         ticket: Ticket,
-        session: ValidatedSession,
+        session: Box<ValidatedSession>,
         is_background: bool,
     ) -> (Outcome, bool) {
         let ticket = match self.store().fill(leader, ticket, &session, self.id).await {
             Fill::Conflict(ticket) => ticket,
             fill => {
                 let is_rechecked = !matches!(fill, Fill::Unavailable);
-                return (served(&fill, session), is_rechecked);
+                return (served(&fill, *session), is_rechecked);
             }
         };
         let (result, shared) = self.validate(token, &ticket, is_background).await;
         let outcome = match result {
             Ok(session) => {
                 let fill = self.store().fill(leader, ticket, &session, self.id).await;
-                served(&fill, session)
+                served(&fill, *session)
             }
             Err(error) => {
                 Box::pin(self.store().end_validation(&ticket, shared)).await;
@@ -514,7 +519,7 @@ impl<V: SessionValidator> Resolver<V> {
         ticket: &Ticket,
         is_background: bool,
     ) -> (
-        Result<ValidatedSession, ValidationError>,
+        Result<Box<ValidatedSession>, ValidationError>,
         Option<(LastingCause, u64)>,
     ) {
         if let Some(failure) = self.store().failure(ticket, self.id) {
@@ -568,7 +573,7 @@ impl<V: SessionValidator> Resolver<V> {
         let hit = hit.filter(|hit| self.client.validator().accepts(&hit.user))?;
         self.store().record_lookup(LookupOutcome::Stale);
         Some(Resolved {
-            user: hit.user,
+            user: hit.user.into_shared(),
             expires_at: hit.expires_at,
             origin: hit.origin,
             is_stale: true,
@@ -710,7 +715,7 @@ fn served(fill: &Fill, session: ValidatedSession) -> Outcome {
         // A session whose fill conflicts a second time is served: all requests that wait began
         // before that revocation returned.
         Fill::Stored | Fill::Skipped | Fill::Unavailable | Fill::Conflict(_) => Ok(Resolved {
-            user: session.user,
+            user: session.user.into_shared(),
             expires_at: session.expires_at,
             origin: Origin::Validator,
             is_stale: false,

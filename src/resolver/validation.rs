@@ -25,7 +25,8 @@ pub(crate) struct ValidatorClient<V> {
 
 /// Result of one validation.
 pub(crate) struct Validation {
-    pub(crate) result: Result<ValidatedSession, ValidationError>,
+    /// Boxed, so that a task that waits for the validator reserves little space for it.
+    pub(crate) result: Result<Box<ValidatedSession>, ValidationError>,
     /// Whether the validation failed, or was rejected, for a reason that concerns this token alone
     /// and may be temporary.
     pub(crate) is_failure_of_token: bool,
@@ -90,7 +91,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             metrics.validations_started.increment();
             let result = self.validator.validate(token.clone()).await;
             place.finish(&result);
-            result
+            result.map(Box::new)
         })
         .await
         .unwrap_or_else(|_| {
@@ -128,7 +129,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
     fn record(
         &self,
         token: &SessionToken,
-        result: Result<ValidatedSession, ValidationError>,
+        result: Result<Box<ValidatedSession>, ValidationError>,
     ) -> Validation {
         let error = match result {
             Err(error) if !error.is_rejection() => error,

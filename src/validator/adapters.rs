@@ -1,12 +1,15 @@
 //! Types that the provided methods of [`SessionValidator`](crate::SessionValidator) return.
 //!
 //! The trait names these types, and they implement the trait. They are declared here and
-//! implemented in `or`, `map`, `filter` and `layered`, so that `traits` imports only this file.
+//! implemented in `or`, `map`, `filter`, `decodes` and `layered`, so that `traits` imports only this file.
 
 use std::sync::{Arc, Mutex};
 
 use super::{adaptive_limit::AdaptiveLimit, provider_state::ProviderState};
-use crate::{model::Namespace, token::SessionToken};
+use crate::{
+    model::{DecodeUserError, Namespace, UserData},
+    token::SessionToken,
+};
 
 /// A validator that combines two validators. Created by [`SessionValidator::or`] and
 /// [`SessionValidator::or_if`].
@@ -61,6 +64,16 @@ pub struct AndThen<V, F> {
 pub struct Filter<V, F> {
     pub(super) validator: V,
     pub(super) accepts: F,
+}
+
+/// A validator whose users can be decoded as a type of the application. Created by
+/// [`SessionValidator::decodes`].
+///
+/// [`SessionValidator::decodes`]: crate::SessionValidator::decodes
+#[derive(Clone, Debug)]
+pub struct Decodes<V> {
+    pub(super) validator: V,
+    pub(super) check: fn(&UserData) -> Result<(), DecodeUserError>,
 }
 
 /// A validator with a tower layer around its calls. Created by [`SessionValidator::layer`].

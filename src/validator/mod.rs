@@ -10,6 +10,7 @@ mod adaptive_limit;
 #[cfg(feature = "appwrite")]
 pub(crate) mod appwrite;
 mod closure;
+mod decodes;
 mod erased;
 mod error;
 mod filter;
@@ -36,7 +37,7 @@ mod session;
 mod traits;
 
 pub use self::{
-    adapters::{AndThen, Filter, LayeredValidator, Map, Or, ValidatorCall},
+    adapters::{AndThen, Decodes, Filter, LayeredValidator, Map, Or, ValidatorCall},
     closure::{ValidatorFn, validator_fn},
     erased::ErasedValidator,
     error::{ForbiddenReason, ValidationError, ValidationErrorKind},

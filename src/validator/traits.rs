@@ -2,11 +2,12 @@
 
 use std::{future::Future, sync::Arc};
 
+use serde::de::DeserializeOwned;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    adapters::{AndThen, Filter, LayeredValidator, Map, Or, ValidatorCall},
+    adapters::{AndThen, Decodes, Filter, LayeredValidator, Map, Or, ValidatorCall},
     error::{BoxError, ValidationError},
     session::ValidatedSession,
 };
@@ -223,6 +224,42 @@ pub trait SessionValidator: Send + Sync + 'static {
         F: Fn(&UserData) -> bool + Send + Sync + 'static,
     {
         Filter::new(self, accepts)
+    }
+
+    /// Accepts only users that can be [decoded](UserData::decode) as `T`. A cached user that cannot
+    /// be, such as one from before a field was added, is validated again. If the new user cannot be
+    /// decoded either, the validation fails with 503 and a log line. Keeps the namespace and the
+    /// authority.
+    ///
+    /// The user is decoded once for each entry of the cache, before its first request. Call it last,
+    /// after [`map`](Self::map) and [`and_then`](Self::and_then) have set the attributes.
+    ///
+    /// ```
+    /// use serde::{Deserialize, Serialize};
+    /// use tower_session_cache::{SessionValidator, UserData, validator_fn};
+    ///
+    /// #[derive(Deserialize, Serialize)]
+    /// struct Profile {
+    ///     tenant: String,
+    ///     roles: Vec<String>,
+    /// }
+    ///
+    /// let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
+    /// let people = people
+    ///     .map("profile", |mut session| {
+    ///         let user = session.user.to_builder().attribute("tenant", "acme");
+    ///         session.user = user.attribute("roles", vec!["admin"]).build();
+    ///         session
+    ///     })
+    ///     .decodes::<Profile>();
+    /// # let _ = people;
+    /// ```
+    fn decodes<T>(self) -> Decodes<Self>
+    where
+        Self: Sized,
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        Decodes::new::<T>(self)
     }
 
     /// Applies a tower layer to the calls of this validator, such as a timeout, retries or a limit.

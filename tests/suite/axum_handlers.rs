@@ -10,11 +10,12 @@ use axum::{
     routing::get,
 };
 use http_body_util::BodyExt;
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_session_cache::{
-    ExtractError, ForbiddenReason, RevokeErrorKind, SessionCache, SessionCacheLayer, SessionInfo,
-    UserData, ValidationError,
+    ExtractError, ForbiddenReason, RevokeErrorKind, Session, SessionCache, SessionCacheLayer,
+    SessionInfo, UserData, ValidationError, validator_fn,
 };
 
 use crate::support::{
@@ -49,6 +50,22 @@ fn routes() -> Router {
             "/both",
             get(async |_: UserData, info: Option<SessionInfo>| format!("{}", info.is_some())),
         )
+        .route(
+            "/profile",
+            get(async |profile: Session<Profile>| {
+                let session = profile.info().map(|session| session.origin().as_str());
+                format!("{} of {} {session:?}", profile.user().id(), profile.tenant)
+            }),
+        )
+        .route(
+            "/perhaps-profile",
+            get(async |profile: Option<Session<Profile>>| format!("{}", profile.is_some())),
+        )
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    tenant: String,
 }
 
 async fn call(app: &Router, path: &str, token: Option<&str>) -> Response<Body> {
@@ -78,6 +95,39 @@ async fn extractors_provide_user_and_session() {
             .contains("Some")
     );
     assert_eq!(text(call(&app, "/both", Some("t")).await).await, "true");
+}
+
+#[tokio::test]
+async fn session_extractor_provides_the_user_as_a_type_of_the_application() {
+    let profile = validator_fn("people", |token| async move {
+        let user = UserData::builder("ada");
+        Ok(match token.expose_secret() {
+            "t" => user.attribute("tenant", "acme").build().into(),
+            _ => user.build().into(),
+        })
+    });
+    let app = routes().layer(SessionCacheLayer::new(SessionCache::default(), profile).optional());
+    for _ in 0..2 {
+        let served = text(call(&app, "/profile", Some("t")).await).await;
+        assert!(served.starts_with("ada of acme Some("), "{served}");
+    }
+    assert_eq!(
+        text(call(&app, "/perhaps-profile", Some("t")).await).await,
+        "true"
+    );
+    let stranger = call(&app, "/profile", None).await;
+    assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        text(call(&app, "/perhaps-profile", None).await).await,
+        "false"
+    );
+    // The validator sets no tenant, which only a change of the program can repair.
+    let log = record();
+    for path in ["/profile", "/perhaps-profile"] {
+        let refused = call(&app, path, Some("other")).await;
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    assert_eq!(log.text().matches("`tenant` is missing").count(), 2);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
     ForbiddenReason, Rejection, RejectionBody, RejectionKind, SessionCache, SessionCacheLayer,
-    SessionInfo, SessionToken, SessionValidator, TokenError, TokenSource, UserData,
-    ValidationError, validator_fn,
+    SessionToken, SessionValidator, TokenError, TokenSource, UserData, ValidationError,
+    validator_fn,
 };
 
 use crate::support::{
@@ -87,7 +87,10 @@ async fn outcome<V: SessionValidator>(
             status => Refused(status, rejection.reason()),
         };
     }
-    let session = extensions.get::<SessionInfo>().expect("a session");
+    let session = extensions
+        .get::<UserData>()
+        .and_then(UserData::session)
+        .expect("a session");
     let token = session.token().expose_secret();
     let found = extensions.get::<UserData>().expect("a user");
     assert!(token.starts_with(found.id()), "{token} of {found:?}");
@@ -173,7 +176,11 @@ async fn handler_sees_how_many_cookies_were_rejected() {
     ] {
         for _ in 0..2 {
             let answer = send(&required, &[(header::COOKIE, cookie)]).await;
-            let session = answer.extensions().get::<SessionInfo>().unwrap();
+            let session = answer
+                .extensions()
+                .get::<UserData>()
+                .and_then(UserData::session)
+                .unwrap();
             assert_eq!(session.rejected_tokens(), rejected, "{cookie}");
             assert_eq!(session.token().expose_secret(), "ada-1");
         }

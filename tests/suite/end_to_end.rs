@@ -27,7 +27,7 @@ struct Service {
     client: Client,
 }
 
-async fn me(Extension(user): Extension<UserData>, _: Extension<SessionInfo>) -> Json<UserData> {
+async fn me(Extension(user): Extension<UserData>, _: SessionInfo) -> Json<UserData> {
     Json(user)
 }
 

@@ -11,7 +11,7 @@ use tonic::{
     Code, Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
-use tower_session_cache::{SessionCacheLayer, SessionInfo, UserData};
+use tower_session_cache::{SessionCacheLayer, UserData};
 
 use crate::support::{
     greeter::{Greeter, GreeterClient, GreeterServer, Replies},
@@ -25,7 +25,10 @@ struct Who;
 
 fn caller<T>(request: &Request<T>) -> String {
     let user = request.extensions().get::<UserData>();
-    let session = request.extensions().get::<SessionInfo>();
+    let session = request
+        .extensions()
+        .get::<UserData>()
+        .and_then(UserData::session);
     assert_eq!(user.is_some(), session.is_some());
     user.map_or("-", UserData::id).to_owned()
 }

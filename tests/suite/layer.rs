@@ -68,8 +68,8 @@ impl Service<Request<()>> for Inner {
         let body = user.map_or("-", UserData::id).to_owned();
         let mut response = Response::new(Full::from(body));
         *response.headers_mut() = request.headers().clone();
-        if let Some(info) = request.extensions().get::<SessionInfo>() {
-            response.extensions_mut().insert(info.clone());
+        if let Some(user) = request.extensions().get::<UserData>() {
+            response.extensions_mut().insert(user.clone());
         }
         std::future::ready(Ok(response))
     }
@@ -123,7 +123,11 @@ async fn valid_session_passes_and_is_in_the_extensions() {
     for origin in [Origin::Validator, Origin::Local, Origin::Local] {
         let answer = ask(&layer, with_token("t-1")).await;
         assert_eq!(answer.status(), StatusCode::OK);
-        let info = answer.extensions().get::<SessionInfo>().unwrap();
+        let info = answer
+            .extensions()
+            .get::<UserData>()
+            .and_then(UserData::session)
+            .unwrap();
         assert_eq!(info.token().expose_secret(), "t-1");
         assert_eq!(info.origin(), origin);
         assert_eq!(info.expires_at(), None);
@@ -247,7 +251,13 @@ async fn optional_layer_passes_missing_and_rejected_tokens_only() {
     assert_eq!(text(ask(&layer, Request::new(())).await).await, "-");
     for token in ["invalid", "blocked", "revoked"] {
         let answer = ask(&layer, with_token(token)).await;
-        assert!(answer.extensions().get::<SessionInfo>().is_none());
+        assert!(
+            answer
+                .extensions()
+                .get::<UserData>()
+                .and_then(UserData::session)
+                .is_none()
+        );
         assert_eq!(text(answer).await, "-", "{token}");
     }
     assert_eq!(text(ask(&layer, with_token("good")).await).await, "ada");
@@ -263,7 +273,13 @@ async fn request_with_a_trusted_outer_user_passes_unchanged() {
     request.extensions_mut().insert(UserData::new("machine"));
     let answer = ask(&layer, request).await;
     assert!(!answer.headers()[header::AUTHORIZATION].is_sensitive());
-    assert!(answer.extensions().get::<SessionInfo>().is_none());
+    assert!(
+        answer
+            .extensions()
+            .get::<UserData>()
+            .and_then(UserData::session)
+            .is_none()
+    );
     assert_eq!(text(answer).await, "machine");
     assert_eq!(probe.calls(), 0);
 }
@@ -639,7 +655,11 @@ async fn session_is_served_until_its_ttl_or_its_expiry() {
     for (forward, calls) in steps {
         clock.advance(Duration::from_millis(forward));
         let answer = ask(&layer, with_token("t")).await;
-        let info = answer.extensions().get::<SessionInfo>().unwrap();
+        let info = answer
+            .extensions()
+            .get::<UserData>()
+            .and_then(UserData::session)
+            .unwrap();
         assert_eq!(info.expires_at(), Some(ends));
         assert_eq!(probe.calls(), calls, "{forward}");
     }

@@ -353,12 +353,9 @@ async fn ask_nested<A: SessionValidator, B: SessionValidator>(
     }
     let answer = outer.layer(inner.layer(service)).oneshot(request);
     let answer = soon("a response", answer).await.unwrap();
-    let extensions = answer.extensions();
-    (
-        extensions.get().cloned(),
-        extensions.get().cloned(),
-        extensions.get().cloned(),
-    )
+    let user: Option<UserData> = answer.extensions().get().cloned();
+    let session = user.as_ref().and_then(UserData::session).cloned();
+    (user, session, answer.extensions().get().cloned())
 }
 
 #[tokio::test]

@@ -40,7 +40,8 @@ pub async fn ask_for_all<V: SessionValidator>(
         return Err(rejection.status());
     }
     let user = extensions.get::<UserData>().unwrap().clone();
-    Ok((user, extensions.get::<SessionInfo>().unwrap().clone()))
+    let session = user.session().unwrap().clone();
+    Ok((user, session))
 }
 
 /// Returns the rejection of a request.
