@@ -51,7 +51,7 @@ fn main() {
     }
     let tokens: Vec<_> = (0..TOKENS).map(token).collect();
     let bearers: Vec<_> = (0..TOKENS).map(bearer).collect();
-    let never = validator_fn("bench", |_| async { unreachable!("it is cached") });
+    let never = validator_fn("bench", |_| std::future::pending::<Result<UserData, _>>());
     let mut service = SessionCacheLayer::new(cache.clone(), never).layer(Inner);
     let request = |n: usize| request(&bearers[n % TOKENS]);
     let digest = |n: usize| -> [u8; 32] { Sha256::digest(black_box(&tokens[n % TOKENS])).into() };

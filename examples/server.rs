@@ -49,7 +49,8 @@
 //! - `RUST_LOG`: defaults to `info`.
 //!
 //! `logout` calls the provider, and then logs out of the cache whatever the provider replied. It
-//! responds with 503 if either call failed. Introspection has no call that ends a session, so only
+//! responds with 503 if the provider's call failed, and with 202 if Redis is unavailable and the
+//! logout is delivered later. Introspection has no call that ends a session, so only
 //! the cache rejects its tokens then, on all nodes. Other services that use the
 //! same OAuth 2.0 server still accept them.
 
@@ -249,8 +250,13 @@ async fn logout(State(app): State<App>, session: SessionInfo) -> Result<Response
         _ => app.cache.log_out(&session).await,
     };
     at_provider?;
-    let _ = in_cache?;
-    let mut response = StatusCode::NO_CONTENT.into_response();
+    let mut response = match in_cache {
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "logout not delivered to Redis yet");
+            error.into_response()
+        }
+    };
     if let Provider::Appwrite(appwrite) = &app.provider {
         let cookie = cookie(appwrite, "", "; Max-Age=0")?;
         response.headers_mut().insert(header::SET_COOKIE, cookie);

@@ -41,13 +41,13 @@ use http::{Extensions, StatusCode, header, request::Parts};
 use serde::de::DeserializeOwned;
 
 use crate::{
-    cache::RevokeError,
+    cache::{RevokeError, RevokeErrorKind},
     middleware::{Rejection, RejectionBody, RejectionKind, RejectionResponse},
     model::{DecodeUserError, SessionInfo, UserData},
     telemetry::LAYER,
 };
 
-/// Upper bound, in seconds, of the time until a queued revocation is sent to Redis again.
+/// `Retry-After`, in seconds, of a revocation that found the queue full.
 const REVOKE_RETRY_AFTER: &str = "1";
 
 /// The user of a request as a type of the application ([`UserData::decode`]), as an argument of a
@@ -75,7 +75,7 @@ const REVOKE_RETRY_AFTER: &str = "1";
 /// let validator = validator_fn("people", |_token| async {
 ///     let profile = Profile { tenant: "acme".into(), roles: vec!["admin".into()] };
 ///     let user = UserData::builder("ada").attributes_of(&profile);
-///     Ok(user.map_err(ValidationError::unavailable)?.build().into())
+///     Ok(user.map_err(ValidationError::unavailable)?.build())
 /// });
 /// let layer = SessionCacheLayer::new(SessionCache::default(), validator.decodes::<Profile>());
 /// # Ok(
@@ -238,13 +238,23 @@ extractor!(|extensions| user(extensions).cloned(), UserData);
 extractor!(session, SessionInfo);
 extractor!(decoded, Session<T>, T);
 
-/// 503 with `Retry-After`, because the revocation is not effective on all nodes yet.
+/// The response of a logout or another revocation:
+///
+/// - 202 if it is [queued](RevokeErrorKind::Queued). It applies on this node, and is delivered to the
+///   others without another request.
+/// - 503 with `Retry-After` if the [queue is full](RevokeErrorKind::QueueFull). It is not delivered, so
+///   it must be repeated.
+/// - 403 if the token is [not a session](RevokeErrorKind::NotASession).
 impl IntoResponse for RevokeError {
     fn into_response(self) -> Response {
-        let headers = [
-            (header::RETRY_AFTER, REVOKE_RETRY_AFTER),
-            (header::CACHE_CONTROL, "no-store"),
-        ];
-        (StatusCode::SERVICE_UNAVAILABLE, headers).into_response()
+        let no_store = [(header::CACHE_CONTROL, "no-store")];
+        match self.kind() {
+            RevokeErrorKind::Queued => (StatusCode::ACCEPTED, no_store).into_response(),
+            RevokeErrorKind::QueueFull => {
+                let after = [(header::RETRY_AFTER, REVOKE_RETRY_AFTER)];
+                (StatusCode::SERVICE_UNAVAILABLE, no_store, after).into_response()
+            }
+            RevokeErrorKind::NotASession => (StatusCode::FORBIDDEN, no_store).into_response(),
+        }
     }
 }

@@ -117,7 +117,10 @@
 //! Two kinds of callers, such as machines with signed tokens and people with sessions, need two
 //! layers in `optional` mode and a guard inside both. With axum the guard is
 //! `from_extractor::<UserData>()`. The inner layer needs
-//! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Without it, the inner layer ignores a
+//! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Put the logout route under the people's
+//! layer only, which a machine's request does not pass, and declare the machines' tokens as
+//! [keys](SessionValidator::keys), which [`SessionCache::log_out`] refuses to revoke. Without
+//! `trust_outer_user`, the inner layer ignores a
 //! user that it would not have accepted itself, looks for a token of its own, and passes the
 //! machine's request on without a user. Both layers may share a cache: each reads and writes the
 //! records of its own validator's [`Namespace`]. If one provider is unavailable, its layer responds
@@ -198,6 +201,9 @@ pub use cache::{
     CloseError, Fill, Health, Lookup, ProviderHealth, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
 };
+/// The times that this crate returns and takes are those of [chrono](https://docs.rs/chrono).
+#[doc(no_inline)]
+pub use chrono::{DateTime, Utc};
 pub use config_error::ConfigError;
 #[cfg(feature = "oidc-events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
@@ -245,12 +251,12 @@ pub use validator::introspection::{
     IntrospectionValidatorBuilder,
 };
 pub use validator::{
-    AndThen, Decodes, ErasedValidator, Filter, ForbiddenReason, LayeredValidator, Map, Or,
+    AndThen, Decodes, ErasedValidator, Filter, ForbiddenReason, Keys, LayeredValidator, Map, Or,
     SessionValidator, ValidatedSession, ValidationError, ValidationErrorKind, ValidatorCall,
     ValidatorFn, validator_fn,
 };
 
 /// Compiles what the README shows.
-#[cfg(all(doctest, feature = "appwrite"))]
+#[cfg(all(doctest, feature = "appwrite", feature = "axum"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

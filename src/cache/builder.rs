@@ -60,7 +60,7 @@ impl SessionCacheBuilder {
             enabled: true,
             settings: CacheSettings::default(),
             redis: None,
-            default_database: 2,
+            default_database: 0,
             pepper: None,
             previous_pepper: None,
             sealing_key: None,
@@ -373,8 +373,9 @@ impl SessionCacheBuilder {
     }
 
     /// Sets the maximum lifetime of a session at the identity provider. A revoked token is rejected
-    /// for this long. Defaults to 30 days. Must be at least the [`ttl`](Self::ttl) + 5 seconds. If
-    /// the TTL was not set, it is shortened to fit.
+    /// for this long. Defaults to 30 days. Must be at least the [`ttl`](Self::ttl) +
+    /// [`stale_if_error`](Self::stale_if_error) + 5 seconds. If the TTL was not set, it is shortened to
+    /// fit.
     pub fn max_session_lifetime(mut self, longest: Duration) -> Self {
         self.settings.max_session_lifetime = longest;
         self

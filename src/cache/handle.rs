@@ -131,16 +131,13 @@ impl SessionCache {
         &self.validations
     }
 
-    /// Records in a session which validator accepted it and which authority issued it.
-    pub(crate) fn attribute(&self, session: &mut ValidatedSession) {
+    /// Records in a session which validator accepted it, in a validation that began at
+    /// `validated_at`, and which authority issued it.
+    pub(crate) fn attribute(&self, session: &mut ValidatedSession, validated_at: i64) {
         let authority = session.authority.as_ref().or(self.authority.as_ref());
         let authority = authority.map_or(self.namespace().as_str(), Authority::as_str);
         let source = self.space.native(authority, &session.branches);
-        session.user = session.user.in_session(
-            source,
-            session.session_id.as_deref(),
-            session.ends_with_token,
-        );
+        session.user = session.user_in(source, validated_at);
     }
 
     /// Looks up a token in the namespace of this handle.
@@ -180,7 +177,10 @@ impl SessionCache {
             return Fill::Skipped;
         }
         let mut session = session.clone();
-        self.attribute(&mut session);
+        let clock = self.store.clock();
+        let age = clock.elapsed().saturating_sub(ticket.taken_at);
+        let validated_at = clock.wall().saturating_sub_unsigned(age);
+        self.attribute(&mut session, validated_at);
         self.store.fill_by_ticket(ticket, &session).await
     }
 

@@ -285,6 +285,13 @@ impl CacheSettings {
             ));
         }
         let used = ttl.saturating_add(CLOCK_SKEW_TOLERANCE);
+        if used > self.max_session_lifetime {
+            return Err(ConfigError::new(
+                "`max_session_lifetime` (`duration_remember_me`) must be at least `ttl` \
+                 (`ttl_seconds`) + 5 s; set it to the longest session of the identity provider, for \
+                 example 30 days (2592000), or reduce `ttl`",
+            ));
+        }
         if used.saturating_add(validation) > TOMBSTONE_TTL {
             return Err(ConfigError::new(
                 "`ttl` (`ttl_seconds`) + `validation_timeout` + 5 s must not exceed 1 hour, the \
@@ -302,7 +309,7 @@ impl CacheSettings {
             return Err(ConfigError::new(
                 "`max_session_lifetime` (`duration_remember_me`) must be at least `ttl` \
                  (`ttl_seconds`) + `stale_if_error` + 5 s; set it to the longest session of the \
-                 identity provider, for example 30 days (2592000)",
+                 identity provider, for example 30 days (2592000), or reduce `stale_if_error`",
             ));
         }
         if self.max_session_lifetime > LONGEST_MAX_SESSION_LIFETIME {

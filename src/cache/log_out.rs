@@ -41,12 +41,14 @@ impl SessionCache {
     /// # Errors
     ///
     /// Returns a [`RevokeError`] if Redis is unavailable. The logout then applies on this node only.
+    /// Returns one of kind [`NotASession`](crate::RevokeErrorKind::NotASession), and revokes nothing,
+    /// if the token is a [key](crate::SessionValidator::keys).
     ///
     /// # Cancel safety
     ///
     /// The logout runs in its own task. Dropping the future after the first poll does not cancel it.
     pub async fn log_out(&self, session: &SessionInfo) -> Result<Revocation, RevokeError> {
-        self.store.revoke(self.logout_of(session, false)).await
+        self.store.revoke(self.logout_of(session, false)?).await
     }
 
     /// Does the same as [`log_out`](Self::log_out) after the provider has confirmed that it ended
@@ -67,7 +69,7 @@ impl SessionCache {
         &self,
         session: &SessionInfo,
     ) -> Result<Revocation, RevokeError> {
-        self.store.revoke(self.logout_of(session, true)).await
+        self.store.revoke(self.logout_of(session, true)?).await
     }
 
     /// Logs a user out everywhere: does what [`log_out`](Self::log_out) does, and validates every
@@ -89,7 +91,7 @@ impl SessionCache {
         &self,
         session: &SessionInfo,
     ) -> Result<Revocation, RevokeError> {
-        let mut all = self.logout_of(session, false);
+        let mut all = self.logout_of(session, false)?;
         all.push(RevocationRequest::User(session.user.id().to_owned()));
         self.store.revoke(all).await
     }
@@ -109,6 +111,9 @@ impl SessionCache {
         &self,
         session: &SessionInfo,
     ) -> Result<Revocation, RevokeError> {
+        if session.is_key() {
+            return Err(RevokeError::not_a_session());
+        }
         self.invalidate_user(session.user.id()).await
     }
 
@@ -222,9 +227,16 @@ impl SessionCache {
         self.store.revoke(vec![what]).await
     }
 
-    fn logout_of(&self, session: &SessionInfo, is_confirmed: bool) -> Vec<RevocationRequest> {
+    fn logout_of(
+        &self,
+        session: &SessionInfo,
+        is_confirmed: bool,
+    ) -> Result<Vec<RevocationRequest>, RevokeError> {
+        if session.is_key() {
+            return Err(RevokeError::not_a_session());
+        }
         let user = &UserData::from(session.user.clone());
-        let ends_with_token = user.ends_with_token();
+        let ends_with_token = user.times().ends_with_token;
         let left = session.expires_at.map(|at| {
             let left = wall_micros(at).saturating_sub(self.store.clock().wall());
             Duration::from_micros(u64::try_from(left).unwrap_or_default())
@@ -244,9 +256,9 @@ impl SessionCache {
             },
             None => RevocationRequest::User(id),
         };
-        vec![
+        Ok(vec![
             RevocationRequest::Token(self.key(session.token()), revoke),
             rest,
-        ]
+        ])
     }
 }

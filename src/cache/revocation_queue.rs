@@ -33,6 +33,10 @@ pub enum RevokeErrorKind {
     /// Redis is unavailable, and too many revocations are queued already. Repeat the revocation
     /// later.
     QueueFull,
+    /// The token is a key and not a session ([`SessionValidator::keys`](crate::SessionValidator::keys)),
+    /// so a logout does not end it. Nothing was revoked. Use
+    /// [`revoke_token`](crate::SessionCache::revoke_token) to revoke a key.
+    NotASession,
 }
 
 #[derive(Clone)]

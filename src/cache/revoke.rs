@@ -86,13 +86,20 @@ impl Revocation {
     }
 }
 
-/// A revocation that applies on this node only. A cache without Redis never fails to revoke.
+/// A revocation that applies on this node only, or a logout of a key, which revokes nothing. A cache
+/// without Redis never fails to revoke a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokeError {
     kind: RevokeErrorKind,
 }
 
 impl RevokeError {
+    pub(super) fn not_a_session() -> Self {
+        Self {
+            kind: RevokeErrorKind::NotASession,
+        }
+    }
+
     /// Returns how the revocation failed.
     #[must_use]
     pub fn kind(&self) -> RevokeErrorKind {
@@ -110,6 +117,10 @@ impl fmt::Display for RevokeError {
             RevokeErrorKind::QueueFull => {
                 "the revocation applies on this node only, because the queue is full; repeat it \
                  when Redis is available again"
+            }
+            RevokeErrorKind::NotASession => {
+                "the token is a key and not a session, so nothing was revoked; use `revoke_token` \
+                 to revoke a key"
             }
         })
     }
@@ -134,8 +145,8 @@ async fn revoke_all(
             (Ok(one), Ok(other)) => Ok(one.and(other)),
             (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
             (Err(one), Err(other)) => Err(match one.kind {
-                RevokeErrorKind::QueueFull => one,
                 RevokeErrorKind::Queued => other,
+                RevokeErrorKind::QueueFull | RevokeErrorKind::NotASession => one,
             }),
         });
     store.start_delivery();
@@ -362,7 +373,9 @@ impl Store {
         self.apply(&what, Vec::new());
         let end = match kind {
             RevokeErrorKind::Queued => RevocationOutcome::Queued,
-            RevokeErrorKind::QueueFull => RevocationOutcome::QueueFull,
+            RevokeErrorKind::QueueFull | RevokeErrorKind::NotASession => {
+                RevocationOutcome::QueueFull
+            }
         };
         self.report(what.kind(), end);
         if kind == RevokeErrorKind::QueueFull {

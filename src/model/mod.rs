@@ -19,5 +19,5 @@ pub(crate) use self::{
     layer_id::LayerId,
     namespace::{Branches, RecordKey, Source},
     session::RecordVersion,
-    shared_user::{SharedUser, UserFields},
+    shared_user::{SessionTimes, SharedUser, UserFields},
 };

@@ -84,6 +84,39 @@ impl SessionInfo {
         self.user.session_id()
     }
 
+    /// Returns the time at which the validation began that the session comes from. By the clock of
+    /// Redis if the session was read from there.
+    #[must_use]
+    pub fn validated_at(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(self.user.times().validated_at).unwrap_or_default()
+    }
+
+    /// Returns the time at which the user last authenticated, if the identity provider reports it:
+    /// the claim `auth_time` of introspection, the creation of Appwrite's session, or what a custom
+    /// validator has set with
+    /// [`with_authenticated_at`](crate::ValidatedSession::with_authenticated_at).
+    #[must_use]
+    pub fn authenticated_at(&self) -> Option<DateTime<Utc>> {
+        let seconds = self.user.times().authenticated_at?;
+        DateTime::from_timestamp_secs(seconds)
+    }
+
+    /// Returns how the user authenticated, if the identity provider reports it: the claim `acr` of
+    /// introspection (authentication context class), or what a custom validator has set with
+    /// [`with_acr`](crate::ValidatedSession::with_acr).
+    #[must_use]
+    pub fn acr(&self) -> Option<&str> {
+        self.user.acr()
+    }
+
+    /// Returns `true` if the token is a key and not a session, which no
+    /// [logout](crate::SessionCache::log_out) ends: see
+    /// [`SessionValidator::keys`](crate::SessionValidator::keys).
+    #[must_use]
+    pub fn is_key(&self) -> bool {
+        self.user.times().is_key
+    }
+
     /// Returns `true` if the session should have been validated again first, and was served from
     /// the cache instead: because the identity provider was unavailable
     /// ([`stale_if_error`](crate::SessionCacheBuilder::stale_if_error)), or because Redis was

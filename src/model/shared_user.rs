@@ -23,13 +23,13 @@ pub(crate) struct SharedUser(Arc<Fields>);
 
 #[derive(Clone)]
 struct Fields {
-    /// ID, tier, name, e-mail address and session ID in one allocation, because there may be a
-    /// million of each in memory. The fields that a handler reads first come first.
+    /// ID, tier, name, e-mail address, session ID and `acr` in one allocation, because there may be
+    /// a million of each in memory. The fields that a handler reads first come first.
     texts: Box<str>,
     /// The end of each text except the last.
-    ends: [usize; 4],
+    ends: [usize; 5],
     email_verified: bool,
-    ends_with_token: bool,
+    times: SessionTimes,
     created_at: Option<DateTime<Utc>>,
     updated_at: Option<DateTime<Utc>>,
     attributes: Map<String, Value>,
@@ -43,6 +43,19 @@ impl Fields {
         // The ranges end where texts end, so the fallback is never used.
         self.texts.get(range).unwrap_or_default()
     }
+}
+
+/// What is known of a session besides its user and its texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SessionTimes {
+    /// When the validation began, in microseconds since 1970.
+    pub(crate) validated_at: i64,
+    /// When the user has authenticated, in seconds since 1970.
+    pub(crate) authenticated_at: Option<i64>,
+    /// Whether the expiry of the session is that of its token, which nothing can prolong.
+    pub(crate) ends_with_token: bool,
+    /// Whether the token is a key, which no logout ends.
+    pub(crate) is_key: bool,
 }
 
 /// What the user was decoded as, one type after the other. A program has few such types.
@@ -94,13 +107,18 @@ impl SharedUser {
 
     /// Returns the identity provider's ID of the session, if it reports one.
     pub(crate) fn session_id(&self) -> Option<&str> {
-        let id = self.0.text(self.0.ends[3]..self.0.texts.len());
+        let id = self.0.text(self.0.ends[3]..self.0.ends[4]);
         (!id.is_empty()).then_some(id)
     }
 
-    /// Whether the expiry of the session is that of its token, which nothing can prolong.
-    pub(crate) fn ends_with_token(&self) -> bool {
-        self.0.ends_with_token
+    /// Returns the authentication context class, if the identity provider reports one.
+    pub(crate) fn acr(&self) -> Option<&str> {
+        let acr = self.0.text(self.0.ends[4]..self.0.texts.len());
+        (!acr.is_empty()).then_some(acr)
+    }
+
+    pub(crate) fn times(&self) -> SessionTimes {
+        self.0.times
     }
 
     /// Returns this user as the user of a session.
@@ -108,13 +126,16 @@ impl SharedUser {
         &self,
         source: Arc<Source>,
         session_id: Option<&str>,
-        ends_with_token: bool,
+        acr: Option<&str>,
+        times: SessionTimes,
     ) -> Self {
         let fields = &*self.0;
-        let texts = fields.text(0..fields.ends[3]);
+        let [id, tier, name, email, _] = fields.ends;
+        let (texts, session_id) = (fields.text(0..email), session_id.unwrap_or_default());
         Self(Arc::new(Fields {
-            texts: [texts, session_id.unwrap_or_default()].concat().into(),
-            ends_with_token,
+            ends: [id, tier, name, email, email + session_id.len()],
+            texts: [texts, session_id, acr.unwrap_or_default()].concat().into(),
+            times,
             source: Some(source),
             ..fields.clone()
         }))
@@ -178,7 +199,7 @@ impl fmt::Debug for SharedUser {
 impl PartialEq for SharedUser {
     fn eq(&self, other: &Self) -> bool {
         let (one, two) = (&*self.0, &*other.0);
-        one.ends == two.ends
+        one.ends[..4] == two.ends[..4]
             && one.text(0..one.ends[3]) == two.text(0..two.ends[3])
             && one.email_verified == two.email_verified
             && (one.created_at, one.updated_at) == (two.created_at, two.updated_at)
@@ -198,7 +219,8 @@ pub(crate) struct UserFields<T> {
     pub(crate) updated_at: Option<DateTime<Utc>>,
     pub(crate) attributes: Map<String, Value>,
     pub(crate) session_id: Option<T>,
-    pub(crate) ends_with_token: bool,
+    pub(crate) acr: Option<T>,
+    pub(crate) times: SessionTimes,
     pub(crate) source: Option<Arc<Source>>,
 }
 
@@ -206,18 +228,19 @@ impl<T: AsRef<str>> UserFields<T> {
     pub(super) fn share(self) -> SharedUser {
         let [id, tier, name, email] =
             [&self.id, &self.tier, &self.name, &self.email].map(AsRef::as_ref);
-        let session_id = self.session_id.as_ref().map_or("", AsRef::as_ref);
-        let texts = [id, tier, name, email, session_id];
+        let [session_id, acr] =
+            [&self.session_id, &self.acr].map(|text| text.as_ref().map_or("", AsRef::as_ref));
+        let texts = [id, tier, name, email, session_id, acr];
         let mut end = 0;
-        let [id, tier, name, email, _] = texts.map(|text: &str| {
+        let [id, tier, name, email, session_id, _] = texts.map(|text: &str| {
             end += text.len();
             end
         });
         SharedUser(Arc::new(Fields {
             texts: texts.concat().into(),
-            ends: [id, tier, name, email],
+            ends: [id, tier, name, email, session_id],
             email_verified: self.email_verified,
-            ends_with_token: self.ends_with_token,
+            times: self.times,
             created_at: self.created_at,
             updated_at: self.updated_at,
             attributes: self.attributes,

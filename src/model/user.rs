@@ -13,7 +13,7 @@ use super::{
     decode::DecodeUserError,
     namespace::{Authority, Source},
     session::SessionInfo,
-    shared_user::{SharedUser, UserFields},
+    shared_user::{SessionTimes, SharedUser, UserFields},
 };
 use crate::time::isoformat;
 
@@ -80,7 +80,8 @@ impl UserData {
             updated_at: None,
             attributes: Map::new(),
             session_id: None,
-            ends_with_token: false,
+            acr: None,
+            times: SessionTimes::default(),
             source: None,
         })
     }
@@ -149,9 +150,12 @@ impl UserData {
         self.shared().session_id()
     }
 
-    /// Whether the expiry of the session is that of its token, which nothing can prolong.
-    pub(crate) fn ends_with_token(&self) -> bool {
-        self.shared().ends_with_token()
+    pub(crate) fn acr(&self) -> Option<&str> {
+        self.shared().acr()
+    }
+
+    pub(crate) fn times(&self) -> SessionTimes {
+        self.shared().times()
     }
 
     /// Returns this user as the user of a session.
@@ -159,11 +163,10 @@ impl UserData {
         &self,
         source: Arc<Source>,
         session_id: Option<&str>,
-        ends_with_token: bool,
+        acr: Option<&str>,
+        times: SessionTimes,
     ) -> Self {
-        let user = self
-            .shared()
-            .in_session(source, session_id, ends_with_token);
+        let user = self.shared().in_session(source, session_id, acr, times);
         user.into()
     }
 
@@ -249,7 +252,8 @@ impl UserData {
             updated_at: self.updated_at(),
             attributes: self.attributes().clone(),
             session_id: None,
-            ends_with_token: false,
+            acr: None,
+            times: SessionTimes::default(),
             source: None,
         })
     }

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{space::NamespaceContext, timestamp::Timestamp};
 use crate::{
-    model::{Branches, UserData, UserFields},
+    model::{Branches, SessionTimes, UserData, UserFields},
     time::{isoformat, parse_isoformat},
 };
 
@@ -104,6 +104,13 @@ struct Native<'a> {
     /// Absent unless the expiry is that of the token.
     #[serde(default)]
     ends_with_token: bool,
+    /// Absent unless the token is a key.
+    #[serde(default)]
+    is_key: bool,
+    #[serde(default)]
+    authenticated_at: Option<i64>,
+    #[serde(borrow, default)]
+    acr: Option<BorrowedStr<'a>>,
     #[serde(borrow, default)]
     fence: Option<BorrowedStr<'a>>,
     #[serde(default, deserialize_with = "present")]
@@ -177,8 +184,8 @@ impl RawRecord<'_> {
                 .iter()
                 .any(|name| self.others.contains_key(*name))
         };
-        let (source, session_id, ends_with_token, attributes, provenance) = match self.session_cache
-        {
+        let cached_at = Timestamp::from_float(self.cached_at)?;
+        let (source, session_id, acr, times, attributes, provenance) = match self.session_cache {
             Some(native) => {
                 let is_ours = native.version == RECORD_VERSION
                     && native.namespace.as_ref().map(AsRef::as_ref)
@@ -194,16 +201,29 @@ impl RawRecord<'_> {
                     seen_mark: native.seen_mark?,
                     run: native.run?,
                 };
+                let times = SessionTimes {
+                    validated_at: provenance.fence.0,
+                    authenticated_at: native.authenticated_at,
+                    ends_with_token: native.ends_with_token,
+                    is_key: native.is_key,
+                };
                 (
                     source,
                     native.session_id,
-                    native.ends_with_token,
+                    native.acr,
+                    times,
                     native.attributes,
                     Some(provenance),
                 )
             }
             None => match space.foreign() {
-                Some(source) if !is_unversioned() => (source, None, false, self.others, None),
+                Some(source) if !is_unversioned() => {
+                    let times = SessionTimes {
+                        validated_at: cached_at.0,
+                        ..SessionTimes::default()
+                    };
+                    (source, None, None, times, self.others, None)
+                }
                 _ => return Some(Parsed::NotOurs),
             },
         };
@@ -217,13 +237,14 @@ impl RawRecord<'_> {
             updated_at: date(self.updated_at)?,
             attributes,
             session_id,
-            ends_with_token,
+            acr,
+            times,
             source: Some(source),
         };
         Some(Parsed::Record(Record {
             user: user.build(),
             expires_at: date(self.session_expire)?,
-            cached_at: Timestamp::from_float(self.cached_at)?,
+            cached_at,
             provenance,
         }))
     }
@@ -278,13 +299,23 @@ pub(crate) fn encode_prefix(
         member(",", "branches", &written(&source.branches));
     }
     member(",", "session_id", &text(user.session_id()));
-    if user.ends_with_token() {
+    let times = user.times();
+    if times.ends_with_token {
         member(",", "ends_with_token", "true");
+    }
+    if times.is_key {
+        member(",", "is_key", "true");
+    }
+    if let Some(at) = times.authenticated_at {
+        member(",", "authenticated_at", &at.to_string());
     }
     // The fill script finds the fence by the first member of this name, so it must come before
     // everything that a provider chooses.
     member(",", "fence", &quoted(&fence.to_string()));
     member(",", "seen_tomb", &text(seen_tomb));
+    if let Some(acr) = user.acr() {
+        member(",", "acr", &quoted(acr));
+    }
     member(",", "attributes", &written(user.attributes()));
     member(",", "seen_mark", "");
     json
@@ -369,7 +400,7 @@ mod tests {
     fn of_namespace(user: UserData, namespace: &Namespace, session_id: Option<&str>) -> String {
         let branches = Branches::default().inside(&Namespace::named("or"), "oauth");
         let source = space(namespace.clone()).native("issuer", &branches);
-        let user = user.in_session(source, session_id, false);
+        let user = user.in_session(source, session_id, None, SessionTimes::default());
         encode_prefix(
             &user,
             None,
@@ -521,6 +552,7 @@ mod tests {
             attribute in "extra|user_id|fence|run|session_cache|version|\\PC{0,6}",
             authority in text(), branches in proptest::collection::vec(text(), 0..3),
             session_id in proptest::option::of("\\PC{1,8}"), namespace in text(), with_token: bool,
+            is_key: bool, authenticated_at: Option<i64>, acr in proptest::option::of("\\PC{1,8}"),
         ) {
             let time = |micros: Option<i64>| micros.and_then(DateTime::<Utc>::from_timestamp_micros);
             let user = UserData::builder(id).email(email).name(name).tier(tier).email_verified(verified)
@@ -530,8 +562,9 @@ mod tests {
                 inside.inside(&Namespace::named("or"), name)
             });
             let source = space.native(&authority, &branches);
-            let user = user.in_session(Arc::clone(&source), session_id.as_deref(), with_token);
             let fence = Timestamp(fence);
+            let times = SessionTimes { validated_at: fence.0, authenticated_at, ends_with_token: with_token, is_key };
+            let user = user.in_session(Arc::clone(&source), session_id.as_deref(), acr.as_deref(), times);
             let mut json = encode_prefix(&user, time(expires), fence, fence.minus(5_000_000), None);
             json += &encode_suffix(mark.as_deref().unwrap_or_default(), "r1");
             let Parsed::Record(record) = Record::parse(json.as_bytes(), &space) else {
@@ -539,7 +572,8 @@ mod tests {
             };
             prop_assert_eq!(record.user.source(), Some(&source));
             prop_assert_eq!(record.user.session_id(), session_id.as_deref());
-            prop_assert_eq!(record.user.ends_with_token(), with_token);
+            prop_assert_eq!(record.user.acr(), acr.as_deref());
+            prop_assert_eq!(record.user.times(), times);
             prop_assert_eq!(record.user, user);
             prop_assert_eq!(record.expires_at, time(expires));
             prop_assert_eq!(record.cached_at, fence.minus(5_000_000));

@@ -295,8 +295,9 @@ impl RedisConfig {
     }
 
     /// Sets the number of the database that is used if the URL names none. Defaults to
-    /// [`SessionCacheConfig::redis_db`](crate::SessionCacheConfig::redis_db), and without a
-    /// configuration file to 2, the database of the Python service. A cluster has only database 0.
+    /// [`SessionCacheConfig::redis_db`](crate::SessionCacheConfig::redis_db) if a configuration file of
+    /// the Python service was applied, which is 2 unless it says otherwise, and else to 0. A cluster
+    /// has only database 0.
     pub fn database(mut self, number: u16) -> Self {
         self.database = Some(number);
         self

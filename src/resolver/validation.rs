@@ -71,6 +71,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
     pub(crate) async fn validate(&self, cache: &SessionCache, token: &SessionToken) -> Validation {
         let (validations, metrics) = (cache.validations(), cache.store().metrics());
         let (mut timer, mut called_at) = (None, None);
+        let mut validated_at = 0;
         let result = tokio::time::timeout(validations.timeout, async {
             // Wait for the provider first: what waits for a slow one must not use up the permits
             // that validations with other providers need.
@@ -88,6 +89,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
             place.start()?;
             timer = Some(Timer::start());
             called_at = Some(Instant::now());
+            validated_at = cache.store().clock().wall();
             metrics.validations_started.increment();
             let result = self.validator.validate(token.clone()).await;
             place.finish(&result);
@@ -110,7 +112,7 @@ impl<V: SessionValidator> ValidatorClient<V> {
                     "the validator returned a user without an ID",
                 ));
             }
-            cache.attribute(&mut session);
+            cache.attribute(&mut session, validated_at);
             Ok(session)
         });
         if is_background() && called_at.is_none() {

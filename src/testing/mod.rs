@@ -33,5 +33,8 @@ mod validator;
 #[cfg(feature = "oidc-events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "oidc-events")))]
 pub use self::issuer::TestIssuer;
-pub use self::{layer::session_for, validator::TestValidator};
+pub use self::{
+    layer::{session_for, session_info},
+    validator::TestValidator,
+};
 pub use crate::time::ManualClock;

@@ -1,7 +1,7 @@
 //! Types that the provided methods of [`SessionValidator`](crate::SessionValidator) return.
 //!
 //! The trait names these types, and they implement the trait. They are declared here and
-//! implemented in `or`, `map`, `filter`, `decodes` and `layered`, so that `traits` imports only this file.
+//! implemented in `or`, `map`, `filter`, `decodes`, `keys` and `layered`, so that `traits` imports only this file.
 
 use std::sync::{Arc, Mutex};
 
@@ -74,6 +74,14 @@ pub struct Filter<V, F> {
 pub struct Decodes<V> {
     pub(super) validator: V,
     pub(super) check: fn(&UserData) -> Result<(), DecodeUserError>,
+}
+
+/// A validator whose tokens are keys and not sessions. Created by [`SessionValidator::keys`].
+///
+/// [`SessionValidator::keys`]: crate::SessionValidator::keys
+#[derive(Clone, Debug)]
+pub struct Keys<V> {
+    pub(super) validator: V,
 }
 
 /// A validator with a tower layer around its calls. Created by [`SessionValidator::layer`].

@@ -15,18 +15,23 @@ use crate::{
 /// [accepts](SessionValidator::accepts) everything that was cached under its name. Add rules with
 /// [`filter`](SessionValidator::filter).
 ///
+/// The closure returns a [`ValidatedSession`], or [`UserData`] for a session without an expiry. A
+/// closure that only fails has to name one of them: `Err::<UserData, _>(…)`.
+///
 /// ```
 /// use tower_session_cache::{UserData, ValidatedSession, validator_fn};
 ///
-/// let anyone = validator_fn("anyone", |_token| async {
-///     Ok(ValidatedSession::new(UserData::new("ada")))
+/// let anyone = validator_fn("anyone", |_token| async { Ok(UserData::new("ada")) });
+/// let with_id = validator_fn("with-id", |_token| async {
+///     Ok(ValidatedSession::new(UserData::new("ada")).with_session_id("s1"))
 /// });
-/// # let _ = anyone;
+/// # let _ = (anyone, with_id);
 /// ```
-pub fn validator_fn<F, Fut>(name: impl AsRef<str>, f: F) -> ValidatorFn<F>
+pub fn validator_fn<F, Fut, S>(name: impl AsRef<str>, f: F) -> ValidatorFn<F>
 where
     F: Fn(SessionToken) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<ValidatedSession, ValidationError>> + Send,
+    Fut: Future<Output = Result<S, ValidationError>> + Send,
+    S: Into<ValidatedSession>,
 {
     ValidatorFn {
         name: name.as_ref().into(),
@@ -47,10 +52,11 @@ impl<F> fmt::Debug for ValidatorFn<F> {
     }
 }
 
-impl<F, Fut> SessionValidator for ValidatorFn<F>
+impl<F, Fut, S> SessionValidator for ValidatorFn<F>
 where
     F: Fn(SessionToken) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<ValidatedSession, ValidationError>> + Send,
+    Fut: Future<Output = Result<S, ValidationError>> + Send,
+    S: Into<ValidatedSession>,
 {
     fn namespace(&self) -> Namespace {
         Namespace::named(&*self.name)
@@ -60,11 +66,8 @@ where
         Authority::new(&*self.name)
     }
 
-    fn validate(
-        &self,
-        token: SessionToken,
-    ) -> impl Future<Output = Result<ValidatedSession, ValidationError>> + Send {
-        (self.f)(token)
+    async fn validate(&self, token: SessionToken) -> Result<ValidatedSession, ValidationError> {
+        (self.f)(token).await.map(Into::into)
     }
 
     fn accepts(&self, _: &UserData) -> bool {

@@ -15,7 +15,9 @@ use crate::{
 ///
 /// let closed = std::env::args().any(|arg| arg == "--closed");
 /// let validator = if closed {
-///     ErasedValidator::new(validator_fn("closed", |_| async { Err(ValidationError::invalid()) }))
+///     ErasedValidator::new(validator_fn("closed", |_| async {
+///         Err::<UserData, _>(ValidationError::invalid())
+///     }))
 /// } else {
 ///     ErasedValidator::new(validator_fn("anyone", |_| async {
 ///         Ok(ValidatedSession::new(UserData::new("ada")))

@@ -19,11 +19,12 @@ fn derived_namespace(validator: &impl SessionValidator, kind: &str, name: &str) 
     Namespace::derived(kind, [validator.namespace().as_str(), name])
 }
 
-/// The issuer of a session and the branch that accepted it. Both must survive if a closure returns
-/// a new session.
+/// The issuer of a session, the branch that accepted it, and whether its token is a key. They must
+/// survive if a closure returns a new session.
 struct Attribution {
     authority: Option<Authority>,
     branches: Branches,
+    is_key: bool,
 }
 
 impl Attribution {
@@ -31,12 +32,14 @@ impl Attribution {
         Self {
             authority: session.authority.clone(),
             branches: session.branches.clone(),
+            is_key: session.is_key,
         }
     }
 
     fn restore(self, mut session: ValidatedSession) -> ValidatedSession {
         session.authority = session.authority.or(self.authority);
         session.branches = self.branches;
+        session.is_key |= self.is_key;
         session
     }
 }

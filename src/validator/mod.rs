@@ -29,6 +29,7 @@ pub(crate) mod http;
 pub(crate) mod introspection;
 #[cfg(feature = "oidc-events")]
 pub(crate) mod jwks;
+mod keys;
 mod layered;
 mod map;
 mod or;
@@ -37,7 +38,7 @@ mod session;
 mod traits;
 
 pub use self::{
-    adapters::{AndThen, Decodes, Filter, LayeredValidator, Map, Or, ValidatorCall},
+    adapters::{AndThen, Decodes, Filter, Keys, LayeredValidator, Map, Or, ValidatorCall},
     closure::{ValidatorFn, validator_fn},
     erased::ErasedValidator,
     error::{ForbiddenReason, ValidationError, ValidationErrorKind},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use crate::model::{Authority, Branches, Namespace, Source, UserData};
+use crate::model::{Authority, Branches, Namespace, SessionTimes, Source, UserData};
 
 /// A session, as the identity provider reports it for a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub struct ValidatedSession {
     pub(crate) branches: Branches,
     /// Whether `expires_at` is the expiry of the token, which nothing can prolong.
     pub(crate) ends_with_token: bool,
+    pub(crate) is_key: bool,
+    pub(crate) authenticated_at: Option<DateTime<Utc>>,
+    pub(crate) acr: Option<String>,
 }
 
 impl ValidatedSession {
@@ -38,6 +41,9 @@ impl ValidatedSession {
             authority: None,
             branches: Branches::default(),
             ends_with_token: false,
+            is_key: false,
+            authenticated_at: None,
+            acr: None,
         }
     }
 
@@ -71,9 +77,44 @@ impl ValidatedSession {
             // This is the ID of no cache, because the session is in none.
             cache: u64::MAX,
         };
-        let session_id = self.session_id.as_deref();
-        self.user
-            .in_session(Arc::new(source), session_id, self.ends_with_token)
+        self.user_in(Arc::new(source), 0)
+    }
+
+    /// Returns the user as that of this session, whose validation began at `validated_at`.
+    pub(crate) fn user_in(&self, source: Arc<Source>, validated_at: i64) -> UserData {
+        let times = SessionTimes {
+            validated_at,
+            authenticated_at: self.authenticated_at.map(|at| at.timestamp()),
+            ends_with_token: self.ends_with_token,
+            is_key: self.is_key,
+        };
+        let (session_id, acr) = (self.session_id.as_deref(), self.acr.as_deref());
+        self.user.in_session(source, session_id, acr, times)
+    }
+
+    /// Marks the token as a key, such as an API key of a machine, and not as a session.
+    /// [`log_out`](crate::SessionCache::log_out) refuses to end it, so that a request to the logout
+    /// route does not revoke the key. [`SessionValidator::keys`](crate::SessionValidator::keys) does
+    /// this for all tokens of a validator.
+    #[must_use]
+    pub fn as_key(mut self) -> Self {
+        self.is_key = true;
+        self
+    }
+
+    /// Sets when the user last authenticated, with a precision of one second. Defaults to `None`.
+    #[must_use]
+    pub fn with_authenticated_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
+        self.authenticated_at = at.into();
+        self
+    }
+
+    /// Sets how the user authenticated (authentication context class reference). Defaults to
+    /// `None`.
+    #[must_use]
+    pub fn with_acr(mut self, acr: impl Into<String>) -> Self {
+        self.acr = Some(acr.into());
+        self
     }
 
     /// Sets when the session expires. Defaults to `None`.

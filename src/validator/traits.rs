@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    adapters::{AndThen, Decodes, Filter, LayeredValidator, Map, Or, ValidatorCall},
+    adapters::{AndThen, Decodes, Filter, Keys, LayeredValidator, Map, Or, ValidatorCall},
     error::{BoxError, ValidationError},
     session::ValidatedSession,
 };
@@ -161,8 +161,8 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// ```
     /// use tower_session_cache::{SessionValidator, UserData, ValidatedSession, validator_fn};
     ///
-    /// let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
-    /// let machines = validator_fn("machines", |_| async { Ok(UserData::new("robot").into()) });
+    /// let people = validator_fn("people", |_| async { Ok(UserData::new("ada")) });
+    /// let machines = validator_fn("machines", |_| async { Ok(UserData::new("robot")) });
     /// let both = people.or_if("machines", machines, |token| {
     ///     token.expose_secret().starts_with("key_")
     /// });
@@ -244,7 +244,7 @@ pub trait SessionValidator: Send + Sync + 'static {
     ///     roles: Vec<String>,
     /// }
     ///
-    /// let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
+    /// let people = validator_fn("people", |_| async { Ok(UserData::new("ada")) });
     /// let people = people
     ///     .map("profile", |mut session| {
     ///         let user = session.user.to_builder().attribute("tenant", "acme");
@@ -262,6 +262,20 @@ pub trait SessionValidator: Send + Sync + 'static {
         Decodes::new::<T>(self)
     }
 
+    /// Declares that the tokens of this validator are keys and not sessions, such as API keys of
+    /// machines. [`log_out`](crate::SessionCache::log_out) and its variants then return an error
+    /// ([`RevokeErrorKind::NotASession`](crate::RevokeErrorKind::NotASession)) and revoke nothing. So
+    /// a request with a key to the logout route of people does not revoke the key.
+    ///
+    /// A session that was cached before this was declared is validated again. Keeps the namespace
+    /// and the authority.
+    fn keys(self) -> Keys<Self>
+    where
+        Self: Sized,
+    {
+        Keys { validator: self }
+    }
+
     /// Applies a tower layer to the calls of this validator, such as a timeout, retries or a limit.
     /// Keeps the namespace, the authority and [`accepts`](Self::accepts).
     ///
@@ -273,7 +287,7 @@ pub trait SessionValidator: Send + Sync + 'static {
     /// use tower::ServiceBuilder;
     /// use tower_session_cache::{SessionValidator, UserData, validator_fn};
     ///
-    /// let validator = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
+    /// let validator = validator_fn("people", |_| async { Ok(UserData::new("ada")) });
     /// let limits = ServiceBuilder::new()
     ///     .concurrency_limit(64)
     ///     .timeout(Duration::from_secs(1));

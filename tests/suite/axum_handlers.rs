@@ -1,6 +1,6 @@
 //! The extractors and responses of the feature `axum`, and the layer in axum's own server.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::{
     Router,
@@ -9,20 +9,23 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_session_cache::{
-    ExtractError, ForbiddenReason, RevokeErrorKind, Session, SessionCache, SessionCacheLayer,
-    SessionInfo, UserData, ValidationError, validator_fn,
+    ExtractError, ForbiddenReason, RedisConfig, RevokeErrorKind, Session, SessionCache,
+    SessionCacheLayer, SessionInfo, SessionValidator, UserData, ValidationError,
+    testing::session_info, validator_fn,
 };
 
 use crate::support::{
     client::token,
     log::record,
     probe::{Probe, session},
-    redis::free_port,
+    redis::{Redis, free_port},
+    until,
     wire::{self, Version, the_cases},
 };
 
@@ -102,8 +105,8 @@ async fn session_extractor_provides_the_user_as_a_type_of_the_application() {
     let profile = validator_fn("people", |token| async move {
         let user = UserData::builder("ada");
         Ok(match token.expose_secret() {
-            "t" => user.attribute("tenant", "acme").build().into(),
-            _ => user.build().into(),
+            "t" => user.attribute("tenant", "acme").build(),
+            _ => user.build(),
         })
     });
     let app = routes().layer(SessionCacheLayer::new(SessionCache::default(), profile).optional());
@@ -178,14 +181,81 @@ async fn user_of_an_outer_layer_has_no_session_info() {
 }
 
 #[tokio::test]
-async fn queued_revocation_error_becomes_503() {
+async fn queued_revocation_becomes_202_and_one_that_is_not_queued_503() {
     let url = format!("redis://127.0.0.1:{}", free_port());
     let cache = SessionCache::builder().redis(url).unwrap().build().unwrap();
-    let error = cache.revoke_token(&token("t")).await.unwrap_err();
-    assert_eq!(error.kind(), RevokeErrorKind::Queued);
-    let response = error.into_response();
-    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+    for (n, expected) in [(0, 202), (10_000, 503)] {
+        // A full queue delivers nothing more.
+        for user in 0..n {
+            let _ = cache.invalidate_user(&user.to_string()).now_or_never();
+        }
+        let queued = u64::try_from(n).unwrap();
+        until("the queue to be full", || {
+            cache.stats().queued_revocations >= queued
+        })
+        .await;
+        let error = cache.revoke_token(&token("t")).await.unwrap_err();
+        let is_queued = error.kind() == RevokeErrorKind::Queued;
+        assert_eq!(is_queued, expected == 202, "{error}");
+        let response = error.into_response();
+        assert_eq!(response.status().as_u16(), expected);
+        let headers = response.headers();
+        assert_eq!(headers.contains_key(header::RETRY_AFTER), !is_queued);
+        assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+    }
+}
+
+/// People and machines in one service, whose logout route a machine calls.
+#[tokio::test]
+async fn logout_of_a_key_is_refused_and_touches_nothing() {
+    let redis = Redis::start();
+    let config = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+    for builder in [
+        SessionCache::builder(),
+        SessionCache::builder().redis(config).unwrap(),
+    ] {
+        let cache = builder.build().unwrap();
+        let machines = Probe::answering(|_| Ok(session("robot").with_session_id("key-1")));
+        let people = Probe::new().or_if("machines", machines.clone().keys(), |token| {
+            token.expose_secret().starts_with("key_")
+        });
+        let handle = cache.clone();
+        let logout = async move |session: SessionInfo| match handle.log_out(&session).await {
+            Ok(_) => StatusCode::NO_CONTENT.into_response(),
+            Err(error) => error.into_response(),
+        };
+        let app = Router::new()
+            .route("/logout", get(logout))
+            .merge(routes())
+            .layer(SessionCacheLayer::new(cache.clone(), people));
+        // From the validator, and from the cache.
+        for _ in 0..3 {
+            let refused = call(&app, "/logout", Some("key_1")).await;
+            assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+            assert_eq!(
+                text(call(&app, "/user", Some("key_1")).await).await,
+                "robot"
+            );
+        }
+        assert_eq!(machines.calls(), 1);
+        let keys = redis.keys();
+        let revoked = |key: &String| key.contains("tomb") || key.contains("ended");
+        assert!(!keys.iter().any(revoked), "{keys:?}");
+        let logged_out = call(&app, "/logout", Some("t")).await;
+        assert_eq!(logged_out.status(), StatusCode::NO_CONTENT);
+        assert_eq!(call(&app, "/user", Some("t")).await.status(), 401);
+        // All variants refuse it.
+        let info = session_info("key_1", session("robot").as_key()).unwrap();
+        for refused in [
+            cache.log_out_confirmed(&info).await,
+            cache.log_out_everywhere(&info).await,
+            cache.log_out_elsewhere(&info).await,
+        ] {
+            assert_eq!(refused.unwrap_err().kind(), RevokeErrorKind::NotASession);
+        }
+        let _ = cache.revoke_token(info.token()).await.unwrap();
+        assert_eq!(call(&app, "/user", Some("key_1")).await.status(), 401);
+    }
 }
 
 async fn serve(layer: SessionCacheLayer<Probe>) -> SocketAddr {

@@ -49,7 +49,21 @@ fn invalid_values_are_rejected_with_a_hint() {
     assert!(refused(|b| b.ttl(Duration::ZERO)).contains("`ttl` (`ttl_seconds`) must be at least"));
     assert!(refused(|b| b.ttl(seconds(3_595))).contains("3590 s or less"));
     let longest = |b: SessionCacheBuilder, n| b.ttl(seconds(300)).max_session_lifetime(seconds(n));
-    assert!(refused(|b| longest(b, 304)).contains("duration_remember_me"));
+    // The setting that is too small is named, and no setting that was not set.
+    let error = refused(|b| longest(b, 304));
+    assert!(
+        error.starts_with("`max_session_lifetime` (`duration_remember_me`) must"),
+        "{error}"
+    );
+    assert!(!error.contains("stale_if_error"), "{error}");
+    let with_stale = |b: SessionCacheBuilder, n| longest(b, n).stale_if_error(seconds(3_290));
+    for (n, other) in [(304, "reduce `ttl`"), (3_000, "reduce `stale_if_error`")] {
+        let error = refused(|b| with_stale(b, n));
+        assert!(
+            error.starts_with("`max_session_lifetime`") && error.contains(other),
+            "{error}"
+        );
+    }
     assert!(longest(SessionCache::builder(), 305).build().is_ok());
     assert!(refused(|b| b.max_session_lifetime(Duration::MAX)).contains("10 years"));
     assert!(refused(|b| b.capacity(0)).contains("`capacity`"));

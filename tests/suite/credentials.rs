@@ -210,7 +210,7 @@ async fn logout_of_all_candidates_leaves_no_session() {
 async fn request_timeout_applies_to_all_cookies_together() {
     let slow = validator_fn("slow", async |_| {
         tokio::time::sleep(Duration::from_secs(4)).await;
-        Err(ValidationError::invalid())
+        Err::<UserData, _>(ValidationError::invalid())
     });
     let limit = Duration::from_secs(10);
     let cache = SessionCache::builder().request_timeout(limit);

@@ -1333,7 +1333,7 @@ async fn session_expires_with_its_token() {
 async fn combined_validators_accept_only_their_own_sessions() {
     let server = Introspection::start(Demands::Basic).await;
     server.issue("oauth", jdoe_with("validator", "people"));
-    let people = validator_fn("people", |_| async { Ok(UserData::new("ada").into()) });
+    let people = validator_fn("people", |_| async { Ok(UserData::new("ada")) });
     let machines = validator(&server, |builder| builder.require_scope("read"));
     let either = machines.or("people", people);
     let layer = SessionCacheLayer::new(SessionCache::builder().build().unwrap(), either);

@@ -539,7 +539,7 @@ async fn panicking_validator_gives_503_instead_of_a_hang() {
 
 #[tokio::test(start_paused = true)]
 async fn hanging_validator_gives_503_at_the_validation_timeout() {
-    let hangs = validator_fn("hangs", |_| std::future::pending());
+    let hangs = validator_fn("hangs", |_| std::future::pending::<Result<UserData, _>>());
     let cache = SessionCache::builder()
         .validation_timeout(Duration::from_millis(700))
         .build()

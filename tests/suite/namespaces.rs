@@ -500,7 +500,7 @@ fn branch(
         let user = user.clone();
         async move {
             if known {
-                Ok(user.into())
+                Ok(user)
             } else {
                 Err(ValidationError::invalid())
             }

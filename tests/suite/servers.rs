@@ -62,7 +62,7 @@ async fn database_that_the_server_lacks_is_named_in_one_line() {
     );
     // The same server with the database that it has.
     let url = url.trim_end_matches("/2");
-    let config = RedisConfig::single(url).database(0);
+    let config = RedisConfig::single(url);
     let builder = SessionCache::builder().provider_lag(Duration::ZERO);
     let cache = builder.redis(config.timeout(Duration::from_secs(20)));
     let cache = cache.unwrap().build().unwrap();

@@ -626,7 +626,8 @@ async fn database_and_key_prefix_follow_the_settings() {
         (format!("{server}/5"), Some(3), Some(4), 5),
         (server.clone(), Some(3), Some(4), 3),
         (server.clone(), None, Some(4), 4),
-        (format!("{server}/"), None, None, 2),
+        (format!("{server}/"), None, Some(2), 2),
+        (format!("{server}/"), None, None, 0),
     ] {
         let mut config = RedisConfig::single(url)
             .timeout(Duration::from_secs(20))

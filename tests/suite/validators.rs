@@ -196,7 +196,7 @@ async fn foreign_error_and_failing_service_mean_unavailable() {
     }));
     let error = foreign.validate(token("t")).await.unwrap_err();
     assert_eq!(error.kind(), ValidationErrorKind::Unavailable);
-    let hangs = validator_fn("hangs", |_| std::future::pending());
+    let hangs = validator_fn("hangs", |_| std::future::pending::<Result<UserData, _>>());
     let shed = ServiceBuilder::new().load_shed().concurrency_limit(1);
     let validator = Arc::new(hangs.layer(shed));
     let first = tokio::spawn({

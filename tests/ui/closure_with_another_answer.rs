@@ -1,7 +1,7 @@
-//~ expected `Result<ValidatedSession, ...>`, found `Result<UserData, _>`
+//~ the trait `From<String>` is not implemented for `ValidatedSession`
 
 use tower_session_cache::*;
 
 pub fn validator() {
-    validator_fn("people", |_| async { Ok(UserData::new("ada")) });
+    validator_fn("people", |_| async { Ok("ada".to_owned()) });
 }

@@ -20,7 +20,7 @@ pub fn stack<S>(cache: SessionCache, inner: S) -> impl tower::Service<Request>
 where
     S: tower::Service<Request, Response = http::Response<String>> + Clone,
 {
-    let validator = validator_fn("people", |_| async { Err(ValidationError::invalid()) });
+    let validator = validator_fn("people", |_| async { Err::<UserData, _>(ValidationError::invalid()) });
     let layer = SessionCacheLayer::new(cache, ErasedValidator::new(validator));
     ServiceBuilder::new().service(layer.layer(inner))
 }
