@@ -1,6 +1,8 @@
 //! Result of resolving a token: a session, or a denial. Cache, resolver and layer pass it to each
 //! other.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 
 use crate::{
@@ -46,6 +48,8 @@ pub(crate) enum Denied {
     Revoked,
     /// The validator rejected the token, or failed.
     Validation(ValidationError),
+    /// The user did not authenticate as the route requires, with the parameters of the challenge.
+    InsufficientAuthentication(Arc<str>),
 }
 
 impl Denied {
@@ -53,7 +57,7 @@ impl Denied {
     /// may be valid.
     pub(crate) fn is_rejection(&self) -> bool {
         match self {
-            Self::Revoked => true,
+            Self::Revoked | Self::InsufficientAuthentication(_) => true,
             Self::Validation(error) => error.is_rejection(),
         }
     }
@@ -62,6 +66,7 @@ impl Denied {
     pub(crate) fn is_forbidden(&self) -> bool {
         match self {
             Self::Revoked => false,
+            Self::InsufficientAuthentication(_) => true,
             Self::Validation(error) => matches!(error.kind(), ValidationErrorKind::Forbidden(_)),
         }
     }
@@ -88,7 +93,7 @@ impl From<&Outcome> for LookupOutcome {
         match outcome {
             Ok(resolved) => resolved.origin.into(),
             Err(Denied::Revoked) => Self::Revoked,
-            Err(Denied::Validation(_)) => Self::Negative,
+            Err(Denied::Validation(_) | Denied::InsufficientAuthentication(_)) => Self::Negative,
         }
     }
 }

@@ -51,7 +51,8 @@ pub(crate) fn insert_status(rejection: &Rejection, headers: &mut HeaderMap) {
         RejectionKind::Missing
         | RejectionKind::UnsupportedScheme
         | RejectionKind::Invalid
-        | RejectionKind::Revoked => 16,
+        | RejectionKind::Revoked
+        | RejectionKind::InsufficientAuthentication => 16,
         RejectionKind::Forbidden(_) => 7,
         RejectionKind::Unavailable => 14,
     };

@@ -1,6 +1,6 @@
 //! The layer, which is configured once, cheap to clone, and wraps any service.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tower_layer::Layer;
@@ -11,7 +11,10 @@ use super::{
     service::{SessionCacheService, Shared},
 };
 use crate::{
-    cache::SessionCache, model::Namespace, resolver::Resolver, token::TokenSource,
+    cache::SessionCache,
+    model::Namespace,
+    resolver::{Requirement, Resolver},
+    token::TokenSource,
     validator::SessionValidator,
 };
 
@@ -110,6 +113,79 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     #[must_use]
     pub fn trust_outer_user(self) -> Self {
         self.with_policy(|policy| policy.trusts_outer_user = true)
+    }
+
+    /// Validates the token of every request with the identity provider, whatever is cached. Use it for
+    /// routes that must not act on a session of the last minutes, such as a change of the password:
+    ///
+    /// ```
+    /// # use axum::{Router, routing::{get, post}};
+    /// # use tower_session_cache::{SessionCacheLayer, SessionValidator};
+    /// # fn app<V: SessionValidator>(sessions: SessionCacheLayer<V>) -> Router {
+    /// # let (profile, change_password) = (|| async {}, || async {});
+    /// Router::new()
+    ///     .route("/password", post(change_password))
+    ///     .route_layer(sessions.clone().fresh())
+    ///     .merge(Router::new().route("/profile", get(profile)).route_layer(sessions))
+    /// # }
+    /// ```
+    ///
+    /// No request joins a validation that began before it, and no stale session is served. If the
+    /// provider rejects the token, all that is cached for it ends on every node before the response:
+    /// as after [`invalidate_token`](SessionCache::invalidate_token). If the provider is unavailable,
+    /// the response is 503.
+    ///
+    /// The layer may also be inside another `SessionCacheLayer`. A user that an outer layer has
+    /// inserted is then validated again.
+    ///
+    /// # Cost
+    ///
+    /// One call of the provider per request.
+    #[must_use]
+    pub fn fresh(self) -> Self {
+        self.with_requirement(|requirement| requirement.is_fresh = true)
+    }
+
+    /// Accepts only sessions that were validated within this time, and validates others again.
+    /// Several requests that wait share a validation. Defaults to no limit beyond the
+    /// [`ttl`](crate::SessionCacheBuilder::ttl).
+    ///
+    /// # Limitations
+    ///
+    /// A session in Redis was validated by the clock of Redis, so the difference between the clocks
+    /// of Redis and of this node adds to the time.
+    #[must_use]
+    pub fn max_age(self, age: Duration) -> Self {
+        self.with_requirement(|requirement| requirement.max_age = Some(age))
+    }
+
+    /// Accepts only sessions whose user authenticated within this time
+    /// ([`SessionInfo::authenticated_at`](crate::SessionInfo::authenticated_at)). Others get 401 with
+    /// `error="insufficient_user_authentication"` and `max_age` ([RFC 9470]). A session whose
+    /// provider does not report the time is rejected as well. Defaults to no limit. The precision is
+    /// one second.
+    ///
+    /// A session that would be rejected is validated again before, unless it was validated within the
+    /// last 5 seconds.
+    ///
+    /// [RFC 9470]: https://www.rfc-editor.org/rfc/rfc9470
+    #[must_use]
+    pub fn max_authentication_age(self, age: Duration) -> Self {
+        self.with_requirement(|requirement| requirement.max_authentication_age = Some(age))
+    }
+
+    /// Accepts only sessions whose user authenticated in one of these ways
+    /// ([`SessionInfo::acr`](crate::SessionInfo::acr), compared as text). Others get 401 with
+    /// `error="insufficient_user_authentication"` and `acr_values`, after they were validated again
+    /// as by [`max_authentication_age`](Self::max_authentication_age). Defaults to any way.
+    #[must_use]
+    pub fn require_acr<T: Into<String>>(self, values: impl IntoIterator<Item = T>) -> Self {
+        let values = values.into_iter().map(Into::into).collect();
+        self.with_requirement(|requirement| requirement.acr = values)
+    }
+
+    fn with_requirement(self, change: impl FnOnce(&mut Requirement)) -> Self {
+        self.with_policy(|policy| change(Arc::make_mut(policy.requirement.get_or_insert_default())))
     }
 
     /// Sends every rejection as a plain HTTP response, even if the request looks like gRPC.

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     model::UserData,
+    resolver::Requirement,
     telemetry::LAYER,
     token::{SessionToken, TokenError, TokenSource},
 };
@@ -31,6 +32,8 @@ pub(crate) struct Policy {
     pub(crate) trusts_outer_user: bool,
     pub(crate) http_only: bool,
     pub(crate) make_body: Option<Arc<MakeBody>>,
+    /// What the session must meet beyond being valid.
+    pub(crate) requirement: Option<Arc<Requirement>>,
     /// Number of tokens that were longer than the source allows.
     too_long: Arc<AtomicU64>,
 }
@@ -43,6 +46,7 @@ impl Policy {
             trusts_outer_user: false,
             http_only: false,
             make_body: None,
+            requirement: None,
             too_long: Arc::default(),
         }
     }

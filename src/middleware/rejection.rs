@@ -9,7 +9,7 @@
 //!
 //! [RFC 6750, section 3]: https://www.rfc-editor.org/rfc/rfc6750#section-3
 
-use std::time::Duration;
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -41,6 +41,8 @@ pub struct Rejection {
     kind: RejectionKind,
     retry_after: Duration,
     challenges: Challenges,
+    /// Further parameters of the challenge.
+    details: Option<Arc<str>>,
 }
 
 /// Which authorization schemes a response names, by the token source.
@@ -67,6 +69,11 @@ pub enum RejectionKind {
     Invalid,
     /// The application has revoked the token: 401 with `error="invalid_token"`.
     Revoked,
+    /// The session is valid, but its user did not authenticate as recently or in the way that the
+    /// route requires: 401 with `error="insufficient_user_authentication"` and the requirement
+    /// ([RFC 9470](https://www.rfc-editor.org/rfc/rfc9470)). The client asks the user to
+    /// authenticate again.
+    InsufficientAuthentication,
     /// The user is known, but access is denied: 403.
     Forbidden(ForbiddenReason),
     /// The token could not be validated: 503 with `Retry-After`.
@@ -82,6 +89,7 @@ impl Rejection {
                 has_bearer: true,
                 has_dpop: false,
             },
+            details: None,
         }
     }
 
@@ -111,7 +119,8 @@ impl Rejection {
             RejectionKind::Missing
             | RejectionKind::UnsupportedScheme
             | RejectionKind::Invalid
-            | RejectionKind::Revoked => StatusCode::UNAUTHORIZED,
+            | RejectionKind::Revoked
+            | RejectionKind::InsufficientAuthentication => StatusCode::UNAUTHORIZED,
             RejectionKind::Forbidden(_) => StatusCode::FORBIDDEN,
             RejectionKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -127,6 +136,7 @@ impl Rejection {
             RejectionKind::UnsupportedScheme => "unsupported_scheme",
             RejectionKind::Invalid => "invalid_token",
             RejectionKind::Revoked => "revoked_token",
+            RejectionKind::InsufficientAuthentication => "insufficient_authentication",
             RejectionKind::Forbidden(reason) => reason.as_str(),
             RejectionKind::Unavailable => "unavailable",
         }
@@ -146,13 +156,14 @@ impl Rejection {
             | RejectionKind::UnsupportedScheme
             | RejectionKind::Invalid
             | RejectionKind::Revoked
+            | RejectionKind::InsufficientAuthentication
             | RejectionKind::Forbidden(_) => true,
             RejectionKind::Malformed(_) | RejectionKind::Unavailable => false,
         }
     }
 
     /// Returns the values of `WWW-Authenticate`.
-    pub(crate) fn challenges(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn challenges(&self) -> impl Iterator<Item = Cow<'static, str>> {
         let [bearer, dpop] = match self.kind {
             RejectionKind::Malformed(_) => [
                 r#"Bearer error="invalid_request""#,
@@ -162,6 +173,10 @@ impl Rejection {
             RejectionKind::Invalid | RejectionKind::Revoked => [
                 r#"Bearer error="invalid_token""#,
                 r#"DPoP error="invalid_token""#,
+            ],
+            RejectionKind::InsufficientAuthentication => [
+                r#"Bearer error="insufficient_user_authentication""#,
+                r#"DPoP error="insufficient_user_authentication""#,
             ],
             RejectionKind::Forbidden(ForbiddenReason::InsufficientScope) => [
                 r#"Bearer error="insufficient_scope""#,
@@ -174,7 +189,13 @@ impl Rejection {
             has_dpop,
         } = self.challenges;
         let challenges = [(has_bearer, bearer), (has_dpop, dpop)].into_iter();
-        challenges.filter_map(|(is_named, text)| (is_named && !text.is_empty()).then_some(text))
+        let details = self.details.as_deref();
+        challenges
+            .filter(|(is_named, text)| *is_named && !text.is_empty())
+            .map(move |(_, text)| match details {
+                Some(details) => format!("{text}, {details}").into(),
+                None => text.into(),
+            })
     }
 
     pub(crate) fn title(&self) -> String {
@@ -184,6 +205,9 @@ impl Rejection {
             RejectionKind::UnsupportedScheme => TokenError::UnsupportedScheme.to_string(),
             RejectionKind::Invalid | RejectionKind::Revoked => {
                 "the session is invalid or has expired".to_owned()
+            }
+            RejectionKind::InsufficientAuthentication => {
+                "the user must authenticate again, or with another method".to_owned()
             }
             RejectionKind::Forbidden(_) => "access denied".to_owned(),
             RejectionKind::Unavailable => {
@@ -197,6 +221,14 @@ impl From<Denied> for Rejection {
     fn from(denied: Denied) -> Self {
         let error = match denied {
             Denied::Revoked => return Self::new(RejectionKind::Revoked),
+            Denied::InsufficientAuthentication(details) => {
+                let details = Some(details).filter(|details| !details.is_empty());
+                let rejection = Self::new(RejectionKind::InsufficientAuthentication);
+                return Self {
+                    details,
+                    ..rejection
+                };
+            }
             Denied::Validation(error) => error,
         };
         let mut rejection = Self::new(match error.kind() {

@@ -52,8 +52,9 @@ impl RejectionResponse {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         for challenge in rejection.challenges() {
-            let challenge = HeaderValue::from_static(challenge);
-            headers.append(header::WWW_AUTHENTICATE, challenge);
+            if let Ok(challenge) = HeaderValue::try_from(&*challenge) {
+                headers.append(header::WWW_AUTHENTICATE, challenge);
+            }
         }
         if let Some(after) = rejection.retry_after() {
             // Rounded up, because a client that retries too early is rejected again.

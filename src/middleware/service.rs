@@ -105,11 +105,25 @@ where
         let Shared { policy, resolver } = &*self.shared;
         if let Some(user) = request.extensions().get::<UserData>()
             && (policy.trusts_outer_user || resolver.accepts_from_outside(user))
+            && policy
+                .requirement
+                .as_ref()
+                .is_none_or(|requirement| resolver.meets(requirement, user))
         {
             return ResponseFuture::passed(self.inner.call(request));
         }
         let token = policy.token(request.headers_mut());
-        let rejection = match token.map(|token| resolver.canonical(token)) {
+        let token = token.map(|token| resolver.canonical(token));
+        let token = match (token, &policy.requirement) {
+            (Ok(token), Some(requirement)) => {
+                let others = policy.source.further_candidates(request.headers());
+                let (resolver, requirement) = (resolver.clone(), Arc::clone(requirement));
+                let result = resolver.resolve_recent(token, others, requirement);
+                return self.wait(request, result);
+            }
+            (token, _) => token,
+        };
+        let rejection = match token {
             Err(rejection) => rejection,
             Ok(token) => match resolver.try_local(&token) {
                 LocalResult::Ready(Ok(resolved)) => {

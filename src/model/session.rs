@@ -98,7 +98,7 @@ impl SessionInfo {
     #[must_use]
     pub fn authenticated_at(&self) -> Option<DateTime<Utc>> {
         let seconds = self.user.times().authenticated_at?;
-        DateTime::from_timestamp_secs(seconds)
+        DateTime::from_timestamp(seconds, 0)
     }
 
     /// Returns how the user authenticated, if the identity provider reports it: the claim `acr` of

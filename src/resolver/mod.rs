@@ -3,9 +3,14 @@
 
 mod candidates;
 mod provider_monitor;
+mod recent;
+mod requirement;
 mod reservation;
 mod resolve;
 mod validation;
 mod validation_times;
 
-pub(crate) use self::resolve::{LocalResult, Resolver};
+pub(crate) use self::{
+    requirement::Requirement,
+    resolve::{LocalResult, Resolver},
+};

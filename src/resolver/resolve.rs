@@ -132,6 +132,12 @@ impl<V: SessionValidator> Resolver<V> {
         LocalResult::Pending(key)
     }
 
+    pub(super) fn accepts(&self, resolved: &Resolved) -> bool {
+        self.client
+            .validator()
+            .accepts(&resolved.user.clone().into())
+    }
+
     /// Waits for the outcome. Dropping the future does not stop a validation for which other
     /// requests wait.
     pub(crate) async fn resolve(
@@ -157,12 +163,7 @@ impl<V: SessionValidator> Resolver<V> {
         tracing::debug!(target: LOOKUP, parent: &span, outcome = answer, "session lookup finished");
         // Call `accepts` last, so that it applies to coalesced, shared and stale sessions as well.
         match outcome {
-            Ok(resolved)
-                if !self
-                    .client
-                    .validator()
-                    .accepts(&resolved.user.clone().into()) =>
-            {
+            Ok(resolved) if !self.accepts(&resolved) => {
                 Err(ValidationError::forbidden(ForbiddenReason::Other).into())
             }
             outcome => outcome.map(|resolved| Accepted::first(token, resolved)),
@@ -248,7 +249,7 @@ impl<V: SessionValidator> Resolver<V> {
     }
 
     /// Waits for one validation, led by this request or an earlier one.
-    async fn join_validation(
+    pub(super) async fn join_validation(
         &self,
         token: &SessionToken,
         key: &CacheKey,
@@ -480,7 +481,7 @@ impl<V: SessionValidator> Resolver<V> {
 
     /// Stores a session, and validates once more if a revocation happened in between. Also returns
     /// whether the outcome holds for callers that joined after the validation started.
-    async fn fill_or_revalidate(
+    pub(super) async fn fill_or_revalidate(
         &self,
         leader: &ValidationLeader<Closed>,
         token: &SessionToken,
@@ -513,7 +514,7 @@ impl<V: SessionValidator> Resolver<V> {
     /// failed fails again without a call. In the background it fails instead of waiting for a
     /// permit. Also returns the cause of a rejection that nodes share, and how long it is remembered, in
     /// microseconds.
-    async fn validate(
+    pub(super) async fn validate(
         &self,
         token: &SessionToken,
         ticket: &Ticket,

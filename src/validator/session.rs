@@ -103,6 +103,7 @@ impl ValidatedSession {
     }
 
     /// Sets when the user last authenticated, with a precision of one second. Defaults to `None`.
+    /// Routes can [require](crate::SessionCacheLayer::max_authentication_age) a recent time.
     #[must_use]
     pub fn with_authenticated_at(mut self, at: impl Into<Option<DateTime<Utc>>>) -> Self {
         self.authenticated_at = at.into();
@@ -110,7 +111,7 @@ impl ValidatedSession {
     }
 
     /// Sets how the user authenticated (authentication context class reference). Defaults to
-    /// `None`.
+    /// `None`. Routes can [require](crate::SessionCacheLayer::require_acr) a value.
     #[must_use]
     pub fn with_acr(mut self, acr: impl Into<String>) -> Self {
         self.acr = Some(acr.into());

@@ -54,6 +54,7 @@ mod redis_soak;
 mod refresh;
 mod replaced;
 mod replicas;
+mod requirements;
 mod revocation;
 mod scripts;
 mod secrets;

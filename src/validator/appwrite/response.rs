@@ -223,6 +223,7 @@ pub(crate) struct Account {
 pub(crate) struct SessionResponse {
     pub(super) user_id: String,
     pub(super) expires_at: DateTime<Utc>,
+    pub(super) created_at: Option<DateTime<Utc>>,
     pub(super) id: Option<String>,
     pub(super) is_anonymous: bool,
     /// Empty except for callers with an API key.
@@ -238,6 +239,7 @@ pub(crate) fn session(operation: Operation, body: &[u8]) -> Result<SessionRespon
         Some(expires_at) if !user_id.is_empty() && !is_other => Ok(SessionResponse {
             user_id,
             expires_at,
+            created_at: time(text(&session, "$createdAt")),
             id: Some(text(&session, "$id"))
                 .filter(|id| !id.is_empty())
                 .map(str::to_owned),

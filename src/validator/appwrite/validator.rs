@@ -105,7 +105,9 @@ impl AppwriteValidator {
             }
             user = user.to_builder().attribute(ANONYMOUS, true).build();
         }
-        let validated = ValidatedSession::new(user).with_expires_at(session.expires_at);
+        let validated = ValidatedSession::new(user)
+            .with_expires_at(session.expires_at)
+            .with_authenticated_at(session.created_at);
         Ok(match session.id {
             Some(id) => validated.with_session_id(id),
             None => validated,

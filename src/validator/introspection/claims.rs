@@ -157,6 +157,9 @@ pub(crate) fn session(
         // Another service of the same client may have fewer requirements.
         return Err(error.by_own_rule());
     }
+    // A text that is no time tells nothing, as if the claim were absent (RFC 9470, section 6.2).
+    let authenticated_at = response.time("auth_time").ok().flatten();
+    let acr = response.str_claim("acr").map(str::to_owned);
     let session_id = response.path(&settings.session_id_claim).map(str::to_owned);
     let Some(found) = settings
         .user_id_claims
@@ -193,6 +196,8 @@ pub(crate) fn session(
     let mut session = ValidatedSession::new(user).with_token_expires_at(expires_at);
     session.authority = found.authority(&settings.authority);
     session.session_id = session_id.filter(|id| id != token.expose_secret());
+    session.authenticated_at = authenticated_at;
+    session.acr = acr.filter(|acr| acr != token.expose_secret());
     Ok(session)
 }
 
@@ -322,6 +327,23 @@ mod tests {
     const NAMES: &str = "active|exp|nbf|sub|username|name|email|email_verified|updated_at|scope|\
         aud|iss|plan|user_id|tier|fence|seen_mark|run|validator|user_id_member|\
         user_id_members_missing|token_use|typ|token_type|client_id|azp|sid|[a-z]{1,4}";
+
+    #[test]
+    fn time_and_method_of_the_authentication_are_taken_from_the_claims() {
+        let token = SessionToken::parse("t0ken").unwrap();
+        let settings = settings(&[]);
+        for (auth_time, acr, expected) in [
+            (json!(7), json!("phr"), (Some(7), Some("phr"))),
+            (json!("7"), json!(1), (Some(7), None)),
+            (json!("today"), json!(""), (None, None)),
+            (json!(null), json!("t0ken"), (None, None)),
+        ] {
+            let body = json!({ "active": true, "sub": "u1", "auth_time": auth_time, "acr": acr });
+            let session = session_of(&settings, &token, body.to_string().as_bytes()).unwrap();
+            let at = session.authenticated_at.map(|at| at.timestamp());
+            assert_eq!((at, session.acr.as_deref()), expected);
+        }
+    }
 
     #[test]
     fn passed_expiry_is_accepted_within_the_leeway() {
