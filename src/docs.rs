@@ -9,7 +9,7 @@ pub mod cluster {}
 pub mod configuration {}
 
 #[doc = include_str!("docs/connections.md")]
-#[doc = include_str!("../tests/support/may_stay.rs")]
+#[doc = include_str!("../tests/support/open_socket.rs")]
 #[doc = "```"]
 #[doc = ""]
 #[doc = include_str!("docs/connections_after.md")]

@@ -233,6 +233,7 @@ pub use model::{
 #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
 pub use redis::RedisTls;
 pub use redis::{RedisConfig, RedisCredentials};
+pub use resolver::SessionEnd;
 #[cfg(feature = "events")]
 #[cfg_attr(docsrs, doc(cfg(feature = "events")))]
 pub use telemetry::EventStats;

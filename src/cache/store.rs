@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     coherence::Generation,
-    memory::{FillCheck, LocalStore, RejectedBy, Rejections},
+    memory::{FillCheck, LocalStore, RejectedBy, Rejections, Watermark},
     model::{CachedSession, LayerId, Origin, RecordVersion, UserData},
     protocol::{CLOCK_SKEW_TOLERANCE, CacheKey, KeyDeriver, LastingCause, LocalKey, TombstoneKind},
     redis::{Denial, FillReply, LookupResult, RedisStore, Serve},
@@ -84,6 +84,14 @@ impl Store {
             }
             None => tokio::time::sleep(at_most).await,
         }
+    }
+
+    /// Waits until a session may have been revoked since `seen`, as far as this process makes or
+    /// receives revocations.
+    pub(crate) async fn changed(&self, seen: Watermark, key: &CacheKey, user: &UserData) {
+        let names = self.redis.as_ref().map(|redis| redis.mark_names(user.id()));
+        let name = names.and_then(|mut names| names.next());
+        self.local.changed(seen, key, user, name.as_deref()).await;
     }
 
     /// Whether this process knows that the token was revoked. A hit in memory never hides this.

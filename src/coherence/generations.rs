@@ -12,9 +12,14 @@
 //! revocations within a microsecond get numbers that follow each other.
 
 use std::{
+    future::{Future, poll_fn},
     hash::{BuildHasher, RandomState},
+    pin::pin,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
+    task::Poll,
 };
+
+use tokio::sync::Notify;
 
 use crate::{
     protocol::{IdentityDigest, TokenDigest, stripe_of_hex},
@@ -23,6 +28,9 @@ use crate::{
 
 /// 16,384 stripes of 8 bytes for each kind. A logout also affects one in 16,384 unrelated sessions.
 const STRIPES: usize = 1 << 14;
+
+/// Number of groups of stripes. What waits for a revocation is woken by those of its groups.
+const WATCHERS: usize = 1 << 10;
 
 /// Number of the last revocation when a lookup began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +81,14 @@ pub(crate) struct Generations {
     tokens: Box<[AtomicU64]>,
     users: Box<[AtomicU64]>,
     any_user: AtomicU64,
+    /// Open connections that wait for the end of their session.
+    watchers: Box<[Notify]>,
     hasher: RandomState,
     clock: Clock,
+}
+
+fn watchers() -> Box<[Notify]> {
+    (0..WATCHERS).map(|_| Notify::new()).collect()
 }
 
 impl Generations {
@@ -85,6 +99,7 @@ impl Generations {
             tokens: generations(),
             users: generations(),
             any_user: AtomicU64::new(0),
+            watchers: watchers(),
             hasher: RandomState::new(),
             clock,
         }
@@ -104,6 +119,7 @@ impl Generations {
             tokens,
             users,
             any_user,
+            watchers: watchers(),
             hasher: self.hasher.clone(),
             clock: self.clock.clone(),
         }
@@ -121,14 +137,14 @@ impl Generations {
     }
 
     pub(crate) fn revoke_token(&self, token: &TokenDigest) {
-        self.advance(self.token(TokenStripe::of(token)));
+        self.advance_token(TokenStripe::of(token).0 as usize);
     }
 
     /// Revokes a token by its name in Redis. Ignores anything that is not the name of a token.
     /// Returns its stripe.
     pub(crate) fn revoke_token_named(&self, hex: &[u8]) -> Option<TokenStripe> {
         let stripe = TokenStripe(stripe_of_hex(hex, STRIPES)? as u32);
-        self.advance(self.token(stripe));
+        self.advance_token(stripe.0 as usize);
         Some(stripe)
     }
 
@@ -138,13 +154,15 @@ impl Generations {
     }
 
     pub(crate) fn revoke_session(&self, session: &IdentityDigest) {
-        self.advance(self.token(TokenStripe::of_session(session)));
         self.advance(&self.any_user);
+        self.advance_token(TokenStripe::of_session(session).0 as usize);
     }
 
     pub(crate) fn revoke_user(&self, id: &str) {
-        self.advance(&self.users[self.user(id).0 as usize]);
+        let stripe = self.user(id).0 as usize;
         self.advance(&self.any_user);
+        self.advance(&self.users[stripe]);
+        self.wake(stripe);
     }
 
     /// Whether neither the token nor any user at all was revoked since `seen`. For callers that do
@@ -196,6 +214,46 @@ impl Generations {
 
     fn token(&self, stripe: TokenStripe) -> &AtomicU64 {
         &self.tokens[stripe.0 as usize]
+    }
+
+    /// Waits until the token, the session or the user may have been revoked after `seen` was read.
+    pub(crate) async fn changed(&self, seen: Generation, stripes: Stripes) {
+        let Stripes {
+            token,
+            session,
+            user,
+        } = stripes;
+        let notified = |stripe: u32| self.watchers[stripe as usize % WATCHERS].notified();
+        loop {
+            let mut token = pin!(notified(token.0));
+            let mut session = pin!(notified(session.0));
+            let mut user = pin!(notified(user.0));
+            // Register first, so that a revocation after the comparison is not missed.
+            for notified in [&mut token, &mut session, &mut user] {
+                notified.as_mut().enable();
+            }
+            if !self.is_current(seen, stripes) {
+                return;
+            }
+            poll_fn(|cx| {
+                let mut all = [&mut token, &mut session, &mut user].into_iter();
+                match all.any(|notified| notified.as_mut().poll(cx).is_ready()) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                }
+            })
+            .await;
+        }
+    }
+
+    fn advance_token(&self, stripe: usize) {
+        self.advance(&self.tokens[stripe]);
+        self.wake(stripe);
+    }
+
+    /// Wakes what waits for a revocation in this stripe, and about one thousandth of the rest.
+    fn wake(&self, stripe: usize) {
+        self.watchers[stripe % WATCHERS].notify_waiters();
     }
 
     /// Advances the sequence first, so that no stripe is ever above it. A lookup between the two

@@ -221,6 +221,16 @@ impl Lease {
 
     /// Begins a new epoch, and returns the one before. Nothing that was read before is used from
     /// here on.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generations.current()
+    }
+
+    /// Waits until the token, the session or the user may have been revoked after `seen` was read, as
+    /// far as Redis has pushed it.
+    pub(crate) async fn changed(&self, seen: Generation, stripes: Stripes) {
+        self.generations.changed(seen, stripes).await;
+    }
+
     fn begin_epoch(&self) -> u64 {
         self.metrics.local_resets.increment();
         self.epoch.fetch_add(1, SeqCst)

@@ -11,5 +11,5 @@ pub(crate) use self::{
     config::DEFAULT_LEASE,
     negative_cache::RejectedBy,
     rejections::Rejections,
-    store::{FillCheck, LocalStore, Ttls},
+    store::{FillCheck, LocalStore, Ttls, Watermark},
 };

@@ -9,10 +9,12 @@
 use std::{
     hash::{BuildHasherDefault, Hash},
     num::NonZeroUsize,
+    pin::pin,
     sync::{Arc, Mutex},
 };
 
 use chrono::{DateTime, Utc};
+use futures_util::future::select;
 use quick_cache::{
     UnitWeighter,
     sync::{Cache, DefaultLifecycle},
@@ -108,6 +110,13 @@ impl Entry {
             window,
         })
     }
+}
+
+/// The revocations before a moment.
+#[derive(Clone, Copy)]
+pub(crate) struct Watermark {
+    own: Generation,
+    pushed: Option<Generation>,
 }
 
 /// Whether a validated session may be stored and served.
@@ -374,6 +383,32 @@ impl LocalStore {
                 stale: None,
             },
         );
+    }
+
+    /// Returns what [`changed`](Self::changed) compares with.
+    pub(crate) fn watermark(&self) -> Watermark {
+        Watermark {
+            own: self.generation(),
+            pushed: self.lease.as_ref().map(|lease| lease.generation()),
+        }
+    }
+
+    /// Waits until the session may have been revoked since `seen`, by this process or, as far as
+    /// Redis pushes it, by another one. `mark_name` is the name of the user's mark in Redis.
+    pub(crate) async fn changed(
+        &self,
+        seen: Watermark,
+        key: &CacheKey,
+        user: &UserData,
+        mark_name: Option<&str>,
+    ) {
+        let own = stripes(key, user, self.generations.user(user.id()));
+        let own = self.generations.changed(seen.own, own);
+        let (Some(lease), Some(pushed), Some(name)) = (&self.lease, seen.pushed, mark_name) else {
+            return own.await;
+        };
+        let pushed = lease.changed(pushed, stripes(key, user, lease.user(name)));
+        select(pin!(own), pin!(pushed)).await;
     }
 
     pub(crate) fn invalidate_token(&self, key: &CacheKey) {

@@ -1,6 +1,6 @@
 //! The layer, which is configured once, cheap to clone, and wraps any service.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use http::HeaderMap;
 use tower_layer::Layer;
@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     cache::SessionCache,
-    model::Namespace,
-    resolver::{Requirement, Resolver},
+    model::{Namespace, SessionInfo},
+    resolver::{Requirement, Resolver, SessionEnd},
     token::TokenSource,
     validator::SessionValidator,
 };
@@ -113,6 +113,30 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     #[must_use]
     pub fn trust_outer_user(self) -> Self {
         self.with_policy(|policy| policy.trusts_outer_user = true)
+    }
+
+    /// Waits until a session has ended, so that a WebSocket or a stream can be closed. The page on
+    /// [connections](crate::docs::connections) shows a handler.
+    ///
+    /// A revocation by this process completes the future immediately. So does one by another node
+    /// with a [local cache](crate::SessionCacheBuilder::local_cache) when Redis has pushed it, which
+    /// takes milliseconds. What this process does not notice is found by a check after
+    /// `check_every`, at least 1 second: revocations by other nodes without a local cache or while
+    /// the connection to Redis is lost, and what ends at the provider without an event. A check is a
+    /// lookup as that of a request, and validates the session when its TTL has passed. An unavailable
+    /// provider does not end the session, unless its own expiry has passed.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future can be dropped at any time. It takes no memory beyond its own, and costs other
+    /// requests nothing.
+    pub fn session_ended(
+        &self,
+        session: &SessionInfo,
+        check_every: Duration,
+    ) -> impl Future<Output = SessionEnd> + Send + use<V> {
+        let resolver = self.shared.resolver.clone();
+        resolver.ended(session.clone(), check_every)
     }
 
     /// Validates the token of every request with the identity provider, whatever is cached. Use it for

@@ -2,6 +2,7 @@
 //! wait.
 
 mod candidates;
+mod ended;
 mod provider_monitor;
 mod recent;
 mod requirement;
@@ -10,6 +11,7 @@ mod resolve;
 mod validation;
 mod validation_times;
 
+pub use self::ended::SessionEnd;
 pub(crate) use self::{
     requirement::Requirement,
     resolve::{LocalResult, Resolver},

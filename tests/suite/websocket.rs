@@ -1,50 +1,46 @@
-//! A WebSocket is authenticated by the layer, and checked again as the documentation shows.
+//! A WebSocket is authenticated by the layer, and closed at the end of its session as the
+//! documentation shows.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, pin::pin, time::Duration};
 
-use axum::{
-    Router,
-    extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
-    routing::any,
-};
-use futures_util::{SinkExt, StreamExt};
+use axum::extract::ws::close_code;
+use chrono::{TimeDelta, Utc};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::{StatusCode, header};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{self, client::IntoClientRequest},
 };
 use tower_session_cache::{
-    SessionCache, SessionCacheLayer, SessionInfo, UserData, ValidationError,
+    LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer,
+    SessionEnd, ValidationError, testing::ManualClock,
 };
 
-use crate::support::{client::token, may_stay::may_stay, probe::Probe, soon};
+use crate::support::{
+    client::{ask, ask_for_all, token},
+    open_socket, pass,
+    probe::{Probe, session},
+    redis::Redis,
+    soon,
+};
 
 struct Server {
     address: SocketAddr,
     cache: SessionCache,
     provider: Probe,
-    checks: watch::Receiver<usize>,
 }
 
 impl Server {
     async fn start() -> Self {
+        Self::on(SessionCache::builder()).await
+    }
+
+    async fn on(builder: SessionCacheBuilder) -> Self {
         // These tests count validations, and must not depend on the time that they take.
-        let builder = SessionCache::builder().provider_lag(Duration::ZERO);
-        let cache = builder.build().unwrap();
+        let cache = builder.provider_lag(Duration::ZERO).build().unwrap();
         let provider = Probe::new();
-        let (counter, checks) = watch::channel(0);
-        let parts = (cache.clone(), provider.clone(), counter);
-        let connect = async move |upgrade: WebSocketUpgrade, user: UserData, info: SessionInfo| {
-            upgrade.on_upgrade(move |socket| echo(socket, user, info, parts))
-        };
-        let app = Router::new()
-            .route("/", any(connect))
-            .layer(SessionCacheLayer::new(cache.clone(), provider.clone()));
+        let app = open_socket::app(SessionCacheLayer::new(cache.clone(), provider.clone()));
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -52,7 +48,6 @@ impl Server {
             address,
             cache,
             provider,
-            checks,
         }
     }
 
@@ -66,47 +61,6 @@ impl Server {
         let (socket, _) = soon("the handshake", client_async(request, stream)).await?;
         Ok(Client(socket))
     }
-
-    /// Returns after at least one check that began after the call.
-    async fn checked(&self) {
-        let mut checks = self.checks.clone();
-        let now = *checks.borrow();
-        let later = checks.wait_for(|checks| *checks >= now + 2);
-        soon("two checks", later).await.unwrap();
-    }
-}
-
-/// Replies to each message with the user's ID, for as long as the session lasts.
-async fn echo(
-    mut socket: WebSocket,
-    user: UserData,
-    info: SessionInfo,
-    (cache, provider, checks): (SessionCache, Probe, watch::Sender<usize>),
-) {
-    let mut again = interval(Duration::from_millis(1));
-    again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = again.tick() => {
-                if !may_stay(&cache, &provider, &info).await {
-                    let reason = CloseFrame { code: close_code::POLICY, reason: "session".into() };
-                    let _ = socket.send(Message::Close(Some(reason))).await;
-                    return;
-                }
-                checks.send_modify(|checks| *checks += 1);
-            }
-            message = socket.recv() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    let answer = format!("{text} for {}", user.id());
-                    if socket.send(answer.into()).await.is_err() {
-                        return;
-                    }
-                }
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return,
-            },
-        }
-    }
 }
 
 struct Client(WebSocketStream<TcpStream>);
@@ -118,12 +72,14 @@ impl Client {
         answer.into_text().unwrap() == "hello for ada"
     }
 
-    async fn is_closed(&mut self) -> bool {
+    /// Returns the reason of the server for closing the connection.
+    async fn closed(&mut self) -> String {
         match soon("the end", self.0.next()).await {
             Some(Ok(tungstenite::Message::Close(Some(frame)))) => {
-                u16::from(frame.code) == close_code::POLICY
+                assert_eq!(u16::from(frame.code), close_code::POLICY);
+                frame.reason.to_string()
             }
-            _ => false,
+            other => panic!("{other:?}"),
         }
     }
 }
@@ -145,38 +101,149 @@ async fn upgrade_requires_a_session() {
 }
 
 #[tokio::test]
-async fn socket_is_closed_after_a_logout() {
+async fn socket_is_closed_by_a_logout_and_not_at_the_next_check() {
     let server = Server::start().await;
     let mut socket = server.connect(Some("t")).await.unwrap();
-    server.checked().await;
-    assert!(socket.is_open().await);
-    assert_eq!(
-        server.provider.calls(),
-        1,
-        "checks of a cached session call no validator"
-    );
+    let mut other = server.connect(Some("other")).await.unwrap();
+    assert!(socket.is_open().await && other.is_open().await);
     let _ = server.cache.revoke_token(&token("t")).await.unwrap();
-    assert!(socket.is_closed().await);
+    // Much less than the time between two checks.
+    assert_eq!(socket.closed().await, "revoked");
+    assert!(other.is_open().await);
+    assert_eq!(server.provider.calls(), 2);
+}
+
+#[tokio::test]
+async fn socket_is_closed_by_a_logout_on_another_node() {
+    let redis = Redis::start();
+    let on = || {
+        let redis = RedisConfig::single(redis.url()).timeout(Duration::from_secs(20));
+        let local = LocalCacheConfig::new(10).lease(Duration::from_secs(60));
+        SessionCache::builder()
+            .redis(redis)
+            .unwrap()
+            .local_cache(local)
+    };
+    let server = Server::on(on()).await;
+    let elsewhere = on().build().unwrap();
+    let layer = SessionCacheLayer::new(server.cache.clone(), server.provider.clone());
+    soon("a local hit", async {
+        while ask(&layer, "t").await.unwrap().1 != Origin::Local {
+            pass().await;
+        }
+    })
+    .await;
+    let mut socket = server.connect(Some("t")).await.unwrap();
+    assert!(socket.is_open().await);
+    let _ = elsewhere.revoke_token(&token("t")).await.unwrap();
+    assert_eq!(socket.closed().await, "revoked");
 }
 
 #[tokio::test]
 async fn socket_follows_the_provider_after_an_invalidation() {
     let server = Server::start().await;
     let mut socket = server.connect(Some("t")).await.unwrap();
+    assert!(socket.is_open().await);
     // The provider still accepts: one more validation, and the session is cached again.
     let _ = server.cache.invalidate_user("ada").await.unwrap();
-    server.checked().await;
+    server.provider.wait_for_calls(2).await;
     assert!(socket.is_open().await);
-    assert_eq!(server.provider.calls(), 2);
     // The provider is unavailable: the socket stays open.
     server
         .provider
         .answer(|_| Err(ValidationError::unavailable("down")));
     let _ = server.cache.invalidate_token(&token("t")).await.unwrap();
-    server.checked().await;
-    assert!(server.provider.calls() > 2);
+    server.provider.wait_for_calls(3).await;
     assert!(socket.is_open().await);
     // The provider rejects the token: the socket is closed.
     server.provider.answer(|_| Err(ValidationError::invalid()));
-    assert!(socket.is_closed().await);
+    let _ = server.cache.invalidate_token(&token("t")).await.unwrap();
+    assert_eq!(socket.closed().await, "rejected");
+}
+
+fn layer(builder: SessionCacheBuilder) -> (SessionCache, Probe, SessionCacheLayer<Probe>) {
+    let cache = builder.build().unwrap();
+    let probe = Probe::new();
+    (
+        cache.clone(),
+        probe.clone(),
+        SessionCacheLayer::new(cache, probe),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_ends_at_its_expiry_unless_the_provider_prolongs_it() {
+    let clock = ManualClock::new();
+    let (_, probe, layer) = layer(SessionCache::builder().clock(clock.clone()));
+    let ends = Utc::now() + TimeDelta::minutes(10);
+    probe.answer(move |_| Ok(session("ada").with_expires_at(ends)));
+    let info = ask_for_all(&layer, "t").await.unwrap().1;
+    let hour = Duration::from_secs(3_600);
+    let mut ended = pin!(layer.session_ended(&info, hour));
+    assert!(ended.as_mut().now_or_never().is_none());
+    let later = ends + TimeDelta::minutes(10);
+    probe.answer(move |_| Ok(session("ada").with_expires_at(later)));
+    clock.advance(Duration::from_secs(601));
+    // By the clock of Tokio, which runs on while nothing else does.
+    tokio::select! {
+        end = &mut ended => panic!("{end:?}"),
+        () = tokio::time::sleep(Duration::from_secs(700)) => {}
+    }
+    assert_eq!(probe.calls(), 2);
+    probe.answer(|_| Err(ValidationError::unavailable("down")));
+    clock.advance(Duration::from_secs(601));
+    assert_eq!(
+        ended.await,
+        SessionEnd::Expired,
+        "even if the provider is unavailable"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn session_that_ends_at_the_provider_is_noticed_by_a_check() {
+    let clock = ManualClock::new();
+    let (_, probe, layer) = layer(SessionCache::builder().clock(clock.clone()));
+    let info = ask_for_all(&layer, "t").await.unwrap().1;
+    let ended = layer.session_ended(&info, Duration::from_secs(30));
+    probe.answer(|_| Ok(session("bob")));
+    clock.advance(Duration::from_secs(301));
+    assert_eq!(
+        ended.await,
+        SessionEnd::Rejected,
+        "the token of another user"
+    );
+    probe.answer(|_| Err(ValidationError::invalid()));
+    let ended = layer.session_ended(&info, Duration::from_secs(30));
+    clock.advance(Duration::from_secs(301));
+    assert_eq!(ended.await, SessionEnd::Rejected);
+}
+
+#[tokio::test]
+async fn every_way_to_end_a_session_completes_the_future() {
+    let (cache, probe, layer) = layer(SessionCache::builder());
+    probe.answer(|token| Ok(session("ada").with_session_id(token)));
+    let hour = Duration::from_secs(3_600);
+    for (n, expected) in ["revoked", "revoked", "revoked", "rejected"]
+        .into_iter()
+        .enumerate()
+    {
+        let text = format!("t{n}");
+        let info = ask_for_all(&layer, &text).await.unwrap().1;
+        let ended = layer.session_ended(&info, hour);
+        let ended = tokio::spawn(ended);
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!ended.is_finished());
+        let authority = info.authority().unwrap().clone();
+        let _ = match n {
+            0 => cache.log_out(&info).await,
+            1 => cache.end_session(&authority, &text).await,
+            2 => cache.revoke_token(info.token()).await,
+            _ => cache.ban_user(&authority, "ada", hour).await,
+        }
+        .unwrap();
+        let end = soon("the end", ended).await.unwrap();
+        assert_eq!(end.as_str(), expected, "{n}");
+    }
 }

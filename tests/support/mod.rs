@@ -16,10 +16,10 @@ pub mod idp;
 pub mod introspection;
 pub mod keycloak;
 pub mod log;
-/// Function that the crate's documentation shows.
-pub mod may_stay;
 pub mod node;
 pub mod oidc_provider;
+/// Service that the crate's documentation shows.
+pub mod open_socket;
 pub mod peer;
 pub mod probe;
 pub mod process;
