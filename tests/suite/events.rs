@@ -1085,6 +1085,9 @@ impl Client {
             if random.random_ratio(1, 50) {
                 let own = random.random_range(0..USERS / CLIENTS) * CLIENTS + index;
                 self.revoke(node, own, random.random()).await;
+                for node in 0..2 {
+                    self.request(node, own, 1).await;
+                }
             } else {
                 let user = random.random_range(0..USERS);
                 self.request(node, user, random.random_range(0..2)).await;
