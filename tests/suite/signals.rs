@@ -507,7 +507,7 @@ impl Realm {
         // An access token expires while the test polls.
         let signals = signals
             .signals(push_url)
-            .attribute("access.token.lifespan", "3");
+            .attribute("access.token.lifespan", "10");
         keycloak.create_realm(name).await;
         keycloak.enable_signals(name).await;
         for client in [&shop, &api, &signals] {
