@@ -408,10 +408,10 @@ impl<V: SessionValidator> Resolver<V> {
                 };
                 (leader, ticket)
             }
-            Ok(Err(denied)) => return leader.close().complete(Err(denied), true),
-            // Another validation completed after the request's own lookup, and the new lookup is a
-            // hit. Close the leader and look up again: what is served to the callers that joined
-            // must be looked up after the last of them joined.
+            // Another validation completed after the request's own lookup, and the new lookup has an
+            // outcome. Close the leader and look up again: what is served to the callers that joined
+            // must be looked up after the last of them joined. So must a rejection, which may have
+            // ended since.
             Ok(outcome) => {
                 let leader = leader.close();
                 if is_background && !leader.is_awaited() {

@@ -16,12 +16,12 @@
 //! | `revoke` | `cache/revoke.rs`, `coherence/generations.rs`, `memory/denials.rs` |
 //! | `session` | ended sessions and bans: the same scripts, `cache/revoke.rs`, the fill of `cache/store.rs` |
 //! | `refusals` | rejections by the provider that Redis does not know: `memory/rejections.rs` |
-//! | `fleet` | validations that one node makes for all: `resolver/resolve.rs`, `reject.lua`, `fill.lua` |
+//! | `fleet` | validations that one node makes for all: `resolver/reservation.rs`, `reject.lua`, `fill.lua` |
 //! | `lag` | `protocol/lifetime.rs` (`trust`), `protocol/acceptance.rs` (`trusted_until`) |
 //! | `peer` | the Python service |
 //! | `tier` | the local cache: `coherence/lease.rs`, `redis/invalidation.rs` |
 //! | `events` | what a provider pushes: `events/receiver.rs`, `events/applied_events.rs` |
-//! | `reservation` | how many nodes validate, and how long one waits: `reserve.lua`, `Resolver::lead` |
+//! | `reservation` | how many nodes validate, and how long one waits: `reserve.lua`, `resolver/reservation.rs` |
 //! | `takeover` | how long a node serves what another node has validated: `Store::lookup_newer` |
 //! | `bridge` | what is served after a restart: `coherence/bridge.rs`, `Store::bridged` |
 
