@@ -110,7 +110,7 @@ impl SessionCacheBuilder {
     /// the token up. The other nodes wait for the result. A reservation lasts for twice the median
     /// time of the node's latest validations, at least 50 ms and at most 1 second. If it ends without
     /// a result, because its node has failed or is slow, the next node takes it. No node waits for
-    /// longer than a quarter of the [`validation_timeout`](Self::validation_timeout); then it validates the
+    /// longer than half of the [`validation_timeout`](Self::validation_timeout); then it validates the
     /// session itself. A reservation is no proof: which records may be served is decided as without
     /// it. If Redis does not reply or rejects writes, each node validates on its own.
     ///

@@ -18,8 +18,9 @@ use crate::{
     validator::SessionValidator,
 };
 
-/// First pause between two lookups while another node validates. Where changed records are pushed,
-/// the push ends the pause, and only a rejection or a lost push needs another lookup.
+/// First pause between two lookups while another node validates: half of the time that a validation
+/// takes, if that is known. Where changed records are pushed, the push ends the pause, and only a
+/// rejection or a lost push needs another lookup.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const FIRST_PAUSE_WITH_PUSH: Duration = Duration::from_millis(40);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -41,8 +42,8 @@ impl<V: SessionValidator> Resolver<V> {
     /// a validation by this node.
     ///
     /// A reservation that ends without a result is taken by the first node that looks, and the others
-    /// wait for that one. They wait for at most a quarter of `validation_timeout`, which leaves enough
-    /// time for a validation. A part of it is random, so that not all of them begin at the same moment.
+    /// wait for that one. They wait for at most half of `validation_timeout`, which leaves enough time for
+    /// a validation. A part of it is random, so that not all of them begin at the same moment.
     pub(super) async fn await_other_node(
         &self,
         token: &SessionToken,
@@ -50,11 +51,12 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Result<Outcome, Ticket> {
         let store = self.store();
         let waits = &store.metrics().reservation_waits;
-        let most = self.cache().validations().timeout / 4;
-        let ends = Instant::now() + Backoff::new(most).pause(most);
-        let first = match store.hears_records() {
-            true => FIRST_PAUSE_WITH_PUSH,
-            false => FIRST_PAUSE,
+        let most = self.cache().validations().timeout / 2;
+        let ends = Instant::now() + most / 2 + Backoff::new(most / 2).pause(most / 2);
+        let first = match (store.hears_records(), self.times().median()) {
+            (true, _) => FIRST_PAUSE_WITH_PUSH,
+            (false, Some(median)) => (median / 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            (false, None) => FIRST_PAUSE,
         };
         let mut backoff = Backoff::new(first);
         let mut seen = store.pushes(key);

@@ -27,12 +27,15 @@ impl ValidationTimes {
 
     /// Returns for how long a validation is reserved: twice the median.
     pub(super) fn reservation(&self) -> Duration {
+        self.median().map_or(LONGEST_RESERVATION, |median| {
+            (median * 2).clamp(SHORTEST_RESERVATION, LONGEST_RESERVATION)
+        })
+    }
+
+    pub(super) fn median(&self) -> Option<Duration> {
         let mut times = Vec::from_iter(lock(&self.0).iter().copied());
         times.sort_unstable();
-        let median = times.get(times.len() / 2);
-        median.map_or(LONGEST_RESERVATION, |median| {
-            (*median * 2).clamp(SHORTEST_RESERVATION, LONGEST_RESERVATION)
-        })
+        times.get(times.len() / 2).copied()
     }
 }
 

@@ -30,7 +30,7 @@ fn patient(url: String) -> SessionCacheBuilder {
     SessionCache::builder()
         .redis(redis)
         .unwrap()
-        // A node waits for a quarter of it at most.
+        // A node waits for half of it at most.
         .validation_timeout(Duration::from_secs(120))
 }
 
