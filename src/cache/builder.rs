@@ -291,7 +291,8 @@ impl SessionCacheBuilder {
     /// served for up to 2*d* + 1 second after the revocation.
     ///
     /// In exchange a revocation costs about twelve validations of a session in use instead of one,
-    /// on each node, within the TTL. Most of them run in the background. It costs more if
+    /// within the TTL, or as many on each node without [`share_validations`](Self::share_validations).
+    /// Most of them run in the background. It costs more if
     /// [`refresh_ahead`](Self::refresh_ahead) is set to less than 80. A session that is validated
     /// within this time is not served stale ([`stale_if_error`](Self::stale_if_error)).
     ///

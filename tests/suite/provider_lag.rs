@@ -26,7 +26,7 @@ use crate::support::{
 };
 
 const REQUESTS: u32 = 10_000;
-/// Longest number of validations of a session after a revocation, on one node.
+/// Largest number of validations of a session after a revocation, on all nodes that share a Redis.
 const MAX_VALIDATIONS: usize = 14;
 const TTL: Duration = Duration::from_secs(300);
 
@@ -218,7 +218,8 @@ async fn late_by(
         "{cause:?}, late by {lag:?}: last served {last_old:?} after the revocation, \
          {validations:?} validations"
     );
-    assert!(validations.iter().all(|count| *count <= MAX_VALIDATIONS));
+    // The nodes share them.
+    assert!(validations.iter().sum::<usize>() <= MAX_VALIDATIONS);
 }
 
 /// Served from Redis only, so that each request shows what Redis holds.
