@@ -55,7 +55,7 @@ impl RateLimitedWarnings {
                 target: REDIS,
                 hint = "permit `~session_reservation:*` and `~session_rejection:*` for the user in the \
                         URL, or set `share_validations(false)`",
-                "no permission for reservations, each node validates on its own"
+                "reservations not permitted, nodes validate separately"
             );
         }
     }
