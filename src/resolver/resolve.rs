@@ -366,6 +366,60 @@ impl<V: SessionValidator> Resolver<V> {
         });
     }
 
+    /// Takes the ticket for a validation. Returns the successor instead if the leader has completed
+    /// without one.
+    async fn begin(
+        &self,
+        leader: ValidationLeader<Open>,
+        token: &SessionToken,
+        key: &CacheKey,
+        start: LeaderStart,
+    ) -> Result<(LeaderPhase, Ticket), Option<ValidationLeader<Open>>> {
+        let is_background = start.is_background();
+        let mut found = match start {
+            LeaderStart::Ticket(ticket) => Err(ticket),
+            LeaderStart::Refresh(record) => self.lookup_newer(token, key, record).await,
+            LeaderStart::Lookup | LeaderStart::Bridge => self.lookup(token, key).await,
+        };
+        if is_elsewhere(&found) && !is_background {
+            found = self.await_other_node(token, key).await;
+        }
+        let leader = match found {
+            Err(_) if is_elsewhere(&found) && is_background => {
+                let leader = leader.close();
+                if !leader.is_awaited() {
+                    let elsewhere =
+                        ValidationError::unavailable("another node validates the session");
+                    let denied = elsewhere.not_called().into();
+                    return Err(leader.complete(Err(denied), true));
+                }
+                found = self.await_other_node(token, key).await;
+                leader
+            }
+            Err(ticket) if ticket.is_answered() => {
+                let leader = LeaderPhase::Validating(leader.start_validation());
+                return Ok((leader, ticket));
+            }
+            // There is nothing to re-check the result by.
+            Err(ticket) => return Ok((LeaderPhase::Closed(leader.close()), ticket)),
+            // Another validation completed after the request's own lookup, and the new lookup has an
+            // outcome. Close the leader and look up again: what is served to the callers that joined
+            // must be looked up after the last of them joined. So must a rejection, which may have
+            // ended since.
+            Ok(_) => {
+                let leader = leader.close();
+                if !is_background || leader.is_awaited() {
+                    found = self.lookup(token, key).await;
+                }
+                leader
+            }
+        };
+        match found {
+            Err(ticket) => Ok((LeaderPhase::Closed(leader), ticket)),
+            Ok(outcome) => Err(leader.complete(outcome, true)),
+        }
+    }
+
     /// Validates a token for all requests that wait. Returns the successor if requests wait for it.
     async fn lead(
         &self,
@@ -376,52 +430,11 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Option<ValidationLeader<Open>> {
         let is_bridge = matches!(start, LeaderStart::Bridge);
         let is_refresh = matches!(start, LeaderStart::Refresh(_));
-        let is_background = is_bridge || is_refresh;
-        let mut found = match start {
-            LeaderStart::Ticket(ticket) => Err(ticket),
-            LeaderStart::Refresh(record) => self.lookup_newer(token, key, record).await,
-            LeaderStart::Lookup | LeaderStart::Bridge => self.lookup(token, key).await,
-        };
-        if is_elsewhere(&found) && !is_background {
-            // Boxed, so that a task that validates itself reserves no space for it.
-            found = Box::pin(self.await_other_node(token, key)).await;
-        }
-        let (leader, ticket) = match found {
-            Err(_) if is_elsewhere(&found) && is_background => {
-                let leader = leader.close();
-                if !leader.is_awaited() {
-                    let elsewhere =
-                        ValidationError::unavailable("another node validates the session");
-                    return leader.complete(Err(elsewhere.not_called().into()), true);
-                }
-                match Box::pin(self.await_other_node(token, key)).await {
-                    Err(ticket) => (LeaderPhase::Closed(leader), ticket),
-                    Ok(outcome) => return leader.complete(outcome, true),
-                }
-            }
-            Err(ticket) => {
-                let leader = if ticket.is_answered() {
-                    LeaderPhase::Validating(leader.start_validation())
-                } else {
-                    // There is nothing to re-check the result by.
-                    LeaderPhase::Closed(leader.close())
-                };
-                (leader, ticket)
-            }
-            // Another validation completed after the request's own lookup, and the new lookup has an
-            // outcome. Close the leader and look up again: what is served to the callers that joined
-            // must be looked up after the last of them joined. So must a rejection, which may have
-            // ended since.
-            Ok(outcome) => {
-                let leader = leader.close();
-                if is_background && !leader.is_awaited() {
-                    return leader.complete(outcome, true);
-                }
-                match self.lookup(token, key).await {
-                    Err(ticket) => (LeaderPhase::Closed(leader), ticket),
-                    Ok(outcome) => return leader.complete(outcome, true),
-                }
-            }
+        let is_background = start.is_background();
+        // Boxed, so that a task that waits for the validator reserves no space for it.
+        let (leader, ticket) = match Box::pin(self.begin(leader, token, key, start)).await {
+            Ok(begun) => begun,
+            Err(successor) => return successor,
         };
         if is_refresh {
             self.store().metrics().refreshes.increment();
@@ -630,7 +643,8 @@ impl<V: SessionValidator> Resolver<V> {
     ) -> Result<Outcome, Ticket> {
         let lookup = match lookup {
             Lookup::Hit(hit) if !self.client.validator().accepts(&hit.user) => {
-                self.store().take_ticket(key, reserve()).await
+                // Boxed, so that the future of a hit does not reserve space for it.
+                Box::pin(self.store().take_ticket(key, reserve())).await
             }
             lookup => lookup,
         };
@@ -656,6 +670,13 @@ enum LeaderStart {
     Refresh(RecordVersion),
     /// A separate lookup, for a session that is served meanwhile although Redis was restarted.
     Bridge,
+}
+
+impl LeaderStart {
+    /// Whether no request waits for it at first.
+    fn is_background(&self) -> bool {
+        matches!(self, Self::Refresh(_) | Self::Bridge)
+    }
 }
 
 /// A leader while its validator is called.
