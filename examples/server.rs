@@ -76,9 +76,8 @@ use tower_session_cache::{
     AppwriteError, AppwriteErrorKind, AppwriteValidator, AppwriteWebhook, BackChannelLogout,
     ConfigError, ErasedValidator, EventIssuer, IntrospectionAuth, IntrospectionConfigError,
     IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls, RejectionBody,
-    RevocationReceiver, RevokeError, Revoked, SessionCache, SessionCacheBuilder,
-    SessionCacheConfig, SessionCacheLayer, SessionInfo, SessionToken, StandardWebhook, TokenSource,
-    UserData,
+    RevocationReceiver, Revoked, SessionCache, SessionCacheBuilder, SessionCacheConfig,
+    SessionCacheLayer, SessionInfo, SessionToken, StandardWebhook, TokenSource, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -274,13 +273,16 @@ struct NewPassword {
 async fn reset_password(
     State(accounts): State<Accounts>,
     Json(new): Json<NewPassword>,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let user_id = accounts
         .appwrite
         .recover(&new.user_id, &new.secret, &new.password)
         .await?;
-    let _ = accounts.cache.invalidate_user(&user_id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    // A queued revocation applies on this node, and is delivered without another request.
+    Ok(match accounts.cache.invalidate_user(&user_id).await {
+        Ok(_) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => error.into_response(),
+    })
 }
 
 async fn health(State(app): State<App>) -> Json<serde_json::Value> {
@@ -434,17 +436,6 @@ impl From<AppwriteError> for Problem {
                 tracing::warn!(%error, "Appwrite request failed");
                 Self::unavailable(error.retry_after())
             }
-        }
-    }
-}
-
-impl From<RevokeError> for Problem {
-    fn from(error: RevokeError) -> Self {
-        tracing::warn!(%error, "revocation queued, not delivered to Redis yet");
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            detail: "the session ends as soon as all nodes can be told",
-            retry_after: None,
         }
     }
 }

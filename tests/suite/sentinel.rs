@@ -24,6 +24,7 @@ type Layer = SessionCacheLayer<Probe>;
 
 fn config(urls: impl IntoIterator<Item = String>) -> RedisConfig {
     RedisConfig::sentinel(urls, NAME)
+        .database(2)
         .timeout(Duration::from_secs(20))
         .connect_timeout(Duration::from_secs(20))
         .checkout_timeout(Duration::from_secs(1))

@@ -290,6 +290,7 @@ async fn revoked_session_is_served_only_if_a_failover_lost_it() {
         let cache = SessionCache::builder()
             .redis(
                 RedisConfig::sentinel(set.urls(), NAME)
+                    .database(2)
                     .wait_for_replicas(2, Duration::from_secs(1)),
             )
             .unwrap()

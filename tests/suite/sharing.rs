@@ -296,7 +296,7 @@ async fn ask(
     };
     let extensions = answer.extensions();
     match (extensions.get::<UserData>(), extensions.get::<Rejection>()) {
-        (Some(user), _) => Ok(served(user, extensions.get())),
+        (Some(user), _) => Ok(served(user, user.session())),
         (None, Some(rejection)) => Err(rejection.status()),
         (None, None) => panic!("neither a user nor a rejection"),
     }

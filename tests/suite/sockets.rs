@@ -28,6 +28,7 @@ async fn unix_socket_serves_lookups_and_the_listener() {
         let cache = SessionCache::builder()
             .redis(
                 RedisConfig::single(url)
+                    .database(2)
                     .timeout(Duration::from_secs(20))
                     .connect_timeout(Duration::from_secs(20)),
             )
