@@ -23,7 +23,7 @@ use crate::{
 /// rejection or a lost push needs another lookup.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const FIRST_PAUSE_WITH_PUSH: Duration = Duration::from_millis(40);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 impl<V: SessionValidator> Resolver<V> {
     /// Returns for how long the validation of a token is reserved for this node. Returns `None` if
