@@ -24,7 +24,7 @@ use crate::{
 
 /// Builder of a [`SessionCache`], created by [`SessionCache::builder`].
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "it does nothing until `build` is called"]
 pub struct SessionCacheBuilder {
     enabled: bool,
     settings: CacheSettings,

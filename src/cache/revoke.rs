@@ -39,7 +39,7 @@ const ALARMS: [u64; 3] = [15, 45, 60];
 /// cache](crate::memory::LocalCacheConfig), this holds only for requests that begin after the
 /// revocation has [settled](Self::settled), at least one lease later.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
+#[must_use = "with local caches, other nodes may serve what was revoked until it has settled: await `settled`, or assign it to `_`"]
 pub struct Revocation {
     replicas: Option<u32>,
     settles_at: Instant,

@@ -27,7 +27,7 @@ pub enum Lookup {
 ///
 /// [`SessionCache::set`]: super::handle::SessionCache::set
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "nothing is cached unless the ticket is passed to `SessionCache::set`"]
 pub struct Ticket {
     pub(crate) key: CacheKey,
     pub(crate) generation: Generation,
@@ -84,7 +84,7 @@ impl Ticket {
 
 /// Result of storing a session.
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "it says whether the session may be served: it may have been revoked during the validation"]
 #[non_exhaustive]
 pub enum Fill {
     /// The session is stored and will be served from the cache.

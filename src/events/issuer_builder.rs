@@ -48,7 +48,7 @@ impl EventIssuer {
 /// # let _ = issuer;
 /// # Ok::<(), tower_session_cache::ConfigError>(())
 /// ```
-#[must_use]
+#[must_use = "it does nothing until `build` is called"]
 pub struct EventIssuerBuilder {
     issuer: String,
     keys: Keys,

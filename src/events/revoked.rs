@@ -20,7 +20,7 @@ use crate::model::Authority;
 /// # let _ = revoked;
 /// ```
 #[derive(Clone, Default)]
-#[must_use]
+#[must_use = "nothing is revoked unless it is returned to the receiver"]
 pub struct Revoked {
     pub(super) users: Vec<String>,
     pub(super) sessions: Vec<(Authority, String)>,

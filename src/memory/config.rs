@@ -25,7 +25,7 @@ pub(crate) const DEFAULT_LEASE: Duration = Duration::from_secs(1);
 /// # Ok::<(), tower_session_cache::ConfigError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
+#[must_use = "it does nothing until it is passed to `SessionCacheBuilder::local_cache`"]
 pub struct LocalCacheConfig {
     pub(crate) capacity: usize,
     pub(crate) lease: Duration,

@@ -312,7 +312,7 @@ impl Serialize for UserData {
 
 /// Builder for [`UserData`], created by [`UserData::builder`].
 #[derive(Clone)]
-#[must_use]
+#[must_use = "it does nothing until `build` is called"]
 pub struct UserDataBuilder(UserFields<String>);
 
 impl UserDataBuilder {

@@ -59,7 +59,7 @@ const MAX_REPLICA_WAIT: Duration = Duration::from_secs(60);
 /// `redis+unix://` and `valkey+unix://` mean the same. Characters that a URL does not allow are
 /// percent-encoded, for example `%40` for `@`.
 #[derive(Clone, Debug)]
-#[must_use]
+#[must_use = "it does nothing until it is passed to `SessionCacheBuilder::redis`"]
 pub struct RedisConfig {
     deployment: Result<Deployment, ConfigError>,
     credentials: Option<Result<ServerUrl, ConfigError>>,

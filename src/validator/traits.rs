@@ -136,9 +136,10 @@ pub trait SessionValidator: Send + Sync + 'static {
     ///
     /// There is no fallback if this validator is unavailable, because a provider that is down must
     /// not hand its users over to another provider. There is also none if this validator knows the
-    /// user and forbids access. The name identifies the branch that a session belongs to
-    /// ([`SessionInfo::branches`](crate::SessionInfo::branches)), so that each branch decides with
-    /// [`accepts`](Self::accepts) about its own sessions. This validator has the empty name.
+    /// user and forbids access. `name` is the name of `other`. It identifies the branch that a
+    /// session belongs to ([`SessionInfo::branches`](crate::SessionInfo::branches)), so that each
+    /// branch decides with [`accepts`](Self::accepts) about its own sessions. This validator has the
+    /// empty name.
     ///
     /// Both validators share one lookup, under a namespace derived from both of their namespaces
     /// and the name. It differs from either namespace: a service with only one of the two
@@ -156,7 +157,7 @@ pub trait SessionValidator: Send + Sync + 'static {
     }
 
     /// Sends the tokens that the closure selects to another validator only, and all others to this
-    /// validator only.
+    /// validator only. `name` is the name of `other`, as in [`or`](Self::or).
     ///
     /// ```
     /// use tower_session_cache::{SessionValidator, UserData, ValidatedSession, validator_fn};

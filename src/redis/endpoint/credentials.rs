@@ -40,7 +40,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// [`credentials_provider`](crate::RedisConfig::credentials_provider) returns them. `Debug` prints
 /// neither.
 #[derive(Clone)]
-#[must_use]
+#[must_use = "return it from the credentials provider"]
 pub struct RedisCredentials {
     user: Option<String>,
     password: Zeroizing<String>,

@@ -33,7 +33,7 @@ use crate::crypto::{Roots, TlsFault, client_config};
 /// # Ok(cache) }
 /// ```
 #[derive(Clone, Default)]
-#[must_use]
+#[must_use = "it does nothing until it is passed to `RedisConfig::tls`"]
 pub struct RedisTls {
     roots: Option<Vec<u8>>,
     client: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,

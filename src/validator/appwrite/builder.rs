@@ -59,7 +59,7 @@ impl AppwriteValidator {
 /// # let _ = appwrite;
 /// # Ok::<(), tower_session_cache::AppwriteConfigError>(())
 /// ```
-#[must_use]
+#[must_use = "it does nothing until `build` is called"]
 pub struct AppwriteValidatorBuilder {
     endpoint: String,
     project_id: String,

@@ -69,7 +69,7 @@ impl IntrospectionValidator {
 /// # let _ = hydra;
 /// # Ok::<(), tower_session_cache::IntrospectionConfigError>(())
 /// ```
-#[must_use]
+#[must_use = "it does nothing until `build` is called"]
 pub struct IntrospectionValidatorBuilder {
     endpoint: String,
     auth: IntrospectionAuth,
