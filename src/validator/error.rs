@@ -101,6 +101,8 @@ pub enum ForbiddenReason {
     InsufficientScope,
     /// The token is valid, but belongs to no user: it is a client's own, for example.
     NoUser,
+    /// A reason of the application, with a short, stable word such as `"trial_ended"`.
+    Custom(&'static str),
     /// Another reason, given by the identity provider.
     Other,
 }
@@ -115,6 +117,7 @@ impl ForbiddenReason {
             Self::PasswordResetRequired => "password_reset_required",
             Self::InsufficientScope => "insufficient_scope",
             Self::NoUser => "no_user",
+            Self::Custom(word) => word,
             Self::Other => "forbidden",
         }
     }

@@ -18,7 +18,7 @@ use crate::validator::{
 #[derive(Debug)]
 pub struct AppwriteError {
     kind: AppwriteErrorKind,
-    failure: Failure,
+    failure: Box<Failure>,
     retry_after: Option<Duration>,
 }
 
@@ -66,7 +66,7 @@ impl AppwriteError {
     pub(super) fn new(kind: AppwriteErrorKind, operation: Operation, advice: &'static str) -> Self {
         Self {
             kind,
-            failure: Failure::new(format!("Appwrite, {operation}"), advice),
+            failure: Box::new(Failure::new(format!("Appwrite, {operation}"), advice)),
             retry_after: None,
         }
     }
@@ -102,13 +102,13 @@ impl AppwriteError {
             ),
         };
         let mut unanswered = Self::new(kind, operation, advice);
-        unanswered.failure = unanswered.failure.with_error(error, status);
+        unanswered.failure = Box::new(unanswered.failure.with_error(error, status));
         unanswered
     }
 
     /// Adds the status and the `type` of the response.
     pub(super) fn with_response(mut self, status: StatusCode, error_type: Option<&str>) -> Self {
-        self.failure = self.failure.with_response(status, error_type);
+        self.failure = Box::new(self.failure.with_response(status, error_type));
         self
     }
 
