@@ -1,4 +1,5 @@
-//! Tonic server behind the layer, and a client that prints each of its calls.
+//! Tonic server behind the layer, and a client that prints each of its calls: an exempt health
+//! check, a method for one role, and a logout.
 //!
 //! `cargo run --example grpc`
 
@@ -9,22 +10,29 @@ use tonic::{
     Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
+use tower::ServiceBuilder;
 use tower_session_cache::{
-    SessionCache, SessionCacheLayer, SessionToken, UserData, testing::TestValidator,
+    Guard, Rejection, RevokeErrorKind, SessionCache, SessionCacheLayer, UserData,
+    testing::TestValidator,
 };
 
 // The code that tonic's build script generates from a `.proto` file.
 #[path = "../tests/support/greeter.rs"]
 mod greeter;
-use greeter::{Greeter, GreeterClient, GreeterServer, Replies};
+use greeter::{Greeter, GreeterClient, GreeterServer, HealthServer, Replies};
 
-struct Polite;
+struct Polite {
+    cache: SessionCache,
+}
 
-/// Returns the name of the user. Behind the layer, every call has a user.
+fn status(rejection: Rejection) -> Status {
+    Status::new(rejection.grpc_code().into(), rejection.to_string())
+}
+
+/// Returns the name of the user.
 fn name<T>(request: &Request<T>) -> Result<String, Status> {
-    let user = request.extensions().get::<UserData>();
-    let user = user.ok_or_else(|| Status::internal("the SessionCacheLayer is missing"))?;
-    Ok(user.name().to_owned())
+    let user = Guard::signed_in().authorize(request.extensions());
+    Ok(user.map_err(status)?.name().to_owned())
 }
 
 impl Greeter for Polite {
@@ -44,6 +52,19 @@ impl Greeter for Polite {
             .into_inner()
             .map(move |message| Ok(format!("{}, {name}!", message?)));
         Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn log_out(&self, request: Request<String>) -> Result<Response<String>, Status> {
+        let user = request.extensions().get::<UserData>();
+        let session = user.and_then(UserData::session);
+        let session = session.ok_or_else(|| Status::unauthenticated("there is no session"))?;
+        match self.cache.log_out(session).await {
+            Err(error) if error.kind() != RevokeErrorKind::Queued => {
+                Err(Status::unavailable(error.to_string()))
+            }
+            // A queued logout applies here, and is delivered to the other nodes.
+            Ok(_) | Err(_) => Ok(Response::new("Good bye".to_owned())),
+        }
     }
 }
 
@@ -65,15 +86,23 @@ fn told(answer: Result<Response<String>, Status>) -> String {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     // Replace with your identity provider: `AppwriteValidator`, or your own `SessionValidator`.
-    let ada = UserData::builder("u1").name("Ada").build();
-    let provider = TestValidator::new().with_session("tok", ada);
+    let ada = UserData::builder("u1").name("Ada").tier("admin").build();
+    let bob = UserData::builder("u2").name("Bob").build();
+    let provider = TestValidator::new()
+        .with_session("tok", ada)
+        .with_session("other", bob);
     let cache = SessionCache::builder().build()?;
+    let sessions = SessionCacheLayer::new(cache.clone(), provider)
+        // The layer covers all services, and a probe has no token.
+        .exempt(|head| head.uri().path().starts_with("/grpc.health.v1.Health/"));
+    let admins = Guard::role("admin").only_if(|head| head.uri().path().ends_with("/Letters"));
 
     let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into())?;
     let address = incoming.local_addr()?;
     let server = Server::builder()
-        .layer(SessionCacheLayer::new(cache.clone(), provider))
-        .add_service(GreeterServer::new(Polite))
+        .layer(ServiceBuilder::new().layer(sessions).layer(admins))
+        .add_service(GreeterServer::new(Polite { cache }))
+        .add_service(HealthServer)
         .serve_with_incoming(incoming);
     tokio::spawn(server);
 
@@ -86,6 +115,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         told(client.hello(Request::new(hello())).await)
     );
 
+    println!("a probe: {}", told(client.health().await));
+
+    let letters = client.letters(with_token(String::new(), "other")?).await;
+    let refused = letters.err().map(|status| told(Err(status)));
+    println!("without the role: {}", refused.unwrap_or_default());
     let letters = client.letters(with_token(String::new(), "tok")?).await?;
     let letters: Vec<_> = letters.into_inner().try_collect().await?;
     println!("a stream from the server: {}", letters.join(" "));
@@ -95,7 +129,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let replies: Vec<_> = replies.into_inner().try_collect().await?;
     println!("in both directions: {}", replies.join(" "));
 
-    let _ = cache.revoke_token(&SessionToken::parse("tok")?).await?;
+    let answer = client.log_out(with_token(String::new(), "tok")?).await;
+    println!("a logout: {}", told(answer));
     let answer = client.hello(with_token(hello(), "tok")?).await;
     println!("after the logout: {}", told(answer));
     Ok(())

@@ -75,9 +75,9 @@ use tower_http::{csrf::CsrfLayer, timeout::TimeoutLayer, trace::TraceLayer};
 use tower_session_cache::{
     AppwriteError, AppwriteErrorKind, AppwriteValidator, AppwriteWebhook, BackChannelLogout,
     ConfigError, ErasedValidator, EventIssuer, IntrospectionAuth, IntrospectionConfigError,
-    IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls, RejectionBody,
-    RevocationReceiver, Revoked, SessionCache, SessionCacheBuilder, SessionCacheConfig,
-    SessionCacheLayer, SessionInfo, SessionToken, StandardWebhook, TokenSource, UserData,
+    IntrospectionValidator, LocalCacheConfig, RedisConfig, RedisTls, Rejection, RevocationReceiver,
+    Revoked, SessionCache, SessionCacheBuilder, SessionCacheConfig, SessionCacheLayer, SessionInfo,
+    SessionToken, StandardWebhook, TokenSource, UserData,
 };
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -149,7 +149,7 @@ struct Accounts {
 fn router(app: App, hooks: Router<App>, demo: Option<Demo>) -> Router {
     let sessions = SessionCacheLayer::new(app.cache.clone(), app.provider.validator())
         .with_token_source(app.provider.token_source())
-        .with_rejection_body(RejectionBody::problem_json);
+        .with_rejection_response(Rejection::problem_json);
     // The page contains a user and a password, so it must not be served with a real provider.
     let page = demo.map_or_else(Router::new, |demo| page(demo, sessions.clone()));
     Router::new()

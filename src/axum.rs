@@ -30,21 +30,23 @@
 //! # app().unwrap();
 //! ```
 
-use std::{error::Error as StdError, fmt, ops::Deref, sync::Arc};
+use std::{error::Error as StdError, fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
 use axum_core::{
     body::Body,
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{Extensions, StatusCode, header, request::Parts};
 use serde::de::DeserializeOwned;
 
 use crate::{
     cache::{RevokeError, RevokeErrorKind},
-    middleware::{Rejection, RejectionBody, RejectionKind, RejectionResponse},
+    middleware::{Guard, Rejection, RejectionKind, respond},
     model::{DecodeUserError, SessionInfo, UserData},
     telemetry::LAYER,
+    token::{RequestHead, Schemes},
 };
 
 /// `Retry-After`, in seconds, of a revocation that found the queue full.
@@ -118,29 +120,44 @@ impl<T> Deref for Session<T> {
     }
 }
 
-/// Why [`UserData`], [`SessionInfo`] or [`Session`] could not be extracted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why [`UserData`], [`SessionInfo`], [`Session`] or [`Permitted`] could not be extracted.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ExtractError {
     /// The request was passed on without a user, as in `optional` mode, or with a user whom another
-    /// layer authenticated and who has no session here. The response is 401 with the challenge of
-    /// the [`Rejection`].
-    Unauthenticated(Rejection),
-    /// The request did not pass a `SessionCacheLayer`. The response is 500 without a body.
-    /// `Display` and the log say how to fix it.
+    /// layer authenticated and who has no session here, or the user is not permitted. This is the
+    /// response, in the form that the layer
+    /// [sets](crate::SessionCacheLayer::with_rejection_response), with the [`Rejection`] in its
+    /// extensions.
+    Rejected(Box<http::Response<Bytes>>),
+    /// The request did not pass a `SessionCacheLayer`, or is
+    /// [exempt](crate::SessionCacheLayer::exempt). The response is 500 without a body. `Display` and
+    /// the log say how to fix it.
     MissingLayer,
     /// The user cannot be decoded as the type of the application. The response is 500 without a
     /// body. [`SessionValidator::decodes`](crate::SessionValidator::decodes) rules this out.
     Undecodable(DecodeUserError),
 }
 
+impl ExtractError {
+    /// Returns the reason for which the request is rejected.
+    #[must_use]
+    pub fn rejection(&self) -> Option<&Rejection> {
+        match self {
+            Self::Rejected(response) => response.extensions().get(),
+            Self::MissingLayer | Self::Undecodable(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for ExtractError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unauthenticated(_) => "the request has no session",
+            Self::Rejected(_) => "the request has no session, or its user is not permitted",
             Self::MissingLayer => {
                 "`SessionCacheLayer` is missing on a route whose handler extracts the user; add \
-                 `.layer(SessionCacheLayer::new(cache, validator))` after the route"
+                 `.layer(SessionCacheLayer::new(cache, validator))` after the route, or remove the \
+                 route from `exempt`"
             }
             Self::Undecodable(error) => return error.fmt(f),
         })
@@ -152,14 +169,7 @@ impl StdError for ExtractError {}
 impl IntoResponse for ExtractError {
     fn into_response(self) -> Response {
         match self {
-            Self::Unauthenticated(rejection) => {
-                let refusal = RejectionResponse {
-                    rejection,
-                    body: RejectionBody::empty(),
-                    grpc: None,
-                };
-                refusal.into_response::<Body>().map(Body::new)
-            }
+            Self::Rejected(response) => response.map(Body::from),
             Self::MissingLayer | Self::Undecodable(_) => {
                 tracing::error!(target: LAYER, error = %self, "session extraction failed");
                 StatusCode::INTERNAL_SERVER_ERROR.into_response()
@@ -168,43 +178,51 @@ impl IntoResponse for ExtractError {
     }
 }
 
-/// Returns the user that the layer has inserted into a request, or the reason why it has not.
-fn user(extensions: &Extensions) -> Result<&UserData, ExtractError> {
-    if let Some(user) = extensions.get::<UserData>() {
-        return Ok(user);
-    }
-    let rejection = match extensions.get::<Rejection>() {
-        Some(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => rejection.clone(),
-        Some(_) => Rejection::new(RejectionKind::Invalid),
-        None => return Err(ExtractError::MissingLayer),
-    };
-    Err(ExtractError::Unauthenticated(rejection))
+/// Why a request has not what a handler asks for.
+enum Absence {
+    Rejected(Rejection),
+    NoLayer,
+    Undecodable(DecodeUserError),
 }
 
-fn session(extensions: &Extensions) -> Result<SessionInfo, ExtractError> {
-    let session = user(extensions)?.session().cloned();
-    session.ok_or_else(|| {
+impl Absence {
+    fn into_error(self, parts: &Parts) -> ExtractError {
+        match self {
+            Self::Rejected(rejection) => rejected(rejection, parts),
+            Self::NoLayer => ExtractError::MissingLayer,
+            Self::Undecodable(error) => ExtractError::Undecodable(error),
+        }
+    }
+}
+
+/// Returns the user that the layer has inserted into a request.
+fn user(extensions: &Extensions) -> Result<&UserData, Absence> {
+    extensions.get::<UserData>().ok_or_else(|| {
         let rejection = extensions.get::<Rejection>().cloned();
-        let rejection = rejection.unwrap_or_else(|| Rejection::new(RejectionKind::Missing));
-        ExtractError::Unauthenticated(rejection)
+        rejection.map_or(Absence::NoLayer, Absence::Rejected)
     })
 }
 
-fn decoded<T>(extensions: &Extensions) -> Result<Session<T>, ExtractError>
+fn session(extensions: &Extensions) -> Result<SessionInfo, Absence> {
+    let session = user(extensions)?.session().cloned();
+    session.ok_or_else(|| {
+        let rejection = extensions.get::<Rejection>().cloned();
+        let missing = || Rejection::new(RejectionKind::Missing, Schemes::BEARER);
+        Absence::Rejected(rejection.unwrap_or_else(missing))
+    })
+}
+
+fn decoded<T>(extensions: &Extensions) -> Result<Session<T>, Absence>
 where
     T: DeserializeOwned + Send + Sync + 'static,
 {
     let user = user(extensions)?.clone();
-    let decoded = user.decode().map_err(ExtractError::Undecodable)?;
+    let decoded = user.decode().map_err(Absence::Undecodable)?;
     Ok(Session { user, decoded })
 }
 
-fn optional<T>(found: Result<T, ExtractError>) -> Result<Option<T>, ExtractError> {
-    match found {
-        Ok(found) => Ok(Some(found)),
-        Err(ExtractError::Unauthenticated(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
+fn rejected(rejection: Rejection, parts: &Parts) -> ExtractError {
+    ExtractError::Rejected(Box::new(respond(rejection, &RequestHead::from(parts))))
 }
 
 macro_rules! extractor {
@@ -215,7 +233,7 @@ macro_rules! extractor {
             type Rejection = ExtractError;
 
             async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ExtractError> {
-                $find(&parts.extensions)
+                $find(&parts.extensions).map_err(|absence| absence.into_error(parts))
             }
         }
 
@@ -228,7 +246,11 @@ macro_rules! extractor {
                 parts: &mut Parts,
                 _: &S,
             ) -> Result<Option<Self>, ExtractError> {
-                optional($find(&parts.extensions))
+                match $find(&parts.extensions) {
+                    Ok(found) => Ok(Some(found)),
+                    Err(Absence::Rejected(_)) => Ok(None),
+                    Err(absence) => Err(absence.into_error(parts)),
+                }
             }
         }
     };
@@ -237,6 +259,85 @@ macro_rules! extractor {
 extractor!(|extensions| user(extensions).cloned(), UserData);
 extractor!(session, SessionInfo);
 extractor!(decoded, Session<T>, T);
+
+/// A requirement as a type, for [`Permitted`].
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use tower_session_cache::{Guard, Permission, Permitted};
+///
+/// struct WriteOrders;
+///
+/// impl Permission for WriteOrders {
+///     fn guard() -> Guard {
+///         Guard::scope("orders:write")
+///     }
+/// }
+///
+/// async fn cancel(user: Permitted<WriteOrders>) -> String {
+///     format!("cancelled by {}", user.id())
+/// }
+///
+/// let app: Router = Router::new().route("/cancel", get(cancel));
+/// ```
+pub trait Permission {
+    /// Returns the requirement. Called for each request.
+    fn guard() -> Guard;
+}
+
+/// The user of a request, who meets a requirement. An argument of axum handlers.
+///
+/// It rejects as the [guard](Permission::guard) does as a layer.
+pub struct Permitted<P> {
+    user: UserData,
+    permission: PhantomData<fn() -> P>,
+}
+
+impl<P> Permitted<P> {
+    /// Returns the user.
+    #[must_use]
+    pub fn into_user(self) -> UserData {
+        self.user
+    }
+}
+
+impl<P> Deref for Permitted<P> {
+    type Target = UserData;
+
+    fn deref(&self) -> &UserData {
+        &self.user
+    }
+}
+
+impl<P> Clone for Permitted<P> {
+    fn clone(&self) -> Self {
+        Self {
+            user: self.user.clone(),
+            permission: PhantomData,
+        }
+    }
+}
+
+impl<P> fmt::Debug for Permitted<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Permitted").field(&self.user).finish()
+    }
+}
+
+impl<S: Sync, P: Permission> FromRequestParts<S> for Permitted<P> {
+    type Rejection = ExtractError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ExtractError> {
+        let user = <UserData as FromRequestParts<S>>::from_request_parts(parts, state).await?;
+        match P::guard().admit(&RequestHead::from(&*parts)) {
+            Ok(()) => Ok(Self {
+                user,
+                permission: PhantomData,
+            }),
+            Err(rejection) => Err(rejected(rejection, parts)),
+        }
+    }
+}
 
 /// The response of a logout or another revocation:
 ///

@@ -36,6 +36,9 @@ pub mod migration {}
 #[doc = include_str!("docs/observability.md")]
 pub mod observability {}
 
+#[doc = include_str!("docs/recipes.md")]
+pub mod recipes {}
+
 #[doc = include_str!("docs/revocation.md")]
 pub mod revocation {}
 

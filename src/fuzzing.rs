@@ -9,7 +9,7 @@ use chrono::DateTime;
 use chrono::TimeDelta;
 #[cfg(any(feature = "appwrite", feature = "introspection"))]
 use http::StatusCode;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 use crate::{
     crypto::SecretKey,
@@ -21,28 +21,45 @@ use crate::{
     token::{SessionToken, TokenSource},
 };
 
-/// Extracts a token from headers, one per line.
+/// Extracts a token from headers, one per line. A line that starts with `?` is the query.
 pub fn token(bytes: &[u8]) {
     let names = [
         header::AUTHORIZATION,
         header::COOKIE,
         header::HeaderName::from_static("x-appwrite-session"),
     ];
-    let mut headers = HeaderMap::new();
+    let mut request = Request::new(());
     for line in bytes.split(|byte| *byte == b'\n') {
         let Some((which, value)) = line.split_first() else {
             continue;
         };
+        if *which == b'?' {
+            if let Ok(uri) = Uri::try_from([b"/", line].concat()) {
+                *request.uri_mut() = uri;
+            }
+            continue;
+        }
+        let name = match which {
+            b'+' => &header::SEC_WEBSOCKET_PROTOCOL,
+            which => &names[usize::from(*which) % names.len()],
+        };
         if let Ok(value) = HeaderValue::from_bytes(value) {
-            headers.append(&names[usize::from(*which) % names.len()], value);
+            request.headers_mut().append(name, value);
         }
     }
-    let source = TokenSource::appwrite("p").or(TokenSource::dpop());
-    let source = source.with_max_len(256);
-    let extracted = source.extract(&headers);
-    let taken = source.take(&mut headers);
-    let candidates = source.candidates(&headers);
-    assert!(headers.values().all(HeaderValue::is_sensitive));
+    let source = TokenSource::appwrite("p")
+        .or(TokenSource::dpop())
+        .or(TokenSource::query("t"))
+        .or(TokenSource::websocket_protocol("s."))
+        .with_max_len(256);
+    let extracted = source.extract(&request);
+    let candidates = source.candidates(&request);
+    let taken = source.take(&mut request).token;
+    let hidden = TokenSource::query("t").or(TokenSource::websocket_protocol("s."));
+    assert!(matches!(hidden.extract(&request), Ok(None)));
+    for (name, value) in request.headers() {
+        assert!(value.is_sensitive() || name == header::SEC_WEBSOCKET_PROTOCOL);
+    }
     assert_eq!(extracted.as_ref().err(), taken.as_ref().err());
     assert_eq!(extracted.as_ref().err(), candidates.as_ref().err());
     let text = |token: Option<SessionToken>| token.map(|token| token.expose_secret().to_owned());

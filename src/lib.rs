@@ -6,8 +6,8 @@
 //!
 //! # How a request is processed
 //!
-//! The layer reads the token from the request's headers and looks for its session in memory, then
-//! in Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
+//! The layer reads the token from the request's head and looks for its session in memory, then in
+//! Redis. If neither has a usable session, the layer calls the [`SessionValidator`] once for all
 //! requests that wait for the token. It stores the session unless something was revoked in the
 //! meantime. The inner service finds [`UserData`] in the request's extensions, which leads to the
 //! session of the request ([`UserData::session`]).
@@ -53,24 +53,31 @@
 //! (`UNAUTHENTICATED`, `PERMISSION_DENIED`, `INVALID_ARGUMENT` or `UNAVAILABLE`). A method finds
 //! the user in its request's extensions. A request counts as a gRPC call if it is a `POST` with the
 //! content type `application/grpc` over HTTP/2, or a `POST` with the content type of gRPC-Web.
-//! [`http_only`](SessionCacheLayer::http_only) turns this off:
+//! [`http_only`](SessionCacheLayer::http_only) turns this off. The layer covers all services of the
+//! server, so [`exempt`](SessionCacheLayer::exempt) health checks and reflection:
 //!
 //! ```
 //! # use std::net::SocketAddr;
 //! # use tonic::service::Routes;
 //! use tonic::{Request, Response, Status, transport::Server};
-//! use tower_session_cache::{SessionCacheLayer, SessionValidator, UserData};
+//! use tower_session_cache::{Guard, Rejection, SessionCacheLayer, SessionValidator};
+//!
+//! fn status(rejection: Rejection) -> Status {
+//!     Status::new(rejection.grpc_code().into(), rejection.to_string())
+//! }
 //!
 //! async fn hello(request: Request<String>) -> Result<Response<String>, Status> {
-//!     let user = request.extensions().get::<UserData>();
-//!     // There is none in `optional` mode alone.
-//!     let user = user.ok_or_else(|| Status::unauthenticated("a session token is required"))?;
+//!     let user = Guard::signed_in().authorize(request.extensions()).map_err(status)?;
 //!     Ok(Response::new(format!("Hello, {}!", user.name())))
 //! }
 //!
 //! # async fn serve<V: SessionValidator>(
 //! #     sessions: SessionCacheLayer<V>, services: Routes, address: SocketAddr,
 //! # ) -> Result<(), tonic::transport::Error> {
+//! let sessions = sessions.exempt(|head| {
+//!     let path = head.uri().path();
+//!     path.starts_with("/grpc.health.v1.Health/") || path.starts_with("/grpc.reflection.")
+//! });
 //! Server::builder().layer(sessions).add_routes(services).serve(address).await
 //! # }
 //! ```
@@ -106,17 +113,17 @@
 //! | other layer | position | reason |
 //! | --- | --- | --- |
 //! | CORS | outside | a preflight request has no session, and a page can read why its request was rejected |
-//! | CSRF | outside, if tokens come in cookies | a browser also sends cookies with requests that other sites cause |
+//! | CSRF (tower-http 0.7 or later) | outside, if tokens come in cookies | a browser also sends cookies with requests that other sites cause |
 //! | trace | outside | it also records rejected requests; the [`Rejection`] is in the response's extensions |
 //! | trace that prints headers or names the user | inside | tokens are marked sensitive, and the user is known; outside it would print the token |
+//! | [`Guard`] | inside | it reads the user |
 //! | timeout | outside | it also bounds the wait for the identity provider; a validation that it cuts off continues for later requests |
 //! | compression | either | only outside does it compress the bodies of rejections |
 //! | a layer that sets [`UserData`] itself | outside, and this layer with [`trust_outer_user`](SessionCacheLayer::trust_outer_user) | otherwise its users are ignored, and the token is looked up |
 //! | a layer that reads [`UserData`] | inside | |
 //!
 //! Two kinds of callers, such as machines with signed tokens and people with sessions, need two
-//! layers in `optional` mode and a guard inside both. With axum the guard is
-//! `from_extractor::<UserData>()`. The inner layer needs
+//! layers in `optional` mode and [`Guard::signed_in`] inside both. The inner layer needs
 //! [`trust_outer_user`](SessionCacheLayer::trust_outer_user). Put the logout route under the people's
 //! layer only, which a machine's request does not pass, and declare the machines' tokens as
 //! [keys](SessionValidator::keys), which [`SessionCache::log_out`] refuses to revoke. Without
@@ -124,7 +131,8 @@
 //! user that it would not have accepted itself, looks for a token of its own, and passes the
 //! machine's request on without a user. Both layers may share a cache: each reads and writes the
 //! records of its own validator's [`Namespace`]. If one provider is unavailable, its layer responds
-//! with 503 and does not pass the request on.
+//! with 503 and does not pass the request on. If neither layer finds a user, the guard rejects with
+//! the more telling of the two reasons.
 //!
 //! If both layers read the same header, the outer provider receives every token, and the inner one
 //! receives those that the outer one rejected. If the shape of a token shows its kind, use one layer
@@ -135,6 +143,7 @@
 //!
 //! # Guides
 //!
+//! - [Recipes](docs::recipes): public paths, a login redirect, tokens of WebSockets, guards, gRPC.
 //! - [Revocation](docs::revocation): the guarantee and its bounds.
 //! - [Events](docs::events): what identity providers push, so that what ends there ends here.
 //! - [Failures](docs::failures): what a request gets when a component is down.
@@ -161,7 +170,7 @@
 //! | `introspection` | `IntrospectionValidator`, which validates tokens with an OAuth 2.0 server (Keycloak, Ory Hydra, Zitadel and others) by token introspection (RFC 7662) | the same |
 //! | `events` | [`RevocationReceiver`], which takes the events that identity providers push, such as Appwrite's webhooks | *ring* |
 //! | `oidc-events` | `BackChannelLogout` and `SharedSignals`, which read the events that OpenID providers sign | `events`, reqwest, rustls with *ring* |
-//! | `axum` | [`UserData`], [`SessionInfo`] and `Session<T>`, a user type of your own, as arguments of axum handlers, errors as responses | axum-core |
+//! | `axum` | [`UserData`], [`SessionInfo`], `Session<T>`, a user type of your own, and `Permitted` as arguments of axum handlers, errors as responses | axum-core |
 //! | `metrics` | counters, gauges and histograms for the `metrics` facade | metrics; one addition per local hit |
 //! | `tls` | Redis over TLS: `rediss://` URLs, `RedisTls` for a private CA and client certificates | rustls with *ring* |
 //! | `testing` | a validator that uses a table, a one-line layer, and a clock that tests move by hand | nothing |
@@ -196,7 +205,7 @@ mod validator;
 
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
-pub use axum::{ExtractError, Session};
+pub use axum::{ExtractError, Permission, Permitted, Session};
 pub use cache::{
     CloseError, Fill, Health, Lookup, ProviderHealth, RedisHealth, Revocation, RevokeError,
     RevokeErrorKind, SessionCache, SessionCacheBuilder, SessionCacheConfig, Ticket,
@@ -222,8 +231,8 @@ pub use events::{
 };
 pub use memory::LocalCacheConfig;
 pub use middleware::{
-    Rejection, RejectionBody, RejectionKind, ResponseBody, ResponseFuture, SessionCacheLayer,
-    SessionCacheService,
+    Challenge, Guard, GuardFuture, GuardService, Rejection, RejectionKind, ResponseBody,
+    ResponseFuture, SessionCacheLayer, SessionCacheService,
 };
 pub use model::{
     Authority, CachedSession, DecodeUserError, Namespace, Origin, SessionInfo, UserData,
@@ -238,7 +247,7 @@ pub use resolver::SessionEnd;
 #[cfg_attr(docsrs, doc(cfg(feature = "events")))]
 pub use telemetry::EventStats;
 pub use telemetry::{CanaryStats, RevocationCounts, Stats};
-pub use token::{CookieRemoval, SessionToken, TokenError, TokenSource};
+pub use token::{CookieRemoval, RequestHead, SessionToken, TokenError, TokenSource};
 #[cfg(feature = "appwrite")]
 #[cfg_attr(docsrs, doc(cfg(feature = "appwrite")))]
 pub use validator::appwrite::{

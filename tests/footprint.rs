@@ -18,7 +18,7 @@ mod redis;
 use std::{convert::Infallible, future::ready, num::NonZeroUsize, task::Poll, time::Duration};
 
 use allocation_counter::{AllocationInfo, measure};
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tower::{Layer, Service, service_fn};
 use tower_session_cache::{
     CachedSession, Fill, LocalCacheConfig, Lookup, Origin, RedisConfig, SessionCache,
@@ -235,7 +235,7 @@ fn kept_token_does_not_retain_the_request_buffer() {
         // A server reads all headers into one buffer.
         let buffer = bytes::Bytes::from([b"Bearer token-1".as_slice(), &[b'x'; 8_192]].concat());
         let value = HeaderValue::from_maybe_shared(buffer.slice(..14)).unwrap();
-        let headers = [(header::AUTHORIZATION, value)].into_iter().collect();
+        let headers: HeaderMap = [(header::AUTHORIZATION, value)].into_iter().collect();
         let token = TokenSource::bearer().extract(&headers).unwrap().unwrap();
         kept = Some(token.clone());
     });

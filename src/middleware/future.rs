@@ -12,11 +12,12 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use bytes::Bytes;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{body::ResponseBody, policy::Policy, response::RejectionResponse};
+use super::{body::ResponseBody, policy::Policy, rejection::Rejection};
 use crate::{
     cache::{Accepted, Denied},
     model::{SessionInfo, UserData},
@@ -38,7 +39,7 @@ pin_project! {
     enum State<S, ReqBody, F> {
         Passed { #[pin] inner: F },
         Pending { waiting: Option<Box<Pending<S, ReqBody>>> },
-        Refused { refusal: Option<RejectionResponse> },
+        Refused { refusal: Option<Box<Response<Bytes>>> },
     }
 }
 
@@ -46,6 +47,8 @@ pin_project! {
 pub(crate) struct Pending<S, ReqBody> {
     pub(crate) result: Pin<Box<dyn Future<Output = Result<Accepted, Denied>> + Send>>,
     pub(crate) policy: Arc<Policy>,
+    /// Where the token was found.
+    pub(crate) place: usize,
     /// The service that was polled ready, kept for this request.
     pub(crate) service: S,
     pub(crate) request: Request<ReqBody>,
@@ -69,7 +72,7 @@ where
         }
     }
 
-    pub(crate) fn refused(refusal: RejectionResponse) -> Self {
+    pub(crate) fn refused(refusal: Box<Response<Bytes>>) -> Self {
         Self {
             state: State::Refused {
                 refusal: Some(refusal),
@@ -113,7 +116,7 @@ where
                     );
                 }
                 StateProj::Refused { refusal } => match refusal.take() {
-                    Some(refusal) => return Poll::Ready(Ok(refusal.into_response())),
+                    Some(refusal) => return Poll::Ready(Ok(refusal.map(ResponseBody::rejection))),
                     // Polling after completion is a bug of the caller, but no reason to panic.
                     None => return Poll::Pending,
                 },
@@ -141,7 +144,8 @@ where
         match result {
             Ok(accepted) => insert_extensions(&mut self.request, accepted),
             Err(denied) => {
-                let rejection = denied.into();
+                let schemes = self.policy.source.schemes(self.place);
+                let rejection = Rejection::denied(denied, schemes);
                 if let Some(refusal) = self.policy.refusal(rejection, &mut self.request) {
                     return State::Refused {
                         refusal: Some(refusal),

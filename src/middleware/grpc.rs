@@ -9,10 +9,10 @@
 //! [gRPC over HTTP/2]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#responses
 //! [gRPC-Web]: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-WEB.md
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::rejection::{Rejection, RejectionKind};
+use crate::token::RequestHead;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -22,7 +22,7 @@ const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Returns the content type of the response to a gRPC request, or `None` for any other request.
-pub(crate) fn response_content_type<B>(request: &Request<B>) -> Option<HeaderValue> {
+pub(crate) fn response_content_type(request: &RequestHead<'_>) -> Option<HeaderValue> {
     if request.method() != Method::POST {
         return None;
     }
@@ -45,19 +45,9 @@ fn is_web(rest: &[u8]) -> bool {
 }
 
 /// Inserts a rejection into the headers that a gRPC client reads.
-pub(crate) fn insert_status(rejection: &Rejection, headers: &mut HeaderMap) {
-    let code: u16 = match rejection.kind() {
-        RejectionKind::Malformed(_) => 3,
-        RejectionKind::Missing
-        | RejectionKind::UnsupportedScheme
-        | RejectionKind::Invalid
-        | RejectionKind::Revoked
-        | RejectionKind::InsufficientAuthentication => 16,
-        RejectionKind::Forbidden(_) => 7,
-        RejectionKind::Unavailable => 14,
-    };
+pub(crate) fn insert_status(code: i32, message: &str, headers: &mut HeaderMap) {
     headers.insert(STATUS, HeaderValue::from(code));
-    let message = utf8_percent_encode(&rejection.title(), ENCODED).to_string();
+    let message = utf8_percent_encode(message, ENCODED).to_string();
     if let Ok(message) = HeaderValue::try_from(message) {
         headers.insert(MESSAGE, message);
     }

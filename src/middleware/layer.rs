@@ -2,19 +2,21 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use bytes::Bytes;
+use http::Response;
 use tower_layer::Layer;
 
 use super::{
+    challenge::Challenge,
     policy::Policy,
-    rejection::{Rejection, RejectionBody},
+    rejection::Rejection,
     service::{SessionCacheService, Shared},
 };
 use crate::{
     cache::SessionCache,
     model::{Namespace, SessionInfo},
     resolver::{Requirement, Resolver, SessionEnd},
-    token::TokenSource,
+    token::{RequestHead, TokenSource, either},
     validator::SessionValidator,
 };
 
@@ -208,8 +210,34 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         self.with_requirement(|requirement| requirement.acr = values)
     }
 
-    fn with_requirement(self, change: impl FnOnce(&mut Requirement)) -> Self {
-        self.with_policy(|policy| change(Arc::make_mut(policy.requirement.get_or_insert_default())))
+    /// Passes on untouched each request for which the predicate returns `true`, whatever token it
+    /// carries: health checks, metrics, a login page, or a method of gRPC. Such a request gets no
+    /// `UserData` and no [`Rejection`], and a user that an outer layer inserted stays. If called
+    /// several times, a request is exempt if any predicate returns `true`. Defaults to no request.
+    ///
+    /// With axum, add the layer with `route_layer` or to a nested router instead, where that is
+    /// possible. tonic's `Server::builder().layer` covers all services.
+    ///
+    /// # Security
+    ///
+    /// Compare whole paths, or prefixes that end in `/` below which every route is public. The
+    /// [path](RequestHead::uri) is not normalized.
+    ///
+    /// ```
+    /// # use tower_session_cache::{SessionCacheLayer, SessionValidator};
+    /// # fn exempt<V: SessionValidator>(sessions: SessionCacheLayer<V>) -> SessionCacheLayer<V> {
+    /// sessions.exempt(|head| {
+    ///     let path = head.uri().path();
+    ///     path == "/metrics" || path.starts_with("/grpc.health.v1.Health/")
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn exempt<F>(self, predicate: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
+    {
+        self.with_policy(|policy| policy.exempt = Some(either(policy.exempt.take(), predicate)))
     }
 
     /// Sends every rejection as a plain HTTP response, even if the request looks like gRPC.
@@ -221,7 +249,7 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
     /// the client claims about itself.
     #[must_use]
     pub fn http_only(self) -> Self {
-        self.with_policy(|policy| policy.http_only = true)
+        self.with_policy(|policy| policy.form_mut().http_only = true)
     }
 
     /// Sets where the layer looks for the token. Defaults to [`TokenSource::bearer`].
@@ -230,19 +258,54 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
         self.with_policy(|policy| policy.source = source)
     }
 
-    /// Sets the function that creates the body of a rejection, for example
-    /// [`RejectionBody::problem_json`]. Status and challenge do not change. The function receives
-    /// the request's headers, tokens included, so that it can choose by `Accept`. Defaults to
-    /// [`RejectionBody::empty`].
+    /// Sets the parameters of the challenge in `WWW-Authenticate`: `realm`, `scope` and
+    /// `resource_metadata`. Defaults to none.
     ///
-    /// A rejection with a body is sent as a plain HTTP response. In a service for both HTTP and
-    /// gRPC, return [`RejectionBody::empty`] for requests that need a gRPC response.
+    /// A response names the schemes that the token source reads. It has no challenge if the
+    /// credential came in a cookie or in another header, or if the source reads only these.
     #[must_use]
-    pub fn with_rejection_body<F>(self, make: F) -> Self
+    pub fn with_challenge(self, challenge: Challenge) -> Self {
+        self.with_policy(|policy| policy.form_mut().challenge = Some(Arc::new(challenge)))
+    }
+
+    /// Sets the function that creates the response to a rejected request, for example a redirect to
+    /// a login page. It also applies to [guards](crate::Guard) and extractors inside of the layer.
+    /// Inside of several layers with such a function, the innermost counts. Defaults to
+    /// [`Rejection::response`].
+    ///
+    /// The layer adds `Cache-Control: no-store` unless the response has the header, and inserts the
+    /// [`Rejection`] into the extensions of the response.
+    ///
+    /// # Security
+    ///
+    /// The headers of the request contain tokens. A response to a rejected request must not be 2xx
+    /// if a proxy decides by it ([forward auth](crate::docs::forward_auth)). A redirect must not
+    /// lead to a host that the request names.
+    ///
+    /// ```
+    /// use http::{Response, StatusCode, header};
+    /// # use tower_session_cache::{SessionCacheLayer, SessionValidator};
+    /// # fn hook<V: SessionValidator>(sessions: SessionCacheLayer<V>) -> SessionCacheLayer<V> {
+    ///
+    /// sessions.with_rejection_response(|rejection, head| {
+    ///     let accept = head.headers().get(header::ACCEPT);
+    ///     let is_browser = accept.is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"));
+    ///     let mut response = rejection.response(head);
+    ///     if is_browser && rejection.status() == StatusCode::UNAUTHORIZED {
+    ///         *response.status_mut() = StatusCode::SEE_OTHER;
+    ///         let login = header::HeaderValue::from_static("/login");
+    ///         response.headers_mut().insert(header::LOCATION, login);
+    ///     }
+    ///     response
+    /// })
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_rejection_response<F>(self, make: F) -> Self
     where
-        F: Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync + 'static,
+        F: Fn(&Rejection, &RequestHead<'_>) -> Response<Bytes> + Send + Sync + 'static,
     {
-        self.with_policy(|policy| policy.make_body = Some(Arc::new(make)))
+        self.with_policy(|policy| policy.form_mut().make_response = Some(Arc::new(make)))
     }
 
     /// Sets the namespace whose records this layer reads and writes, as
@@ -259,6 +322,10 @@ impl<V: SessionValidator> SessionCacheLayer<V> {
             .resolver
             .set_namespace(namespace.into());
         self
+    }
+
+    fn with_requirement(self, change: impl FnOnce(&mut Requirement)) -> Self {
+        self.with_policy(|policy| change(Arc::make_mut(policy.requirement.get_or_insert_default())))
     }
 
     fn with_policy(mut self, change: impl FnOnce(&mut Policy)) -> Self {

@@ -1,5 +1,5 @@
-//! Settings of a layer: where tokens are, whether a request may pass without one, and the form of
-//! rejections.
+//! Settings of a layer: which requests it handles, where tokens are, whether a request may pass
+//! without one, and the form of rejections.
 
 use std::{
     fmt,
@@ -9,29 +9,29 @@ use std::{
     },
 };
 
-use http::{HeaderMap, Request};
+use bytes::Bytes;
+use http::{Extensions, Request, Response};
 
 use super::{
-    grpc,
-    rejection::{Rejection, RejectionBody, RejectionKind},
-    response::RejectionResponse,
+    form::{RejectionForm, in_form, respond},
+    rejection::{Rejection, RejectionKind},
 };
 use crate::{
     model::UserData,
     resolver::Requirement,
     telemetry::LAYER,
-    token::{SessionToken, TokenError, TokenSource},
+    token::{Found, Predicate, RequestHead, SessionToken, TokenError, TokenSource},
 };
-
-type MakeBody = dyn Fn(&Rejection, &HeaderMap) -> RejectionBody + Send + Sync;
 
 #[derive(Clone)]
 pub(crate) struct Policy {
     pub(crate) source: TokenSource,
     pub(crate) optional: bool,
     pub(crate) trusts_outer_user: bool,
-    pub(crate) http_only: bool,
-    pub(crate) make_body: Option<Arc<MakeBody>>,
+    /// Requests that the layer passes on untouched.
+    pub(crate) exempt: Option<Arc<Predicate>>,
+    /// `None` is the default form.
+    pub(crate) form: Option<Arc<RejectionForm>>,
     /// What the session must meet beyond being valid.
     pub(crate) requirement: Option<Arc<Requirement>>,
     /// Number of tokens that were longer than the source allows.
@@ -44,33 +44,59 @@ impl Policy {
             source: TokenSource::default(),
             optional: false,
             trusts_outer_user: false,
-            http_only: false,
-            make_body: None,
+            exempt: None,
+            form: None,
             requirement: None,
             too_long: Arc::default(),
         }
     }
 
-    /// Returns the request's token, or the rejection if there is none. Marks the headers that may
-    /// hold tokens as sensitive, so that `Debug` does not print them.
+    /// Changes the form of rejections.
+    pub(crate) fn form_mut(&mut self) -> &mut RejectionForm {
+        Arc::make_mut(self.form.get_or_insert_default())
+    }
+
     #[inline]
-    pub(crate) fn token(&self, headers: &mut HeaderMap) -> Result<SessionToken, Rejection> {
-        match self.source.take(headers) {
-            Ok(Some(token)) => Ok(token),
-            Ok(None) => Err(Rejection::new(RejectionKind::Missing)),
-            Err(error) => Err(self.no_token(error)),
+    pub(crate) fn is_exempt<B>(&self, request: &Request<B>) -> bool {
+        match &self.exempt {
+            Some(exempt) => exempt(&RequestHead::from(request)),
+            None => false,
+        }
+    }
+
+    /// Returns the request's token and the place where it was found, or the rejection if there is
+    /// none. Hides the token in the request, so that `Debug` does not print it. An absent token is
+    /// taken from outside: an outer layer has removed a token from the query.
+    #[inline]
+    pub(crate) fn token<B>(
+        &self,
+        request: &mut Request<B>,
+        from_outside: impl FnOnce(&Extensions) -> Option<SessionToken>,
+    ) -> Result<(SessionToken, usize), Rejection> {
+        let Found { token, place } = self.source.take(request);
+        match token {
+            Ok(Some(token)) => Ok((token, place)),
+            Ok(None) => match from_outside(request.extensions()) {
+                Some(token) => Ok((token, place)),
+                None => Err(Rejection::new(
+                    RejectionKind::Missing,
+                    self.source.schemes(place),
+                )),
+            },
+            Err(error) => Err(self.no_token(error, place)),
         }
     }
 
     #[cold]
-    fn no_token(&self, error: TokenError) -> Rejection {
+    fn no_token(&self, error: TokenError, place: usize) -> Rejection {
         if error == TokenError::TooLong {
             self.warn_too_long();
         }
-        Rejection::new(match error {
+        let kind = match error {
             TokenError::UnsupportedScheme => RejectionKind::UnsupportedScheme,
             error => RejectionKind::Malformed(error),
-        })
+        };
+        Rejection::new(kind, self.source.schemes(place))
     }
 
     /// Logs the first such token, and then each that doubles their number, because any client can
@@ -92,8 +118,9 @@ impl Policy {
         &self,
         rejection: Rejection,
         request: &mut Request<B>,
-    ) -> Option<RejectionResponse> {
-        let rejection = rejection.with_source(&self.source);
+    ) -> Option<Box<Response<Bytes>>> {
+        let head = RequestHead::from(&*request);
+        let rejection = in_form(rejection.or_more_telling(head.extensions().get()), &head);
         if self.optional && rejection.is_anonymous() {
             let extensions = request.extensions_mut();
             // The inner service must not treat a user that this layer rejects as authenticated.
@@ -101,21 +128,7 @@ impl Policy {
             extensions.insert(rejection);
             return None;
         }
-        let body = self
-            .make_body
-            .as_ref()
-            .map_or_else(RejectionBody::empty, |make| {
-                make(&rejection, request.headers())
-            });
-        let is_http = self.http_only || !body.is_empty();
-        let grpc = (!is_http)
-            .then(|| grpc::response_content_type(request))
-            .flatten();
-        Some(RejectionResponse {
-            rejection,
-            body,
-            grpc,
-        })
+        Some(Box::new(respond(rejection, &head)))
     }
 }
 

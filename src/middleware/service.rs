@@ -15,6 +15,7 @@ use super::{
     body::ResponseBody,
     future::{Pending, ResponseFuture, insert_extensions},
     policy::Policy,
+    rejection::Rejection,
 };
 use crate::{
     cache::{Accepted, Denied},
@@ -73,6 +74,7 @@ impl<S: Clone, V> SessionCacheService<S, V> {
     fn wait<ReqBody>(
         &mut self,
         request: Request<ReqBody>,
+        place: usize,
         result: impl Future<Output = Result<Accepted, Denied>> + Send + 'static,
     ) -> ResponseFuture<S, ReqBody>
     where
@@ -82,6 +84,7 @@ impl<S: Clone, V> SessionCacheService<S, V> {
         ResponseFuture::waiting(Pending {
             result: Box::pin(result),
             policy: Arc::clone(&self.shared.policy),
+            place,
             service: std::mem::replace(&mut self.inner, spare),
             request,
         })
@@ -103,6 +106,13 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let Shared { policy, resolver } = &*self.shared;
+        if policy.is_exempt(&request) {
+            return ResponseFuture::passed(self.inner.call(request));
+        }
+        if let Some(form) = &policy.form {
+            // Guards and extractors further inside reject in the same form.
+            request.extensions_mut().insert(Arc::clone(form));
+        }
         if let Some(user) = request.extensions().get::<UserData>()
             && (policy.trusts_outer_user || resolver.accepts_from_outside(user))
             && policy
@@ -112,39 +122,40 @@ where
         {
             return ResponseFuture::passed(self.inner.call(request));
         }
-        let token = policy.token(request.headers_mut());
-        let token = token.map(|token| resolver.canonical(token));
-        let token = match (token, &policy.requirement) {
-            (Ok(token), Some(requirement)) => {
-                let others = policy.source.further_candidates(request.headers());
-                let (resolver, requirement) = (resolver.clone(), Arc::clone(requirement));
-                let result = resolver.resolve_recent(token, others, requirement);
-                return self.wait(request, result);
-            }
-            (token, _) => token,
-        };
+        let token = policy.token(&mut request, |outer| resolver.token_from_outside(outer));
         let rejection = match token {
             Err(rejection) => rejection,
-            Ok(token) => match resolver.try_local(&token) {
-                LocalResult::Ready(Ok(resolved)) => {
-                    insert_extensions(&mut request, Accepted::first(token, resolved));
-                    return ResponseFuture::passed(self.inner.call(request));
+            Ok((token, place)) => {
+                let token = resolver.canonical(token);
+                if let Some(requirement) = &policy.requirement {
+                    let others = policy.source.further_candidates(place, &request);
+                    let (resolver, requirement) = (resolver.clone(), Arc::clone(requirement));
+                    let result = resolver.resolve_recent(token, others, requirement);
+                    return self.wait(request, place, result);
                 }
-                local => {
-                    let others = policy.source.further_candidates(request.headers());
-                    let resolver = resolver.clone();
-                    match (local, others.is_empty()) {
-                        (LocalResult::Ready(Err(denied)), true) => denied.into(),
-                        (LocalResult::Pending(key), true) => {
-                            return self.wait(request, resolver.resolve(token, key));
-                        }
-                        (local, _) => {
-                            let result = resolver.resolve_candidates(token, local, others);
-                            return self.wait(request, result);
+                match resolver.try_local(&token) {
+                    LocalResult::Ready(Ok(resolved)) => {
+                        insert_extensions(&mut request, Accepted::first(token, resolved));
+                        return ResponseFuture::passed(self.inner.call(request));
+                    }
+                    local => {
+                        let others = policy.source.further_candidates(place, &request);
+                        let resolver = resolver.clone();
+                        match (local, others.is_empty()) {
+                            (LocalResult::Ready(Err(denied)), true) => {
+                                Rejection::denied(denied, policy.source.schemes(place))
+                            }
+                            (LocalResult::Pending(key), true) => {
+                                return self.wait(request, place, resolver.resolve(token, key));
+                            }
+                            (local, _) => {
+                                let result = resolver.resolve_candidates(token, local, others);
+                                return self.wait(request, place, result);
+                            }
                         }
                     }
                 }
-            },
+            }
         };
         match policy.refusal(rejection, &mut request) {
             Some(refusal) => {

@@ -10,6 +10,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::Extensions;
 use tokio::{runtime::Handle, time::Instant};
 use tracing::{Instrument, Span};
 
@@ -106,6 +107,14 @@ impl<V: SessionValidator> Resolver<V> {
         user.source()
             .is_some_and(|source| self.cache.space().holds(source))
             && self.client.validator().accepts(user)
+    }
+
+    /// Returns the token of the user that another layer has put into the request, if this layer
+    /// would accept the user.
+    pub(crate) fn token_from_outside(&self, extensions: &Extensions) -> Option<SessionToken> {
+        let user = extensions.get::<UserData>()?;
+        let session = user.session().filter(|_| self.accepts_from_outside(user))?;
+        Some(session.token().clone())
     }
 
     /// Returns the spelling of the token under which its session is cached.

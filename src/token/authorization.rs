@@ -2,6 +2,8 @@
 //!
 //! [RFC 9110, section 11.6.2]: https://www.rfc-editor.org/rfc/rfc9110#section-11.6.2
 
+use http::{HeaderMap, header};
+
 use super::session_token::TokenError;
 
 /// Scheme of a credential that contains an access token.
@@ -28,6 +30,40 @@ impl AuthScheme {
         [Self::Bearer, Self::Dpop].into_iter().find(|scheme| {
             let start = scheme.token_start(credential);
             start.is_some_and(|start| !credential[start..].trim_ascii().is_empty())
+        })
+    }
+}
+
+/// The authorization schemes that a challenge names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Schemes {
+    pub(crate) has_bearer: bool,
+    pub(crate) has_dpop: bool,
+}
+
+impl Schemes {
+    pub(crate) const NONE: Self = Self {
+        has_bearer: false,
+        has_dpop: false,
+    };
+    pub(crate) const BEARER: Self = Self {
+        has_bearer: true,
+        has_dpop: false,
+    };
+
+    /// Returns the schemes of the tokens that a request has sent.
+    pub(crate) fn sent_in(headers: &HeaderMap) -> Self {
+        let values = headers.get_all(header::AUTHORIZATION).iter();
+        let sent = values.filter_map(|value| AuthScheme::of(value.as_bytes()));
+        sent.fold(Self::NONE, |schemes, scheme| match scheme {
+            AuthScheme::Bearer => Self {
+                has_bearer: true,
+                ..schemes
+            },
+            AuthScheme::Dpop => Self {
+                has_dpop: true,
+                ..schemes
+            },
         })
     }
 }

@@ -5,14 +5,16 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
+use super::request_head::RequestHead;
+
 pub(super) trait Headers {
     fn values(&mut self, name: &HeaderName) -> Values<'_>;
 
     /// Marks a header that is not read, but may hold a token.
     fn pass(&mut self, name: &HeaderName);
 
-    /// Returns the map, for a source that reads the headers with a closure.
-    fn as_map(&self) -> &HeaderMap;
+    /// Returns the request's head, unless the source reads headers only.
+    fn head(&self) -> Option<&RequestHead<'_>>;
 }
 
 pub(super) enum Values<'a> {
@@ -32,15 +34,15 @@ impl<'a> Iterator for Values<'a> {
     }
 }
 
-impl Headers for &HeaderMap {
+impl Headers for RequestHead<'_> {
     fn values(&mut self, name: &HeaderName) -> Values<'_> {
-        Values::All(self.get_all(name).iter())
+        Values::All(self.headers().get_all(name).iter())
     }
 
     fn pass(&mut self, _: &HeaderName) {}
 
-    fn as_map(&self) -> &HeaderMap {
-        self
+    fn head(&self) -> Option<&RequestHead<'_>> {
+        Some(self)
     }
 }
 
@@ -79,7 +81,7 @@ impl Headers for SensitiveHeaders<'_> {
         self.values(name);
     }
 
-    fn as_map(&self) -> &HeaderMap {
-        self.0
+    fn head(&self) -> Option<&RequestHead<'_>> {
+        None
     }
 }

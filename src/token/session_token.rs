@@ -4,6 +4,7 @@ use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http::HeaderValue;
+use percent_encoding::percent_decode_str;
 
 /// An opaque session token: one or more bytes of visible ASCII.
 ///
@@ -97,6 +98,18 @@ pub(crate) fn check(token: &[u8], is_fine: impl Fn(&u8) -> bool) -> Result<(), T
     Err(TokenError::InvalidByte)
 }
 
+/// Returns the token of a percent-encoded text. An empty text is no credential.
+pub(super) fn decoded(text: &str, max_len: usize) -> Result<Option<SessionToken>, TokenError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let token: Vec<u8> = percent_decode_str(text).collect();
+    if token.len() > max_len {
+        return Err(TokenError::TooLong);
+    }
+    SessionToken::copy(&token).map(Some)
+}
+
 impl fmt::Debug for SessionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SessionToken(…)")
@@ -114,7 +127,8 @@ pub enum TokenError {
     InvalidByte,
     /// The token is longer than the source allows.
     TooLong,
-    /// The header was sent more than once, or the cookie with different values although
+    /// The header, query parameter or sub-protocol was sent more than once, or the cookie with
+    /// different values although
     /// [`reject_repeated_cookies`](crate::TokenSource::reject_repeated_cookies) was called.
     Repeated,
     /// One header contains a list of credentials.

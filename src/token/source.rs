@@ -1,7 +1,7 @@
 //! Sources of session tokens in a request.
 //!
-//! A [`TokenSource`] reads headers synchronously and returns one of three results: found, absent or
-//! malformed. The difference between the last two matters. An absent token may be allowed
+//! A [`TokenSource`] reads a request's head synchronously and returns one of three results: found,
+//! absent or malformed. The difference between the last two matters. An absent token may be allowed
 //! (`optional` mode). A malformed one is a client error or an attack: it is rejected with 400
 //! `invalid_request` ([RFC 6750, section 3.1]) and is never passed to the cache or the identity
 //! provider.
@@ -15,16 +15,19 @@
 
 use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Request, header};
 
 use super::{
-    authorization::{AuthScheme, check_other_scheme},
+    authorization::{AuthScheme, Schemes, check_other_scheme},
     cookie::{self, CookieFormat},
     headers::{Headers, SensitiveHeaders, Values},
+    query,
+    request_head::{Predicate, RequestHead, both},
     session_token::{SessionToken, TokenError, TokenRepr, check},
+    websocket_protocol,
 };
 
-type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync;
+type FromHead = dyn Fn(&RequestHead<'_>) -> Result<Option<SessionToken>, TokenError> + Send + Sync;
 
 /// The places where a layer looks for the session token. Defaults to [`bearer`](Self::bearer).
 ///
@@ -39,7 +42,9 @@ type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError
 ///    the request passes on without a user. No later source is read in its place.
 ///
 /// The headers that a source reads are marked sensitive before the request is passed on, so that
-/// `Debug` does not print their values.
+/// `Debug` does not print their values. A token in the [query](Self::query) or in a
+/// [sub-protocol](Self::websocket_protocol) is removed from the request, also if an earlier source
+/// decides.
 ///
 /// # Several cookies of one name
 ///
@@ -64,7 +69,8 @@ type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError
 /// # Cookies and CSRF
 ///
 /// A browser also sends cookies with requests that other sites cause. If you use a cookie source,
-/// put tower-http's `csrf` layer outside of this one and set `SameSite` on the cookie.
+/// put the `csrf` layer of tower-http (0.7 or later) outside of this one and set `SameSite` on the
+/// cookie.
 ///
 /// # Cookies of sibling domains
 ///
@@ -92,9 +98,17 @@ type FromHeaders = dyn Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError
 /// ```
 #[derive(Clone)]
 pub struct TokenSource {
-    places: Arc<[Location]>,
+    places: Arc<[Place]>,
     max_len: usize,
     rejects_repeated_cookies: bool,
+    /// Whether a place or its condition needs more of a request than its headers.
+    reads_head: bool,
+}
+
+#[derive(Clone)]
+struct Place {
+    location: Location,
+    condition: Option<Arc<Predicate>>,
 }
 
 #[derive(Clone)]
@@ -102,7 +116,16 @@ enum Location {
     Authorization(AuthScheme),
     Header(HeaderName),
     Cookie { name: Arc<str>, percent: bool },
-    Custom(Arc<FromHeaders>),
+    Query(Arc<str>),
+    WebSocketProtocol(Arc<str>),
+    Custom(Arc<FromHead>),
+}
+
+/// What a source has found in a request.
+pub(crate) struct Found {
+    pub(crate) token: Result<Option<SessionToken>, TokenError>,
+    /// Index of the place that decided, or the number of places if all are absent.
+    pub(crate) place: usize,
 }
 
 /// Common servers allow about as much for all headers of a request.
@@ -162,14 +185,67 @@ impl TokenSource {
         })
     }
 
+    /// Reads a parameter of the URI's query ([RFC 6750, section 2.3]), for clients that cannot set
+    /// headers: a browser's `EventSource` and `WebSocket`. The value may be percent-encoded. A `+`
+    /// stays a `+`, because a token contains no space. A parameter that is sent more than once is
+    /// malformed.
+    ///
+    /// The layer removes the parameter from the URI before it passes the request on, rejects it, or
+    /// calls the function for rejections. [`exempt`](crate::SessionCacheLayer::exempt) requests
+    /// keep it.
+    ///
+    /// # Security
+    ///
+    /// URIs are written to access logs, to the browser's history and to `Referer` headers.
+    /// Everything outside of this layer sees the token: proxies, a trace layer, and axum's
+    /// `OriginalUri` if the layer is applied with `Router::layer`. Restrict the source to the
+    /// routes that need it with [`only_if`](Self::only_if), and put a header first with
+    /// [`or`](Self::or). Send `Cache-Control: no-store` with the responses.
+    ///
+    /// ```
+    /// use tower_session_cache::TokenSource;
+    ///
+    /// let in_query = TokenSource::query("access_token")
+    ///     .only_if(|head| matches!(head.uri().path(), "/events" | "/socket"));
+    /// let source = TokenSource::bearer().or(in_query);
+    ///
+    /// let request = http::Request::get("/events?access_token=s3cr3t&since=7").body(())?;
+    /// let token = source.extract(&request)?.expect("a token");
+    /// assert_eq!(token.expose_secret(), "s3cr3t");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [RFC 6750, section 2.3]: https://www.rfc-editor.org/rfc/rfc6750#section-2.3
+    #[must_use]
+    pub fn query(name: impl Into<String>) -> Self {
+        Self::of(Location::Query(name.into().into()))
+    }
+
+    /// Reads the sub-protocol of a WebSocket handshake that starts with this prefix. The rest of it
+    /// is the token, which may be percent-encoded. It is the only header that a browser's
+    /// `WebSocket` can set. Unlike a [query](Self::query), it does not appear in logs of URIs:
+    ///
+    /// ```text
+    /// new WebSocket(url, ["chat.v1", "session." + encodeURIComponent(token)])
+    /// ```
+    ///
+    /// The layer removes the sub-protocol from `Sec-WebSocket-Protocol` before it passes the
+    /// request on. The client must offer another one and the service must select it, because
+    /// browsers fail a connection for which no offered sub-protocol was selected. Several
+    /// sub-protocols with the prefix are malformed.
+    #[must_use]
+    pub fn websocket_protocol(prefix: impl Into<String>) -> Self {
+        Self::of(Location::WebSocketProtocol(prefix.into().into()))
+    }
+
     /// Reads the token with a closure, which returns `Ok(None)` for absent and an error for
     /// malformed. [`TokenError::Empty`] also means absent.
     ///
-    /// Of the headers that the closure reads, only `Authorization` and `Cookie` are marked
-    /// sensitive.
+    /// Of what the closure reads, only the headers `Authorization` and `Cookie` are marked
+    /// sensitive, and nothing is removed from the request.
     pub fn from_fn<F>(f: F) -> Self
     where
-        F: Fn(&HeaderMap) -> Result<Option<SessionToken>, TokenError> + Send + Sync + 'static,
+        F: Fn(&RequestHead<'_>) -> Result<Option<SessionToken>, TokenError> + Send + Sync + 'static,
     {
         Self::of(Location::Custom(Arc::new(f)))
     }
@@ -204,7 +280,26 @@ impl TokenSource {
             max_len: self.max_len.max(other.max_len),
             rejects_repeated_cookies: self.rejects_repeated_cookies
                 || other.rejects_repeated_cookies,
+            reads_head: self.reads_head || other.reads_head,
         }
+    }
+
+    /// Reads this source only from requests for which the predicate returns `true`. For others it
+    /// is absent, and a token in the query or in a sub-protocol stays in the request.
+    #[must_use]
+    pub fn only_if<F>(mut self, predicate: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
+    {
+        let predicate: Arc<Predicate> = Arc::new(predicate);
+        let places = self.places.iter().cloned().map(|mut place| {
+            let predicate = Arc::clone(&predicate);
+            place.condition = Some(both(place.condition, move |head| predicate(head)));
+            place
+        });
+        self.places = places.collect();
+        self.reads_head = true;
+        self
     }
 
     /// Sets the maximum length of a token in bytes. A longer token is malformed. Defaults to
@@ -232,14 +327,20 @@ impl TokenSource {
         self
     }
 
-    /// Reads the token of a request: found, absent (`None`), or malformed. Of several cookies with
-    /// the same name it returns the first that is a token.
+    /// Reads the token of a request, of its parts or of headers alone: found, absent (`None`), or
+    /// malformed. Of several cookies with the same name it returns the first that is a token.
+    ///
+    /// Inside of the layer, a token of a [query](Self::query) or a
+    /// [sub-protocol](Self::websocket_protocol) is absent, because the layer has removed it.
     ///
     /// # Errors
     ///
     /// Returns the [`TokenError`] of the first source that is present.
-    pub fn extract(&self, headers: &HeaderMap) -> Result<Option<SessionToken>, TokenError> {
-        self.find(headers)
+    pub fn extract<'a>(
+        &self,
+        head: impl Into<RequestHead<'a>>,
+    ) -> Result<Option<SessionToken>, TokenError> {
+        self.find(head.into()).token
     }
 
     /// Returns the tokens of a request in the order in which the layer tries them. There are up to
@@ -251,31 +352,46 @@ impl TokenSource {
     /// # Errors
     ///
     /// Returns the same error as [`extract`](Self::extract).
-    pub fn candidates(&self, headers: &HeaderMap) -> Result<Vec<SessionToken>, TokenError> {
-        for place in &*self.places {
-            let found = match place {
-                Location::Cookie { name, percent } if !self.rejects_repeated_cookies => {
-                    let values = cookie::values(headers.get_all(&header::COOKIE).iter(), name);
-                    cookie::all(values, self.cookie_format(*percent))?
-                }
-                place => place.read(&mut &*headers, self)?.into_iter().collect(),
-            };
-            if !found.is_empty() {
-                return Ok(found);
-            }
+    pub fn candidates<'a>(
+        &self,
+        head: impl Into<RequestHead<'a>>,
+    ) -> Result<Vec<SessionToken>, TokenError> {
+        let head = head.into();
+        let Found { token, place } = self.find(head);
+        match self.all_cookies(place, head) {
+            Some(tokens) => tokens,
+            None => token.map(|token| token.into_iter().collect()),
         }
-        Ok(Vec::new())
     }
 
-    /// Returns the [candidates](Self::candidates) after the first.
-    pub(crate) fn further_candidates(&self, headers: &HeaderMap) -> Vec<SessionToken> {
-        let is_cookie = |place: &Location| matches!(place, Location::Cookie { .. });
-        if self.rejects_repeated_cookies || !self.places.iter().any(is_cookie) {
-            return Vec::new();
-        }
-        let mut tokens = self.candidates(headers).unwrap_or_default();
+    /// Returns the [candidates](Self::candidates) after the first, of which this place was found to
+    /// decide.
+    pub(crate) fn further_candidates<'a>(
+        &self,
+        place: usize,
+        head: impl Into<RequestHead<'a>>,
+    ) -> Vec<SessionToken> {
+        let tokens = self.all_cookies(place, head.into()).and_then(Result::ok);
+        let mut tokens = tokens.unwrap_or_default();
         tokens.drain(..tokens.len().min(1));
         tokens
+    }
+
+    /// Returns all different tokens of a place that is a cookie, unless repeated cookies are
+    /// rejected.
+    fn all_cookies(
+        &self,
+        place: usize,
+        head: RequestHead<'_>,
+    ) -> Option<Result<Vec<SessionToken>, TokenError>> {
+        match &self.places.get(place)?.location {
+            Location::Cookie { name, percent } if !self.rejects_repeated_cookies => {
+                let headers = head.headers().get_all(&header::COOKIE).iter();
+                let values = cookie::values(headers, name);
+                Some(cookie::all(values, self.cookie_format(*percent)))
+            }
+            _ => None,
+        }
     }
 
     pub(crate) fn max_len(&self) -> usize {
@@ -283,25 +399,80 @@ impl TokenSource {
     }
 
     /// Returns whether the source reads this scheme of the header `Authorization`.
-    pub(crate) fn reads(&self, scheme: AuthScheme) -> bool {
-        let mut places = self.places.iter();
-        places.any(|place| matches!(place, Location::Authorization(read) if *read == scheme))
+    fn reads(&self, scheme: AuthScheme) -> bool {
+        let mut locations = self.places.iter().map(|place| &place.location);
+        locations
+            .any(|location| matches!(location, Location::Authorization(read) if *read == scheme))
     }
 
-    /// Like [`extract`](Self::extract), but also marks all headers that may carry a token as
-    /// sensitive, so that `Debug` no longer prints their values.
-    pub(crate) fn take(&self, headers: &mut HeaderMap) -> Result<Option<SessionToken>, TokenError> {
-        self.find(SensitiveHeaders(headers))
+    /// Returns the schemes of the challenge for a request whose credential was found in this place:
+    /// none if it is in a cookie or in another header, and those that the source reads if it is
+    /// absent.
+    pub(crate) fn schemes(&self, place: usize) -> Schemes {
+        let is_query = |place: &Place| matches!(place.location, Location::Query(_));
+        match self.places.get(place) {
+            None => Schemes {
+                has_bearer: self.reads(AuthScheme::Bearer) || self.places.iter().any(is_query),
+                has_dpop: self.reads(AuthScheme::Dpop),
+            },
+            Some(place) => match place.location {
+                Location::Authorization(_) => Schemes {
+                    has_bearer: self.reads(AuthScheme::Bearer),
+                    has_dpop: self.reads(AuthScheme::Dpop),
+                },
+                // RFC 6750 defines this place for bearer tokens.
+                Location::Query(_) => Schemes::BEARER,
+                _ => Schemes::NONE,
+            },
+        }
     }
 
-    fn find(&self, mut headers: impl Headers) -> Result<Option<SessionToken>, TokenError> {
-        let mut found = Ok(None);
+    /// Like [`extract`](Self::extract), but also hides the tokens of a request: marks all headers
+    /// that may carry one as sensitive, so that `Debug` does not print their values, and removes
+    /// tokens from the query and the sub-protocols.
+    #[inline]
+    pub(crate) fn take<B>(&self, request: &mut Request<B>) -> Found {
+        if self.reads_head {
+            return self.take_from_head(request);
+        }
+        self.find(SensitiveHeaders(request.headers_mut()))
+    }
+
+    fn take_from_head<B>(&self, request: &mut Request<B>) -> Found {
+        let head = RequestHead::from(&*request);
+        let found = self.find(head);
+        // The conditions must not depend on what is removed below.
+        let removed: Vec<_> = self
+            .places
+            .iter()
+            .filter(|place| place.location.is_removed() && place.applies_to(Some(&head)))
+            .collect();
+        let mut headers = SensitiveHeaders(request.headers_mut());
         for place in &*self.places {
-            if matches!(found, Ok(None)) {
-                found = place.read(&mut headers, self);
-            } else {
-                place.names().iter().for_each(|name| headers.pass(name));
+            place.location.pass(&mut headers);
+        }
+        for place in removed {
+            place.location.remove(request);
+        }
+        found
+    }
+
+    #[inline]
+    fn find(&self, mut headers: impl Headers) -> Found {
+        let mut found = Found {
+            token: Ok(None),
+            place: self.places.len(),
+        };
+        for (at, place) in self.places.iter().enumerate() {
+            if !matches!(found.token, Ok(None)) {
+                place.location.pass(&mut headers);
+            } else if place.applies_to(headers.head()) {
+                found.token = place.location.read(&mut headers, self);
+                found.place = at;
             }
+        }
+        if matches!(found.token, Ok(None)) {
+            found.place = self.places.len();
         }
         found
     }
@@ -313,11 +484,16 @@ impl TokenSource {
         }
     }
 
-    fn of(place: Location) -> Self {
+    fn of(location: Location) -> Self {
+        let reads_head = location.is_removed() || matches!(location, Location::Custom(_));
         Self {
-            places: Arc::new([place]),
+            places: Arc::new([Place {
+                location,
+                condition: None,
+            }]),
             max_len: DEFAULT_MAX_LEN,
             rejects_repeated_cookies: false,
+            reads_head,
         }
     }
 }
@@ -338,13 +514,37 @@ impl fmt::Debug for TokenSource {
     }
 }
 
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.condition {
+            None => self.location.fmt(f),
+            Some(_) => f.debug_tuple("OnlyIf").field(&self.location).finish(),
+        }
+    }
+}
+
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Authorization(scheme) => scheme.fmt(f),
             Self::Header(name) => f.debug_tuple("Header").field(name).finish(),
             Self::Cookie { name, .. } => f.debug_tuple("Cookie").field(name).finish(),
+            Self::Query(name) => f.debug_tuple("Query").field(name).finish(),
+            Self::WebSocketProtocol(prefix) => {
+                f.debug_tuple("WebSocketProtocol").field(prefix).finish()
+            }
             Self::Custom(_) => f.write_str("Custom"),
+        }
+    }
+}
+
+impl Place {
+    #[inline]
+    fn applies_to(&self, head: Option<&RequestHead<'_>>) -> bool {
+        match (&self.condition, head) {
+            (None, _) => true,
+            (Some(condition), Some(head)) => condition(head),
+            (Some(_), None) => false,
         }
     }
 }
@@ -357,7 +557,32 @@ impl Location {
             Self::Authorization(_) => &KNOWN[..1],
             Self::Header(name) => std::slice::from_ref(name),
             Self::Cookie { .. } => &KNOWN[1..],
+            Self::Query(_) | Self::WebSocketProtocol(_) => &[],
             Self::Custom(_) => &KNOWN,
+        }
+    }
+
+    /// Marks the headers that this source reads.
+    fn pass(&self, headers: &mut impl Headers) {
+        self.names().iter().for_each(|name| headers.pass(name));
+    }
+
+    /// Returns whether a token in this place is removed from the request.
+    fn is_removed(&self) -> bool {
+        matches!(self, Self::Query(_) | Self::WebSocketProtocol(_))
+    }
+
+    fn remove<B>(&self, request: &mut Request<B>) {
+        match self {
+            Self::Query(name) => {
+                if let Some(uri) = query::without(request.uri(), name) {
+                    *request.uri_mut() = uri;
+                }
+            }
+            Self::WebSocketProtocol(prefix) => {
+                websocket_protocol::remove(request.headers_mut(), prefix);
+            }
+            _ => {}
         }
     }
 
@@ -393,17 +618,30 @@ impl Location {
                     cookie::first(values, format)
                 }
             }
-            Self::Custom(read) => {
-                let found = read(headers.as_map());
-                self.names().iter().for_each(|name| headers.pass(name));
-                match found {
-                    Ok(Some(token)) if token.as_bytes().len() > source.max_len => {
-                        Err(TokenError::TooLong)
-                    }
-                    Err(TokenError::Empty) => Ok(None),
-                    found => found,
-                }
+            Self::Query(_) | Self::WebSocketProtocol(_) | Self::Custom(_) => {
+                let head = headers.head();
+                head.map_or(Ok(None), |head| self.read_head(head, source.max_len))
             }
+        }
+    }
+
+    /// Reads a token that the headers alone do not contain.
+    fn read_head(
+        &self,
+        head: &RequestHead<'_>,
+        max_len: usize,
+    ) -> Result<Option<SessionToken>, TokenError> {
+        match self {
+            Self::Query(name) => query::read(head.uri(), name, max_len),
+            Self::WebSocketProtocol(prefix) => {
+                websocket_protocol::read(head.headers(), prefix, max_len)
+            }
+            Self::Custom(read) => match read(head) {
+                Ok(Some(token)) if token.as_bytes().len() > max_len => Err(TokenError::TooLong),
+                Err(TokenError::Empty) => Ok(None),
+                found => found,
+            },
+            Self::Authorization(_) | Self::Header(_) | Self::Cookie { .. } => Ok(None),
         }
     }
 }
@@ -453,39 +691,78 @@ mod tests {
 
     use super::*;
 
-    fn headers() -> impl Strategy<Value = HeaderMap> {
+    fn request() -> impl Strategy<Value = Request<()>> {
         let session = HeaderName::from_static("x-session");
-        let name = prop::sample::select(vec![header::AUTHORIZATION, header::COOKIE, session]);
-        let value = "(bearer |Bearer\t|DPoP |Basic |s=a;s=|s=|t=)?[ab,;%\" ]{0,3}";
+        let name = prop::sample::select(vec![
+            header::AUTHORIZATION,
+            header::COOKIE,
+            header::SEC_WEBSOCKET_PROTOCOL,
+            session,
+        ]);
+        let value = "(bearer |Bearer\t|DPoP |Basic |s=a;s=|s=|t=|a, s\\.)?[ab,;%\" ]{0,3}";
         let value = value.prop_map(|text| HeaderValue::try_from(text).unwrap());
-        proptest::collection::vec((name, value), 0..4).prop_map(HeaderMap::from_iter)
+        let headers = proptest::collection::vec((name, value), 0..4);
+        let pairs = proptest::collection::vec("[st]?(=[ab%4]{0,3})?|%73=a", 0..3);
+        (headers, pairs).prop_map(|(headers, pairs)| {
+            let uri = format!("/path?{}", pairs.join("&"));
+            let mut request = Request::get(uri).body(()).unwrap();
+            *request.headers_mut() = headers.into_iter().collect();
+            request
+        })
+    }
+
+    fn shown(
+        found: Result<Option<SessionToken>, TokenError>,
+    ) -> Result<Option<String>, TokenError> {
+        found.map(|token| token.map(|token| token.expose_secret().to_owned()))
     }
 
     proptest! {
         #[test]
-        fn take_equals_extract_and_marks_headers_sensitive(mut headers in headers()) {
-            let session = HeaderName::from_static("x-session");
-            let last = TokenSource::from_fn(|_| Err(TokenError::List));
-            let source = TokenSource::bearer()
+        fn take_equals_extract_and_hides_the_token(mut request in request(), of_head: bool) {
+            let in_headers = TokenSource::bearer()
                 .or(TokenSource::dpop())
-                .or(TokenSource::header(session.clone()))
-                .or(TokenSource::percent_encoded_cookie("s"))
-                .or(last.clone());
-            let shown = |found: Result<Option<SessionToken>, TokenError>| {
-                found.map(|token| token.map(|token| token.expose_secret().to_owned()))
+                .or(TokenSource::header(HeaderName::from_static("x-session")))
+                .or(TokenSource::percent_encoded_cookie("s"));
+            let source = if of_head {
+                in_headers
+                    .or(TokenSource::query("s"))
+                    .or(TokenSource::websocket_protocol("s."))
+                    .or(TokenSource::from_fn(|_| Err(TokenError::List)))
+            } else {
+                in_headers
             };
-            let mut all = headers.clone();
-            let (found, taken) = (source.extract(&all), source.take(&mut all));
-            prop_assert_eq!(shown(found), shown(taken.clone()));
-            let candidates = source.candidates(&all);
+            prop_assert_eq!(source.reads_head, of_head);
+            let extracted = shown(source.extract(&request));
+            let candidates = source.candidates(&request);
+            let Found { token, place } = source.take(&mut request);
+            let taken = shown(token);
+            prop_assert_eq!(&extracted, &taken);
             let first = candidates.clone().map(|tokens| tokens.first().cloned());
-            prop_assert_eq!(shown(first), shown(taken));
-            let further = source.further_candidates(&all);
+            prop_assert_eq!(shown(first), taken);
+            let further = source.further_candidates(place, &request);
             let count = candidates.map_or(0, |tokens| tokens.len());
             prop_assert_eq!(further.len(), count.saturating_sub(1));
-            prop_assert!(all.values().all(HeaderValue::is_sensitive));
-            prop_assert!(last.take(&mut headers).is_err());
+            for (name, value) in request.headers() {
+                prop_assert!(value.is_sensitive() || name == header::SEC_WEBSOCKET_PROTOCOL);
+            }
+            if of_head {
+                prop_assert!(TokenSource::query("s").extract(&request)?.is_none());
+                let protocol = TokenSource::websocket_protocol("s.");
+                prop_assert!(protocol.extract(&request)?.is_none());
+                let query = request.uri().query().unwrap_or_default();
+                prop_assert!(query.split('&').all(|pair| !pair.starts_with("s=")));
+            }
+        }
+
+        #[test]
+        fn closure_marks_the_usual_headers(mut request in request()) {
+            let session = HeaderName::from_static("x-session");
+            let source = TokenSource::from_fn(|_| Err(TokenError::List));
+            prop_assert!(source.take(&mut request).token.is_err());
+            let headers = request.headers_mut();
             headers.remove(&session);
+            headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
             prop_assert!(headers.values().all(HeaderValue::is_sensitive));
         }
     }

@@ -27,8 +27,8 @@ use tower_http::{
     trace::{DefaultMakeSpan, TraceLayer},
 };
 use tower_session_cache::{
-    Rejection, RejectionBody, SessionCache, SessionCacheLayer, SessionInfo, UserData,
-    ValidationError, testing::TestValidator,
+    Rejection, SessionCache, SessionCacheLayer, SessionInfo, UserData, ValidationError,
+    testing::TestValidator,
 };
 use tracing::Level;
 
@@ -195,7 +195,7 @@ async fn only_an_outer_timeout_includes_the_validation() {
 
 #[tokio::test]
 async fn only_outer_compression_applies_to_rejections() {
-    let sessions = layer().with_rejection_body(RejectionBody::problem_json);
+    let sessions = layer().with_rejection_response(Rejection::problem_json);
     let long = "Ada ".repeat(1_000);
     let body = long.clone();
     let app = Router::new().route("/", get(async move || body.clone()));

@@ -4,13 +4,12 @@
 use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
-    ForbiddenReason, Rejection, RejectionBody, RejectionKind, SessionCache, SessionCacheLayer,
-    SessionToken, SessionValidator, TokenError, TokenSource, UserData, ValidationError,
-    validator_fn,
+    ForbiddenReason, Rejection, RejectionKind, SessionCache, SessionCacheLayer, SessionToken,
+    SessionValidator, TokenError, TokenSource, UserData, ValidationError, validator_fn,
 };
 
 use crate::support::{
@@ -199,7 +198,7 @@ async fn logout_of_all_candidates_leaves_no_session() {
         let value = HeaderValue::from_static(value);
         (name.clone(), value)
     });
-    for token in source.candidates(&map.collect()).unwrap() {
+    for token in source.candidates(&map.collect::<HeaderMap>()).unwrap() {
         let _ = cache.revoke_token(&token).await.unwrap();
     }
     let revoked = Refused(StatusCode::UNAUTHORIZED, "revoked_token");
@@ -336,7 +335,7 @@ async fn unread_scheme_is_refused_and_not_replaced_by_a_cookie() {
     let empty = [(header::AUTHORIZATION, "DPoP"), (header::COOKIE, "s=bob-1")];
     assert_eq!(outcome(&required, &empty).await, user("bob"));
     assert_eq!(probe.calls(), 1);
-    let problem = required.with_rejection_body(RejectionBody::problem_json);
+    let problem = required.with_rejection_response(Rejection::problem_json);
     let answer = send(&problem, &[(header::AUTHORIZATION, "DPoP ada-1")]).await;
     let problem: serde_json::Value = serde_json::from_slice(&answer.into_body()).unwrap();
     assert_eq!(
@@ -349,12 +348,11 @@ async fn unread_scheme_is_refused_and_not_replaced_by_a_cookie() {
 #[tokio::test]
 async fn challenge_names_the_schemes_that_are_read() {
     let (bearer, dpop) = (TokenSource::bearer(), TokenSource::dpop());
-    for (source, schemes) in [
-        (bearer.clone(), &["Bearer"][..]),
-        (TokenSource::cookie("s"), &["Bearer"]),
-        (dpop.clone(), &["DPoP"]),
-        (dpop.clone().or(TokenSource::cookie("s")), &["DPoP"]),
-        (dpop.or(bearer), &["Bearer", "DPoP"]),
+    for (source, scheme, schemes) in [
+        (bearer.clone(), "Bearer", &["Bearer"][..]),
+        (dpop.clone(), "DPoP", &["DPoP"]),
+        (dpop.clone().or(TokenSource::cookie("s")), "DPoP", &["DPoP"]),
+        (dpop.or(bearer), "Bearer", &["Bearer", "DPoP"]),
     ] {
         let (required, _) = layer(source.or(TokenSource::header(X_SESSION)));
         for (token, error) in [
@@ -362,13 +360,24 @@ async fn challenge_names_the_schemes_that_are_read() {
             ("stale-1", r#" error="invalid_token""#),
             ("a b", r#" error="invalid_request""#),
         ] {
-            let answer = send(&required, &[(X_SESSION, token)]).await;
+            let credential = format!("{scheme} {token}");
+            let answer = send(&required, &[(header::AUTHORIZATION, &credential)]).await;
             let expected: Vec<_> = schemes
                 .iter()
                 .map(|scheme| format!("{scheme}{error}"))
                 .collect();
             assert_eq!(challenges(&answer), expected, "{token}");
+            // The challenge is for another credential than the one that was sent.
+            if !token.is_empty() {
+                let answer = send(&required, &[(X_SESSION, token)]).await;
+                assert!(challenges(&answer).is_empty(), "{token}");
+            }
         }
+    }
+    let (required, _) = layer(TokenSource::cookie("s"));
+    for cookie in ["", "s=stale-1", "s=a b"] {
+        let answer = send(&required, &[(header::COOKIE, cookie)]).await;
+        assert!(challenges(&answer).is_empty(), "{cookie}");
     }
 }
 

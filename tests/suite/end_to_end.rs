@@ -8,7 +8,7 @@ use reqwest::Client;
 use tokio::net::TcpListener;
 use tower_http::{csrf::CsrfLayer, trace::TraceLayer};
 use tower_session_cache::{
-    AppwriteValidator, RejectionBody, SessionCache, SessionCacheLayer, SessionInfo, SessionToken,
+    AppwriteValidator, Rejection, SessionCache, SessionCacheLayer, SessionInfo, SessionToken,
     UserData,
 };
 
@@ -41,7 +41,7 @@ impl Service {
         let cache = builder.build().unwrap();
         let layer = SessionCacheLayer::new(cache.clone(), appwrite.clone())
             .with_token_source(appwrite.token_source())
-            .with_rejection_body(RejectionBody::problem_json);
+            .with_rejection_response(Rejection::problem_json);
         let app = Router::new()
             .route("/me", get(me))
             .layer(layer)

@@ -688,8 +688,11 @@ async fn grpc_example_prints_each_kind_of_call() {
     let expected = [
         "with a session: Good day, Ada!",
         "without one: Unauthenticated, a session token is required",
+        "a probe: SERVING",
+        "without the role: PermissionDenied, access denied",
         "a stream from the server: A d a",
         "in both directions: Hello, Ada! Good bye, Ada!",
+        "a logout: Good bye",
         "after the logout: Unauthenticated, the session is invalid or has expired",
     ];
     assert_eq!(said_by("grpc").await, expected);

@@ -16,7 +16,7 @@ use hyper_util::{
 };
 use tokio::net::TcpListener;
 use tower_session_cache::{
-    RejectionBody, SessionCache, SessionCacheLayer, TokenSource, UserData, testing::TestValidator,
+    Rejection, SessionCache, SessionCacheLayer, TokenSource, UserData, testing::TestValidator,
 };
 
 use crate::support::soon;
@@ -190,12 +190,18 @@ async fn only_grpc_calls_get_a_2xx_rejection_without_http_only() {
 }
 
 #[tokio::test]
-async fn rejection_with_a_body_has_an_http_status_without_http_only() {
+async fn response_of_the_rejection_hook_obeys_http_only() {
     let handler = any(async || StatusCode::NO_CONTENT);
-    let layer = layer().with_rejection_body(RejectionBody::problem_json);
+    let layer = layer()
+        .with_rejection_response(Rejection::problem_json)
+        .http_only();
     let proxy = Proxy::to(Router::new().route("/auth", handler).layer(layer)).await;
     for case in proxy.every_case(None).await {
         assert_eq!(case.status(), StatusCode::UNAUTHORIZED, "{}", case.name());
+        assert_eq!(
+            case.response.headers()[header::CONTENT_TYPE],
+            "application/problem+json"
+        );
     }
 }
 

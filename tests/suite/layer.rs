@@ -19,10 +19,10 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full};
 use tower::{BoxError, Layer, Service, ServiceExt, service_fn};
 use tower_session_cache::{
-    Authority, ErasedValidator, ForbiddenReason, Namespace, Origin, Rejection, RejectionBody,
-    RejectionKind, ResponseBody, ResponseFuture, SessionCache, SessionCacheLayer,
-    SessionCacheService, SessionInfo, SessionToken, SessionValidator, TokenError, TokenSource,
-    UserData, ValidatedSession, ValidationError, testing::ManualClock, validator_fn,
+    Authority, ErasedValidator, ForbiddenReason, Namespace, Origin, Rejection, RejectionKind,
+    ResponseBody, ResponseFuture, SessionCache, SessionCacheLayer, SessionCacheService,
+    SessionInfo, SessionToken, SessionValidator, TokenError, TokenSource, UserData,
+    ValidatedSession, ValidationError, testing::ManualClock, validator_fn,
 };
 
 use crate::support::{
@@ -100,7 +100,7 @@ fn rejected(answer: &Answer) -> RejectionKind {
 
 #[tokio::test]
 async fn header_values_with_tokens_are_marked_sensitive() {
-    let closure = TokenSource::from_fn(|headers| TokenSource::cookie("s").extract(headers));
+    let closure = TokenSource::from_fn(|head| TokenSource::cookie("s").extract(head));
     for source in [TokenSource::cookie("s"), closure] {
         let layer = SessionCacheLayer::new(cache(), Probe::new()).with_token_source(source);
         let request = Request::builder()
@@ -285,11 +285,11 @@ async fn request_with_a_trusted_outer_user_passes_unchanged() {
 }
 
 #[tokio::test]
-async fn rejection_body_hook_determines_the_body() {
+async fn rejection_hook_determines_the_response() {
     let layer = SessionCacheLayer::new(cache(), Probe::new());
     let problems = layer
         .clone()
-        .with_rejection_body(RejectionBody::problem_json);
+        .with_rejection_response(Rejection::problem_json);
     let answer = ask(&problems, Request::new(())).await;
     assert_eq!(
         answer.headers()[header::CONTENT_TYPE],
@@ -305,17 +305,21 @@ async fn rejection_body_hook_determines_the_body() {
     });
     assert_eq!(problem, expected);
 
-    let custom = layer.with_rejection_body(|rejection, request| {
-        let language = request[header::ACCEPT_LANGUAGE].to_str().unwrap();
+    let custom = layer.with_rejection_response(|rejection, head| {
+        let language = head.headers()[header::ACCEPT_LANGUAGE].to_str().unwrap();
         let body = format!("{language} {}", rejection.reason());
-        RejectionBody::new(HeaderValue::from_static("text/plain"), body)
+        Response::builder().status(418).body(body.into()).unwrap()
     });
     let mut request = Request::new(());
     let german = HeaderValue::from_static("de");
     request
         .headers_mut()
         .insert(header::ACCEPT_LANGUAGE, german);
-    assert_eq!(text(ask(&custom, request).await).await, "de missing_token");
+    let answer = ask(&custom, request).await;
+    assert_eq!(answer.status(), 418);
+    assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+    assert_eq!(rejected(&answer), RejectionKind::Missing);
+    assert_eq!(text(answer).await, "de missing_token");
 }
 
 #[tokio::test]

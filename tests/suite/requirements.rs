@@ -7,8 +7,9 @@ use chrono::{TimeDelta, Utc};
 use http::{Request, StatusCode, header};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_session_cache::{
-    LocalCacheConfig, Origin, RedisConfig, Rejection, SessionCache, SessionCacheBuilder,
-    SessionCacheLayer, UserData, ValidatedSession, ValidationError, testing::ManualClock,
+    Challenge, LocalCacheConfig, Origin, RedisConfig, Rejection, SessionCache, SessionCacheBuilder,
+    SessionCacheLayer, TokenSource, UserData, ValidatedSession, ValidationError,
+    testing::ManualClock,
 };
 
 use crate::support::{
@@ -23,6 +24,52 @@ fn node(builder: SessionCacheBuilder) -> (Probe, SessionCacheLayer<Probe>) {
     let probe = Probe::new();
     let cache = builder.build().unwrap();
     (probe.clone(), SessionCacheLayer::new(cache, probe))
+}
+
+#[tokio::test]
+async fn requirement_applies_to_tokens_in_the_query_and_adds_to_the_layers_challenge() {
+    let (probe, layer) = node(SessionCache::builder());
+    let old = Utc::now() - TimeDelta::hours(1);
+    probe.answer(move |_| Ok(session("ada").with_authenticated_at(old)));
+    let challenge = Challenge::new().realm("shop").scope("orders:read");
+    let layer = layer
+        .with_token_source(TokenSource::query("access_token"))
+        .with_challenge(challenge)
+        .exempt(|head| head.uri().path() == "/livez");
+    let answer = async |layer: &SessionCacheLayer<Probe>, uri: &str| {
+        let inner = service_fn(async |request: Request<()>| {
+            assert_eq!(request.uri().query(), None);
+            Ok::<_, Infallible>(http::Response::new(()))
+        });
+        let request = Request::get(uri).header(header::AUTHORIZATION, "Bearer other");
+        let request = request.body(()).unwrap();
+        layer.layer(inner).oneshot(request).await.unwrap()
+    };
+    let fresh = layer.clone().fresh();
+    for calls in 1..3 {
+        let served = answer(&fresh, "/?access_token=t").await;
+        assert_eq!((served.status(), probe.calls()), (StatusCode::OK, calls));
+    }
+    // An outer layer removes the token from the query.
+    let both = tower::ServiceBuilder::new().layer(layer.clone());
+    let both = both
+        .layer(fresh)
+        .service(service_fn(async |_: Request<()>| {
+            Ok::<_, Infallible>(http::Response::new(()))
+        }));
+    let request = Request::get("/?access_token=t").body(()).unwrap();
+    let served = both.oneshot(request).await.unwrap();
+    assert_eq!((served.status(), probe.calls()), (StatusCode::OK, 3));
+    let strict = layer.max_authentication_age(Duration::from_secs(300));
+    assert_eq!(answer(&strict, "/livez").await.status(), StatusCode::OK);
+    // A token in the query is a bearer token.
+    let rejected = answer(&strict, "/?access_token=t").await;
+    let challenge = concat!(
+        r#"Bearer realm="shop", error="insufficient_user_authentication", "#,
+        r#"max_age="300", scope="orders:read""#
+    );
+    assert_eq!(rejected.headers()[header::WWW_AUTHENTICATE], challenge);
+    assert_eq!(probe.calls(), 3, "the last validation was moments ago");
 }
 
 fn on(redis: &Redis) -> SessionCacheBuilder {

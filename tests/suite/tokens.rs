@@ -254,8 +254,8 @@ fn strict_source_rejects_different_cookies_of_one_name() {
 
 #[test]
 fn closure_source_can_read_any_header() {
-    let source = TokenSource::from_fn(|headers| {
-        let Some(path) = headers.get("x-path") else {
+    let source = TokenSource::from_fn(|head| {
+        let Some(path) = head.headers().get("x-path") else {
             return Ok(None);
         };
         SessionToken::parse(path.as_bytes().to_vec()).map(Some)

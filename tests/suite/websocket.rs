@@ -3,10 +3,14 @@
 
 use std::{net::SocketAddr, pin::pin, time::Duration};
 
-use axum::extract::ws::close_code;
+use axum::{
+    Router,
+    extract::ws::{WebSocketUpgrade, close_code},
+    routing::any,
+};
 use chrono::{TimeDelta, Utc};
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -14,7 +18,7 @@ use tokio_tungstenite::{
 };
 use tower_session_cache::{
     LocalCacheConfig, Origin, RedisConfig, SessionCache, SessionCacheBuilder, SessionCacheLayer,
-    SessionEnd, ValidationError, testing::ManualClock,
+    SessionEnd, TokenSource, UserData, ValidationError, testing::ManualClock,
 };
 
 use crate::support::{
@@ -246,4 +250,32 @@ async fn every_way_to_end_a_session_completes_the_future() {
         let end = soon("the end", ended).await.unwrap();
         assert_eq!(end.as_str(), expected, "{n}");
     }
+}
+
+#[tokio::test]
+async fn sub_protocol_with_the_token_is_never_selected() {
+    let connect = async |upgrade: WebSocketUpgrade, _: UserData| {
+        let upgrade = upgrade.protocols(["session.t", "chat.v1"]);
+        upgrade.on_upgrade(async |_| {})
+    };
+    let cache = SessionCache::builder().build().unwrap();
+    let source = TokenSource::websocket_protocol("session.");
+    let layer = SessionCacheLayer::new(cache, Probe::new()).with_token_source(source);
+    let app = Router::new().route("/", any(connect)).layer(layer);
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let mut request = format!("ws://{address}/").into_client_request().unwrap();
+    let offered = HeaderValue::from_static("session.t, chat.v1");
+    request
+        .headers_mut()
+        .insert(header::SEC_WEBSOCKET_PROTOCOL, offered);
+    let stream = TcpStream::connect(address).await.unwrap();
+    let handshake = client_async(request, stream);
+    let (_socket, response) = soon("the handshake", handshake).await.unwrap();
+    assert_eq!(
+        response.headers()[header::SEC_WEBSOCKET_PROTOCOL],
+        "chat.v1"
+    );
 }

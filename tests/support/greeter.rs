@@ -41,6 +41,14 @@ pub trait Greeter: Send + Sync + 'static {
         &self,
         request: Request<Streaming<String>>,
     ) -> impl Future<Output = Result<Response<Replies>, Status>> + Send;
+
+    /// Unary.
+    fn log_out(
+        &self,
+        _: Request<String>,
+    ) -> impl Future<Output = Result<Response<String>, Status>> + Send {
+        std::future::ready(Err(Status::unimplemented("this service has no logout")))
+    }
 }
 
 pub struct GreeterServer<T>(Arc<T>);
@@ -90,8 +98,35 @@ impl<T: Greeter> Service<http::Request<Body>> for GreeterServer<T> {
             "/demo.Greeter/Hello" => method!(unary, hello),
             "/demo.Greeter/Letters" => method!(server_streaming, letters),
             "/demo.Greeter/Chat" => method!(streaming, chat),
+            "/demo.Greeter/LogOut" => method!(unary, log_out),
             _ => Box::pin(async { Ok(Status::unimplemented("no such method").into_http()) }),
         }
+    }
+}
+
+/// Health service, as the probes of Kubernetes call it.
+#[derive(Clone)]
+pub struct HealthServer;
+
+impl NamedService for HealthServer {
+    const NAME: &'static str = "grpc.health.v1.Health";
+}
+
+impl Service<http::Request<Body>> for HealthServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let check = service_fn(async |_: Request<String>| Ok(Response::new("SERVING".to_owned())));
+        Box::pin(async move { Ok(server::Grpc::new(Text).unary(check, request).await) })
     }
 }
 
@@ -104,8 +139,26 @@ impl GreeterClient {
     }
 
     pub async fn hello(&mut self, request: Request<String>) -> Result<Response<String>, Status> {
+        self.unary(request, "/demo.Greeter/Hello").await
+    }
+
+    pub async fn log_out(&mut self, request: Request<String>) -> Result<Response<String>, Status> {
+        self.unary(request, "/demo.Greeter/LogOut").await
+    }
+
+    /// Calls the health service of the same server.
+    pub async fn health(&mut self) -> Result<Response<String>, Status> {
+        let request = Request::new(String::new());
+        self.unary(request, "/grpc.health.v1.Health/Check").await
+    }
+
+    async fn unary(
+        &mut self,
+        request: Request<String>,
+        path: &'static str,
+    ) -> Result<Response<String>, Status> {
         self.ready().await?;
-        let path = PathAndQuery::from_static("/demo.Greeter/Hello");
+        let path = PathAndQuery::from_static(path);
         self.0.unary(request, path, Text).await
     }
 
