@@ -9,7 +9,6 @@ use axum::{
     Router,
     body::Body,
     http::{Request, header, request::Builder},
-    middleware::from_extractor,
     routing::get,
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD as BASE64};
@@ -24,7 +23,7 @@ use tower_http::{
     csrf::CsrfLayer,
 };
 use tower_session_cache::{
-    Authority, Namespace, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
+    Authority, Guard, Namespace, SessionCache, SessionCacheLayer, SessionToken, SessionValidator,
     TokenSource, UserData, ValidatedSession, ValidationError, testing::TestValidator,
 };
 
@@ -107,7 +106,7 @@ fn app(machines: Arc<Machines>, people: impl SessionValidator) -> Result<Router,
     Ok(Router::new()
         .route("/me", get(me))
         // The guard rejects anonymous requests to the routes above.
-        .route_layer(from_extractor::<UserData>())
+        .route_layer(Guard::signed_in())
         .route("/", get(greeting))
         // The layer that is added last runs first.
         .layer(people)

@@ -699,6 +699,49 @@ async fn grpc_example_prints_each_kind_of_call() {
 }
 
 #[tokio::test]
+async fn service_example_prints_each_kind_of_request() {
+    let metadata = "/.well-known/oauth-protected-resource";
+    let challenge = |error| {
+        format!(
+            "    www-authenticate: Bearer {error}resource_metadata=\"https://api.example.com{metadata}\""
+        )
+    };
+    let invalid = challenge("error=\"invalid_token\", ");
+    let old = challenge("error=\"insufficient_user_authentication\", max_age=\"300\", ");
+    let scope = challenge("error=\"insufficient_scope\", scope=\"orders:write\", ");
+    let expected = [
+        "a probe: GET /livez: 200 OK, passed",
+        &format!("a probe: GET {metadata}: 200 OK, passed"),
+        "a stranger: GET /me: 401 Unauthorized, missing_token",
+        &challenge(""),
+        "a browser: GET /me: 303 See Other, missing_token",
+        "    location: /login",
+        "a machine: GET /me: 200 OK, passed",
+        "a wrong key: GET /me: 401 Unauthorized, invalid_token",
+        "ada: GET /admin: 200 OK, passed",
+        "ada: POST /cancel: 200 OK, passed",
+        "bob: GET /admin: 403 Forbidden, admins_only",
+        "bob: POST /cancel: 403 Forbidden, insufficient_scope",
+        &scope,
+        "ada: DELETE /account: 204 No Content, passed",
+        "bob: DELETE /account: 401 Unauthorized, insufficient_authentication",
+        &old,
+        "bob: POST /password: 204 No Content, passed",
+        "bob: POST /password: 401 Unauthorized, invalid_token",
+        &invalid,
+        "ada: POST /demo.Greeter/Hello: grpc-status 0, passed",
+        "a stranger: POST /demo.Greeter/Hello: grpc-status 16, missing_token",
+        &challenge(""),
+        r#"a page: b"data: ada\n\n""#,
+        "ada: POST /logout: 204 No Content, passed",
+        r#"a page: b"" to the end"#,
+        "ada: GET /me: 401 Unauthorized, revoked_token",
+        &invalid,
+    ];
+    assert_eq!(said_by("service").await, expected);
+}
+
+#[tokio::test]
 async fn hyper_example_serves_http1_and_http2() {
     let expected = [
         r#"HTTP/1.1 tok: 200 OK "Hello, Ada!""#,
