@@ -42,8 +42,10 @@ impl<'a> RequestHead<'a> {
         self.method
     }
 
-    /// Returns the URI. The layer has removed a token that
-    /// [`TokenSource::query`](crate::TokenSource::query) found in it, except in predicates.
+    /// Returns the URI. The layer removes a token that
+    /// [`TokenSource::query`](crate::TokenSource::query) reads from it before it calls the function
+    /// for rejections, guards and the inner service. Token sources and the predicates of
+    /// [`exempt`](crate::SessionCacheLayer::exempt) see it.
     ///
     /// # Security
     ///

@@ -2,9 +2,13 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
-use axum::{Router, body::Body, routing::get};
+use axum::{
+    Router,
+    body::Body,
+    routing::{get, post},
+};
 use futures_util::stream;
-use http::{HeaderName, Request, Response, StatusCode, header};
+use http::{HeaderName, Request, Response, StatusCode, Version, header};
 use http_body_util::BodyExt;
 use tonic::{
     Code, Status, Streaming,
@@ -210,6 +214,30 @@ async fn hook_and_challenge_of_the_layer_apply_to_guards_and_extractors() {
         assert_eq!(answer.body, format!("{path} missing_token"));
         let challenge = Some(r#"Bearer realm="shop", scope="all""#);
         assert_eq!(answer.challenge.as_deref(), challenge);
+    }
+}
+
+#[tokio::test]
+async fn guard_obeys_http_only_of_the_layer() {
+    let call = || {
+        let call = Request::post("/layer").version(Version::HTTP_2);
+        let call = call.header(header::CONTENT_TYPE, "application/grpc");
+        call.header(header::AUTHORIZATION, "Bearer ada")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let app = Router::new()
+        .route("/layer", post(async || "passed"))
+        .route_layer(WriteOrders::guard());
+    for (layer, status, grpc_status) in [
+        (sessions(), StatusCode::OK, Some("7")),
+        (sessions().http_only(), StatusCode::FORBIDDEN, None),
+    ] {
+        let app = app.clone().layer(layer);
+        let response = app.oneshot(call()).await.unwrap();
+        assert_eq!(response.status(), status);
+        let found = response.headers().get("grpc-status");
+        assert_eq!(found.map(|value| value.to_str().unwrap()), grpc_status);
     }
 }
 
