@@ -206,7 +206,7 @@ async fn session_that_ends_at_hydra_is_not_served_after_the_answer() {
         let mut fleet = Fleet::new([node(), node()], lease, source, hook);
         let late = fleet.end_sessions(
             "Hydra",
-            rounds(100, 5),
+            rounds(100, 10),
             async || hydra.login_with_sid(&shop, "ada", "").await,
             async |session| hydra.logout(session).await,
         );
@@ -239,7 +239,7 @@ async fn session_that_ends_at_oidc_provider_is_rejected_when_it_is_validated_aga
         fleet
             .end_sessions(
                 "node-oidc-provider",
-                rounds(100, 2),
+                rounds(100, 10),
                 async || server.login(shop, "ada", "").await,
                 async |session| server.logout(session).await,
             )
