@@ -58,12 +58,15 @@ impl Greeter for Polite {
         let user = request.extensions().get::<UserData>();
         let session = user.and_then(UserData::session);
         let session = session.ok_or_else(|| Status::unauthenticated("there is no session"))?;
-        match self.cache.log_out(session).await {
-            Err(error) if error.kind() != RevokeErrorKind::Queued => {
-                Err(Status::unavailable(error.to_string()))
-            }
+        let goodbye = Ok(Response::new("Good bye".to_owned()));
+        let Err(error) = self.cache.log_out(session).await else {
+            return goodbye;
+        };
+        match error.kind() {
             // A queued logout applies here, and is delivered to the other nodes.
-            Ok(_) | Err(_) => Ok(Response::new("Good bye".to_owned())),
+            RevokeErrorKind::Queued => goodbye,
+            RevokeErrorKind::NotASession => Err(Status::permission_denied(error.to_string())),
+            _ => Err(Status::unavailable(error.to_string())),
         }
     }
 }

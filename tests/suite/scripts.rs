@@ -88,3 +88,28 @@ fn refresh_fill_replaces_only_the_expected_record() {
     assert_eq!(fill_over(&redis, now, "r1", "old"), "stored");
     assert!((200_000..=300_000).contains(&redis.run(cmd("PTTL").arg("record"))));
 }
+
+/// A lookup on a cluster reads no value of another type, and one that is too long as it is. Neither is
+/// the record of another node, for which it would have to wait.
+#[test]
+fn value_that_is_no_record_does_not_hinder_a_reservation() {
+    const RESERVE: &str = concat!(
+        include_str!("../../src/redis/scripts/common.lua"),
+        include_str!("../../src/redis/scripts/reserve.lua"),
+    );
+    let redis = Redis::start();
+    let reserve = |observed: &str| {
+        let mut eval = cmd("EVAL");
+        eval.arg(RESERVE).arg(2).arg(&["record", "tomb"]);
+        eval.arg(&[observed, "rejection", "reservation", "node", "1000"]);
+        let (_, outcome): (Option<String>, String) = redis.run(&eval);
+        outcome
+    };
+    redis.run::<()>(cmd("LPUSH").arg("record").arg("x"));
+    assert_eq!(reserve(""), "held");
+    let long = "x".repeat(100_000);
+    redis.set("record", &long);
+    assert_eq!(reserve(&long), "held");
+    redis.set("record", "another");
+    assert_eq!(reserve("observed"), "other");
+}

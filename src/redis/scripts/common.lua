@@ -40,7 +40,6 @@ local function join(ended, users, mark, ttl)
   if redis.call('TTL', users) < ttl then redis.call('EXPIRE', users, ttl) end
 end
 
-
 -- Nodes share validations by two keys, a rejection and a reservation. Scripts do not declare them, and
 -- may fail to use them: a server that rejects this stores sessions as before, and each node validates on
 -- its own.
@@ -53,8 +52,9 @@ local function rejected(rejection)
 end
 
 -- Finds out whether a token without a usable record was rejected since it was revoked last, and if not,
--- reserves its validation for a node unless another node has reserved it. Returns the text of the last rejection, or false, and
--- 'held', 'other', 'denied' if the user lacks a permission, or false if nothing is reserved.
+-- reserves its validation for a node unless another node has reserved it. Returns the text of the last
+-- rejection, or false, and 'held', 'other', 'denied' if the user lacks a permission, or false if
+-- nothing is reserved.
 local function reserve(tomb, rejection, reservation, node, millis)
   local last = text(rejection, 512)
   local fence, expires = rejected(last)
