@@ -448,3 +448,21 @@ async fn no_secret_is_logged_under_traffic_with_redis() {
         );
     }
 }
+
+/// A ticket holds the record that its lookup found and could not use.
+#[tokio::test]
+async fn ticket_does_not_print_the_record() {
+    let redis = crate::support::redis::Redis::start();
+    let builder = tower_session_cache::SessionCache::builder().redis(redis.url());
+    let cache = builder.unwrap().build().unwrap();
+    let probe = crate::support::probe::Probe::new();
+    let layer = tower_session_cache::SessionCacheLayer::new(cache.clone(), probe);
+    crate::support::client::ask(&layer, "t").await.unwrap();
+    let _ = cache.invalidate_user("ada").await.unwrap();
+    let cache = cache.with_namespace(crate::support::probe::namespace());
+    let lookup = cache.get(&crate::support::client::token("t")).await;
+    let text = format!("{lookup:?}");
+    assert!(text.starts_with("Miss(Ticket"), "{text}");
+    let bytes = format!("{:?}", b"\"ada\"");
+    assert!(!text.contains(bytes.trim_matches(['[', ']'])), "{text}");
+}

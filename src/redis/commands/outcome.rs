@@ -1,5 +1,7 @@
 //! Results of lookups and fills in Redis.
 
+use std::fmt;
+
 use crate::{
     coherence::CacheableRecord,
     model::RecordVersion,
@@ -19,7 +21,7 @@ pub(crate) enum LookupResult {
 }
 
 /// State that a lookup, or the re-check of a fill, read from Redis.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct LookupSnapshot {
     /// The run IDs of the servers that were read.
     pub(crate) run_ids: RunIds,
@@ -33,6 +35,16 @@ pub(crate) struct LookupSnapshot {
     pub(crate) reservation: Reservation,
     /// The last rejection by the provider that nodes share. It may not be in use any more.
     pub(crate) rejection: Option<SharedRejection>,
+}
+
+/// Without the record, which contains data of the user.
+impl fmt::Debug for LookupSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LookupSnapshot")
+            .field("fence", &self.fence)
+            .field("reservation", &self.reservation)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether the validation of a token is reserved for one of the nodes. A reservation is no proof of
